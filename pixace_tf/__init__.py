@@ -1,0 +1,31 @@
+"""Learn to finish half-covered pictures and to paint new ones.
+
+    from pixace_tf import complete, load_run
+
+    run = load_run("saved_models/animals")
+    complete(run, ["cat.jpg"], samples=4).sheet().save("completed.png")
+
+Names are imported when they are first used, since TensorFlow takes seconds.
+"""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "PixaceCausalLM": "causal_lm",
+    "PixelTokenizer": "tokenizer",
+    "Sampler": "sampling",
+    "complete": "painting",
+    "fit": "training",
+    "generate": "painting",
+    "load_run": "run_folder",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        module = importlib.import_module(f"{__name__}.{_HOME[name]}")
+        return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

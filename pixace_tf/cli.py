@@ -1,0 +1,557 @@
+"""The command line. TensorFlow is imported only by what needs it."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+SPELLED = "Give it as NUMBER or HEIGHTxWIDTH, such as 32 or 24x40."
+
+
+class ImageSize(click.ParamType):
+    """A square size or HEIGHTxWIDTH."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if len(parts) not in (1, 2) or not all(p.isdigit() for p in parts):
+            self.fail(f"{value!r} is no image size. {SPELLED}", param, ctx)
+        return int(parts[0]), int(parts[-1])
+
+
+class BitWidths(click.ParamType):
+    """Three numbers with commas."""
+
+    name = "b,b,b"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
+            self.fail(f"{value!r} should be like 5,4,4.", param, ctx)
+        return tuple(int(p) for p in parts)
+
+
+class Numbers(click.ParamType):
+    """Numbers with commas."""
+
+    name = "t[,t...]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} should be like 1.0 or 0.9,1.0.", param, ctx)
+
+
+class Commands(click.Group):
+    """Turns errors into one clear line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            _fail(str(error), 2)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            _fail(f"{place}{error.strerror or error}", 1)
+        except KeyboardInterrupt as error:
+            signum = getattr(error, "signum", signal.SIGINT)
+            name = signal.Signals(signum).name
+            _fail(f"Stopped by {name}; the same command goes on.", 128 + signum)
+        except Exception as error:
+            if type(error).__name__ != "ResourceExhaustedError":
+                raise
+            _fail("Out of memory; try a smaller --batch-size.", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"pixace-tf: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 88,
+        "show_default": True,
+    },
+)
+@click.version_option(package_name="pixace-tf")
+def main() -> None:
+    """Learn to finish half-covered pictures and to paint new ones.
+
+    \b
+    The way to go:
+      pixace-tf demo                                  # all of it, 10 minutes
+      pixace-tf fit data/animals                      # train on your pictures
+      pixace-tf complete saved_models/animals cat.jpg --out completed.png
+      pixace-tf generate saved_models/animals --count 16 --out new.png
+
+    Every command has its own --help.
+    """
+    # Only what goes wrong is worth a line.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+max_megapixels = click.option(
+    "--max-megapixels",
+    type=click.FloatRange(0, 178, min_open=True),
+    default=64.0,
+    help="Skip larger pictures, by their header.",
+)
+download = click.option(
+    "--download", is_flag=True, help="Download a tfds: data set if needed."
+)
+scale = click.option(
+    "--scale",
+    type=click.IntRange(1, 64),
+    help="Enlargement on the sheet.  [default: tiles of about 128 pixels]",
+)
+filters = _together(
+    click.option(
+        "--top-k",
+        type=click.IntRange(0),
+        default=0,
+        help="Draw from the k likeliest values; 0 is off.",
+    ),
+    click.option(
+        "--top-p",
+        type=click.FloatRange(0, 1, min_open=True),
+        default=1.0,
+        help="Draw from the likeliest values up to this probability.",
+    ),
+    click.option(
+        "--min-p",
+        type=click.FloatRange(0, 1),
+        default=0.0,
+        help="Drop values below this share of the likeliest one.",
+    ),
+)
+sampling = _together(
+    click.option(
+        "--temperature",
+        "temperatures",
+        type=Numbers(),
+        default="1.0",
+        help="Below 1 bolder, above 1 wilder; several with commas.",
+    ),
+    filters,
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**62),
+        default=0,
+        help="The same seed draws the same picture.",
+    ),
+    scale,
+    click.option(
+        "--tiles",
+        type=click.Path(file_okay=False),
+        help="Folder for each picture by itself, as small PNG.",
+    ),
+)
+
+
+@main.command()
+@click.argument("source", metavar="IMAGES")
+@click.option("--name", help="Name of the run.  [default: that of IMAGES]")
+@click.option(
+    "--runs-dir", default="saved_models", help="Folder that holds the runs."
+)
+@click.option(
+    "--preset",
+    default="nano",
+    type=click.Choice(["nano", "small", "base"]),
+    help="Size: nano 4.5, small 14, base 26 million parameters (multiscale); "
+    "a laptop wants nano.",
+)
+@click.option(
+    "--decoder",
+    default="multiscale",
+    type=click.Choice(["multiscale", "transformer"]),
+    help="Transformer over runs of pixels and inside each run, or one flat "
+    "stack over all pixels.",
+)
+@click.option(
+    "--head",
+    default="chain",
+    type=click.Choice(["chain", "packed"]),
+    help="Predict a color channel by channel, or in one softmax.",
+)
+@click.option(
+    "--image-size",
+    type=ImageSize(),
+    default="32",
+    help="Pixels to scale down to: 32 or 24x40 (height x width).",
+)
+@click.option(
+    "--bit-widths",
+    type=BitWidths(),
+    default="5,4,4",
+    help="Bits per color channel, in the order of --color-space.",
+)
+@click.option(
+    "--color-space", default="hsv", type=click.Choice(["hsv", "rgb"])
+)
+@click.option(
+    "--resize",
+    default="crop",
+    type=click.Choice(["crop", "squash", "pad"]),
+    help="How to bring a picture to the aspect of --image-size.",
+)
+@click.option(
+    "--epochs", type=click.IntRange(1), help="Passes over the pictures."
+)
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="Time to train instead of --epochs.  [default: 10]",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Pictures per step.  [default: 8, on a GPU 64, if memory allows]",
+)
+@click.option("--learning-rate", type=float, default=3e-3, help="At its peak.")
+@click.option(
+    "--dropout",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    help="0.1 helps on few pictures and long runs.",
+)
+@click.option(
+    "--flip/--no-flip",
+    default=True,
+    help="Mirror half of the pictures, anew in each epoch.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 2), default=0)
+@click.option(
+    "--precision",
+    default="auto",
+    type=click.Choice(["auto", "float32", "mixed_float16", "mixed_bfloat16"]),
+    help="auto: mixed_float16 on a GPU, float32 on a CPU.",
+)
+@click.option(
+    "--jit-compile/--no-jit-compile",
+    default=True,
+    help="Compile the training step with XLA: twice as fast on a CPU.",
+)
+@max_megapixels
+@click.option(
+    "--checkpoint-seconds",
+    type=click.FloatRange(0),
+    default=60.0,
+    help="Time between two checkpoints.",
+)
+@download
+def fit(**arguments: Any) -> None:
+    """Train a model on IMAGES: a folder, or tfds:NAME[/CONFIG][:SPLIT].
+
+    The folder may be flat or have class folders, train/ and val/ or neither.
+    The run lies in saved_models/NAME. Interrupt it when you like: the same
+    command goes on where it was, and more --epochs or --max-minutes extend a
+    finished run.
+
+    \b
+    Examples:
+      pixace-tf fit data/animals
+      pixace-tf fit photos --image-size 24x32 --max-minutes 60 --name photos-24
+      pixace-tf fit photos --preset base --epochs 100      # with a GPU
+    """
+    from pixace_tf.training import fit as run_fit
+
+    run = run_fit(**arguments, say=click.echo)
+    click.echo(f"Now try: pixace-tf generate {run.path} --out new.png")
+
+
+@main.command()
+@click.argument("run_path", metavar="RUN", type=click.Path())
+@click.argument("pictures", metavar="IMAGE...", nargs=-1, required=True)
+@click.option("--out", default="completed.png", help="The sheet to write.")
+@click.option(
+    "--keep",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    help="Share of each picture to keep, from the top.",
+)
+@click.option(
+    "--prefix-length",
+    type=click.IntRange(0),
+    help="Pixels to keep, row by row, instead of --keep.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=1,
+    help="Completions for each picture and temperature.",
+)
+@sampling
+def complete(
+    run_path: str,
+    pictures: tuple[str, ...],
+    out: str,
+    scale: int | None,
+    tiles: str | None,
+    **arguments: Any,
+) -> None:
+    """Keep the top of each IMAGE (path or http address), draw the rest.
+
+    The sheet shows original, what was kept, and one column of completions for
+    each temperature and sample.
+
+    \b
+    Examples:
+      pixace-tf complete saved_models/animals cat.jpg dog.png
+      pixace-tf complete saved_models/animals cat.jpg --keep 0.3 --samples 4
+      pixace-tf complete saved_models/animals cat.jpg --temperature 0.9,1.0,1.1
+    """
+    from pixace_tf import console, painting, sheets
+    from pixace_tf.run_folder import load_run
+
+    sheets.check_picture_path(out)
+    with console.ProgressBar("Completing") as bar:
+        completions = painting.complete(
+            load_run(run_path), pictures, progress=bar.count, **arguments
+        )
+    sheets.save_picture(completions.sheet(scale), out)
+    if tiles is not None:
+        sheets.save_tiles(
+            completions.images.reshape(-1, *completions.kept.shape[1:]), tiles
+        )
+    click.echo(f"{len(pictures)} pictures completed: {out}")
+
+
+@main.command()
+@click.argument("run_path", metavar="RUN", type=click.Path())
+@click.option("--out", default="new.png", help="The sheet to write.")
+@click.option("--count", type=click.IntRange(1), default=16)
+@sampling
+def generate(
+    run_path: str,
+    out: str,
+    count: int,
+    temperatures: tuple[float, ...],
+    scale: int | None,
+    tiles: str | None,
+    **arguments: Any,
+) -> None:
+    """Paint new pictures, in a grid; the k-th has the seed SEED + k.
+
+    Several temperatures give one row of pictures each.
+
+    \b
+    Examples:
+      pixace-tf generate saved_models/animals
+      pixace-tf generate saved_models/animals --count 8 --temperature 0.9,1.0
+    """
+    from pixace_tf import console, painting, sheets
+    from pixace_tf.run_folder import load_run
+
+    sheets.check_picture_path(out)
+    with console.ProgressBar("Painting") as bar:
+        painted = painting.generate(
+            load_run(run_path),
+            count,
+            temperatures=temperatures,
+            progress=bar.count,
+            **arguments,
+        )
+    sheet = (
+        sheets.grid(painted[0], scale)
+        if len(temperatures) == 1
+        else sheets.contact_sheet(
+            [
+                [sheets.Tile(pixels, f"T {temperature:g}") for pixels in row]
+                for temperature, row in zip(temperatures, painted, strict=True)
+            ],
+            scale=scale,
+        )
+    )
+    painted = painted.reshape(-1, *painted.shape[2:])
+    sheets.save_picture(sheet, out)
+    if tiles is not None:
+        sheets.save_tiles(painted, tiles)
+    click.echo(f"{len(painted)} new pictures: {out}")
+
+
+@main.command()
+@click.argument("run_path", metavar="RUN", type=click.Path())
+@click.argument("source", metavar="IMAGES")
+@click.option(
+    "--validation-only",
+    is_flag=True,
+    help="Only the part that fit keeps for validation.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@max_megapixels
+@download
+def evaluate(
+    run_path: str,
+    source: str,
+    validation_only: bool,
+    as_json: bool,
+    max_megapixels: float,
+    download: bool,
+) -> None:
+    """Measure a run on IMAGES: a folder, a picture or a tfds: data set.
+
+    Prints the bits per pixel of the model, of the palette alone (the entropy
+    of its colors), and how near the palette comes to the pictures (PSNR).
+    """
+    from pixace_tf import console, dataset, evaluation
+    from pixace_tf.run_folder import load_run
+
+    run = load_run(run_path)
+    pictures = dataset.load_pictures(
+        source,
+        run.tokenizer,
+        int(max_megapixels * 1e6),
+        download,
+        console.track("Reading pictures"),
+    )
+    small = pictures.validation() if validation_only else pictures.images
+    if not len(small):
+        raise ValueError(f"{source!r} has no validation pictures.")
+    with console.ProgressBar("Evaluating") as bar:
+        figures = evaluation.summarize(
+            run.model, run.tokenizer, small, bar.count
+        )
+    figures["skipped"] = len(pictures.skipped)
+    if as_json:
+        click.echo(json.dumps(figures))
+        return
+    error = figures["bits_per_pixel_standard_error"]
+    spread = "" if error is None else f" +- {error:.3f}"
+    click.echo(
+        f"model     {figures['bits_per_pixel']:.3f}{spread} bits/pixel\n"
+        f"unigram   {figures['unigram_bits_per_pixel']:.3f} bits/pixel\n"
+        f"palette   {figures['palette_psnr']:.2f} dB PSNR\n"
+        f"pictures  {figures['pictures']} ({figures['skipped']} skipped)"
+    )
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@max_megapixels
+def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
+    """Tell which files below DIR will load, and why others will not."""
+    from pixace_tf import console, images
+
+    result = images.scan(
+        folder, int(max_megapixels * 1e6), console.track("Reading pictures")
+    )
+    if as_json:
+        skipped = [{"path": s.path, "reason": s.reason} for s in result.skipped]
+        loads = [picture.path for picture in result.loads]
+        click.echo(json.dumps({"loads": loads, "skipped": skipped}))
+        return
+    for entry in result.skipped:
+        click.echo(f"skipped {images.printable(entry.path)}: {entry.reason}")
+    click.echo(f"{len(result.loads)} load, {len(result.skipped)} skipped.")
+
+
+@main.command()
+@click.argument("pictures", metavar="IMAGE...", nargs=-1, required=True)
+@click.option(
+    "--bit-widths",
+    type=BitWidths(),
+    multiple=True,
+    default=["5,4,4", "4,3,3", "3,2,2"],
+    help="A column for each.",
+)
+@click.option(
+    "--color-space", default="hsv", type=click.Choice(["hsv", "rgb"])
+)
+@click.option("--image-size", type=ImageSize(), default="64")
+@click.option("--out", default="palette.png", help="The sheet to write.")
+@scale
+def palette(
+    pictures: tuple[str, ...],
+    bit_widths: tuple[tuple[int, int, int], ...],
+    color_space: str,
+    image_size: tuple[int, int],
+    out: str,
+    scale: int | None,
+) -> None:
+    """Show what bit widths do to each IMAGE, with PSNR and colors used.
+
+    \b
+    Example:
+      pixace-tf palette cat.jpg --bit-widths 5,4,4 --bit-widths 3,2,2
+    """
+    from pixace_tf import painting, sheets
+    from pixace_tf.tokenizer import PixelTokenizer
+
+    sheets.check_picture_path(out)
+    palettes = [
+        PixelTokenizer(image_size, widths, color_space) for widths in bit_widths
+    ]
+    sheet = painting.palette_sheet(pictures, palettes, scale)
+    sheets.save_picture(sheet, out)
+    click.echo(f"{len(pictures)} pictures under {len(palettes)} palettes: {out}")
+
+
+@main.command()
+@click.argument("folder", metavar="DIR", type=click.Path())
+@click.option("--count", type=click.IntRange(1), default=1600)
+@click.option("--seed", type=click.IntRange(0), default=0)
+def draw(folder: str, count: int, seed: int) -> None:
+    """Draw labelled cartoon animal faces into DIR: pictures to learn from.
+
+    \b
+    Example:
+      pixace-tf draw data/animals --count 1600 --seed 0
+    """
+    from pixace_tf import cartoons, console
+
+    paths = cartoons.draw_folder(
+        folder, count, seed, console.track("Drawing")
+    )
+    click.echo(f"{len(paths)} pictures: {folder}")
+
+
+@main.command()
+@click.option(
+    "--dir",
+    "folder",
+    default=".",
+    type=click.Path(),
+    help="Where data/, saved_models/ and the sheets go.",
+)
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=7.0,
+    help="Time to train.",
+)
+@click.option("--count", type=click.IntRange(16), default=1600)
+def demo(folder: str, max_minutes: float, count: int) -> None:
+    """Draw pictures, train on them, complete and generate: 10 minutes."""
+    from pixace_tf.demo import run_demo
+
+    run_demo(folder, max_minutes, count, click.echo)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,460 @@
+"""Data sets: from pictures to tokens once, from tokens to training batches."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pixace_tf import images
+from pixace_tf.storage import read_npz, write_npz
+from pixace_tf.tokenizer import PixelTokenizer, over_white
+
+VALIDATION_SHARE = 0.05
+_CHUNK = 4096
+TFDS_PREFIX = "tfds:"
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+@dataclasses.dataclass
+class TokenDataset:
+    """The tokens of a set of pictures.
+
+    Attributes:
+        train: uint16 or int32 `(N, T)`.
+        validation: Like `train`, `(M, T)`; no picture equals one of `train`.
+        train_labels: int32 `(N,)`, indices into `label_names`.
+        validation_labels: int32 `(M,)`.
+        label_names: The class folders in order; `[""]` where there are none.
+        skipped: Files that do not load.
+        fingerprint: Changes when a file or the tokenizer changes.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    train_labels: np.ndarray
+    validation_labels: np.ndarray
+    label_names: list[str]
+    skipped: list[images.Skipped]
+    fingerprint: str
+
+
+def load(
+    source: str,
+    tokenizer: PixelTokenizer,
+    cache_path: str | None = None,
+    max_pixels: int = images.MAX_PIXELS,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> TokenDataset:
+    """Tokenize a folder or a TensorFlow data set, once.
+
+    Args:
+        source: A folder of pictures, or `tfds:NAME[/CONFIG][:SPLIT]`.
+        tokenizer: Makes the tokens.
+        cache_path: An `.npz` file to keep them in; used again while neither
+            files nor tokenizer change.
+        max_pixels: Largest picture to decode, by its header.
+        download: Whether a TensorFlow data set may be downloaded.
+        progress: Wraps an iterable, given its length, for a progress bar.
+
+    Returns:
+        The tokens in two parts. Where the source has no validation part, a
+        stable 5% by content hash become one, so equal pictures stay together.
+
+    Raises:
+        ValueError: If there is no usable picture.
+    """
+    fingerprint = _fingerprint(source, tokenizer, max_pixels)
+    if cache_path and os.path.exists(cache_path):
+        cached = _load_cache(cache_path, fingerprint)
+        if cached is not None:
+            return cached
+    pictures = load_pictures(source, tokenizer, max_pixels, download, progress)
+    in_train = _split(pictures.digests, pictures.parts)
+    dtype = np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.int32
+    token_ids = tokenize(pictures.images, tokenizer).astype(dtype)
+    label_names = sorted(set(pictures.labels))
+    labels = np.array([label_names.index(x) for x in pictures.labels], np.int32)
+    data = TokenDataset(
+        train=token_ids[in_train],
+        validation=token_ids[~in_train],
+        train_labels=labels[in_train],
+        validation_labels=labels[~in_train],
+        label_names=label_names,
+        skipped=pictures.skipped,
+        fingerprint=fingerprint,
+    )
+    if cache_path:
+        _save_cache(cache_path, data)
+    return data
+
+
+@dataclasses.dataclass
+class SmallPictures:
+    """Pictures at the size of a tokenizer, before the palette.
+
+    Attributes:
+        images: uint8 `(N, height, width, 3)`.
+        digests: Hex digest of each one's content.
+        parts: "train", "validation", or "" where the source does not say.
+        labels: Class names, "" where there are none.
+        skipped: Files that do not load.
+    """
+
+    images: np.ndarray
+    digests: list[str]
+    parts: list[str]
+    labels: list[str]
+    skipped: list[images.Skipped]
+
+    def validation(self) -> np.ndarray:
+        """Return the part of `images` that `fit` would validate on."""
+        return self.images[~_split(self.digests, self.parts)]
+
+
+def load_pictures(
+    source: str,
+    tokenizer: PixelTokenizer,
+    max_pixels: int = images.MAX_PIXELS,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> SmallPictures:
+    """Read pictures and scale them down; see `load` for the arguments.
+
+    Raises:
+        ValueError: If there is no usable picture.
+    """
+    if source.startswith(TFDS_PREFIX):
+        rows, skipped = _read_tfds(source, tokenizer, download, progress), []
+    else:
+        rows, skipped = _read_folder(source, tokenizer, max_pixels, progress)
+    if not rows:
+        raise ValueError(_nothing_usable(source, skipped))
+    return SmallPictures(
+        np.stack([row.image for row in rows]),
+        [row.digest for row in rows],
+        [row.part for row in rows],
+        [row.label for row in rows],
+        skipped,
+    )
+
+
+def tokenize(small: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
+    """Tokenize many small pictures, some at a time.
+
+    Args:
+        small: uint8 `(N, height, width, 3)`.
+        tokenizer: Makes the tokens.
+
+    Returns:
+        int32 `(N, height*width)`.
+    """
+    chunks = [
+        tokenizer.tokenize(small[start : start + _CHUNK]).numpy()
+        for start in range(0, len(small), _CHUNK)
+    ]
+    return np.concatenate(chunks)
+
+
+@dataclasses.dataclass
+class _Row:
+    image: np.ndarray
+    digest: str
+    part: str
+    label: str
+
+
+def _read_folder(
+    root: str,
+    tokenizer: PixelTokenizer,
+    max_pixels: int,
+    progress: Progress | None,
+) -> tuple[list[_Row], list[images.Skipped]]:
+    scanned = images.scan(root, max_pixels, progress)
+    skipped = list(scanned.skipped)
+    full_paths = [os.path.join(root, p.path) for p in scanned.loads]
+    small = _decode_plain(scanned.loads, full_paths, tokenizer)
+    decode = tf.function(
+        tokenizer.decode, input_signature=[tf.TensorSpec((), tf.string)]
+    )
+
+    def decode_other(index: int) -> np.ndarray | images.Skipped:
+        try:
+            png = images.normalize(full_paths[index], max_pixels)
+        except images.UnloadableError as error:
+            return images.Skipped(scanned.loads[index].path, str(error))
+        return decode(png).numpy()
+
+    others = [i for i in range(len(full_paths)) if i not in small]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(decode_other, others)
+        for i, result in zip(others, results, strict=True):
+            if isinstance(result, images.Skipped):
+                skipped.append(result)
+            else:
+                small[i] = result
+    rows = [
+        _Row(small[i], picture.digest, picture.part, picture.label)
+        for i, picture in enumerate(scanned.loads)
+        if i in small
+    ]
+    return rows, skipped
+
+
+def _decode_plain(
+    pictures: list[images.Picture],
+    full_paths: list[str],
+    tokenizer: PixelTokenizer,
+) -> dict[int, np.ndarray]:
+    """Decode the plain files in parallel; leave out what fails."""
+    plain = [i for i, picture in enumerate(pictures) if picture.is_plain]
+    if not plain:
+        return {}
+    paths = [os.fsencode(full_paths[i]) for i in plain]
+
+    def decode(index: tf.Tensor, path: tf.Tensor) -> Any:
+        return index, tokenizer.decode(tf.io.read_file(path))
+
+    batches = (
+        tf.data.Dataset.from_tensor_slices((plain, paths))
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        .ignore_errors()
+        .batch(256)
+        .prefetch(1)
+    )
+    return {
+        int(i): image
+        for index, decoded in batches.as_numpy_iterator()
+        for i, image in zip(index, decoded, strict=True)
+    }
+
+
+def _read_tfds(
+    source: str,
+    tokenizer: PixelTokenizer,
+    download: bool,
+    progress: Progress | None,
+) -> list[_Row]:
+    builder, split = _tfds_builder(source, download)
+    info = builder.info
+    if "image" not in info.features:
+        raise ValueError(
+            f"{source} has no feature 'image', only "
+            f"{', '.join(info.features)}."
+        )
+    names = getattr(info.features.get("label"), "names", None)
+    if split:
+        splits = {split: ""}
+    else:
+        other = next((s for s in ("validation", "test") if s in info.splits), None)
+        first = "train" if "train" in info.splits else next(iter(info.splits))
+        splits = {first: "train" if other else ""}
+        if other:
+            splits[other] = "validation"
+    resize = tf.function(
+        lambda image: tokenizer.resize_image(_to_rgb(image)),
+        reduce_retracing=True,
+    )
+    rows = []
+    for name, part in splits.items():
+        try:
+            examples = builder.as_dataset(split=name)
+        except Exception as error:
+            raise ValueError(
+                f"{source} has no split {name!r}: {_first_line(error)}"
+            ) from None
+        iterator: Iterable[Any] = examples.as_numpy_iterator()
+        if progress is not None:
+            iterator = progress(iterator, int(examples.cardinality()))
+        for example in iterator:
+            image = example["image"]
+            digest = hashlib.blake2b(image.tobytes(), digest_size=16)
+            label = example.get("label")
+            label = "" if label is None else _label_name(label, names)
+            rows.append(
+                _Row(resize(image).numpy(), digest.hexdigest(), part, label)
+            )
+    return rows
+
+
+def _tfds_builder(source: str, download: bool) -> tuple[Any, str]:
+    import tensorflow_datasets as tfds
+
+    name, _, split = source.removeprefix(TFDS_PREFIX).partition(":")
+    if not name:
+        raise ValueError(
+            "A TensorFlow data set is given as tfds:NAME[/CONFIG][:SPLIT]. "
+            f"Received: {source}"
+        )
+    try:
+        builder = tfds.builder(name)
+        if download:
+            builder.download_and_prepare()
+        # Raises where the data are not on this machine.
+        builder.as_dataset(split=split or None)
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(f"There is no TensorFlow data set {name!r}.") from None
+    except AssertionError:
+        raise ValueError(
+            f"{source} is not on this machine yet; add --download to fetch it."
+        ) from None
+    except Exception as error:
+        raise ValueError(f"{source}: {_first_line(error)}") from None
+    return builder, split
+
+
+def _to_rgb(image: tf.Tensor) -> tf.Tensor:
+    """Give a uint8 picture of 1, 3 or 4 channels 3 of them, over white."""
+    if image.shape[-1] == 4:
+        return over_white(image[..., :3], image[..., 3:])
+    return tf.broadcast_to(image, [*tf.unstack(tf.shape(image)[:2]), 3])
+
+
+def _label_name(label: Any, names: list[str] | None) -> str:
+    return names[int(label)] if names else str(label)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _split(digests: list[str], parts: list[str]) -> np.ndarray:
+    """Return bool `(N,)`: which pictures train."""
+    if "train" in parts and "validation" in parts:
+        train = {d for d, p in zip(digests, parts, strict=True) if p == "train"}
+        # A validation picture that also trains would flatter the model.
+        return np.array([digest in train for digest in digests])
+    different = sorted(set(digests))
+    share = [d for d in different if int(d[:8], 16) < VALIDATION_SHARE * 2**32]
+    if len(different) > 1 and not share:
+        share = different[:1]
+    if len(share) == len(different):
+        share = share[:-1]
+    held_out = set(share)
+    return np.array([digest not in held_out for digest in digests])
+
+
+def _nothing_usable(source: str, skipped: list[images.Skipped]) -> str:
+    if not skipped:
+        return f"There are no pictures in {source!r}."
+    first = skipped[0]
+    return (
+        f"No usable picture in {source!r}: {len(skipped)} skipped, the first "
+        f"{images.printable(first.path)} ({first.reason})."
+    )
+
+
+def _fingerprint(
+    source: str, tokenizer: PixelTokenizer, max_pixels: int
+) -> str:
+    key = hashlib.blake2b(digest_size=16)
+    key.update(json.dumps(tokenizer.get_config(), sort_keys=True).encode())
+    key.update(f"{max_pixels}".encode())
+    if source.startswith(TFDS_PREFIX):
+        key.update(source.encode())
+    elif os.path.isdir(source):
+        for path, status in images.iter_files(source):
+            key.update(os.fsencode(path) + b"\0")
+            key.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    else:
+        raise ValueError(f"There is no folder {source!r}.")
+    return key.hexdigest()
+
+
+def _save_cache(path: str, data: TokenDataset) -> None:
+    skipped = [dataclasses.asdict(s) for s in data.skipped]
+    write_npz(
+        path,
+        {
+            "train": data.train,
+            "validation": data.validation,
+            "train_labels": data.train_labels,
+            "validation_labels": data.validation_labels,
+        },
+        {
+            "label_names": data.label_names,
+            "skipped": skipped,
+            "fingerprint": data.fingerprint,
+        },
+    )
+
+
+def _load_cache(path: str, fingerprint: str) -> TokenDataset | None:
+    try:
+        arrays, meta = read_npz(path)
+    except ValueError:
+        return None
+    if meta["fingerprint"] != fingerprint:
+        return None
+    meta["skipped"] = [images.Skipped(**s) for s in meta["skipped"]]
+    return TokenDataset(**arrays, **meta)
+
+
+def training_batches(
+    token_ids: np.ndarray,
+    image_size: tuple[int, int],
+    batch_size: int,
+    seed: int,
+    flip: bool = True,
+    epoch: int = 0,
+    step: int = 0,
+) -> tf.data.Dataset:
+    """Serve training batches without end.
+
+    The order and the flips are a function of seed and epoch alone, so a run
+    that starts at `(epoch, step)` sees what an uninterrupted one would.
+
+    Args:
+        token_ids: integers `(N, T)`.
+        image_size: `(height, width)`.
+        batch_size: At most N; what an epoch leaves over is dropped.
+        seed: Of order and flips.
+        flip: Whether half of the pictures are mirrored left to right.
+        epoch: The first epoch to serve.
+        step: Batches of that epoch to leave out.
+
+    Returns:
+        Pairs of the same int32 `(batch_size, T)`: inputs and targets.
+    """
+    tokens = tf.constant(token_ids)
+    num_pictures = len(token_ids)
+
+    def epoch_indices(e: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(num_pictures, dtype=tf.int64), seed=tf.stack([seed, e])
+        )
+        coins = tf.random.stateless_uniform(
+            [num_pictures], seed=tf.stack([seed + 1, e])
+        )
+        skip = tf.where(e == epoch, tf.cast(step, tf.int64), 0)
+        return (
+            tf.data.Dataset.from_tensor_slices((order, coins < 0.5))
+            .batch(batch_size, drop_remainder=True)
+            .skip(skip)
+        )
+
+    def gather(index: tf.Tensor, mirrored: tf.Tensor) -> Any:
+        batch = tf.cast(tf.gather(tokens, index), tf.int32)
+        if flip:
+            grid = tf.reshape(batch, (-1, *image_size))
+            grid = tf.where(mirrored[:, None, None], grid[:, :, ::-1], grid)
+            batch = tf.reshape(grid, tf.shape(batch))
+        batch = tf.ensure_shape(batch, (batch_size, token_ids.shape[1]))
+        return batch, batch
+
+    epochs = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max)
+    options = tf.data.Options()
+    options.deterministic = True
+    return (
+        epochs.flat_map(epoch_indices)
+        .map(gather, num_parallel_calls=1)
+        .prefetch(2)
+        .with_options(options)
+    )

@@ -1,0 +1,62 @@
+"""The whole way on pictures drawn on the spot."""
+
+import os
+from collections.abc import Callable
+
+from pixace_tf import cartoons, console, painting, sheets
+from pixace_tf.training import fit
+
+# Not among the training pictures: those have the seed 0.
+HELD_OUT_SEED = 1
+
+
+def run_demo(
+    folder: str,
+    max_minutes: float,
+    count: int,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Draw, fit, complete, generate; say where the sheets lie.
+
+    Args:
+        folder: Gets `data/`, `saved_models/` and the sheets.
+        max_minutes: Time to train.
+        count: Pictures to draw; those of an earlier demo are used again.
+        say: Takes each line of the report.
+    """
+    train, held_out = (
+        os.path.join(folder, "data", name)
+        for name in ("animals", "unseen-animals")
+    )
+    for path, number, seed in (
+        (train, count, 0),
+        (held_out, len(cartoons.SPECIES), HELD_OUT_SEED),
+    ):
+        if not os.path.isdir(path):
+            cartoons.draw_folder(path, number, seed, console.track("Drawing"))
+    run = fit(
+        train,
+        runs_dir=os.path.join(folder, "saved_models"),
+        max_minutes=max_minutes,
+        say=say,
+    )
+    unseen = sorted(
+        os.path.join(place, name)
+        for place, _, names in os.walk(held_out)
+        for name in names
+    )
+    with console.ProgressBar("Completing") as bar:
+        completions = painting.complete(
+            run, unseen, samples=3, temperatures=(0.9,), progress=bar.count
+        )
+    with console.ProgressBar("Painting") as bar:
+        (painted,) = painting.generate(
+            run, 24, temperatures=(0.9,), progress=bar.count
+        )
+    for name, sheet in (
+        ("completed.png", completions.sheet()),
+        ("new.png", sheets.grid(painted)),
+    ):
+        path = os.path.join(folder, name)
+        sheets.save_picture(sheet, path)
+        say(f"Look at {path}")

@@ -1,0 +1,219 @@
+"""From a run to pictures: complete given ones, generate new ones."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from pixace_tf import images, sheets
+from pixace_tf.run_folder import Run
+from pixace_tf.sampling import Filters, ProgressUpdate, Sampler
+from pixace_tf.tokenizer import PixelTokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Completions:
+    """Pictures, what was kept of them, and what was drawn.
+
+    Attributes:
+        originals: uint8 `(N, height, width, 3)`, scaled down.
+        kept: uint8 `(N, height, width, 3)`, the rest covered.
+        images: uint8 `(N, temperatures, samples, height, width, 3)`.
+        temperatures: One per column.
+    """
+
+    originals: np.ndarray
+    kept: np.ndarray
+    images: np.ndarray
+    temperatures: tuple[float, ...]
+
+    def sheet(self, scale: int | None = None) -> Image.Image:
+        """Return a sheet: original, kept, then the completions."""
+        samples = self.images.shape[2]
+        headings = ["original", "kept"]
+        for temperature in self.temperatures:
+            headings += [f"T {temperature:g}"] * samples
+        rows = [
+            [sheets.Tile(pixels) for pixels in (original, kept, *flat)]
+            for original, kept, flat in zip(
+                self.originals,
+                self.kept,
+                self.images.reshape(len(self.images), -1, *self.kept.shape[1:]),
+                strict=True,
+            )
+        ]
+        return sheets.contact_sheet(rows, headings, scale)
+
+
+def complete(
+    run: Run,
+    pictures: Sequence[str | np.ndarray],
+    *,
+    keep: float = 0.5,
+    prefix_length: int | None = None,
+    temperatures: Sequence[float] = (1.0,),
+    samples: int = 1,
+    seed: int = 0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    progress: ProgressUpdate | None = None,
+) -> Completions:
+    """Keep the first pixels of each picture and draw the rest.
+
+    Args:
+        run: A trained model.
+        pictures: Paths, http(s) addresses, or uint8 arrays `(any_height,
+            any_width, 3)`.
+        keep: Share of the pixels to keep, from the top, in `[0, 1]`.
+        prefix_length: Pixels to keep in raster order, instead of `keep`.
+        temperatures: One column of completions each.
+        samples: Completions per picture and temperature; the k-th one has the
+            seed `seed + k`.
+        seed: The same seed completes a picture in the same way.
+        top_k: See `Filters`, like the next two.
+        top_p: See `Filters`.
+        min_p: See `Filters`.
+        progress: Told how far the drawing is.
+
+    Returns:
+        The completions.
+
+    Raises:
+        ValueError: If a picture is not usable or a value is out of range.
+    """
+    tokenizer = run.tokenizer
+    if not 0 <= keep <= 1:
+        raise ValueError(f"keep must lie in [0, 1]. Received: keep={keep}")
+    if prefix_length is None:
+        prefix_length = round(keep * tokenizer.sequence_length)
+    _check_positive("samples", samples)
+    if not len(pictures):
+        raise ValueError("Give at least one picture to complete.")
+    originals = np.stack([_small(picture, tokenizer) for picture in pictures])
+    token_ids = tokenizer.tokenize(originals).numpy()
+    columns = len(temperatures) * samples
+    drawn = Sampler(run.model).complete(
+        np.repeat(token_ids, columns, axis=0),
+        prefix_length,
+        np.tile(seed + np.arange(samples), len(pictures) * len(temperatures)),
+        Filters(
+            np.tile(np.repeat(temperatures, samples), len(pictures)),
+            top_k,
+            top_p,
+            min_p,
+        ),
+        progress,
+    )
+    decoded = tokenizer.detokenize(token_ids).numpy()
+    painted = tokenizer.detokenize(drawn).numpy()
+    shape = (len(pictures), len(temperatures), samples, *originals.shape[1:])
+    return Completions(
+        originals,
+        np.stack([sheets.hide_after(d, prefix_length) for d in decoded]),
+        painted.reshape(shape),
+        tuple(float(t) for t in temperatures),
+    )
+
+
+def generate(
+    run: Run,
+    count: int = 16,
+    *,
+    temperatures: Sequence[float] = (1.0,),
+    seed: int = 0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    progress: ProgressUpdate | None = None,
+) -> np.ndarray:
+    """Draw new pictures.
+
+    Args:
+        run: A trained model.
+        count: How many for each temperature; the k-th one has the seed
+            `seed + k`.
+        temperatures: See `Filters`, like the last three.
+        seed: The same seed draws the same picture.
+        top_k: See `Filters`.
+        top_p: See `Filters`.
+        min_p: See `Filters`.
+        progress: Told how far the drawing is.
+
+    Returns:
+        uint8 `(temperatures, count, height, width, 3)`.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+    _check_positive("count", count)
+    token_ids = Sampler(run.model).generate(
+        np.tile(seed + np.arange(count), len(temperatures)),
+        Filters(np.repeat(temperatures, count), top_k, top_p, min_p),
+        progress,
+    )
+    painted = run.tokenizer.detokenize(token_ids).numpy()
+    return painted.reshape(len(temperatures), count, *painted.shape[1:])
+
+
+def palette_sheet(
+    paths: Sequence[str],
+    palettes: Sequence[PixelTokenizer],
+    scale: int | None = None,
+) -> Image.Image:
+    """Show pictures under several palettes, with PSNR and colors used.
+
+    Args:
+        paths: Paths or http(s) addresses.
+        palettes: Tokenizers of one `image_size`.
+        scale: Enlargement.
+
+    Returns:
+        A sheet: the original, then a column for each palette.
+
+    Raises:
+        ValueError: If a picture is not usable.
+    """
+    from pixace_tf.evaluation import psnr
+
+    rows = []
+    for path in paths:
+        original = _small(path, palettes[0])
+        colors = len(np.unique(original.reshape(-1, 3), axis=0))
+        tiles = [sheets.Tile(original, f"{colors} colors")]
+        for palette in palettes:
+            token_ids = palette.tokenize(original)
+            decoded = palette.detokenize(token_ids).numpy()
+            used = len(np.unique(decoded.reshape(-1, 3), axis=0))
+            caption = f"{psnr(original, decoded):.1f} dB, {used} colors"
+            tiles.append(sheets.Tile(decoded, caption))
+        rows.append(tiles)
+    headings = ["original", *(palette.name for palette in palettes)]
+    return sheets.contact_sheet(rows, headings, scale)
+
+
+def _small(
+    picture: str | np.ndarray, tokenizer: PixelTokenizer
+) -> np.ndarray:
+    """Read and resize one picture to uint8 `(height, width, 3)`."""
+    if isinstance(picture, str):
+        try:
+            decoded = tokenizer.decode(images.read(picture))
+        except tf.errors.InvalidArgumentError:
+            # Rare kinds of JPEG and PNG that only Pillow reads.
+            decoded = tokenizer.decode(images.read(picture, is_plain=False))
+        return np.asarray(decoded)
+    pixels = np.asarray(picture)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(
+            "A picture must be a path or a uint8 array (height, width, 3). "
+            f"Received: {pixels.dtype} {pixels.shape}"
+        )
+    return np.asarray(tokenizer.resize_image(pixels))
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be positive. Received: {name}={value}")

@@ -1,0 +1,85 @@
+"""Named model sizes.
+
+`nano` learns on a laptop CPU in minutes, `small` wants an hour or a GPU,
+`base` has the size of the 2020 original and wants a GPU. Parameters at 32x32,
+HSV 544, chain head: see `pixace-tf fit --help`.
+"""
+
+PRESETS: dict[str, dict[str, dict[str, int]]] = {
+    "nano": {
+        "multiscale": {
+            "num_layers": 4,
+            "hidden_dim": 256,
+            "num_heads": 4,
+            "intermediate_dim": 1024,
+            "inner_num_layers": 2,
+            "inner_hidden_dim": 128,
+            "inner_num_heads": 4,
+            "inner_intermediate_dim": 512,
+        },
+        "transformer": {
+            "num_layers": 4,
+            "hidden_dim": 128,
+            "num_heads": 4,
+            "intermediate_dim": 512,
+        },
+    },
+    "small": {
+        "multiscale": {
+            "num_layers": 6,
+            "hidden_dim": 384,
+            "num_heads": 6,
+            "intermediate_dim": 1536,
+            "inner_num_layers": 2,
+            "inner_hidden_dim": 192,
+            "inner_num_heads": 6,
+            "inner_intermediate_dim": 768,
+        },
+        "transformer": {
+            "num_layers": 6,
+            "hidden_dim": 256,
+            "num_heads": 8,
+            "intermediate_dim": 1024,
+        },
+    },
+    "base": {
+        "multiscale": {
+            "num_layers": 6,
+            "hidden_dim": 512,
+            "num_heads": 8,
+            "intermediate_dim": 2048,
+            "inner_num_layers": 2,
+            "inner_hidden_dim": 256,
+            "inner_num_heads": 8,
+            "inner_intermediate_dim": 1024,
+        },
+        "transformer": {
+            "num_layers": 6,
+            "hidden_dim": 512,
+            "num_heads": 8,
+            "intermediate_dim": 2048,
+        },
+    },
+}
+
+
+def decoder_config(preset: str, decoder: str) -> dict[str, int]:
+    """Return the sizes of a decoder.
+
+    Args:
+        preset: `"nano"`, `"small"` or `"base"`.
+        decoder: `"multiscale"` or `"transformer"`.
+
+    Raises:
+        ValueError: If either name is unknown.
+    """
+    if preset not in PRESETS:
+        raise ValueError(
+            f"preset must be one of {', '.join(PRESETS)}. Received: {preset!r}"
+        )
+    if decoder not in PRESETS[preset]:
+        raise ValueError(
+            f"decoder must be one of {', '.join(PRESETS[preset])}. "
+            f"Received: {decoder!r}"
+        )
+    return dict(PRESETS[preset][decoder])

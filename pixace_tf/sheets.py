@@ -1,0 +1,186 @@
+"""Contact sheets and plots: what a person looks at."""
+
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pixace_tf import storage
+
+_GAP = 6
+_TEXT_SIZE = 13
+_TEXT = (70, 70, 76)
+_PAPER = (255, 255, 255)
+_MISSING = ((214, 214, 218), (232, 232, 236))
+TILE_SIDE = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A small picture, uint8 `(height, width, 3)`, and a line below it."""
+
+    pixels: np.ndarray
+    caption: str = ""
+
+
+def default_scale(image_size: tuple[int, int]) -> int:
+    """Return the enlargement that gives tiles of about 128 pixels."""
+    return max(1, round(TILE_SIDE / max(image_size)))
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Tile]],
+    headings: Sequence[str] = (),
+    scale: int | None = None,
+) -> Image.Image:
+    """Lay small pictures out in rows, enlarged.
+
+    Args:
+        rows: Tiles of one size, row by row.
+        headings: A line above each column.
+        scale: Enlargement, Lanczos; by default tiles of about 128 pixels.
+
+    Returns:
+        An RGB picture.
+    """
+    height, width = rows[0][0].pixels.shape[:2]
+    scale = scale or default_scale((height, width))
+    font = ImageFont.load_default(size=_TEXT_SIZE)
+    captions = [tile.caption for row in rows for tile in row]
+    text_width = max(font.getlength(t) for t in [*captions, *headings, ""])
+    column_width = max(width * scale, round(text_width)) + _GAP
+    line = _TEXT_SIZE + 4
+    row_height = height * scale + _GAP + (line if any(captions) else 0)
+    top = _GAP + (line if headings else 0)
+    columns = max(len(row) for row in rows)
+    sheet = Image.new(
+        "RGB",
+        (columns * column_width + _GAP, top + len(rows) * row_height),
+        _PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    for column, heading in enumerate(headings):
+        center = _GAP + column * column_width + (column_width - _GAP) // 2
+        draw.text((center, 3), heading, _TEXT, font, anchor="mt")
+    for row, tiles in enumerate(rows):
+        for column, tile in enumerate(tiles):
+            left = _GAP + column * column_width
+            center = left + (column_width - _GAP) // 2
+            y = top + row * row_height
+            large = enlarge(tile.pixels, scale)
+            sheet.paste(large, (center - large.width // 2, y))
+            below = y + height * scale + 2
+            draw.text((center, below), tile.caption, _TEXT, font, anchor="mt")
+    return sheet
+
+
+def grid(images: np.ndarray, scale: int | None = None) -> Image.Image:
+    """Lay pictures out in a near-square grid.
+
+    Args:
+        images: uint8 `(N, height, width, 3)`.
+        scale: Enlargement; see `contact_sheet`.
+    """
+    columns = int(np.ceil(np.sqrt(len(images))))
+    rows = [
+        [Tile(pixels) for pixels in images[start : start + columns]]
+        for start in range(0, len(images), columns)
+    ]
+    return contact_sheet(rows, scale=scale)
+
+
+def enlarge(pixels: np.ndarray, scale: int) -> Image.Image:
+    """Enlarge a picture with the Lanczos filter.
+
+    Args:
+        pixels: uint8 `(height, width, 3)`.
+        scale: The factor.
+    """
+    image = Image.fromarray(pixels)
+    size = image.width * scale, image.height * scale
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def hide_after(pixels: np.ndarray, prefix_length: int) -> np.ndarray:
+    """Cover all but the first pixels of a picture with a chequered grey.
+
+    Args:
+        pixels: uint8 `(height, width, 3)`.
+        prefix_length: Pixels to keep, in raster order.
+
+    Returns:
+        uint8 `(height, width, 3)`.
+    """
+    height, width, _ = pixels.shape
+    row, column = np.indices((height, width))
+    chequers = np.array(_MISSING, np.uint8)[(row // 4 + column // 4) % 2]
+    is_kept = (row * width + column < prefix_length)[..., None]
+    return np.where(is_kept, pixels, chequers)
+
+
+def check_picture_path(path: str) -> None:
+    """Check that a picture can be saved there, before long work.
+
+    Raises:
+        ValueError: If the folder is missing or the ending names no format.
+    """
+    folder, name = os.path.split(path)
+    if folder and not os.path.isdir(folder):
+        raise ValueError(f"There is no folder {folder!r} for {name!r}.")
+    ending = os.path.splitext(name)[1].lower()
+    if Image.registered_extensions().get(ending) not in Image.SAVE:
+        raise ValueError(
+            f"{path!r} must end in .png, .jpg or another picture format."
+        )
+
+
+def save_picture(image: Image.Image, path: str) -> None:
+    """Save a picture, whole or not at all; the ending chooses the format."""
+    ending = os.path.splitext(path)[1].lower()
+    buffer = io.BytesIO()
+    image.save(buffer, Image.registered_extensions()[ending])
+    storage.write_atomic(path, buffer.getvalue())
+
+
+def save_tiles(images: np.ndarray, folder: str) -> None:
+    """Save pictures one by one, as `000.png` and so on, at their own size.
+
+    Args:
+        images: uint8 `(N, height, width, 3)`.
+        folder: Made where it is missing.
+    """
+    os.makedirs(folder, exist_ok=True)
+    for i, pixels in enumerate(images):
+        path = os.path.join(folder, f"{i:03d}.png")
+        save_picture(Image.fromarray(pixels), path)
+
+
+def save_learning_curve(history: list[dict[str, float]], path: str) -> None:
+    """Plot bits per pixel against minutes of training.
+
+    Args:
+        history: Entries with `seconds`, `bits_per_pixel` and, where there was
+            a validation, `val_bits_per_pixel`.
+        path: The PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for key, label in (
+        ("bits_per_pixel", "training"),
+        ("val_bits_per_pixel", "validation"),
+    ):
+        points = [(e["seconds"] / 60, e[key]) for e in history if key in e]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker=".", label=label)
+    axes.set_xlabel("minutes")
+    axes.set_ylabel("bits per pixel")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    storage.write_atomic(path, buffer.getvalue())

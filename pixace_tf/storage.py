@@ -1,0 +1,94 @@
+"""Files that are whole or absent: written beside, synced, renamed."""
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+_META = "meta"
+
+
+def write_atomic(path: str, content: bytes) -> None:
+    """Write a file so that a reader sees the old or the new one, whole.
+
+    Args:
+        path: The file to write or replace.
+        content: Its bytes.
+
+    Raises:
+        OSError: If the disk is full or the folder read-only; the old file,
+            if any, is left as it was.
+    """
+    with _atomic(path) as file:
+        file.write(content)
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write JSON, readable by eye; see `write_atomic`."""
+    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_npz(
+    path: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]
+) -> None:
+    """Write arrays and a JSON-ready dict as one `.npz`; see `write_atomic`."""
+    packed = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    with _atomic(path) as file:
+        np.savez(file, **{_META: packed}, **arrays)  # type: ignore[arg-type]
+
+
+def read_npz(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `write_npz` wrote; runs no code from the file.
+
+    Args:
+        path: The file; its checksums are verified.
+
+    Returns:
+        The arrays and the dict.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        return arrays, json.loads(arrays.pop(_META).tobytes())
+    except FileNotFoundError:
+        raise ValueError(f"The file {path} is missing.") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        raise ValueError(f"The file {path} is damaged.") from None
+
+
+@contextlib.contextmanager
+def _atomic(path: str) -> Iterator[io.BufferedWriter]:
+    folder, name = os.path.split(os.path.abspath(path))
+    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; give them the usual rights.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

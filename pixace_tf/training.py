@@ -1,0 +1,472 @@
+"""Training: from a folder of pictures to a run folder, under `model.fit`."""
+
+import contextlib
+import fcntl
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pixace_tf import console, dataset, images, run_folder
+from pixace_tf.callbacks import (
+    Budget,
+    Checkpoint,
+    EpochEnd,
+    Pace,
+    Progress,
+    StopRequest,
+)
+from pixace_tf.dataset import TokenDataset
+from pixace_tf.evaluation import Scorer, count_parameters
+from pixace_tf.gallery import Gallery
+from pixace_tf.presets import decoder_config
+from pixace_tf.run_folder import Run
+from pixace_tf.sheets import save_learning_curve
+from pixace_tf.tokenizer import PixelTokenizer
+
+DEFAULT_MAX_MINUTES = 10.0
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+# Shown by name when files are skipped; the rest is counted.
+MAX_NAMED_SKIPS = 20
+_GPU_MEMORY_BYTES = 10 * 10**9
+
+
+def fit(
+    source: str,
+    *,
+    name: str | None = None,
+    runs_dir: str = "saved_models",
+    preset: str = "nano",
+    decoder: str = "multiscale",
+    head: str = "chain",
+    image_size: tuple[int, int] = (32, 32),
+    bit_widths: tuple[int, int, int] = (5, 4, 4),
+    color_space: str = "hsv",
+    resize: str = "crop",
+    epochs: int | None = None,
+    max_minutes: float | None = None,
+    batch_size: int | None = None,
+    learning_rate: float = 3e-3,
+    dropout: float = 0.0,
+    flip: bool = True,
+    seed: int = 0,
+    precision: str = "auto",
+    jit_compile: bool = True,
+    max_megapixels: float = 64.0,
+    checkpoint_seconds: float = 60.0,
+    download: bool = False,
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Train a model on a folder of pictures, or go on where it was.
+
+    Args:
+        source: A folder, or `tfds:NAME[/CONFIG][:SPLIT]`.
+        name: Name of the run; by default that of the source.
+        runs_dir: Folder that holds the runs.
+        preset: Size of the model: "nano", "small" or "base".
+        decoder: "multiscale" or "transformer".
+        head: "chain" or "packed".
+        image_size: `(height, width)` in pixels.
+        bit_widths: Bits per color channel.
+        color_space: "hsv" or "rgb".
+        resize: "crop", "squash" or "pad".
+        epochs: Passes over the pictures; or give `max_minutes`.
+        max_minutes: Wall time of training, compilation included; 10 where
+            neither is given. The last validation and pictures come on top.
+        batch_size: Pictures per step; by default 8, and 64 on a GPU, or what
+            fits the memory.
+        learning_rate: The peak of the schedule.
+        dropout: Rate in `[0, 1)`.
+        flip: Whether half of the pictures are mirrored, anew in each epoch.
+        seed: Of weights, order, flips and dropout.
+        precision: "auto" is mixed_float16 where a GPU is, else float32.
+        jit_compile: Whether XLA compiles the training step.
+        max_megapixels: Larger pictures are skipped.
+        checkpoint_seconds: Time between two checkpoints.
+        download: Whether a TensorFlow data set may be downloaded.
+        say: Takes each line of the report.
+
+    Returns:
+        The run with its best weights.
+
+    Raises:
+        ValueError: If an argument is out of range, there is no usable picture,
+            or the run exists with other arguments or other pictures.
+        InterruptedTraining: If a signal stopped it; the checkpoint is written.
+    """
+    _check(epochs, max_minutes, batch_size, learning_rate, dropout, precision)
+    if epochs is None and max_minutes is None:
+        max_minutes = DEFAULT_MAX_MINUTES
+    tokenizer = PixelTokenizer(image_size, bit_widths, color_space, resize)
+    model_config = {
+        "decoder": decoder,
+        "decoder_config": decoder_config(preset, decoder),
+        "head": head,
+        "dropout": dropout,
+    }
+    if precision == "auto":
+        has_gpu = bool(tf.config.list_physical_devices("GPU"))
+        precision = "mixed_float16" if has_gpu else "float32"
+    path = os.path.join(runs_dir, name or _default_name(source))
+    os.makedirs(path, exist_ok=True)
+    with _lock(path):
+        data = dataset.load(
+            source,
+            tokenizer,
+            cache_path=os.path.join(path, run_folder.TOKENS_FILE),
+            max_pixels=int(max_megapixels * 1e6),
+            download=download,
+            progress=console.track("Reading pictures"),
+        )
+        _report_data(data, say)
+        arguments = {
+            "source": os.path.abspath(source) if os.path.isdir(source) else source,
+            "preset": preset,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "flip": flip,
+            "seed": seed,
+            "precision": precision,
+            "pictures": data.fingerprint,
+        }
+        keras.utils.set_random_seed(seed)
+        if os.path.exists(os.path.join(path, run_folder.RUN_FILE)):
+            run = _reopen(path, tokenizer, model_config, arguments)
+        else:
+            arguments["batch_size"] = batch_size or _default_batch_size(
+                model_config["decoder_config"], tokenizer, len(data.train)
+            )
+            _check_batch_size(arguments["batch_size"], len(data.train))
+            run = run_folder.create_run(
+                path, tokenizer, model_config, arguments, precision
+            )
+        budget = Budget(
+            epochs, max_minutes, len(data.train) // run.arguments["batch_size"]
+        )
+        _train(run, data, budget, jit_compile, checkpoint_seconds, say)
+    return run_folder.load_run(path)
+
+
+def _train(
+    run: Run,
+    data: TokenDataset,
+    budget: Budget,
+    jit_compile: bool,
+    checkpoint_seconds: float,
+    say: Callable[[str], None],
+) -> None:
+    model, arguments = run.model, run.arguments
+    model.compile(
+        optimizer=keras.optimizers.AdamW(
+            arguments["learning_rate"],
+            beta_2=0.99,
+            weight_decay=0.05,
+            global_clipnorm=1.0,
+        ),
+        loss=_pixel_loss(model),
+        jit_compile=jit_compile,
+    )
+    model.optimizer.build(model.trainable_variables)
+    progress, stop = Progress(), StopRequest()
+    steps = budget.steps_per_epoch
+    checkpoint = Checkpoint(run, progress, steps, checkpoint_seconds, stop)
+    if os.path.exists(run.file(run_folder.CHECKPOINT_FILE)):
+        checkpoint.restore()
+        if budget.is_spent(progress):
+            say(f"{run.path} has finished this budget; give more to go on.")
+            return
+        say(f"Going on at epoch {progress.epoch + 1}, step {progress.step + 1}.")
+    say(
+        f"{run.tokenizer.name} at {_size(run)}, {arguments['preset']} "
+        f"{model.get_config()['decoder']}, {count_parameters(model):,} "
+        f"parameters, batches of {arguments['batch_size']}."
+    )
+    with console.ProgressBar("Training") as bar, stop.listening():
+        gallery = Gallery(run, data, stop)
+        report = _Report(bar, progress, budget, arguments["batch_size"])
+        epoch_end = EpochEnd(
+            run,
+            progress,
+            steps,
+            checkpoint,
+            _validation(model, data, arguments["batch_size"], jit_compile, stop),
+            [report.say_epoch, gallery.update],
+        )
+        callbacks = [
+            Pace(progress, budget, arguments["learning_rate"]),
+            checkpoint,
+            report,
+            epoch_end,
+            keras.callbacks.TensorBoard(
+                run.file("tensorboard"), write_graph=False
+            ),
+        ]
+        try:
+            _fit_epochs(run, data, budget, progress, callbacks, epoch_end)
+            checkpoint.save()
+            gallery.update(progress.history[-1], is_last=True)
+        except KeyboardInterrupt:
+            checkpoint.save()
+            raise
+    save_learning_curve(progress.history, run.file("learning_curve.png"))
+    best = min(
+        progress.history, key=lambda e: e.get("val_bits_per_pixel", np.inf)
+    )
+    if "val_bits_per_pixel" in best:
+        say(f"Best validation: {best['val_bits_per_pixel']:.3f} bits/pixel.")
+    say(f"The run lies in {run.path}.")
+
+
+def _fit_epochs(
+    run: Run,
+    data: TokenDataset,
+    budget: Budget,
+    progress: Progress,
+    callbacks: list[Any],
+    epoch_end: EpochEnd,
+) -> None:
+    """Finish the running epoch, if there is one, then run the others."""
+    steps = budget.steps_per_epoch
+    if progress.step >= steps:  # Interrupted between last step and validation.
+        epoch_end.on_epoch_end(progress.epoch)
+    for is_partial in (True, False):
+        if is_partial and not progress.step or budget.is_spent(progress):
+            continue
+        last = progress.epoch + 1 if is_partial else budget.epochs
+        batches = dataset.training_batches(
+            data.train,
+            run.tokenizer.image_size,
+            run.arguments["batch_size"],
+            run.arguments["seed"],
+            run.arguments["flip"],
+            progress.epoch,
+            progress.step,
+        )
+        run.model.fit(
+            batches,
+            initial_epoch=progress.epoch,
+            epochs=last or 10**9,  # The clock stops it.
+            steps_per_epoch=steps - progress.step,
+            callbacks=callbacks,
+            verbose=0,
+        )
+
+
+class _Report(keras.callbacks.Callback):
+    """Shows the progress bar and one line per epoch."""
+
+    def __init__(
+        self,
+        bar: console.ProgressBar,
+        progress: Progress,
+        budget: Budget,
+        batch_size: int,
+    ) -> None:
+        super().__init__()
+        self._bar = bar
+        self._progress = progress
+        self._budget = budget
+        self._batch_size = batch_size
+        self._start: tuple[float, float, int] | None = None
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        progress = self._progress
+        share = self._budget.share(progress)
+        steps = self._budget.steps(progress)
+        if self._start is None:  # The first step compiles: not counted.
+            self._start = share, progress.seconds, steps
+        notes = [f"epoch {progress.epoch + 1}"]
+        notes.append(f"{logs['loss'] / math.log(2):.3f} bits/pixel")
+        if progress.history and progress.best is not None:
+            latest = progress.history[-1].get("val_bits_per_pixel")
+            if latest is not None:
+                notes.append(f"validation {latest:.3f}")
+        since_share, since_seconds, since_steps = self._start
+        seconds = progress.seconds - since_seconds
+        if seconds > 0:
+            speed = (steps - since_steps) * self._batch_size / seconds
+            notes.append(f"{speed:.0f} pictures/s")
+        if share > since_share:
+            left = (1 - share) * seconds / (share - since_share)
+            notes.append(f"{_duration(left)} left")
+        self._bar.update(share, ", ".join(notes))
+
+    def say_epoch(self, entry: dict[str, float]) -> None:
+        """Print the result of an epoch."""
+        line = (
+            f"epoch {entry['epoch']:.4g}, {_duration(entry['seconds'])}: "
+            f"{entry['bits_per_pixel']:.3f} bits/pixel"
+        )
+        if "val_bits_per_pixel" in entry:
+            line += f", validation {entry['val_bits_per_pixel']:.3f}"
+        self._bar.write(line)
+
+
+def _validation(
+    model: keras.Model,
+    data: TokenDataset,
+    batch_size: int,
+    jit_compile: bool,
+    stop: StopRequest,
+) -> Callable[[], float | None]:
+    scorer = Scorer(model, batch_size, jit_compile)
+
+    def validate() -> float | None:
+        if not len(data.validation):
+            return None
+        return float(scorer.bits(data.validation, stop.check).mean())
+
+    return validate
+
+
+def _pixel_loss(model: Any) -> Callable[[Any, Any], Any]:
+    def pixel_loss(token_ids: Any, logits: Any) -> Any:
+        return model.pixel_nats(token_ids, logits)
+
+    return pixel_loss
+
+
+def _reopen(
+    path: str,
+    tokenizer: PixelTokenizer,
+    model_config: dict[str, Any],
+    arguments: dict[str, Any],
+) -> Run:
+    """Open a run to go on with it, if it was begun with these arguments."""
+    config = run_folder.read_config(path)
+    before = {
+        **config["tokenizer"],
+        **config["model"],
+        **config["arguments"],
+    }
+    if arguments["batch_size"] is None:
+        arguments["batch_size"] = before["batch_size"]
+    now = {**tokenizer.get_config(), **model_config, **arguments}
+    differ = [
+        f"{key} was {before.get(key)!r}, now {now[key]!r}"
+        for key in now
+        if key not in ("pictures", "decoder_config") and before.get(key) != now[key]
+    ]
+    if not differ and before["pictures"] != now["pictures"]:
+        differ = ["the pictures have changed"]
+    if differ:
+        raise ValueError(
+            f"{path} exists with other arguments: {'; '.join(differ)}. Go on "
+            "with the old ones, or start a new run with --name."
+        )
+    return run_folder.open_run(path, arguments["precision"])
+
+
+@contextlib.contextmanager
+def _lock(path: str) -> Iterator[None]:
+    """Hold the run folder, so that no two trainings write into it."""
+    with open(os.path.join(path, ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"Another training is using {path}.") from None
+        yield
+
+
+def _default_name(source: str) -> str:
+    if source.startswith(dataset.TFDS_PREFIX):
+        return source.removeprefix(dataset.TFDS_PREFIX).translate(
+            str.maketrans("/:", "--")
+        )
+    return os.path.basename(os.path.abspath(source)) or "pictures"
+
+
+def _default_batch_size(
+    sizes: dict[str, int], tokenizer: PixelTokenizer, num_pictures: int
+) -> int:
+    """Choose a power of two that fits into half of the memory.
+
+    On a CPU small batches learn fastest per minute, so 8 is enough.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        most, memory = 64, _GPU_MEMORY_BYTES
+    else:
+        most = 8
+        memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    fitting = memory / 2 / _picture_bytes(sizes, tokenizer.sequence_length)
+    batch_size = min(most, num_pictures, max(1, int(fitting)))
+    return 1 << (batch_size.bit_length() - 1)
+
+
+def _picture_bytes(sizes: dict[str, int], length: int) -> float:
+    """Estimate the activations that training one picture keeps, in bytes."""
+
+    def stack(prefix: str, positions: float, visible: float) -> float:
+        width = sizes[f"{prefix}hidden_dim"]
+        per_layer = 10 * width + 3 * sizes[f"{prefix}intermediate_dim"]
+        scores = 3 * sizes[f"{prefix}num_heads"] * visible / 2
+        return positions * sizes[f"{prefix}num_layers"] * (per_layer + scores)
+
+    run_length = sizes.get("run_length", 16)
+    if "inner_hidden_dim" not in sizes:
+        return 4 * stack("", length, length)
+    runs = length / run_length
+    return 4 * (stack("", runs, runs) + stack("inner_", length, run_length))
+
+
+def _check(
+    epochs: int | None,
+    max_minutes: float | None,
+    batch_size: int | None,
+    learning_rate: float,
+    dropout: float,
+    precision: str,
+) -> None:
+    if epochs is not None and max_minutes is not None:
+        raise ValueError("Give epochs or max_minutes, not both.")
+    for name, value in (
+        ("epochs", epochs),
+        ("max_minutes", max_minutes),
+        ("batch_size", batch_size),
+        ("learning_rate", learning_rate),
+    ):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive. Received: {value}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1). Received: {dropout}")
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"precision must be one of {', '.join(PRECISIONS)}. "
+            f"Received: {precision!r}"
+        )
+
+
+def _check_batch_size(batch_size: int, num_pictures: int) -> None:
+    if batch_size > num_pictures:
+        raise ValueError(
+            f"batch_size must be at most the {num_pictures} training "
+            f"pictures. Received: batch_size={batch_size}"
+        )
+
+
+def _report_data(data: TokenDataset, say: Callable[[str], None]) -> None:
+    for skipped in data.skipped[:MAX_NAMED_SKIPS]:
+        say(f"skipped {images.printable(skipped.path)}: {skipped.reason}")
+    if len(data.skipped) > MAX_NAMED_SKIPS:
+        say(f"... and {len(data.skipped) - MAX_NAMED_SKIPS} more.")
+    say(
+        f"{len(data.train):,} pictures to train on, {len(data.validation):,} "
+        f"to validate, {len(data.skipped):,} skipped."
+    )
+
+
+def _size(run: Run) -> str:
+    height, width = run.tokenizer.image_size
+    return f"{height}x{width}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
