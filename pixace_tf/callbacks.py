@@ -63,7 +63,9 @@ class Budget:
         if self.max_minutes is not None:
             return min(progress.seconds / (60 * self.max_minutes), 1.0)
         assert self.epochs is not None
-        return min(self.steps(progress) / (self.epochs * self.steps_per_epoch), 1)
+        return min(
+            self.steps(progress) / (self.epochs * self.steps_per_epoch), 1
+        )
 
     def steps(self, progress: Progress) -> int:
         """Return the optimizer steps taken so far."""
@@ -112,7 +114,9 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)
+        }
 
         def remember(signum: int, _: object) -> None:
             self.signum = signum
@@ -314,4 +318,6 @@ class EpochEnd(keras.callbacks.Callback):
 
 def _numbered(variables: list[Any]) -> dict[str, np.ndarray]:
     """Name variables by their place: their own names depend on the process."""
-    return {f"hidden/{i:04d}": np.asarray(v.value) for i, v in enumerate(variables)}
+    return {
+        f"hidden/{i:04d}": np.asarray(v.value) for i, v in enumerate(variables)
+    }

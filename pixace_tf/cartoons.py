@@ -65,9 +65,7 @@ SPECIES = {
         head=(1.1, 0.82),
         muzzle="none",
     ),
-    "panda": Species(
-        ((40, 0.03, 0.97),), "round", muzzle="none", patches=True
-    ),
+    "panda": Species(((40, 0.03, 0.97),), "round", muzzle="none", patches=True),
     "pig": Species(
         ((350, 0.3, 0.97), (5, 0.35, 0.93)), "folded", muzzle="snout"
     ),
@@ -253,7 +251,9 @@ class _Face:
             pen.ellipse(side * 0.95, -0.1, 0.28, 0.68, self._dark, -side * 0.2)
         elif ears == "folded":
             tip = (side * 0.95, -0.42)
-            pen.polygon([(side * 0.2, -0.8), (side * 0.92, -1.12), tip], self._dark)
+            pen.polygon(
+                [(side * 0.2, -0.8), (side * 0.92, -1.12), tip], self._dark
+            )
         else:
             pen.ellipse(side * 0.55, -0.72, 0.36, 0.36, self._fur)
 

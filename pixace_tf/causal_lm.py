@@ -94,9 +94,13 @@ class PixaceCausalLM(keras.Model):
         )
         width = self.decoder.hidden_dim
         self.head: ChainHead | PackedHead = (
-            ChainHead(self.bit_widths, color_space, width, dtype=policy, name="head")
+            ChainHead(
+                self.bit_widths, color_space, width, dtype=policy, name="head"
+            )
             if head == "chain"
-            else PackedHead(self.bit_widths, color_space, dtype=policy, name="head")
+            else PackedHead(
+                self.bit_widths, color_space, dtype=policy, name="head"
+            )
         )
         sequence = (None, self.sequence_length)
         self.decoder.build(

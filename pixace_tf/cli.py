@@ -1,10 +1,12 @@
 """The command line. TensorFlow is imported only by what needs it."""
 
+import contextlib
+import functools
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -101,8 +103,39 @@ def main() -> None:
 
     Every command has its own --help.
     """
-    # Only what goes wrong is worth a line.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def _needs_tensorflow(command: Callable[..., None]) -> Callable[..., None]:
+    """Import TensorFlow before the command, without its chatter.
+
+    The chatter comes from C++ and heeds no setting; who sets
+    TF_CPP_MIN_LOG_LEVEL sees it all.
+    """
+
+    @functools.wraps(command)
+    def wrapped(**arguments: Any) -> None:
+        if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
+            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+            with _silent_stderr():
+                import tensorflow as tf
+
+                tf.config.list_physical_devices()
+        command(**arguments)
+
+    return wrapped
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -181,7 +214,7 @@ sampling = _together(
 @click.option(
     "--preset",
     default="nano",
-    type=click.Choice(["nano", "small", "base"]),
+    type=click.Choice(["pico", "nano", "small", "base"]),
     help="Size: nano 4.5, small 14, base 26 million parameters (multiscale); "
     "a laptop wants nano.",
 )
@@ -210,9 +243,7 @@ sampling = _together(
     default="5,4,4",
     help="Bits per color channel, in the order of --color-space.",
 )
-@click.option(
-    "--color-space", default="hsv", type=click.Choice(["hsv", "rgb"])
-)
+@click.option("--color-space", default="hsv", type=click.Choice(["hsv", "rgb"]))
 @click.option(
     "--resize",
     default="crop",
@@ -264,6 +295,7 @@ sampling = _together(
     help="Time between two checkpoints.",
 )
 @download
+@_needs_tensorflow
 def fit(**arguments: Any) -> None:
     """Train a model on IMAGES: a folder, or tfds:NAME[/CONFIG][:SPLIT].
 
@@ -306,6 +338,7 @@ def fit(**arguments: Any) -> None:
     help="Completions for each picture and temperature.",
 )
 @sampling
+@_needs_tensorflow
 def complete(
     run_path: str,
     pictures: tuple[str, ...],
@@ -346,6 +379,7 @@ def complete(
 @click.option("--out", default="new.png", help="The sheet to write.")
 @click.option("--count", type=click.IntRange(1), default=16)
 @sampling
+@_needs_tensorflow
 def generate(
     run_path: str,
     out: str,
@@ -405,6 +439,7 @@ def generate(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @max_megapixels
 @download
+@_needs_tensorflow
 def evaluate(
     run_path: str,
     source: str,
@@ -480,12 +515,11 @@ def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
     default=["5,4,4", "4,3,3", "3,2,2"],
     help="A column for each.",
 )
-@click.option(
-    "--color-space", default="hsv", type=click.Choice(["hsv", "rgb"])
-)
+@click.option("--color-space", default="hsv", type=click.Choice(["hsv", "rgb"]))
 @click.option("--image-size", type=ImageSize(), default="64")
 @click.option("--out", default="palette.png", help="The sheet to write.")
 @scale
+@_needs_tensorflow
 def palette(
     pictures: tuple[str, ...],
     bit_widths: tuple[tuple[int, int, int], ...],
@@ -509,7 +543,9 @@ def palette(
     ]
     sheet = painting.palette_sheet(pictures, palettes, scale)
     sheets.save_picture(sheet, out)
-    click.echo(f"{len(pictures)} pictures under {len(palettes)} palettes: {out}")
+    click.echo(
+        f"{len(pictures)} pictures under {len(palettes)} palettes: {out}"
+    )
 
 
 @main.command()
@@ -525,9 +561,7 @@ def draw(folder: str, count: int, seed: int) -> None:
     """
     from pixace_tf import cartoons, console
 
-    paths = cartoons.draw_folder(
-        folder, count, seed, console.track("Drawing")
-    )
+    paths = cartoons.draw_folder(folder, count, seed, console.track("Drawing"))
     click.echo(f"{len(paths)} pictures: {folder}")
 
 
@@ -546,6 +580,7 @@ def draw(folder: str, count: int, seed: int) -> None:
     help="Time to train.",
 )
 @click.option("--count", type=click.IntRange(16), default=1600)
+@_needs_tensorflow
 def demo(folder: str, max_minutes: float, count: int) -> None:
     """Draw pictures, train on them, complete and generate: 10 minutes."""
     from pixace_tf.demo import run_demo

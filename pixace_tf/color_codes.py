@@ -127,9 +127,7 @@ def quantize(
             4 * spread + red - green,
         ),
     )
-    hue = _round_divide(
-        sixths * (1 << hue_bits), 6 * tf.maximum(spread, 1)
-    )
+    hue = _round_divide(sixths * (1 << hue_bits), 6 * tf.maximum(spread, 1))
     hue %= 1 << hue_bits
     if value_bits:
         saturation = tf.where(value == 0, 0, saturation)

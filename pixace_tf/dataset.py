@@ -179,7 +179,7 @@ def _read_folder(
 ) -> tuple[list[_Row], list[images.Skipped]]:
     scanned = images.scan(root, max_pixels, progress)
     skipped = list(scanned.skipped)
-    full_paths = [os.path.join(root, p.path) for p in scanned.loads]
+    full_paths = [os.path.join(scanned.root, p.path) for p in scanned.loads]
     small = _decode_plain(scanned.loads, full_paths, tokenizer)
     decode = tf.function(
         tokenizer.decode, input_signature=[tf.TensorSpec((), tf.string)]
@@ -246,15 +246,16 @@ def _read_tfds(
     info = builder.info
     if "image" not in info.features:
         raise ValueError(
-            f"{source} has no feature 'image', only "
-            f"{', '.join(info.features)}."
+            f"{source} has no feature 'image', only {', '.join(info.features)}."
         )
-    names = getattr(info.features.get("label"), "names", None)
+    has_label = "label" in info.features
+    names = getattr(info.features["label"], "names", None) if has_label else None
     if split:
         splits = {split: ""}
     else:
-        other = next((s for s in ("validation", "test") if s in info.splits), None)
-        first = "train" if "train" in info.splits else next(iter(info.splits))
+        known = list(info.splits)
+        first = "train" if "train" in known or not known else known[0]
+        other = next((s for s in ("validation", "test") if s in known), None)
         splits = {first: "train" if other else ""}
         if other:
             splits[other] = "validation"
@@ -276,8 +277,7 @@ def _read_tfds(
         for example in iterator:
             image = example["image"]
             digest = hashlib.blake2b(image.tobytes(), digest_size=16)
-            label = example.get("label")
-            label = "" if label is None else _label_name(label, names)
+            label = _label_name(example["label"], names) if has_label else ""
             rows.append(
                 _Row(resize(image).numpy(), digest.hexdigest(), part, label)
             )
@@ -359,12 +359,10 @@ def _fingerprint(
     key.update(f"{max_pixels}".encode())
     if source.startswith(TFDS_PREFIX):
         key.update(source.encode())
-    elif os.path.isdir(source):
-        for path, status in images.iter_files(source):
+    else:
+        for path, status in images.file_states(source):
             key.update(os.fsencode(path) + b"\0")
             key.update(f"{status.st_size} {status.st_mtime_ns}".encode())
-    else:
-        raise ValueError(f"There is no folder {source!r}.")
     return key.hexdigest()
 
 

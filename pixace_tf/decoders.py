@@ -168,7 +168,10 @@ class RowColumnEmbedding(keras.layers.Layer):
 
     def at(self, position: Any) -> Any:
         """Return the vector of one position, float `(W,)`."""
-        row, column = position // self.image_size[1], position % self.image_size[1]
+        row, column = (
+            position // self.image_size[1],
+            position % self.image_size[1],
+        )
         return ops.take(self.rows, row, axis=0) + ops.take(
             self.columns, column, axis=0
         )
@@ -196,7 +199,8 @@ class TransformerStack(keras.layers.Layer):
                 dropout,
                 decoder_sequence_shape=(None, None, hidden_dim),
                 dtype=self.dtype_policy,
-                name=f"layer_{i}",
+                # Unique in the model: it names the weights in the run folder.
+                name=f"{self.name}_layer_{i}",
             )
             for i in range(num_layers)
         ]
@@ -349,7 +353,10 @@ class FlatDecoder(keras.layers.Layer):
     def end_segment(self, state: dict[str, Any]) -> dict[str, Any]:
         """Move the filled tail behind the frozen part of the cache."""
         frozen = [
-            tuple(ops.concatenate(pair, axis=2) for pair in zip(*both, strict=True))
+            tuple(
+                ops.concatenate(pair, axis=2)
+                for pair in zip(*both, strict=True)
+            )
             for both in zip(state["frozen"], state["tail"], strict=True)
         ]
         return {**state, "frozen": frozen}
@@ -511,7 +518,10 @@ class MultiscaleDecoder(keras.layers.Layer):
         slot = self.outer.empty_cache(ops.shape(x)[0], 1)
         x, filled = self.outer.step(x, state["outer"], slot, 0)
         outer = [
-            tuple(ops.concatenate(pair, axis=2) for pair in zip(*both, strict=True))
+            tuple(
+                ops.concatenate(pair, axis=2)
+                for pair in zip(*both, strict=True)
+            )
             for both in zip(state["outer"], filled, strict=True)
         ]
         context = ops.reshape(

@@ -103,7 +103,9 @@ def palette_psnr(images: np.ndarray, tokenizer: PixelTokenizer) -> float:
         images: uint8 `(N, height, width, 3)`.
         tokenizer: The palette.
     """
-    return psnr(images, tokenizer.detokenize(tokenizer.tokenize(images)).numpy())
+    return psnr(
+        images, tokenizer.detokenize(tokenizer.tokenize(images)).numpy()
+    )
 
 
 def count_parameters(model: keras.Model) -> int:
@@ -135,7 +137,9 @@ def summarize(
     error = bits.std(ddof=1) / np.sqrt(len(bits)) if len(bits) > 1 else None
     return {
         "bits_per_pixel": float(bits.mean()),
-        "bits_per_pixel_standard_error": None if error is None else float(error),
+        "bits_per_pixel_standard_error": None
+        if error is None
+        else float(error),
         "unigram_bits_per_pixel": unigram_bits_per_pixel(token_ids),
         "palette_psnr": palette_psnr(images, tokenizer),
         "pictures": len(images),

@@ -21,7 +21,7 @@ MAX_PIXELS = 64_000_000
 MAX_DOWNLOAD_BYTES = 32 * 2**20
 DOWNLOAD_TIMEOUT_S = 20.0
 # Formats that Pillow reads by itself, without running another program.
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 PARTS = {"train": "train", "val": "validation", "validation": "validation"}
 
 _EXIF_ORIENTATION = 0x0112
@@ -77,7 +77,8 @@ def scan(
 
     Args:
         root: A folder; flat, `label/`, `train|val/` or `train|val/label/`, to
-            any depth. Links are followed, each folder is visited once.
+            any depth. Links are followed, each folder is visited once. Or a
+            single file.
         max_pixels: Largest picture to decode, by its header.
         progress: Wraps the iterable of paths, given their number.
 
@@ -85,13 +86,14 @@ def scan(
         What loads and what does not.
 
     Raises:
-        ValueError: If `root` is not a folder.
+        ValueError: If there is no such folder or file.
     """
     root = os.fspath(root)
-    if not os.path.isdir(root):
-        raise ValueError(f"There is no folder {root!r}.")
-    paths, skipped = _walk(root)
-    paths.sort()
+    if os.path.isfile(root):
+        root, name = os.path.split(root)
+        paths, skipped = [name], []
+    else:
+        paths, skipped = _walk(root)
     layout = _layout(root, paths)
     loads: list[Picture] = []
 
@@ -212,8 +214,20 @@ def printable(path: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def file_states(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield every file below `root` with its status, for a fingerprint.
+
+    Raises:
+        ValueError: If `root` is not a folder.
+    """
+    for path in _walk(root)[0]:
+        yield path, os.stat(os.path.join(root, path))
+
+
 def _walk(root: str) -> tuple[list[str], list[Skipped]]:
-    """List the files below `root`, relative to it; real folders first."""
+    """List the files below `root`, relative to it, sorted."""
+    if not os.path.isdir(root):
+        raise ValueError(f"There is no folder {printable(root)!r}.")
     files: list[str] = []
     skipped: list[Skipped] = []
     seen = set()
@@ -245,12 +259,10 @@ def _walk(root: str) -> tuple[list[str], list[Skipped]]:
                 folders.append(path)
             else:
                 files.append(path)
-    return files, skipped
+    return sorted(files), skipped
 
 
-def _layout(
-    root: str, paths: list[str]
-) -> Callable[[str], tuple[str, str]]:
+def _layout(root: str, paths: list[str]) -> Callable[[str], tuple[str, str]]:
     """Return a function from a path to its part and label."""
     tops = {path.split(os.sep)[0] for path in paths if os.sep in path}
     parts = {top: PARTS[top] for top in tops if top in PARTS}
@@ -270,6 +282,7 @@ def _layout(
 
 
 def _open(source: str | io.BytesIO, max_pixels: int) -> Image.Image:
+    Image.init()  # Registers every format; does nothing the second time.
     try:
         if isinstance(source, str):
             status = os.stat(source)
@@ -339,9 +352,7 @@ def _download(address: str) -> bytes:
         reason = getattr(error, "reason", None) or error
         raise UnloadableError(f"download failed: {reason}") from None
     if len(content) > MAX_DOWNLOAD_BYTES:
-        raise UnloadableError(
-            f"larger than {MAX_DOWNLOAD_BYTES // 2**20} MiB"
-        )
+        raise UnloadableError(f"larger than {MAX_DOWNLOAD_BYTES // 2**20} MiB")
     return bytes(content)
 
 
@@ -359,9 +370,3 @@ def _too_large(max_pixels: int) -> str:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
-
-
-def iter_files(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield every file below `root` with its status, for a fingerprint."""
-    for path in sorted(_walk(root)[0]):
-        yield path, os.stat(os.path.join(root, path))

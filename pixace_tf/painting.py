@@ -194,9 +194,7 @@ def palette_sheet(
     return sheets.contact_sheet(rows, headings, scale)
 
 
-def _small(
-    picture: str | np.ndarray, tokenizer: PixelTokenizer
-) -> np.ndarray:
+def _small(picture: str | np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
     """Read and resize one picture to uint8 `(height, width, 3)`."""
     if isinstance(picture, str):
         try:

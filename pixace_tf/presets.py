@@ -1,11 +1,30 @@
 """Named model sizes.
 
-`nano` learns on a laptop CPU in minutes, `small` wants an hour or a GPU,
+`pico` is for trying things out in seconds, `nano` learns on a laptop CPU in
+minutes, `small` wants an hour or a GPU,
 `base` has the size of the 2020 original and wants a GPU. Parameters at 32x32,
 HSV 544, chain head: see `pixace-tf fit --help`.
 """
 
 PRESETS: dict[str, dict[str, dict[str, int]]] = {
+    "pico": {
+        "multiscale": {
+            "num_layers": 2,
+            "hidden_dim": 64,
+            "num_heads": 2,
+            "intermediate_dim": 128,
+            "inner_num_layers": 1,
+            "inner_hidden_dim": 32,
+            "inner_num_heads": 2,
+            "inner_intermediate_dim": 64,
+        },
+        "transformer": {
+            "num_layers": 2,
+            "hidden_dim": 32,
+            "num_heads": 2,
+            "intermediate_dim": 64,
+        },
+    },
     "nano": {
         "multiscale": {
             "num_layers": 4,
@@ -67,7 +86,7 @@ def decoder_config(preset: str, decoder: str) -> dict[str, int]:
     """Return the sizes of a decoder.
 
     Args:
-        preset: `"nano"`, `"small"` or `"base"`.
+        preset: `"pico"`, `"nano"`, `"small"` or `"base"`.
         decoder: `"multiscale"` or `"transformer"`.
 
     Raises:

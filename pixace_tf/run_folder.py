@@ -166,7 +166,9 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 
 def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
     """Return the model's weights by the path of each variable."""
-    return {v.path: np.asarray(v.value) for v in model.weights}
+    arrays = {v.path: np.asarray(v.value) for v in model.weights}
+    assert len(arrays) == len(model.weights), "two weights share a path"
+    return arrays
 
 
 def set_weights(run: Run, arrays: dict[str, np.ndarray], file: str) -> None:

@@ -97,7 +97,14 @@ class Sampler:
         lengths = tf.TensorSpec((None,), tf.int32)
         self._segment = tf.function(
             self._decode_segment,
-            input_signature=[state_spec, tokens, scalar, lengths, noise, vector],
+            input_signature=[
+                state_spec,
+                tokens,
+                scalar,
+                lengths,
+                noise,
+                vector,
+            ],
         )
         self._prefill = tf.function(
             model.prefill, input_signature=[tokens, scalar]
@@ -175,7 +182,9 @@ class Sampler:
                     prefix[rows].astype(np.int32),
                     seeds[rows],
                     {name: value[rows] for name, value in arrays.items()},
-                    _share(progress, start, min(start + BATCH_SIZE, count), count),
+                    _share(
+                        progress, start, min(start + BATCH_SIZE, count), count
+                    ),
                 )
             )
         return np.concatenate(done) if done else token_ids

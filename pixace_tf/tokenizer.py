@@ -28,7 +28,6 @@ class PixelTokenizer:
         ValueError: If an argument is out of bounds.
 
     Example:
-
     >>> import numpy as np
     >>> tokenizer = PixelTokenizer(image_size=(1, 2), bit_widths=(5, 4, 4))
     >>> red_and_black = np.array([[[255, 0, 0], [0, 0, 0]]], "uint8")
@@ -44,9 +43,7 @@ class PixelTokenizer:
         resize: str = "crop",
     ) -> None:
         size = tuple(image_size)
-        if len(size) != 2 or any(
-            not isinstance(n, int) or n < 1 for n in size
-        ):
+        if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
             raise ValueError(
                 "image_size must be two positive integers. "
                 f"Received: image_size={image_size!r}"
@@ -79,7 +76,9 @@ class PixelTokenizer:
     @property
     def name(self) -> str:
         """The short name of the palette, such as `HSV 544`."""
-        return f"{self.color_space.upper()} {''.join(map(str, self.bit_widths))}"
+        return (
+            f"{self.color_space.upper()} {''.join(map(str, self.bit_widths))}"
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON-ready values."""
@@ -201,7 +200,9 @@ class PixelTokenizer:
         limit = tf.reduce_max if self.resize == "pad" else tf.reduce_min
         # Keep twice the target's size, for the antialiased resize to work on.
         halvings = tf.math.log(limit(scale) / 2) / tf.math.log(2.0)
-        ratio_index = tf.clip_by_value(tf.cast(tf.floor(halvings), tf.int32), 0, 3)
+        ratio_index = tf.clip_by_value(
+            tf.cast(tf.floor(halvings), tf.int32), 0, 3
+        )
 
         def decode(ratio: int) -> tf.Tensor:
             return tf.io.decode_jpeg(
@@ -218,7 +219,10 @@ class PixelTokenizer:
 
 
 def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:
-    is_png = tf.strings.substr(image_bytes, 0, 8) == b"\x89PNG\r\n\x1a\n"
+    signature = tf.strings.substr(image_bytes, 0, 8)
+    is_png = (signature == b"\x89PNG\r\n\x1a\n") & (
+        tf.strings.length(image_bytes) >= 24
+    )
     message = "image_bytes must be a JPEG or PNG file."
     with tf.control_dependencies([tf.debugging.Assert(is_png, [message])]):
         header = tf.strings.substr(image_bytes, 16, 8)

@@ -1,0 +1,42 @@
+import os
+
+# Before TensorFlow is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+import numpy as np
+import pytest
+
+from pixace_tf import cartoons
+from pixace_tf.training import fit
+
+DECODERS = ("multiscale", "transformer")
+
+
+@pytest.fixture(scope="session")
+def cartoon_folder(tmp_path_factory):
+    """Forty-eight labelled pictures."""
+    folder = tmp_path_factory.mktemp("data") / "animals"
+    cartoons.draw_folder(str(folder), 48, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(cartoon_folder, tmp_path_factory):
+    """A run that has learned a little."""
+    return fit(
+        str(cartoon_folder),
+        runs_dir=str(tmp_path_factory.mktemp("runs")),
+        preset="pico",
+        image_size=(8, 12),
+        epochs=3,
+        batch_size=8,
+        say=lambda line: None,
+    )
+
+
+@pytest.fixture
+def random_images():
+    return np.random.default_rng(0).integers(
+        0, 256, (4, 8, 12, 3), dtype=np.uint8
+    )

@@ -1,0 +1,168 @@
+import inspect
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pixace_tf import training
+from pixace_tf.cli import main
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    code = (
+        "import sys; from pixace_tf.cli import main; "
+        "main(['--help'], standalone_mode=False); "
+        "heavy = {'tensorflow', 'keras', 'numpy', 'PIL'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 0.5
+
+
+@pytest.mark.parametrize("command", main.commands)
+def test_every_command_explains_itself(command):
+    done = call(command, "--help")
+    assert done.exit_code == 0
+    assert len(done.output) > 200
+
+
+def test_fit_offers_the_names_of_the_function():
+    options = {p.name for p in main.commands["fit"].params}
+    parameters = set(inspect.signature(training.fit).parameters)
+    assert options == parameters - {"say"}
+
+
+def test_fit_offers_the_defaults_of_the_function():
+    parameters = inspect.signature(training.fit).parameters
+    context = main.commands["fit"].make_context("fit", ["folder"])
+    for name, value in context.params.items():
+        if name != "source":
+            assert value == parameters[name].default, name
+
+
+def test_the_main_job_from_the_command_line(
+    cartoon_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    options = ("--preset", "pico", "--image-size", "8x12", "--epochs", "1")
+    done = call("fit", cartoon_folder, *options)
+    assert done.exit_code == 0, done.output
+    assert "0 skipped" in done.output
+    picture = next(cartoon_folder.glob("cat/*.png"))
+    done = call("complete", "saved_models/animals", picture, "--tiles", "tiles",
+                "--temperature", "0.9,1.0", "--samples", 2)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert Image.open("completed.png").width > 6 * 96
+    assert len(os.listdir("tiles")) == 4
+    assert Image.open("tiles/000.png").size == (12, 8)
+    done = call("generate", "saved_models/animals", "--count", 3)
+    assert done.exit_code == 0, done.output
+    assert Image.open("new.png").format == "PNG"
+    done = call("evaluate", "saved_models/animals", cartoon_folder, "--json")
+    figures = json.loads(done.output)
+    assert figures["pictures"] == 48
+    assert 0 < figures["bits_per_pixel"] < 14
+
+
+def test_scan_reports_as_json(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a b.png")
+    odd = os.fsdecode(b"caf\xe9.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / odd, "PNG")
+    (tmp_path / "bad.jpg").write_bytes(b"bad")
+    report = json.loads(call("scan", tmp_path, "--json").output)
+    assert report["loads"] == ["a b.png", odd]
+    assert [s["path"] for s in report["skipped"]] == ["bad.jpg"]
+    assert all(s["reason"] for s in report["skipped"])
+
+
+def test_palette_draws_a_sheet(cartoon_folder, tmp_path):
+    picture = next(cartoon_folder.glob("fox/*.png"))
+    out = tmp_path / "sheet.png"
+    done = call("palette", picture, "--bit-widths", "5,4,4",
+                "--bit-widths", "3,2,2", "--out", out)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert Image.open(out).width > 3 * 100
+
+
+def test_draw_writes_labelled_pictures(tmp_path):
+    assert call("draw", tmp_path / "a", "--count", 9).exit_code == 0
+    assert len(list((tmp_path / "a").glob("*/*.png"))) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "{tmp}/none"], "There is no folder"),
+        (["fit", "{tmp}/empty"], "There are no pictures"),
+        (["fit", "{tmp}", "--image-size", "big"], "no image size"),
+        (["fit", "{tmp}", "--image-size", "0"], "image_size must be"),
+        (["fit", "{tmp}", "--bit-widths", "5,4"], "should be like"),
+        (["fit", "{tmp}", "--bit-widths", "9,9,9"], "bit_widths must be"),
+        (["fit", "{tmp}", "--epochs", "1", "--max-minutes", "1"], "not both"),
+        (["generate", "{tmp}/none"], "There is no run folder"),
+        (["generate", "{tmp}"], "no run folder"),
+        (["generate", "{tmp}", "--out", "{tmp}/x/y.png"], "There is no folder"),
+        (["generate", "{tmp}", "--out", "y.xyz"], "must end in"),
+        (["generate", "{tmp}", "--temperature", "warm"], "should be like"),
+        (["complete", "{tmp}"], "Missing argument"),
+        (["evaluate", "{tmp}", "{tmp}"], "no run folder"),
+        (["scan", "{tmp}/none"], "There is no folder"),
+        (["palette", "{tmp}/none.png"], "no such file"),
+        (["draw", "{tmp}"], "not an empty folder"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    done = call(*(a.format(tmp=tmp_path) for a in arguments))
+    assert done.exit_code == 2
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+def test_the_terminal_shows_a_bar_and_no_chatter(cartoon_folder, tmp_path):
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "pixace_tf.cli", "fit"),
+            *(str(cartoon_folder), "--runs-dir", str(tmp_path)),
+            *("--preset", "pico", "--image-size", "8", "--epochs", "40"),
+        ],
+        stdout=slave,
+        stderr=slave,
+        env={k: v for k, v in os.environ.items() if not k.startswith("TF_CPP")},
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            part = os.read(master, 4096)
+        except OSError:  # Closed by the other side.
+            break
+        if not part:
+            break
+        shown += part
+    assert process.wait() == 0
+    os.close(master)
+    text = shown.decode()
+    assert "bits/pixel" in text
+    assert "pictures/s" in text
+    assert "left" in text
+    for chatter in ("oneDNN", "absl", "Warning", "cuda"):
+        assert chatter not in text

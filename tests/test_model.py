@@ -1,0 +1,205 @@
+"""The model, for every decoder and head: one suite, parametrized."""
+
+import itertools
+
+import keras
+import keras_nlp
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import DECODERS
+
+from pixace_tf import color_codes
+from pixace_tf.attention import causal_attention
+from pixace_tf.causal_lm import PixaceCausalLM
+from pixace_tf.color_head import ChainHead, PackedHead
+from pixace_tf.decoders import CausalDecoderLayer
+from pixace_tf.pixel_inputs import (
+    NEIGHBORS,
+    gather_neighbors,
+    neighbor_tokens,
+    pad_grid,
+)
+from pixace_tf.presets import PRESETS, decoder_config
+from pixace_tf.tokenizer import PixelTokenizer
+
+SIZE = (9, 15)  # Neither decoder's segments divide 135 pixels.
+
+
+def build(decoder, head="chain", bit_widths=(5, 4, 4), size=SIZE, **options):
+    keras.utils.set_random_seed(0)
+    return PixaceCausalLM(
+        size,
+        bit_widths,
+        "hsv",
+        decoder,
+        decoder_config("pico", decoder),
+        head,
+        embedding_dim=16,
+        **options,
+    )
+
+
+def random_tokens(count=2, size=SIZE, seed=0):
+    images = np.random.default_rng(seed).integers(
+        0, 256, (count, *size, 3), dtype=np.uint8
+    )
+    return PixelTokenizer(size).tokenize(images).numpy()
+
+
+@pytest.mark.parametrize("head", ["chain", "packed"])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_changing_a_pixel_leaves_earlier_logits_bit_equal(decoder, head):
+    model = build(decoder, head)
+    before = random_tokens()
+    logits = model(before).numpy()
+    for position in (0, 1, 15, 16, 17, 64, 70, 134):
+        after = before.copy()
+        after[:, position] = 8160 if before[0, position] != 8160 else 7680
+        changed = model(after).numpy()
+        np.testing.assert_array_equal(
+            logits[:, :position], changed[:, :position]
+        )
+        if position < 134:
+            assert np.any(logits[:, position + 1] != changed[:, position + 1])
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_pixel_sees_all_pixels_before_it(decoder):
+    model = build(decoder)
+    tokens = random_tokens(1)
+    last = model(tokens).numpy()[:, -1]
+    for position in range(0, 133, 12):
+        changed = tokens.copy()
+        changed[:, position] ^= 1 << 10
+        assert np.any(last != model(changed).numpy()[:, -1]), position
+
+
+@pytest.mark.parametrize("first_segment", [0, 1, 2])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_cached_steps_equal_the_whole_sequence(decoder, first_segment):
+    model = build(decoder)
+    tokens = tf.constant(random_tokens())
+    pixels, neighbors = model._inputs(tokens)
+    whole = model.decoder(pixels, neighbors).numpy()
+    length = model.decoder.segment_length
+    state = (
+        model.prefill(tokens, first_segment)
+        if first_segment
+        else model.empty_state(2)
+    )
+    for segment in range(first_segment, -(-135 // length)):
+        state = model.begin_segment(state, tokens, segment)
+        for position in range(
+            segment * length, min(135, (segment + 1) * length)
+        ):
+            hidden, state = model.step(state, tokens, position)
+            np.testing.assert_allclose(
+                hidden, whole[:, position], rtol=1e-4, atol=1e-4
+            )
+        state = model.end_segment(state)
+
+
+@pytest.mark.parametrize("head", ["chain", "packed"])
+@pytest.mark.parametrize("widths", [(1, 2, 2), (0, 0, 3), (2, 1, 0), (1, 0, 2)])
+def test_probabilities_of_all_canonical_codes_sum_to_one(head, widths):
+    layer = (
+        ChainHead(widths, "hsv", 8)
+        if head == "chain"
+        else PackedHead(widths, "hsv")
+    )
+    layer.build((None, None, 8))
+    codes = tf.range(1 << sum(widths))
+    codes = codes[color_codes.is_canonical(codes, widths, "hsv")][None]
+    hidden = np.random.default_rng(0).normal(size=(1, 1, 8)).astype("float32")
+    hidden = np.repeat(hidden, codes.shape[1], axis=1)
+    nats = layer.nats(codes, layer(hidden, codes))
+    np.testing.assert_allclose(np.exp(-nats).sum(), 1, rtol=1e-5)
+
+
+def numpy_attention(query, key, value):
+    batch, heads, length, _ = query.shape
+    out = np.zeros_like(value)
+    for b, h, t in itertools.product(range(batch), range(heads), range(length)):
+        scores = key[b, h, : t + 1] @ query[b, h, t]
+        weights = np.exp(scores - scores.max())
+        out[b, h, t] = weights / weights.sum() @ value[b, h, : t + 1]
+    return out
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 21])
+def test_blockwise_attention_equals_fifteen_lines_of_numpy(length):
+    rng = np.random.default_rng(0)
+    query, key, value = rng.normal(size=(3, 2, 3, length, 4)).astype("float32")
+    np.testing.assert_allclose(
+        causal_attention(query, key, value, block_length=8),
+        numpy_attention(query, key, value),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+def test_the_layer_computes_what_keras_nlp_computes():
+    layer = CausalDecoderLayer(64, 4, decoder_sequence_shape=(None, None, 32))
+    stock = keras_nlp.layers.TransformerDecoder(
+        64,
+        4,
+        activation="gelu",
+        normalize_first=True,
+        decoder_sequence_shape=(None, None, 32),
+    )
+    rng = np.random.default_rng(0)
+    for ours, theirs in zip(layer.weights, stock.weights, strict=True):
+        ours.assign(rng.normal(size=ours.shape, scale=0.3))
+        theirs.assign(ours)
+    x = rng.normal(size=(2, 130, 32)).astype("float32")
+    np.testing.assert_allclose(layer(x), stock(x), rtol=1e-4, atol=1e-4)
+
+
+def test_neighbors_are_those_named_and_step_equals_sequence():
+    height, width = 4, 5
+    tokens = np.arange(20, dtype=np.int32)[None]
+    grid = pad_grid(tokens, (height, width), -1)
+    whole = gather_neighbors(grid[..., None]).numpy()[0]
+    for row, column in itertools.product(range(height), range(width)):
+        expected = [
+            tokens[0, (row + r) * width + column + c]
+            if row + r >= 0 and 0 <= column + c < width
+            else -1
+            for r, c in NEIGHBORS
+        ]
+        position = row * width + column
+        np.testing.assert_array_equal(whole[position], expected)
+        one = neighbor_tokens(tokens, position, (height, width), -1)
+        np.testing.assert_array_equal(one[0], expected)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_logits_are_float32_and_near_under_every_policy(decoder, policy):
+    tokens = random_tokens()
+    mixed = build(decoder, dtype=policy)
+    logits = mixed(tokens)
+    assert logits.dtype == tf.float32
+    exact = build(decoder)
+    exact.set_weights(mixed.get_weights())
+    np.testing.assert_allclose(logits, exact(tokens), atol=0.15)
+
+
+def test_many_colors_need_few_logits():
+    model = build("multiscale", bit_widths=(8, 8, 8))
+    assert model(random_tokens()).shape[-1] == 768
+    with pytest.raises(ValueError, match="at most 16"):
+        build("multiscale", "packed", (8, 8, 8))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_two_decoders_have_every_preset(preset):
+    assert set(PRESETS[preset]) == set(DECODERS)
+
+
+def test_an_unknown_name_is_an_error():
+    with pytest.raises(ValueError, match="decoder must be one of"):
+        PixaceCausalLM((8, 8), (5, 4, 4), "hsv", "lstm", {})
+    with pytest.raises(ValueError, match="preset must be one of"):
+        decoder_config("huge", "multiscale")

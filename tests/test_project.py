@@ -1,0 +1,83 @@
+"""The project itself: one way of imports, clean code, a README that runs."""
+
+import ast
+import doctest
+import importlib
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "pixace_tf"
+# The way of a picture; each module imports only those before it.
+ORDER = (
+    "storage", "console", "images", "cartoons", "sheets", "color_codes",
+    "tokenizer", "dataset", "attention", "pixel_inputs", "decoders",
+    "color_head", "presets", "causal_lm", "run_folder", "evaluation",
+    "sampling", "painting", "gallery", "callbacks", "training", "demo",
+    "cli", "__init__",
+)  # fmt: skip
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "pixace_tf":
+                yield from (alias.name for alias in node.names)
+            elif node.module.startswith("pixace_tf."):
+                yield node.module.split(".")[1]
+
+
+def test_imports_point_one_way():
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    assert modules == set(ORDER)
+    for module in modules:
+        for imported in imports_of(PACKAGE / f"{module}.py"):
+            assert ORDER.index(imported) < ORDER.index(module), (
+                f"{module} imports {imported}"
+            )
+
+
+def test_model_code_does_not_import_tensorflow():
+    for module in (
+        "attention",
+        "pixel_inputs",
+        "decoders",
+        "color_head",
+        "causal_lm",
+    ):
+        text = (PACKAGE / f"{module}.py").read_text()
+        assert "import tensorflow" not in text
+
+
+@pytest.mark.parametrize("module", ["tokenizer"])
+def test_examples_in_docstrings_run(module):
+    result = doctest.testmod(importlib.import_module(f"pixace_tf.{module}"))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",)],
+    ids=" ".join,
+)
+def test_the_code_is_clean(command):
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def readme_commands():
+    text = (ROOT / "README.md").read_text()
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.strip():
+                yield line.split("#")[0].strip()

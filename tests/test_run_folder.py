@@ -1,0 +1,124 @@
+import json
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from pixace_tf import storage
+from pixace_tf.run_folder import load_run
+from pixace_tf.sampling import Sampler
+
+
+@pytest.fixture
+def run_copy(trained_run, tmp_path):
+    return shutil.copytree(trained_run.path, tmp_path / "run")
+
+
+def test_a_reloaded_run_draws_the_same_picture(trained_run):
+    again = load_run(trained_run.path)
+    np.testing.assert_array_equal(
+        Sampler(trained_run.model).generate([3]),
+        Sampler(again.model).generate([3]),
+    )
+    assert again.tokenizer.get_config() == trained_run.tokenizer.get_config()
+
+
+def edit(path, **changes):
+    config = json.loads(path.read_text())
+    config.update(changes)
+    path.write_text(json.dumps(config))
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="There is no run folder"):
+        load_run(tmp_path / "none")
+    with pytest.raises(ValueError, match=r"it has no run\.json"):
+        load_run(tmp_path)
+
+
+def test_a_newer_format_asks_for_an_upgrade(run_copy):
+    edit(run_copy / "run.json", format=99)
+    with pytest.raises(ValueError, match="newer pixace-tf"):
+        load_run(run_copy)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}'])
+def test_a_damaged_description_is_named(run_copy, content):
+    (run_copy / "run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json"):
+        load_run(run_copy)
+
+
+def test_an_unknown_architecture_is_an_error(run_copy):
+    model = json.loads((run_copy / "run.json").read_text())["model"]
+    edit(run_copy / "run.json", model={**model, "decoder": "os.system"})
+    with pytest.raises(ValueError, match="damaged"):
+        load_run(run_copy)
+
+
+@pytest.mark.parametrize("size", [0, 100, 20_000])
+def test_truncated_weights_are_named(run_copy, size):
+    weights = run_copy / "weights.npz"
+    weights.write_bytes(weights.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"weights\.npz is damaged"):
+        load_run(run_copy)
+
+
+def test_a_flipped_bit_in_the_weights_is_found(run_copy):
+    weights = run_copy / "weights.npz"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        load_run(run_copy)
+
+
+def test_weights_of_another_model_are_refused(run_copy):
+    model = json.loads((run_copy / "run.json").read_text())["model"]
+    model["decoder_config"]["hidden_dim"] = 32
+    edit(run_copy / "run.json", model=model)
+    with pytest.raises(ValueError, match="does not fit this model"):
+        load_run(run_copy)
+
+
+def test_without_best_weights_the_latest_are_used(run_copy):
+    os.remove(run_copy / "weights.npz")
+    assert load_run(run_copy)
+    os.remove(run_copy / "checkpoint.npz")
+    with pytest.raises(ValueError, match="no weights yet"):
+        load_run(run_copy)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("evil",)
+
+
+def test_loading_runs_no_code_from_the_file(run_copy, monkeypatch):
+    monkeypatch.chdir(run_copy)
+    evil = np.array([Evil()], dtype=object)
+    np.savez("weights.npz", meta=evil, x=evil)
+    with pytest.raises(ValueError, match="damaged"):
+        load_run(run_copy)
+    (run_copy / "weights.npz").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ValueError, match="damaged"):
+        load_run(run_copy)
+    assert not os.path.exists("evil")
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.npz"
+    storage.write_npz(str(path), {"x": np.arange(3)}, {"n": 1})
+
+    def fails(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="No space"):
+        storage.write_npz(str(path), {"x": np.arange(4)}, {"n": 2})
+    arrays, meta = storage.read_npz(str(path))
+    assert len(arrays["x"]) == 3
+    assert meta == {"n": 1}
+    assert os.listdir(tmp_path) == ["a.npz"]

@@ -1,0 +1,148 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import DECODERS
+
+from pixace_tf import color_codes, sampling
+from pixace_tf.causal_lm import PixaceCausalLM
+from pixace_tf.presets import decoder_config
+from pixace_tf.sampling import Filters, Sampler
+
+SIZE = (8, 12)
+
+
+@pytest.fixture(scope="module", params=DECODERS)
+def model(request):
+    keras.utils.set_random_seed(1)
+    return PixaceCausalLM(
+        SIZE,
+        (5, 4, 4),
+        "hsv",
+        request.param,
+        decoder_config("pico", request.param),
+        name="pixace",
+    )
+
+
+@pytest.fixture(scope="module")
+def sampler(model):
+    return Sampler(model)
+
+
+def test_a_seed_gives_one_picture_alone_and_in_a_batch(sampler):
+    together = sampler.generate(np.arange(40))
+    for seed in (0, 17, 39):
+        np.testing.assert_array_equal(
+            sampler.generate([seed])[0], together[seed]
+        )
+    assert len({row.tobytes() for row in together}) == 40
+
+
+def test_each_row_keeps_its_own_prefix(sampler):
+    given = sampler.generate(np.arange(100, 105))
+    lengths = np.array([0, 1, 37, 95, 96])
+    drawn = sampler.complete(given, lengths, np.arange(5))
+    for row, length in enumerate(lengths):
+        np.testing.assert_array_equal(drawn[row, :length], given[row, :length])
+        alone = sampler.complete(given[row : row + 1], length, [row])
+        np.testing.assert_array_equal(alone[0], drawn[row])
+    assert np.any(drawn[2, 37:] != given[2, 37:])
+
+
+def test_completing_a_sample_with_its_seed_gives_the_sample(sampler):
+    drawn = sampler.generate([5, 6, 7])
+    again = sampler.complete(drawn, [10, 50, 90], [5, 6, 7])
+    np.testing.assert_array_equal(drawn, again)
+
+
+def test_drawn_codes_are_canonical(sampler):
+    drawn = sampler.generate(np.arange(16))
+    assert np.all(color_codes.is_canonical(drawn, (5, 4, 4), "hsv"))
+
+
+def test_settings_do_not_retrace(sampler):
+    sampler.generate([1])
+    before = sampler._segment.experimental_get_tracing_count()
+    for count, filters in (
+        (1, Filters(0.5)),
+        (3, Filters(1.2, top_k=4)),
+        (16, Filters(top_p=0.9, min_p=0.1)),
+    ):
+        sampler.generate(np.arange(count), filters)
+    assert sampler._segment.experimental_get_tracing_count() == before == 1
+
+
+def test_top_k_of_one_is_the_likeliest_pixel(model, sampler):
+    drawn = sampler.generate([1, 2], Filters(top_k=1))
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    logits = model(drawn[:1]).numpy()[0]
+    value = logits[:, :16].argmax(axis=-1)
+    np.testing.assert_array_equal(drawn[0] >> 9, value)
+
+
+def test_draws_follow_the_model_distribution():
+    logits = np.log([[0.5, 0.3, 0.15, 0.05]]).astype("float32")
+    count = 20_000
+    uniform = sampling.uniform_noise(tf.constant([7], tf.int64), count, 1)
+    drawn = sampling.inverse_transform(
+        tf.repeat(logits, count, axis=0), uniform[0, :, 0]
+    )
+    shares = np.bincount(drawn, minlength=4) / count
+    # Three standard errors of the largest share.
+    np.testing.assert_allclose(shares, [0.5, 0.3, 0.15, 0.05], atol=0.011)
+
+
+def test_the_largest_noise_draws_the_last_possible_choice():
+    logits = np.array([[0.0, 1.0, -np.inf]], "float32")
+    largest = np.array([1 - 2**-23], "float32")
+    assert sampling.inverse_transform(logits, largest) == [1]
+    assert sampling.inverse_transform(logits, largest * 0) == [0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({}, [1, 1, 1, 1]),
+        ({"top_k": 2}, [1, 0, 1, 0]),
+        ({"top_p": 0.45}, [1, 0, 0, 0]),
+        ({"top_p": 0.55}, [1, 0, 1, 0]),
+        ({"min_p": 0.25}, [1, 0, 1, 1]),
+        ({"top_k": 3, "top_p": 0.99}, [1, 0, 1, 1]),
+        ({"top_k": 1, "top_p": 0.01, "min_p": 1.0}, [1, 0, 0, 0]),
+    ],
+)
+def test_filters_keep_what_they_say(settings, kept):
+    logits = np.log([[0.5, 0.05, 0.3, 0.15]]).astype("float32")
+    filtered = sampling.filter_logits(logits, Filters(**settings).arrays(1))
+    np.testing.assert_array_equal(np.isfinite(filtered)[0], np.array(kept) > 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"top_p": 1.5},
+        {"min_p": -0.1},
+    ],
+)
+def test_a_setting_out_of_range_is_an_error(sampler, settings):
+    with pytest.raises(ValueError, match="Received"):
+        sampler.generate([0], Filters(**settings))
+
+
+@pytest.mark.parametrize("prefix_length", [-1, 97])
+def test_a_prefix_out_of_range_is_an_error(sampler, prefix_length):
+    with pytest.raises(ValueError, match="prefix_length"):
+        sampler.complete(np.zeros((1, 96)), prefix_length, [0])
+
+
+def test_progress_reaches_its_end(sampler):
+    told = []
+    sampler.generate(np.arange(20), progress=lambda *a: told.append(a))
+    assert told[-1][0] == told[-1][1]
+    assert [done for done, _ in told] == sorted(done for done, _ in told)

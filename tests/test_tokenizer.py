@@ -1,0 +1,129 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from pixace_tf.cartoons import draw
+from pixace_tf.tokenizer import PixelTokenizer
+
+
+def encode(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def photo_like(width, height):
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def oracle_crop(image, size):
+    """Centre crop and antialiased bilinear resize, by Pillow."""
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(
+        image.crop(box).resize((size, size), Image.Resampling.BILINEAR)
+    )
+
+
+@pytest.mark.parametrize("size", [(96, 96), (130, 90), (64, 200)])
+def test_png_is_cropped_and_resized_as_pillow_does(size):
+    image = photo_like(*size)
+    small = PixelTokenizer((32, 32)).decode(encode(image)).numpy()
+    difference = np.abs(small.astype(int) - oracle_crop(image, 32))
+    assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+def test_jpeg_at_reduced_scale_is_near_the_full_decode(resize):
+    image = photo_like(700, 520)
+    content = encode(image, "JPEG", quality=95)
+    tokenizer = PixelTokenizer((32, 32), resize=resize)
+    reduced = tokenizer.decode(content).numpy().astype(int)
+    full = tokenizer.resize_image(tf.io.decode_jpeg(content)).numpy()
+    # The colors of this picture change faster than those of a photo.
+    assert np.abs(reduced - full).mean() < 3
+
+
+def test_pad_keeps_all_of_the_picture_on_white():
+    image = Image.new("RGB", (100, 50), (200, 0, 0))
+    small = PixelTokenizer((20, 20), resize="pad").decode(encode(image)).numpy()
+    assert (small[:5] == 255).all()
+    assert (small[15:] == 255).all()
+    assert (small[5:15] == (200, 0, 0)).all()
+
+
+def test_a_hair_thin_picture_loads_under_every_resize():
+    image = encode(Image.new("RGB", (1000, 1), (0, 200, 0)))
+    for resize in ("crop", "squash", "pad"):
+        small = PixelTokenizer((8, 8), resize=resize).decode(image)
+        assert small.shape == (8, 8, 3)
+
+
+def test_alpha_is_laid_over_white():
+    image = Image.new("RGBA", (32, 32), (0, 0, 0, 51))
+    small = PixelTokenizer((32, 32)).decode(encode(image)).numpy()
+    assert (small == 204).all()
+
+
+def test_eager_equals_graph_equals_tf_data():
+    content = encode(draw("cat", "0"))
+    tokenizer = PixelTokenizer((24, 40))
+    eager = tokenizer.tokenize_bytes(content).numpy()
+    graph = tf.function(tokenizer.tokenize_bytes)(content).numpy()
+    (in_data,) = (
+        tf.data.Dataset.from_tensors(content)
+        .map(tokenizer.tokenize_bytes)
+        .as_numpy_iterator()
+    )
+    np.testing.assert_array_equal(eager, graph)
+    np.testing.assert_array_equal(eager, in_data)
+
+
+@pytest.mark.parametrize("color_space", ["hsv", "rgb"])
+def test_detokenized_pictures_keep_their_colors(color_space):
+    images = np.stack([np.asarray(draw(s, "1")) for s in ("fox", "frog")])
+    tokenizer = PixelTokenizer((96, 96), (6, 6, 6), color_space)
+    again = tokenizer.detokenize(tokenizer.tokenize(images)).numpy()
+    assert np.abs(again.astype(int) - images).mean() < 3
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"text", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0 broken"],
+)
+def test_what_is_no_picture_is_an_error(content):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        PixelTokenizer().decode(tf.constant(content))
+
+
+def test_a_picture_bomb_is_refused_by_its_header():
+    content = bytearray(encode(Image.new("L", (64, 64))))
+    content[16:24] = (100_000).to_bytes(4) * 2
+    with pytest.raises(tf.errors.InvalidArgumentError, match="64000000"):
+        PixelTokenizer().decode(tf.constant(bytes(content)))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"image_size": (0, 32)},
+        {"image_size": (32,)},
+        {"resize": "zoom"},
+        {"color_space": "lab"},
+    ],
+)
+def test_a_bad_argument_names_what_came(arguments):
+    with pytest.raises(ValueError, match="Received"):
+        PixelTokenizer(**arguments)
+
+
+def test_the_wrong_picture_size_is_an_error():
+    with pytest.raises(ValueError, match="shape"):
+        PixelTokenizer((8, 8)).tokenize(np.zeros((1, 9, 8, 3), np.uint8))

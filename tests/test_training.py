@@ -1,0 +1,280 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import DECODERS
+
+from pixace_tf import callbacks, run_folder, storage, training
+from pixace_tf.callbacks import Budget, InterruptedTraining, Progress
+from pixace_tf.evaluation import Scorer
+from pixace_tf.run_folder import load_run
+
+SETTINGS = {
+    "preset": "pico",
+    "image_size": (8, 8),
+    "batch_size": 8,
+    "dropout": 0.1,
+    "seed": 7,
+}
+
+
+def fit(folder, runs_dir, **options):
+    lines = []
+    run = training.fit(
+        str(folder),
+        runs_dir=str(runs_dir),
+        say=lines.append,
+        **{**SETTINGS, **options},
+    )
+    return run, lines
+
+
+def checkpoint_of(runs_dir, name="animals"):
+    path = os.path.join(runs_dir, name, run_folder.CHECKPOINT_FILE)
+    return storage.read_npz(path)
+
+
+def assert_same_state(first, second):
+    arrays, progress = first
+    other_arrays, other_progress = second
+    assert arrays.keys() == other_arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, other_arrays[name], name)
+    for entry, other in zip(
+        progress["history"], other_progress["history"], strict=True
+    ):
+        assert {**entry, "seconds": 0} == {**other, "seconds": 0}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("head", ["chain", "packed"])
+def test_training_lowers_the_loss(cartoon_folder, tmp_path, decoder, head):
+    fit(cartoon_folder, tmp_path, decoder=decoder, head=head, epochs=3)
+    bits = [e["bits_per_pixel"] for e in checkpoint_of(tmp_path)[1]["history"]]
+    assert bits[2] < bits[0] - 0.5
+
+
+def test_a_run_folder_holds_what_people_look_at(trained_run):
+    files = set(os.listdir(trained_run.path))
+    assert files >= {
+        "run.json",
+        "weights.npz",
+        "checkpoint.npz",
+        "tokens.npz",
+        "history.json",
+        "learning_curve.png",
+        "pictures",
+        "tensorboard",
+    }
+    history = json.load(open(trained_run.file("history.json")))
+    assert [e["epoch"] for e in history] == [1, 2, 3]
+    assert all(e["val_bits_per_pixel"] > 0 for e in history)
+    pictures = os.listdir(trained_run.file("pictures"))
+    assert "epoch-00003.00-new.png" in pictures
+    assert "epoch-00003.00-completed.png" in pictures
+
+
+def test_a_loaded_run_scores_as_it_did_in_training(trained_run):
+    history = json.load(open(trained_run.file("history.json")))
+    best = min(e["val_bits_per_pixel"] for e in history)
+    tokens, _ = storage.read_npz(trained_run.file("tokens.npz"))
+    again = Scorer(load_run(trained_run.path).model).bits(tokens["validation"])
+    assert again.mean() == pytest.approx(best, rel=1e-5)
+
+
+class StopAt:
+    """Asks to stop, by a real signal, when a number of steps is done."""
+
+    def __init__(self, monkeypatch, step, signum=signal.SIGTERM):
+        self.steps, original = 0, callbacks.Pace.on_train_batch_end
+
+        def count(pace, batch, logs=None):
+            self.steps += 1
+            if self.steps == step:
+                signal.raise_signal(signum)
+            original(pace, batch, logs)
+
+        monkeypatch.setattr(callbacks.Pace, "on_train_batch_end", count)
+
+
+# Within an epoch, at its last step (so in validation), and at the very first.
+@pytest.mark.parametrize("stop_at", [1, 8, 5, 10])
+def test_an_interrupted_run_equals_one_that_was_not(
+    cartoon_folder, tmp_path, monkeypatch, stop_at
+):
+    fit(cartoon_folder, tmp_path / "straight", epochs=3)
+    with monkeypatch.context() as patch:
+        StopAt(patch, stop_at, signal.SIGINT)
+        with pytest.raises(InterruptedTraining):
+            fit(cartoon_folder, tmp_path / "stopped", epochs=3)
+    assert load_run(tmp_path / "stopped" / "animals").path
+    fit(cartoon_folder, tmp_path / "stopped", epochs=3)
+    assert_same_state(
+        checkpoint_of(tmp_path / "straight"),
+        checkpoint_of(tmp_path / "stopped"),
+    )
+    weights, other = (
+        storage.read_npz(str(tmp_path / name / "animals" / "weights.npz"))[0]
+        for name in ("straight", "stopped")
+    )
+    for name, array in weights.items():
+        np.testing.assert_array_equal(array, other[name])
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
+    def command(runs_dir):
+        return [
+            *(sys.executable, "-m", "pixace_tf.cli", "fit"),
+            *(str(cartoon_folder), "--runs-dir", str(runs_dir)),
+            *("--preset", "pico", "--image-size", "8", "--batch-size", "8"),
+            *("--dropout", "0.1", "--epochs", "60"),
+            *("--checkpoint-seconds", "0.2"),
+        ]
+
+    rng = random.Random(0)
+    kills = 0
+    for kill in range(10):
+        process = subprocess.Popen(
+            command(tmp_path / "killed"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        time.sleep(rng.uniform(2, 16))
+        process.send_signal(signal.SIGKILL if kill % 2 else signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert b"Traceback" not in errors, errors.decode()
+        kills += process.returncode != 0
+    subprocess.run(command(tmp_path / "killed"), check=True)
+    subprocess.run(command(tmp_path / "straight"), check=True)
+    assert kills >= 5
+    assert_same_state(
+        checkpoint_of(tmp_path / "straight"), checkpoint_of(tmp_path / "killed")
+    )
+
+
+def test_more_epochs_extend_a_finished_run(cartoon_folder, tmp_path):
+    fit(cartoon_folder, tmp_path, epochs=1)
+    _, lines = fit(cartoon_folder, tmp_path, epochs=1)
+    assert any("finished" in line for line in lines)
+    fit(cartoon_folder, tmp_path, epochs=2)
+    assert checkpoint_of(tmp_path)[1]["epoch"] == 2
+
+
+def test_other_arguments_are_refused_by_name(cartoon_folder, tmp_path):
+    fit(cartoon_folder, tmp_path, epochs=1)
+    with pytest.raises(ValueError, match=r"seed was 7, now 8; .*--name") as e:
+        fit(cartoon_folder, tmp_path, epochs=2, seed=8, bit_widths=(4, 3, 3))
+    assert "bit_widths was [5, 4, 4], now [4, 3, 3]" in str(e.value)
+
+
+def test_changed_pictures_are_refused(cartoon_folder, tmp_path):
+    import shutil
+
+    folder = tmp_path / "animals"
+    shutil.copytree(cartoon_folder, folder)
+    fit(folder, tmp_path / "runs", epochs=1)
+    shutil.copy(folder / "cat" / "cat-00000.png", folder / "dog" / "new.png")
+    with pytest.raises(ValueError, match="the pictures have changed"):
+        fit(folder, tmp_path / "runs", epochs=2)
+
+
+def test_minutes_end_a_run_with_useful_weights(cartoon_folder, tmp_path):
+    _, lines = fit(cartoon_folder, tmp_path, max_minutes=0.2)
+    _, progress = checkpoint_of(tmp_path)
+    assert 12 <= progress["seconds"] < 40
+    assert progress["history"][-1]["val_bits_per_pixel"] < 12
+    assert load_run(tmp_path / "animals")
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
+    cartoon_folder, tmp_path
+):
+    fit(cartoon_folder, tmp_path, epochs=1, learning_rate=1e30, name="bad2")
+    with pytest.raises(ValueError, match="no longer") as error:
+        fit(cartoon_folder, tmp_path, epochs=9, learning_rate=1e30, name="bad")
+    assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    cartoon_folder, tmp_path, monkeypatch
+):
+    fit(cartoon_folder, tmp_path, epochs=1)
+    before = checkpoint_of(tmp_path)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.np, "savez", full)
+        with pytest.raises(OSError, match="No space left"):
+            fit(cartoon_folder, tmp_path, epochs=2)
+    assert_same_state(before, checkpoint_of(tmp_path))
+    leftovers = [
+        name
+        for name in os.listdir(tmp_path / "animals")
+        if name.startswith(".") and name != ".lock"
+    ]
+    assert not leftovers
+    fit(cartoon_folder, tmp_path, epochs=2)
+    assert checkpoint_of(tmp_path)[1]["epoch"] == 2
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_trains_and_resumes(
+    cartoon_folder, tmp_path, precision
+):
+    fit(cartoon_folder, tmp_path, epochs=1, precision=precision)
+    run, _ = fit(cartoon_folder, tmp_path, epochs=3, precision=precision)
+    arrays, progress = checkpoint_of(tmp_path)
+    assert progress["history"][-1]["bits_per_pixel"] < 11
+    assert all(np.isfinite(a).all() for a in arrays.values())
+    assert run.model.dtype_policy.name == "float32"
+
+
+def test_two_trainings_cannot_share_a_run(cartoon_folder, tmp_path):
+    os.makedirs(tmp_path / "animals")
+    with (
+        training._lock(str(tmp_path / "animals")),
+        pytest.raises(ValueError, match="Another training"),
+    ):
+        fit(cartoon_folder, tmp_path, epochs=1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"epochs": 0},
+        {"max_minutes": -1.0},
+        {"epochs": 1, "max_minutes": 1.0},
+        {"dropout": 1.0, "epochs": 1},
+        {"precision": "float8", "epochs": 1},
+        {"batch_size": 500, "epochs": 1},
+        {"learning_rate": 0.0, "epochs": 1},
+    ],
+)
+def test_a_bad_argument_leaves_no_run(cartoon_folder, tmp_path, arguments):
+    with pytest.raises(ValueError, match=r"Received|not both"):
+        fit(cartoon_folder, tmp_path, **arguments)
+    assert not os.path.exists(tmp_path / "animals" / "run.json")
+
+
+def test_the_learning_rate_warms_up_and_falls():
+    budget = Budget(10, None, 100)
+    rates = [
+        callbacks.learning_rate_share(
+            budget.share(Progress(step // 100, step % 100)), step
+        )
+        for step in range(1000)
+    ]
+    assert rates[0] < 0.11
+    assert max(rates) == pytest.approx(1, abs=0.02)
+    assert rates.index(max(rates)) < 60
+    assert rates[-1] < 0.03
+    assert rates[100:] == sorted(rates[100:], reverse=True)
