@@ -261,7 +261,7 @@ sampling = _together(
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
-    help="Pictures per step.  [default: 8, on a GPU 64, if memory allows]",
+    help="Pictures per step.  [default: 4 of 32x32, on a GPU 64, if memory allows]",
 )
 @click.option("--learning-rate", type=float, default=3e-3, help="At its peak.")
 @click.option(

@@ -1,5 +1,6 @@
 """What long work shows in a terminal, or in a log where there is none."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -32,7 +33,7 @@ class ProgressBar:
             leave=False,
             dynamic_ncols=True,
             disable=not self._is_terminal,
-            bar_format="{desc}: {percentage:3.0f}% |{bar:20}| {postfix}",
+            bar_format="{desc}: {percentage:3.0f}% |{bar:10}|{postfix}",
         )
 
     def update(self, share: float, note: str = "") -> None:
@@ -53,10 +54,9 @@ class ProgressBar:
         """Show that `done` of `total` are done."""
         self.update(done / max(total, 1), f"{done}/{total}")
 
-    def write(self, line: str) -> None:
-        """Print a line above the bar."""
-        with self._bar.external_write_mode():
-            print(line, flush=True)
+    def above(self) -> contextlib.AbstractContextManager[None]:
+        """Make room to print lines above the bar."""
+        return self._bar.external_write_mode()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Remove the bar."""

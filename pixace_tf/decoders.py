@@ -92,8 +92,8 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
         query, key, value = self._project(x)
         slots = ops.arange(tail[0].shape[2])
         here = ops.reshape(slots == index, (1, 1, -1, 1))
-        keys = ops.where(here, key, tail[0])
-        values = ops.where(here, value, tail[1])
+        keys = ops.where(here, ops.cast(key, tail[0].dtype), tail[0])
+        values = ops.where(here, ops.cast(value, tail[1].dtype), tail[1])
         visible = slots <= index
         tail = keys, values
         if frozen is not None:
@@ -101,7 +101,9 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
             visible = ops.concatenate([past, visible])
             keys = ops.concatenate([frozen[0], keys], axis=2)
             values = ops.concatenate([frozen[1], values], axis=2)
+        query = ops.cast(query, keys.dtype)
         attended = masked_attention(query, keys, values, visible)
+        attended = ops.cast(attended, x.dtype)
         return self._finish(x, attended, False), tail
 
     def _project(self, x: Any) -> list[Any]:
@@ -345,7 +347,8 @@ class FlatDecoder(keras.layers.Layer):
         Returns:
             float `(B, W)`, and the new state.
         """
-        x = self.project(neighbors) + self.positions.at(position)
+        x = self.project(neighbors)
+        x = x + ops.cast(self.positions.at(position), x.dtype)
         index = position % self.segment_length
         x, tail = self.stack.step(x, state["frozen"], state["tail"], index)
         return x[:, 0], {**state, "tail": tail}
@@ -514,7 +517,8 @@ class MultiscaleDecoder(keras.layers.Layer):
         run_dim = self.segment_length * last_pixels.shape[-1]
         x = self.read_run(ops.reshape(last_pixels, (-1, 1, run_dim)))
         x = ops.where(segment == 0, ops.zeros_like(x), x)
-        x = x + ops.take(self.run_positions, segment, axis=0)
+        position = ops.take(self.run_positions, segment, axis=0)
+        x = x + ops.cast(position, x.dtype)
         slot = self.outer.empty_cache(ops.shape(x)[0], 1)
         x, filled = self.outer.step(x, state["outer"], slot, 0)
         outer = [
@@ -525,7 +529,8 @@ class MultiscaleDecoder(keras.layers.Layer):
             for both in zip(state["outer"], filled, strict=True)
         ]
         context = ops.reshape(
-            self._context(x), (-1, self.segment_length, self.hidden_dim)
+            ops.cast(self._context(x), "float32"),
+            (-1, self.segment_length, self.hidden_dim),
         )
         return {**state, "outer": outer, "context": context}
 
@@ -544,8 +549,9 @@ class MultiscaleDecoder(keras.layers.Layer):
         """
         index = position % self.segment_length
         context = ops.take(state["context"], index, axis=1)[:, None]
-        x = self.project(neighbors) + self.positions.at(position)
-        x, tail = self.inner.step(x + context, None, state["tail"], index)
+        x = self.project(neighbors)
+        x = x + ops.cast(self.positions.at(position) + context, x.dtype)
+        x, tail = self.inner.step(x, None, state["tail"], index)
         return x[:, 0], {**state, "tail": tail}
 
     def end_segment(self, state: dict[str, Any]) -> dict[str, Any]:

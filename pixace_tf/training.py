@@ -34,7 +34,7 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 # Shown by name when files are skipped; the rest is counted.
 MAX_NAMED_SKIPS = 20
 _GPU_MEMORY_BYTES = 10 * 10**9
-_CPU_BATCH_PIXELS = 8192
+_CPU_BATCH_PIXELS = 4096
 
 
 def fit(
@@ -79,7 +79,7 @@ def fit(
         epochs: Passes over the pictures; or give `max_minutes`.
         max_minutes: Wall time of training, compilation included; 10 where
             neither is given. The last validation and pictures come on top.
-        batch_size: Pictures per step; by default 8 of 32x32, and 64 on a GPU,
+        batch_size: Pictures per step; by default 4 of 32x32, and 64 on a GPU,
             or what fits the memory.
         learning_rate: The peak of the schedule.
         dropout: Rate in `[0, 1)`.
@@ -193,7 +193,7 @@ def _train(
     )
     with console.ProgressBar("Training") as bar, stop.listening():
         gallery = Gallery(run, data, stop)
-        report = _Report(bar, progress, budget, arguments["batch_size"])
+        report = _Report(bar, progress, budget, arguments["batch_size"], say)
         epoch_end = EpochEnd(
             run,
             progress,
@@ -260,6 +260,7 @@ def _fit_epochs(
             epochs=last or 10**9,  # The clock stops it.
             steps_per_epoch=steps - progress.step,
             callbacks=callbacks,
+            shuffle=False,  # The batches are shuffled already.
             verbose=0,
         )
 
@@ -273,8 +274,10 @@ class _Report(keras.callbacks.Callback):
         progress: Progress,
         budget: Budget,
         batch_size: int,
+        say: Callable[[str], None],
     ) -> None:
         super().__init__()
+        self._say = say
         self._bar = bar
         self._progress = progress
         self._budget = budget
@@ -295,11 +298,11 @@ class _Report(keras.callbacks.Callback):
             self._seconds += time.monotonic() - self._step_start
         else:
             self._share, self._wall = share, progress.seconds
-        notes = [f"epoch {progress.epoch + 1}"]
-        notes.append(f"{logs['loss'] / math.log(2):.3f} bits/pixel")
+        bits = f"{logs['loss'] / math.log(2):.3f} bits/pixel"
         if progress.history and "val_bits_per_pixel" in progress.history[-1]:
             latest = progress.history[-1]["val_bits_per_pixel"]
-            notes.append(f"validation {latest:.3f}")
+            bits += f" (validation {latest:.3f})"
+        notes = [bits]
         if self._steps:
             speed = self._steps * self._batch_size / self._seconds
             notes.append(f"{speed:.0f} pictures/s")
@@ -316,7 +319,8 @@ class _Report(keras.callbacks.Callback):
         )
         if "val_bits_per_pixel" in entry:
             line += f", validation {entry['val_bits_per_pixel']:.3f}"
-        self._bar.write(line)
+        with self._bar.above():
+            self._say(line)
 
 
 def _validation(
@@ -399,7 +403,7 @@ def _default_batch_size(
 ) -> int:
     """Choose a power of two that fits into half of the memory.
 
-    On a CPU small batches learn fastest per minute: 8,192 pixels are enough.
+    On a CPU small batches learn fastest per minute: 4,096 pixels are enough.
     """
     if tf.config.list_physical_devices("GPU"):
         most, memory = 64, _GPU_MEMORY_BYTES

@@ -1,9 +1,12 @@
+import fcntl
 import inspect
 import json
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -138,6 +141,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
 
 def test_the_terminal_shows_a_bar_and_no_chatter(cartoon_folder, tmp_path):
     master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "pixace_tf.cli", "fit"),
