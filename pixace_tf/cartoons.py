@@ -356,9 +356,9 @@ def _draw_background(
         radius = side * 0.05
         for row in range(4):
             for column in range(4):
-                x = (column + 0.25 + 0.5 * (row % 2)) * side / 4
-                y = (row + 0.5) * side / 4
-                box = (x - radius, y - radius, x + radius, y + radius)
+                left = (column + 0.25 + 0.5 * (row % 2)) * side / 4 - radius
+                top = (row + 0.5) * side / 4 - radius
+                box = (left, top, left + 2 * radius, top + 2 * radius)
                 canvas.ellipse(box, other)
 
 

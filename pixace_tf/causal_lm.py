@@ -66,8 +66,8 @@ class PixaceCausalLM(keras.Model):
                 f"{', '.join(HEADS)}. Received: decoder={decoder!r}, "
                 f"head={head!r}"
             )
-        self.image_size = tuple(image_size)
-        self.bit_widths = tuple(bit_widths)
+        self.image_size = image_size
+        self.bit_widths = bit_widths
         self.color_space = color_space
         self.start_token_id = 1 << sum(self.bit_widths)
         self.sequence_length = image_size[0] * image_size[1]

@@ -92,7 +92,7 @@ def _fail(message: str, code: int) -> None:
 )
 @click.version_option(package_name="pixace-tf")
 def main() -> None:
-    """Learn to finish half-covered pictures and to paint new ones.
+    r"""Learn to finish half-covered pictures and to paint new ones.
 
     \b
     The way to go:
@@ -261,7 +261,7 @@ sampling = _together(
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
-    help="Pictures per step.  [default: 4 of 32x32, on a GPU 64, if memory allows]",
+    help="Pictures per step.  [default: 4 of 32x32, on a GPU 64, or what fits]",
 )
 @click.option("--learning-rate", type=float, default=3e-3, help="At its peak.")
 @click.option(
@@ -297,7 +297,7 @@ sampling = _together(
 @download
 @_needs_tensorflow
 def fit(**arguments: Any) -> None:
-    """Train a model on IMAGES: a folder, or tfds:NAME[/CONFIG][:SPLIT].
+    r"""Train a model on IMAGES: a folder, or tfds:NAME[/CONFIG][:SPLIT].
 
     The folder may be flat or have class folders, train/ and val/ or neither.
     The run lies in saved_models/NAME. Interrupt it when you like: the same
@@ -347,7 +347,7 @@ def complete(
     tiles: str | None,
     **arguments: Any,
 ) -> None:
-    """Keep the top of each IMAGE (path or http address), draw the rest.
+    r"""Keep the top of each IMAGE (path or http address), draw the rest.
 
     The sheet shows original, what was kept, and one column of completions for
     each temperature and sample.
@@ -389,7 +389,7 @@ def generate(
     tiles: str | None,
     **arguments: Any,
 ) -> None:
-    """Paint new pictures, in a grid; the k-th has the seed SEED + k.
+    r"""Paint new pictures, in a grid; the k-th has the seed SEED + k.
 
     Several temperatures give one row of pictures each.
 
@@ -528,7 +528,7 @@ def palette(
     out: str,
     scale: int | None,
 ) -> None:
-    """Show what bit widths do to each IMAGE, with PSNR and colors used.
+    r"""Show what bit widths do to each IMAGE, with PSNR and colors used.
 
     \b
     Example:
@@ -553,7 +553,7 @@ def palette(
 @click.option("--count", type=click.IntRange(1), default=1600)
 @click.option("--seed", type=click.IntRange(0), default=0)
 def draw(folder: str, count: int, seed: int) -> None:
-    """Draw labelled cartoon animal faces into DIR: pictures to learn from.
+    r"""Draw labelled cartoon animal faces into DIR: pictures to learn from.
 
     \b
     Example:

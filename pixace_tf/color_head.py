@@ -38,7 +38,7 @@ class ChainHead(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.bit_widths = tuple(bit_widths)
+        self.bit_widths = bit_widths
         self.color_space = color_space
         self.hidden_dim = hidden_dim
         # Value before saturation before hue; green, the brightest, first.
@@ -182,7 +182,7 @@ class PackedHead(keras.layers.Layer):
                 "take the chain head for more colors. Received: "
                 f"bit_widths={bit_widths!r}"
             )
-        self.bit_widths = tuple(bit_widths)
+        self.bit_widths = bit_widths
         self.color_space = color_space
         self.norm = keras.layers.LayerNormalization(
             dtype=self.dtype_policy, name="norm"

@@ -56,7 +56,7 @@ class ProgressBar:
 
     def above(self) -> contextlib.AbstractContextManager[None]:
         """Make room to print lines above the bar."""
-        return self._bar.external_write_mode()  # type: ignore[no-any-return]
+        return self._bar.external_write_mode()
 
     def close(self) -> None:
         """Remove the bar."""

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf import images
+from pixace_tf.images import Skipped
 from pixace_tf.storage import read_npz, write_npz
 from pixace_tf.tokenizer import PixelTokenizer, over_white
 
@@ -41,7 +42,7 @@ class TokenDataset:
     train_labels: np.ndarray
     validation_labels: np.ndarray
     label_names: list[str]
-    skipped: list[images.Skipped]
+    skipped: list[Skipped]
     fingerprint: str
 
 
@@ -112,7 +113,7 @@ class SmallPictures:
     digests: list[str]
     parts: list[str]
     labels: list[str]
-    skipped: list[images.Skipped]
+    skipped: list[Skipped]
 
     def validation(self) -> np.ndarray:
         """Return the part of `images` that `fit` would validate on."""
@@ -131,8 +132,9 @@ def load_pictures(
     Raises:
         ValueError: If there is no usable picture.
     """
+    skipped: list[Skipped] = []
     if source.startswith(TFDS_PREFIX):
-        rows, skipped = _read_tfds(source, tokenizer, download, progress), []
+        rows = _read_tfds(source, tokenizer, download, progress)
     else:
         rows, skipped = _read_folder(source, tokenizer, max_pixels, progress)
     if not rows:
@@ -176,7 +178,7 @@ def _read_folder(
     tokenizer: PixelTokenizer,
     max_pixels: int,
     progress: Progress | None,
-) -> tuple[list[_Row], list[images.Skipped]]:
+) -> tuple[list[_Row], list[Skipped]]:
     scanned = images.scan(root, max_pixels, progress)
     skipped = list(scanned.skipped)
     full_paths = [os.path.join(scanned.root, p.path) for p in scanned.loads]
@@ -185,18 +187,18 @@ def _read_folder(
         tokenizer.decode, input_signature=[tf.TensorSpec((), tf.string)]
     )
 
-    def decode_other(index: int) -> np.ndarray | images.Skipped:
+    def decode_other(index: int) -> np.ndarray | Skipped:
         try:
             png = images.normalize(full_paths[index], max_pixels)
         except images.UnloadableError as error:
-            return images.Skipped(scanned.loads[index].path, str(error))
+            return Skipped(scanned.loads[index].path, str(error))
         return decode(png).numpy()
 
     others = [i for i in range(len(full_paths)) if i not in small]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = pool.map(decode_other, others)
         for i, result in zip(others, results, strict=True):
-            if isinstance(result, images.Skipped):
+            if isinstance(result, Skipped):
                 skipped.append(result)
             else:
                 small[i] = result
@@ -249,7 +251,9 @@ def _read_tfds(
             f"{source} has no feature 'image', only {', '.join(info.features)}."
         )
     has_label = "label" in info.features
-    names = getattr(info.features["label"], "names", None) if has_label else None
+    names = (
+        getattr(info.features["label"], "names", None) if has_label else None
+    )
     if split:
         splits = {split: ""}
     else:
@@ -341,7 +345,7 @@ def _split(digests: list[str], parts: list[str]) -> np.ndarray:
     return np.array([digest not in held_out for digest in digests])
 
 
-def _nothing_usable(source: str, skipped: list[images.Skipped]) -> str:
+def _nothing_usable(source: str, skipped: list[Skipped]) -> str:
     if not skipped:
         return f"There are no pictures in {source!r}."
     first = skipped[0]
@@ -391,8 +395,9 @@ def _load_cache(path: str, fingerprint: str) -> TokenDataset | None:
         return None
     if meta["fingerprint"] != fingerprint:
         return None
-    meta["skipped"] = [images.Skipped(**s) for s in meta["skipped"]]
-    return TokenDataset(**arrays, **meta)
+    meta["skipped"] = [Skipped(**s) for s in meta["skipped"]]
+    fields: dict[str, Any] = {**arrays, **meta}
+    return TokenDataset(**fields)
 
 
 def training_batches(

@@ -89,9 +89,10 @@ def scan(
         ValueError: If there is no such folder or file.
     """
     root = os.fspath(root)
+    skipped: list[Skipped] = []
     if os.path.isfile(root):
         root, name = os.path.split(root)
-        paths, skipped = [name], []
+        paths = [name]
     else:
         paths, skipped = _walk(root)
     layout = _layout(root, paths)

@@ -40,7 +40,7 @@ class PixelEmbedding(keras.layers.Layer):
         self, bit_widths: BitWidths, embedding_dim: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.bit_widths = tuple(bit_widths)
+        self.bit_widths = bit_widths
         self.embedding_dim = embedding_dim
         rows = sum(1 << b for b in self.bit_widths) + 1
         self.table = self.add_weight(

@@ -238,6 +238,15 @@ def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:
 
 
 def over_white(rgb: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
+    """Lay colors over white, as far as they are transparent.
+
+    Args:
+        rgb: uint8 `(..., 3)`.
+        alpha: uint8 `(..., 1)`; 255 is opaque.
+
+    Returns:
+        uint8 `(..., 3)`, rounded halves up.
+    """
     color, alpha = tf.cast(rgb, tf.int32), tf.cast(alpha, tf.int32)
     mixed = color * alpha + 255 * (255 - alpha)
     return tf.cast((2 * mixed + 255) // 510, tf.uint8)

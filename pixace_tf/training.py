@@ -104,7 +104,7 @@ def fit(
     if epochs is None and max_minutes is None:
         max_minutes = DEFAULT_MAX_MINUTES
     tokenizer = PixelTokenizer(image_size, bit_widths, color_space, resize)
-    model_config = {
+    model_config: dict[str, Any] = {
         "decoder": decoder,
         "decoder_config": decoder_config(preset, decoder),
         "head": head,
@@ -125,7 +125,7 @@ def fit(
             progress=console.track("Reading pictures"),
         )
         _report_data(data, say)
-        arguments = {
+        arguments: dict[str, Any] = {
             "source": os.path.abspath(source)
             if os.path.isdir(source)
             else source,

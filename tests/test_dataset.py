@@ -101,7 +101,7 @@ def test_no_usable_picture_is_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="There are no pictures"):
         dataset.load(str(tmp_path), TOKENIZER)
     (tmp_path / "a.jpg").write_text("text")
-    with pytest.raises(ValueError, match="1 skipped, the first a.jpg"):
+    with pytest.raises(ValueError, match=r"1 skipped, the first a\.jpg"):
         dataset.load(str(tmp_path), TOKENIZER)
 
 
@@ -156,7 +156,7 @@ def test_a_real_tfds_data_set_equals_its_folder(tmp_path, monkeypatch):
                 builder=self,
                 features=tfds.features.FeaturesDict(
                     {"image": tfds.features.Image(shape=(None, None, 3))}
-                )
+                ),
             )
 
         def _split_generators(self, manager):

@@ -5,10 +5,15 @@ import doctest
 import importlib
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
+
+from pixace_tf import cartoons
+from pixace_tf.cli import main
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "pixace_tf"
@@ -81,3 +86,47 @@ def readme_commands():
         for line in block.replace("\\\n", " ").splitlines():
             if line.strip():
                 yield line.split("#")[0].strip()
+
+
+def quickly(command):
+    """Make a training of the README short; all else stays as written."""
+    if command[0] != "fit":
+        return command
+    if "--max-minutes" in command:
+        at = command.index("--max-minutes")
+        command = command[:at] + command[at + 2 :]
+    if "--image-size" not in command:
+        command = [*command, "--image-size", "16"]
+    return [*command, "--preset", "pico", "--epochs", "1"]
+
+
+def test_every_command_and_block_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cartoons.draw_folder("data/animals", 24)
+    cartoons.draw("cat", "9").save("cat.jpg")
+    commands = list(readme_commands())
+    assert len(commands) >= 9
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "pixace-tf"
+        done = CliRunner().invoke(main, quickly(arguments))
+        assert done.exit_code == 0, (command, done.output)
+    text = (ROOT / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(block, names)
+    assert names["pictures"].shape == (1, 4, 16, 16, 3)
+
+
+def test_the_readme_names_every_command():
+    text = (ROOT / "README.md").read_text()
+    for command in main.commands:
+        assert f"pixace-tf {command}" in text, command
+
+
+def test_pictures_of_the_readme_exist():
+    text = (ROOT / "README.md").read_text()
+    paths = re.findall(r"\]\((pipelines/[^)]*)\)", text)
+    assert paths
+    for path in paths:
+        assert (ROOT / path).is_file(), path

@@ -41,6 +41,11 @@ def checkpoint_of(runs_dir, name="animals"):
     return storage.read_npz(path)
 
 
+def history_of(run):
+    with open(run.file("history.json")) as file:
+        return json.load(file)
+
+
 def assert_same_state(first, second):
     arrays, progress = first
     other_arrays, other_progress = second
@@ -78,7 +83,7 @@ def test_a_run_folder_holds_what_people_look_at(trained_run):
         "pictures",
         "tensorboard",
     }
-    history = json.load(open(trained_run.file("history.json")))
+    history = history_of(trained_run)
     assert [e["epoch"] for e in history] == [1, 2, 3]
     assert all(e["val_bits_per_pixel"] > 0 for e in history)
     pictures = os.listdir(trained_run.file("pictures"))
@@ -87,7 +92,7 @@ def test_a_run_folder_holds_what_people_look_at(trained_run):
 
 
 def test_a_loaded_run_scores_as_it_did_in_training(trained_run):
-    history = json.load(open(trained_run.file("history.json")))
+    history = history_of(trained_run)
     best = min(e["val_bits_per_pixel"] for e in history)
     tokens, _ = storage.read_npz(trained_run.file("tokens.npz"))
     again = Scorer(load_run(trained_run.path).model).bits(tokens["validation"])
@@ -192,7 +197,7 @@ def test_changed_pictures_are_refused(cartoon_folder, tmp_path):
 
 
 def test_minutes_end_a_run_with_useful_weights(cartoon_folder, tmp_path):
-    _, lines = fit(cartoon_folder, tmp_path, max_minutes=0.2)
+    fit(cartoon_folder, tmp_path, max_minutes=0.2)
     _, progress = checkpoint_of(tmp_path)
     assert 12 <= progress["seconds"] < 40
     assert progress["history"][-1]["val_bits_per_pixel"] < 13
