@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 import threading
 import time
@@ -120,6 +121,7 @@ class StopRequest:
 
         def remember(signum: int, _: object) -> None:
             self.signum = signum
+            os.write(2, b"\nStopping after this step; again stops at once.\n")
             for each, handler in before.items():
                 signal.signal(each, handler)
 

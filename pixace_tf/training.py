@@ -17,6 +17,7 @@ from pixace_tf.callbacks import (
     Budget,
     Checkpoint,
     EpochEnd,
+    InterruptedTraining,
     Pace,
     Progress,
     StopRequest,
@@ -189,7 +190,8 @@ def _train(
     say(
         f"{run.tokenizer.name} at {_size(run)}, {arguments['preset']} "
         f"{model.get_config()['decoder']}, {count_parameters(model):,} "
-        f"parameters, batches of {arguments['batch_size']}."
+        f"parameters, batches of {arguments['batch_size']}. The first step "
+        "compiles and takes a while."
     )
     with console.ProgressBar("Training") as bar, stop.listening():
         gallery = Gallery(run, data, stop)
@@ -217,7 +219,7 @@ def _train(
             _fit_epochs(run, data, budget, progress, callbacks, epoch_end)
             checkpoint.save()
             gallery.update(progress.history[-1], is_last=True)
-        except KeyboardInterrupt:
+        except InterruptedTraining:  # Between two steps: the state is whole.
             checkpoint.save()
             raise
     save_learning_curve(progress.history, run.file("learning_curve.png"))
