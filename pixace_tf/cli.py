@@ -11,49 +11,14 @@ from typing import Any
 
 import click
 
-SPELLED = "Give it as NUMBER or HEIGHTxWIDTH, such as 32 or 24x40."
-
-
-class ImageSize(click.ParamType):
-    """A square size or HEIGHTxWIDTH."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).lower().split("x")
-        if len(parts) not in (1, 2) or not all(p.isdigit() for p in parts):
-            self.fail(f"{value!r} is no image size. {SPELLED}", param, ctx)
-        return int(parts[0]), int(parts[-1])
-
-
-class BitWidths(click.ParamType):
-    """Three numbers with commas."""
-
-    name = "b,b,b"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
-            self.fail(f"{value!r} should be like 5,4,4.", param, ctx)
-        return tuple(int(p) for p in parts)
-
-
-class Numbers(click.ParamType):
-    """Numbers with commas."""
-
-    name = "t[,t...]"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} should be like 1.0 or 0.9,1.0.", param, ctx)
+from pixace_tf.options import (
+    BitWidths,
+    ImageSize,
+    download,
+    max_megapixels,
+    sampling,
+    scale,
+)
 
 
 class Commands(click.Group):
@@ -136,73 +101,6 @@ def _silent_stderr() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-max_megapixels = click.option(
-    "--max-megapixels",
-    type=click.FloatRange(0, 178, min_open=True),
-    default=64.0,
-    help="Skip larger pictures, by their header.",
-)
-download = click.option(
-    "--download", is_flag=True, help="Download a tfds: data set if needed."
-)
-scale = click.option(
-    "--scale",
-    type=click.IntRange(1, 64),
-    help="Enlargement on the sheet.  [default: tiles of about 128 pixels]",
-)
-filters = _together(
-    click.option(
-        "--top-k",
-        type=click.IntRange(0),
-        default=0,
-        help="Draw from the k likeliest values; 0 is off.",
-    ),
-    click.option(
-        "--top-p",
-        type=click.FloatRange(0, 1, min_open=True),
-        default=1.0,
-        help="Draw from the likeliest values up to this probability.",
-    ),
-    click.option(
-        "--min-p",
-        type=click.FloatRange(0, 1),
-        default=0.0,
-        help="Drop values below this share of the likeliest one.",
-    ),
-)
-sampling = _together(
-    click.option(
-        "--temperature",
-        "temperatures",
-        type=Numbers(),
-        default="1.0",
-        help="Below 1 bolder, above 1 wilder; several with commas.",
-    ),
-    filters,
-    click.option(
-        "--seed",
-        type=click.IntRange(0, 2**62),
-        default=0,
-        help="The same seed draws the same picture.",
-    ),
-    scale,
-    click.option(
-        "--tiles",
-        type=click.Path(file_okay=False),
-        help="Folder for each picture by itself, as small PNG.",
-    ),
-)
 
 
 @main.command()
@@ -453,18 +351,22 @@ def evaluate(
     Prints the bits per pixel of the model, of the palette alone (the entropy
     of its colors), and how near the palette comes to the pictures (PSNR).
     """
-    from pixace_tf import console, dataset, evaluation
+    from pixace_tf import console, evaluation, sources
     from pixace_tf.run_folder import load_run
 
     run = load_run(run_path)
-    pictures = dataset.load_pictures(
+    pictures = sources.load_pictures(
         source,
         run.tokenizer,
         int(max_megapixels * 1e6),
         download,
         console.track("Reading pictures"),
     )
-    small = pictures.validation() if validation_only else pictures.images
+    small = (
+        pictures.images[~pictures.in_train()]
+        if validation_only
+        else pictures.images
+    )
     if not len(small):
         raise ValueError(f"{source!r} has no validation pictures.")
     with console.ProgressBar("Evaluating") as bar:

@@ -102,3 +102,27 @@ def decoder_config(preset: str, decoder: str) -> dict[str, int]:
             f"Received: {decoder!r}"
         )
     return dict(PRESETS[preset][decoder])
+
+
+def picture_bytes(sizes: dict[str, int], length: int) -> float:
+    """Estimate the activations that training one picture keeps.
+
+    Args:
+        sizes: As `decoder_config` returns them.
+        length: Pixels of the picture.
+
+    Returns:
+        Bytes, in float32.
+    """
+
+    def stack(prefix: str, positions: float, visible: float) -> float:
+        width = sizes[f"{prefix}hidden_dim"]
+        per_layer = 10 * width + 3 * sizes[f"{prefix}intermediate_dim"]
+        scores = 3 * sizes[f"{prefix}num_heads"] * visible / 2
+        return positions * sizes[f"{prefix}num_layers"] * (per_layer + scores)
+
+    run_length = sizes.get("run_length", 16)
+    if "inner_hidden_dim" not in sizes:
+        return 4 * stack("", length, length)
+    runs = length / run_length
+    return 4 * (stack("", runs, runs) + stack("inner_", length, run_length))

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import math
 import os
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,9 +24,11 @@ from pixace_tf.callbacks import (
 from pixace_tf.dataset import TokenDataset
 from pixace_tf.evaluation import Scorer, count_parameters
 from pixace_tf.gallery import Gallery
-from pixace_tf.presets import decoder_config
+from pixace_tf.presets import decoder_config, picture_bytes
+from pixace_tf.report import Report
 from pixace_tf.run_folder import Run
 from pixace_tf.sheets import save_learning_curve
+from pixace_tf.sources import TFDS_PREFIX
 from pixace_tf.tokenizer import PixelTokenizer
 
 DEFAULT_MAX_MINUTES = 10.0
@@ -195,7 +196,7 @@ def _train(
     )
     with console.ProgressBar("Training") as bar, stop.listening():
         gallery = Gallery(run, data, stop)
-        report = _Report(bar, progress, budget, arguments["batch_size"], say)
+        report = Report(bar, progress, budget, arguments["batch_size"], say)
         epoch_end = EpochEnd(
             run,
             progress,
@@ -267,64 +268,6 @@ def _fit_epochs(
         )
 
 
-class _Report(keras.callbacks.Callback):
-    """Shows the progress bar and one line per epoch."""
-
-    def __init__(
-        self,
-        bar: console.ProgressBar,
-        progress: Progress,
-        budget: Budget,
-        batch_size: int,
-        say: Callable[[str], None],
-    ) -> None:
-        super().__init__()
-        self._say = say
-        self._bar = bar
-        self._progress = progress
-        self._budget = budget
-        self._batch_size = batch_size
-        self._step_start = 0.0
-        # Of the steps after the first, which compiles.
-        self._steps, self._seconds = -1, 0.0
-        self._share, self._wall = 0.0, 0.0
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._step_start = time.monotonic()
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        progress = self._progress
-        share = self._budget.share(progress)
-        self._steps += 1
-        if self._steps:
-            self._seconds += time.monotonic() - self._step_start
-        else:
-            self._share, self._wall = share, progress.seconds
-        bits = f"{logs['loss'] / math.log(2):.3f} bits/pixel"
-        if progress.history and "val_bits_per_pixel" in progress.history[-1]:
-            latest = progress.history[-1]["val_bits_per_pixel"]
-            bits += f" (validation {latest:.3f})"
-        notes = [bits]
-        if self._steps:
-            speed = self._steps * self._batch_size / self._seconds
-            notes.append(f"{speed:.0f} pictures/s")
-        if share > self._share:
-            pace = (progress.seconds - self._wall) / (share - self._share)
-            notes.append(f"{_duration((1 - share) * pace)} left")
-        self._bar.update(share, ", ".join(notes))
-
-    def say_epoch(self, entry: dict[str, float]) -> None:
-        """Print the result of an epoch."""
-        line = (
-            f"epoch {entry['epoch']:.4g}, {_duration(entry['seconds'])}: "
-            f"{entry['bits_per_pixel']:.3f} bits/pixel"
-        )
-        if "val_bits_per_pixel" in entry:
-            line += f", validation {entry['val_bits_per_pixel']:.3f}"
-        with self._bar.above():
-            self._say(line)
-
-
 def _validation(
     model: keras.Model,
     data: TokenDataset,
@@ -393,8 +336,8 @@ def _lock(path: str) -> Iterator[None]:
 
 
 def _default_name(source: str) -> str:
-    if source.startswith(dataset.TFDS_PREFIX):
-        return source.removeprefix(dataset.TFDS_PREFIX).translate(
+    if source.startswith(TFDS_PREFIX):
+        return source.removeprefix(TFDS_PREFIX).translate(
             str.maketrans("/:", "--")
         )
     return os.path.basename(os.path.abspath(source)) or "pictures"
@@ -412,25 +355,9 @@ def _default_batch_size(
     else:
         most = max(1, _CPU_BATCH_PIXELS // tokenizer.sequence_length)
         memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    fitting = memory / 2 / _picture_bytes(sizes, tokenizer.sequence_length)
+    fitting = memory / 2 / picture_bytes(sizes, tokenizer.sequence_length)
     batch_size = min(most, num_pictures, max(1, int(fitting)))
     return 1 << (batch_size.bit_length() - 1)
-
-
-def _picture_bytes(sizes: dict[str, int], length: int) -> float:
-    """Estimate the activations that training one picture keeps, in bytes."""
-
-    def stack(prefix: str, positions: float, visible: float) -> float:
-        width = sizes[f"{prefix}hidden_dim"]
-        per_layer = 10 * width + 3 * sizes[f"{prefix}intermediate_dim"]
-        scores = 3 * sizes[f"{prefix}num_heads"] * visible / 2
-        return positions * sizes[f"{prefix}num_layers"] * (per_layer + scores)
-
-    run_length = sizes.get("run_length", 16)
-    if "inner_hidden_dim" not in sizes:
-        return 4 * stack("", length, length)
-    runs = length / run_length
-    return 4 * (stack("", runs, runs) + stack("inner_", length, run_length))
 
 
 def _check(
@@ -482,11 +409,3 @@ def _report_data(data: TokenDataset, say: Callable[[str], None]) -> None:
 def _size(run: Run) -> str:
     height, width = run.tokenizer.image_size
     return f"{height}x{width}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

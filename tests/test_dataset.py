@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from pixace_tf import cartoons, dataset, images
+from pixace_tf import cartoons, dataset, images, sources
 from pixace_tf.tokenizer import PixelTokenizer
 
 TOKENIZER = PixelTokenizer((8, 8))
@@ -69,7 +69,7 @@ def test_kinds_that_need_pillow_train_too(tmp_path):
     image = cartoons.draw("pig", "0")
     image.save(tmp_path / "a.webp", lossless=True)
     image.save(tmp_path / "b.png")
-    data = dataset.load_pictures(str(tmp_path), TOKENIZER)
+    data = sources.load_pictures(str(tmp_path), TOKENIZER)
     np.testing.assert_array_equal(data.images[0], data.images[1])
 
 
@@ -168,7 +168,7 @@ def test_a_real_tfds_data_set_equals_its_folder(tmp_path, monkeypatch):
 
     TinyCats(data_dir=str(tmp_path / "tfds")).download_and_prepare()
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    pictures = dataset.load_pictures("tfds:tiny_cats:train", TOKENIZER)
+    pictures = sources.load_pictures("tfds:tiny_cats:train", TOKENIZER)
     expected = np.stack([TOKENIZER.resize_image(a) for a in array])
     assert rows(pictures.images) == rows(expected)
 
@@ -188,7 +188,7 @@ def test_tfds_mistakes_are_one_clear_line(tmp_path, monkeypatch):
 def test_paths_that_are_not_utf8_are_read(tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
     cartoons.draw("cat", "0").save(tmp_path / name, "PNG")
-    assert len(dataset.load_pictures(str(tmp_path), TOKENIZER).images) == 1
+    assert len(sources.load_pictures(str(tmp_path), TOKENIZER).images) == 1
 
 
 def test_tokens_are_those_of_the_graph_function(cartoon_folder):

@@ -13,7 +13,6 @@ from pixace_tf import color_codes
 from pixace_tf.attention import causal_attention
 from pixace_tf.causal_lm import PixaceCausalLM
 from pixace_tf.color_head import ChainHead, PackedHead
-from pixace_tf.decoders import CausalDecoderLayer
 from pixace_tf.pixel_inputs import (
     NEIGHBORS,
     gather_neighbors,
@@ -22,6 +21,7 @@ from pixace_tf.pixel_inputs import (
 )
 from pixace_tf.presets import PRESETS, decoder_config
 from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.transformer_stack import CausalDecoderLayer
 
 SIZE = (9, 15)  # Neither decoder's segments divide 135 pixels.
 

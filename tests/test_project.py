@@ -20,10 +20,10 @@ PACKAGE = ROOT / "pixace_tf"
 # The way of a picture; each module imports only those before it.
 ORDER = (
     "storage", "console", "images", "cartoons", "sheets", "color_codes",
-    "tokenizer", "dataset", "attention", "pixel_inputs", "decoders",
-    "color_head", "presets", "causal_lm", "run_folder", "evaluation",
-    "sampling", "painting", "gallery", "callbacks", "training", "demo",
-    "cli", "__init__",
+    "tokenizer", "sources", "dataset", "attention", "transformer_stack",
+    "pixel_inputs", "decoders", "color_head", "presets", "causal_lm",
+    "run_folder", "evaluation", "sampling", "painting", "gallery",
+    "callbacks", "report", "training", "demo", "options", "cli", "__init__",
 )  # fmt: skip
 
 
