@@ -203,3 +203,23 @@ def test_an_unknown_name_is_an_error():
         PixaceCausalLM((8, 8), (5, 4, 4), "hsv", "lstm", {})
     with pytest.raises(ValueError, match="preset must be one of"):
         decoder_config("huge", "multiscale")
+
+
+@pytest.mark.parametrize(
+    ("preset", "decoder", "millions"),
+    [
+        ("nano", "multiscale", 4.5),
+        ("small", "multiscale", 14),
+        ("base", "multiscale", 25),
+        ("nano", "transformer", 1.0),
+        ("small", "transformer", 5.2),
+        ("base", "transformer", 20),
+    ],
+)
+def test_presets_have_the_parameters_that_the_docs_name(
+    preset, decoder, millions
+):
+    model = PixaceCausalLM(
+        (32, 32), (5, 4, 4), "hsv", decoder, decoder_config(preset, decoder)
+    )
+    assert model.count_params() / 1e6 == pytest.approx(millions, rel=0.03)
