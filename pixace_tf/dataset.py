@@ -29,7 +29,7 @@ class TokenDataset:
         validation_labels: int32 `(M,)`.
         label_names: The class folders in order; `[""]` where there are none.
         skipped: Files that do not load.
-        fingerprint: Changes when a file or the tokenizer changes.
+        fingerprint: Changes when a file is touched or the tokenizer changes.
     """
 
     train: np.ndarray
@@ -39,6 +39,12 @@ class TokenDataset:
     label_names: list[str]
     skipped: list[Skipped]
     fingerprint: str
+
+    def digest(self) -> str:
+        """Return a hex digest of the tokens: what a model is trained on."""
+        digest = hashlib.blake2b(self.train.tobytes(), digest_size=16)
+        digest.update(self.validation.tobytes())
+        return digest.hexdigest()
 
 
 def load(
@@ -125,6 +131,7 @@ def _fingerprint(
 
 
 def _save_cache(path: str, data: TokenDataset) -> None:
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     skipped = [dataclasses.asdict(s) for s in data.skipped]
     write_npz(
         path,

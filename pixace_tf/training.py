@@ -112,44 +112,37 @@ def fit(
         "head": head,
         "dropout": dropout,
     }
-    if precision == "auto":
-        has_gpu = bool(tf.config.list_physical_devices("GPU"))
-        precision = "mixed_float16" if has_gpu else "float32"
+    arguments: dict[str, Any] = {
+        "source": os.path.abspath(source) if os.path.isdir(source) else source,
+        "preset": preset,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "flip": flip,
+        "seed": seed,
+        "precision": precision,
+    }
     path = os.path.join(runs_dir, name or _default_name(source))
-    os.makedirs(path, exist_ok=True)
+    is_new = not os.path.exists(os.path.join(path, run_folder.RUN_FILE))
+    if not is_new:
+        _check_same(path, tokenizer, model_config, arguments)
+    data = dataset.load(
+        source,
+        tokenizer,
+        cache_path=os.path.join(path, run_folder.TOKENS_FILE),
+        max_pixels=int(max_megapixels * 1e6),
+        download=download,
+        progress=console.track("Reading pictures"),
+    )
+    _report_data(data, say)
     with _lock(path):
-        data = dataset.load(
-            source,
-            tokenizer,
-            cache_path=os.path.join(path, run_folder.TOKENS_FILE),
-            max_pixels=int(max_megapixels * 1e6),
-            download=download,
-            progress=console.track("Reading pictures"),
-        )
-        _report_data(data, say)
-        arguments: dict[str, Any] = {
-            "source": os.path.abspath(source)
-            if os.path.isdir(source)
-            else source,
-            "preset": preset,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "flip": flip,
-            "seed": seed,
-            "precision": precision,
-            "pictures": data.fingerprint,
-        }
         keras.utils.set_random_seed(seed)
-        if os.path.exists(os.path.join(path, run_folder.RUN_FILE)):
-            run = _reopen(path, tokenizer, model_config, arguments)
-        else:
-            arguments["batch_size"] = batch_size or _default_batch_size(
-                model_config["decoder_config"], tokenizer, len(data.train)
-            )
-            _check_batch_size(arguments["batch_size"], len(data.train))
+        if is_new:
+            _choose(arguments, model_config, tokenizer, data)
             run = run_folder.create_run(
-                path, tokenizer, model_config, arguments, precision
+                path, tokenizer, model_config, arguments, arguments["precision"]
             )
+        else:
+            run = _reopen(path, data)
         budget = Budget(
             epochs, max_minutes, len(data.train) // run.arguments["batch_size"]
         )
@@ -292,36 +285,65 @@ def _pixel_loss(model: Any) -> Callable[[Any, Any], Any]:
     return pixel_loss
 
 
-def _reopen(
+def _choose(
+    arguments: dict[str, Any],
+    model_config: dict[str, Any],
+    tokenizer: PixelTokenizer,
+    data: TokenDataset,
+) -> None:
+    """Fill in what depends on the machine and the pictures."""
+    if arguments["precision"] == "auto":
+        has_gpu = bool(tf.config.list_physical_devices("GPU"))
+        arguments["precision"] = "mixed_float16" if has_gpu else "float32"
+    if arguments["batch_size"] is None:
+        arguments["batch_size"] = _default_batch_size(
+            model_config["decoder_config"], tokenizer, len(data.train)
+        )
+    if arguments["batch_size"] > len(data.train):
+        raise ValueError(
+            f"batch_size must be at most the {len(data.train)} training "
+            f"pictures. Received: batch_size={arguments['batch_size']}"
+        )
+    arguments["pictures"] = data.digest()
+
+
+def _check_same(
     path: str,
     tokenizer: PixelTokenizer,
     model_config: dict[str, Any],
     arguments: dict[str, Any],
-) -> Run:
-    """Open a run to go on with it, if it was begun with these arguments."""
+) -> None:
+    """Raise ValueError if a run was begun with other arguments."""
     config = run_folder.read_config(path)
-    before = {
-        **config["tokenizer"],
-        **config["model"],
-        **config["arguments"],
-    }
-    if arguments["batch_size"] is None:
-        arguments["batch_size"] = before["batch_size"]
+    before = {**config["tokenizer"], **config["model"], **config["arguments"]}
     now = {**tokenizer.get_config(), **model_config, **arguments}
+    # A folder may move; the pictures are compared when they are read.
+    free = {"source", "decoder_config"}
+    if now["batch_size"] is None:
+        free.add("batch_size")
+    if now["precision"] == "auto":
+        free.add("precision")
     differ = [
         f"{key} was {before.get(key)!r}, now {now[key]!r}"
         for key in now
-        if key not in ("pictures", "decoder_config")
-        and before.get(key) != now[key]
+        if key not in free and before.get(key) != now[key]
     ]
-    if not differ and before["pictures"] != now["pictures"]:
-        differ = ["the pictures have changed"]
     if differ:
         raise ValueError(
             f"{path} exists with other arguments: {'; '.join(differ)}. Go on "
             "with the old ones, or start a new run with --name."
         )
-    return run_folder.open_run(path, arguments["precision"])
+
+
+def _reopen(path: str, data: TokenDataset) -> Run:
+    """Open a run to go on with it, if the pictures are the same."""
+    before = run_folder.read_config(path)["arguments"]
+    if before["pictures"] != data.digest():
+        raise ValueError(
+            f"{path} was trained on other pictures (those of "
+            f"{before['source']} as they were). Start a new run with --name."
+        )
+    return run_folder.open_run(path, before["precision"])
 
 
 @contextlib.contextmanager
@@ -384,14 +406,6 @@ def _check(
         raise ValueError(
             f"precision must be one of {', '.join(PRECISIONS)}. "
             f"Received: {precision!r}"
-        )
-
-
-def _check_batch_size(batch_size: int, num_pictures: int) -> None:
-    if batch_size > num_pictures:
-        raise ValueError(
-            f"batch_size must be at most the {num_pictures} training "
-            f"pictures. Received: batch_size={batch_size}"
         )
 
 

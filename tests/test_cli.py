@@ -136,6 +136,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     done = call(*(a.format(tmp=tmp_path) for a in arguments))
     assert done.exit_code == 2
     assert message in done.output
+    assert not os.path.exists("saved_models")
     assert "Traceback" not in done.output
 
 

@@ -24,6 +24,7 @@ ORDER = (
     "pixel_inputs", "decoders", "color_head", "presets", "causal_lm",
     "run_folder", "evaluation", "sampling", "painting", "gallery",
     "callbacks", "report", "training", "demo", "options", "cli", "__init__",
+    "__main__",
 )  # fmt: skip
 
 
