@@ -113,7 +113,7 @@ def _silent_stderr() -> Iterator[None]:
     "--preset",
     default="nano",
     type=click.Choice(["pico", "nano", "small", "base"]),
-    help="Size: nano 4.5, small 14, base 26 million parameters (multiscale); "
+    help="Size: nano 4.5, small 13, base 24 million parameters (multiscale); "
     "a laptop wants nano.",
 )
 @click.option(

@@ -8,6 +8,8 @@ from pixace_tf.training import fit
 
 # Not among the training pictures: those have the seed 0.
 HELD_OUT_SEED = 1
+# Small enough to see every picture a dozen times in the time.
+IMAGE_SIZE = (24, 24)
 
 
 def run_demo(
@@ -37,6 +39,7 @@ def run_demo(
     run = fit(
         train,
         runs_dir=os.path.join(folder, "saved_models"),
+        image_size=IMAGE_SIZE,
         max_minutes=max_minutes,
         say=say,
     )
@@ -47,11 +50,16 @@ def run_demo(
     )
     with console.ProgressBar("Completing") as bar:
         completions = painting.complete(
-            run, unseen, samples=3, temperatures=(0.9,), progress=bar.count
+            run,
+            unseen,
+            samples=4,
+            temperatures=(0.9,),
+            min_p=0.02,
+            progress=bar.count,
         )
     with console.ProgressBar("Painting") as bar:
         (painted,) = painting.generate(
-            run, 24, temperatures=(0.9,), progress=bar.count
+            run, 24, temperatures=(0.9,), min_p=0.02, progress=bar.count
         )
     for name, sheet in (
         ("completed.png", completions.sheet()),

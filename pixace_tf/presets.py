@@ -82,12 +82,22 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
 }
 
 
-def decoder_config(preset: str, decoder: str) -> dict[str, int]:
+RUN_LENGTH = 16
+
+
+def decoder_config(
+    preset: str, decoder: str, image_width: int = 32
+) -> dict[str, int]:
     """Return the sizes of a decoder.
 
     Args:
         preset: `"pico"`, `"nano"`, `"small"` or `"base"`.
         decoder: `"multiscale"` or `"transformer"`.
+        image_width: Pixels of a row. The runs of the multiscale decoder are
+            about 16 pixels and, where the width allows it, fill rows evenly.
+
+    Returns:
+        Arguments for the decoder's constructor.
 
     Raises:
         ValueError: If either name is unknown.
@@ -101,7 +111,13 @@ def decoder_config(preset: str, decoder: str) -> dict[str, int]:
             f"decoder must be one of {', '.join(PRESETS[preset])}. "
             f"Received: {decoder!r}"
         )
-    return dict(PRESETS[preset][decoder])
+    sizes = dict(PRESETS[preset][decoder])
+    if decoder == "multiscale":
+        fitting = [n for n in range(10, 25) if image_width % n == 0]
+        sizes["run_length"] = min(
+            fitting or [RUN_LENGTH], key=lambda n: abs(n - RUN_LENGTH)
+        )
+    return sizes
 
 
 def picture_bytes(sizes: dict[str, int], length: int) -> float:
@@ -121,7 +137,7 @@ def picture_bytes(sizes: dict[str, int], length: int) -> float:
         scores = 3 * sizes[f"{prefix}num_heads"] * visible / 2
         return positions * sizes[f"{prefix}num_layers"] * (per_layer + scores)
 
-    run_length = sizes.get("run_length", 16)
+    run_length = sizes.get("run_length", RUN_LENGTH)
     if "inner_hidden_dim" not in sizes:
         return 4 * stack("", length, length)
     runs = length / run_length

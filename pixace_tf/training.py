@@ -108,7 +108,9 @@ def fit(
     tokenizer = PixelTokenizer(image_size, bit_widths, color_space, resize)
     model_config: dict[str, Any] = {
         "decoder": decoder,
-        "decoder_config": decoder_config(preset, decoder),
+        "decoder_config": decoder_config(
+            preset, decoder, tokenizer.image_size[1]
+        ),
         "head": head,
         "dropout": dropout,
     }
