@@ -82,6 +82,8 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
 }
 
 
+# Peaks of the schedule; wider models want less.
+LEARNING_RATES = {"pico": 3e-3, "nano": 3e-3, "small": 2e-3, "base": 1e-3}
 RUN_LENGTH = 16
 
 

@@ -24,7 +24,11 @@ from pixace_tf.callbacks import (
 from pixace_tf.dataset import TokenDataset
 from pixace_tf.evaluation import Scorer, count_parameters
 from pixace_tf.gallery import Gallery
-from pixace_tf.presets import decoder_config, picture_bytes
+from pixace_tf.presets import (
+    LEARNING_RATES,
+    decoder_config,
+    picture_bytes,
+)
 from pixace_tf.report import Report
 from pixace_tf.run_folder import Run
 from pixace_tf.sheets import save_learning_curve
@@ -54,7 +58,7 @@ def fit(
     epochs: int | None = None,
     max_minutes: float | None = None,
     batch_size: int | None = None,
-    learning_rate: float = 3e-3,
+    learning_rate: float | None = None,
     dropout: float = 0.0,
     flip: bool = True,
     seed: int = 0,
@@ -83,7 +87,8 @@ def fit(
             neither is given. The last validation and pictures come on top.
         batch_size: Pictures per step; by default 4 of 32x32, and 64 on a GPU,
             or what fits the memory.
-        learning_rate: The peak of the schedule.
+        learning_rate: The peak of the schedule; by default 3e-3 for nano, 1e-3
+            for base.
         dropout: Rate in `[0, 1)`.
         flip: Whether half of the pictures are mirrored, anew in each epoch.
         seed: Of weights, order, flips and dropout.
@@ -118,7 +123,7 @@ def fit(
         "source": os.path.abspath(source) if os.path.isdir(source) else source,
         "preset": preset,
         "batch_size": batch_size,
-        "learning_rate": learning_rate,
+        "learning_rate": learning_rate or LEARNING_RATES[preset],
         "flip": flip,
         "seed": seed,
         "precision": precision,
@@ -388,7 +393,7 @@ def _check(
     epochs: int | None,
     max_minutes: float | None,
     batch_size: int | None,
-    learning_rate: float,
+    learning_rate: float | None,
     dropout: float,
     precision: str,
 ) -> None:
