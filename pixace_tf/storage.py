@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 _META = "meta"
+_UNFINISHED = ".unfinished"
 
 
 def write_atomic(path: str, content: bytes) -> None:
@@ -65,10 +66,21 @@ def read_npz(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ValueError(f"The file {path} is damaged.") from None
 
 
+def remove_unfinished(folder: str) -> None:
+    """Remove what a killed process was writing.
+
+    Args:
+        folder: Where no other process is writing now.
+    """
+    for name in os.listdir(folder):
+        if name.startswith(".") and name.endswith(_UNFINISHED):
+            os.unlink(os.path.join(folder, name))
+
+
 @contextlib.contextmanager
 def _atomic(path: str) -> Iterator[io.BufferedWriter]:
     folder, name = os.path.split(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    handle, temporary = tempfile.mkstemp(_UNFINISHED, f".{name}.", folder)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pixace_tf import console, dataset, images, run_folder
+from pixace_tf import console, dataset, images, run_folder, storage
 from pixace_tf.callbacks import (
     Budget,
     Checkpoint,
@@ -361,6 +361,7 @@ def _lock(path: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"Another training is using {path}.") from None
+        storage.remove_unfinished(path)
         yield
 
 

@@ -166,6 +166,7 @@ def test_ten_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
     subprocess.run(command(tmp_path / "killed"), check=True)
     subprocess.run(command(tmp_path / "straight"), check=True)
     assert kills == 10
+    assert not list((tmp_path / "killed" / "animals").glob(".*.unfinished"))
     assert_same_state(
         checkpoint_of(tmp_path / "straight"), checkpoint_of(tmp_path / "killed")
     )
@@ -234,7 +235,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     leftovers = [
         name
         for name in os.listdir(tmp_path / "animals")
-        if name.startswith(".") and name != ".lock"
+        if name.endswith(".unfinished")
     ]
     assert not leftovers
     fit(cartoon_folder, tmp_path, epochs=2)
