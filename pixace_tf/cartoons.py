@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterable
 
 from PIL import Image, ImageDraw
@@ -102,6 +103,8 @@ def draw_folder(
         raise ValueError(f"count must be positive. Received: count={count}")
     if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
         raise ValueError(f"{path!r} exists and is not an empty folder.")
+    finished, path = path, f"{path.rstrip(os.sep)}.unfinished"
+    shutil.rmtree(path, ignore_errors=True)
     written = []
     numbers: Iterable[int] = range(count)
     for i in numbers if progress is None else progress(numbers, count):
@@ -110,7 +113,8 @@ def draw_folder(
         os.makedirs(folder, exist_ok=True)
         file = os.path.join(folder, f"{species}-{i // len(SPECIES):05d}.png")
         draw(species, f"{seed}-{i}").save(file)
-        written.append(file)
+        written.append(os.path.join(finished, os.path.relpath(file, path)))
+    os.rename(path, finished)  # So that no half series is taken for a whole.
     return written
 
 
