@@ -50,6 +50,15 @@ class Progress:
     best: float | None = None
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
+    def position(self, steps_per_epoch: int) -> float:
+        """Return the epochs done, the running one as a fraction."""
+        return self.epoch + self.step / steps_per_epoch
+
+    def is_closed(self, steps_per_epoch: int) -> bool:
+        """Tell whether the last step is followed by its history entry."""
+        position = self.position(steps_per_epoch)
+        return bool(self.history) and self.history[-1]["epoch"] == position
+
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
@@ -199,11 +208,7 @@ class Checkpoint(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         mean = float(logs["loss"])
         if not math.isfinite(mean):
-            raise ValueError(
-                "The loss is no longer a finite number. The last good weights "
-                f"are kept in {self._run.path}; try a lower --learning-rate "
-                "or --precision float32 in a new run."
-            )
+            raise ValueError(_not_finite("loss", self._run.path))
         self._progress.loss_sum = self._loss_sum + mean * (batch + 1)
         if self._progress.step < self._steps_per_epoch:
             self._stop.check()
@@ -218,10 +223,7 @@ class Checkpoint(keras.callbacks.Callback):
         """Write weights, optimizer, random states and progress."""
         weights = run_folder.get_weights(self._run.model)
         if not all(np.isfinite(w).all() for w in weights.values()):
-            raise ValueError(
-                "The weights are no longer finite numbers. The last good ones "
-                f"are kept in {self._run.path}; try a lower --learning-rate."
-            )
+            raise ValueError(_not_finite("weights", self._run.path))
         storage.write_npz(
             self._run.file(run_folder.CHECKPOINT_FILE),
             {**weights, **_numbered(self._hidden_variables())},
@@ -288,7 +290,7 @@ class EpochEnd(keras.callbacks.Callback):
         progress = self._progress
         bits = progress.loss_sum / max(progress.step, 1) / math.log(2)
         entry = {
-            "epoch": progress.epoch + progress.step / self._steps_per_epoch,
+            "epoch": progress.position(self._steps_per_epoch),
             "seconds": progress.seconds,
             "bits_per_pixel": bits,
         }
@@ -296,6 +298,8 @@ class EpochEnd(keras.callbacks.Callback):
         if validation_bits is not None:
             entry["val_bits_per_pixel"] = validation_bits
         judged = bits if validation_bits is None else validation_bits
+        if not math.isfinite(judged):
+            raise ValueError(_not_finite("validation", self._run.path))
         if progress.best is None or judged < progress.best:
             storage.write_npz(
                 self._run.file(run_folder.WEIGHTS_FILE),
@@ -316,6 +320,14 @@ class EpochEnd(keras.callbacks.Callback):
             listener(entry)
         if logs is not None:
             logs.update(entry)
+
+
+def _not_finite(what: str, path: str) -> str:
+    return (
+        f"The {what} became infinite or not a number. What was saved before in "
+        f"{path} is good; try a lower --learning-rate or --precision float32 "
+        "in a new run."
+    )
 
 
 def _numbered(variables: list[Any]) -> dict[str, np.ndarray]:

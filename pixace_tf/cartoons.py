@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import random
+import tempfile
 from collections.abc import Callable, Iterable
 
 from PIL import Image, ImageDraw
@@ -102,16 +103,21 @@ def draw_folder(
         raise ValueError(f"count must be positive. Received: count={count}")
     if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
         raise ValueError(f"{path!r} exists and is not an empty folder.")
-    written = []
-    numbers: Iterable[int] = range(count)
-    for i in numbers if progress is None else progress(numbers, count):
-        species = sorted(SPECIES)[i % len(SPECIES)]
-        folder = os.path.join(path, species)
-        os.makedirs(folder, exist_ok=True)
-        file = os.path.join(folder, f"{species}-{i // len(SPECIES):05d}.png")
-        draw(species, f"{seed}-{i}").save(file)
-        written.append(file)
-    return written
+    parent = os.path.dirname(os.path.abspath(path))
+    os.makedirs(parent, exist_ok=True)
+    names = []
+    # Renamed in the end, so that no half series is taken for a whole one.
+    with tempfile.TemporaryDirectory(prefix=".draw-", dir=parent) as temporary:
+        folder = os.path.join(temporary, "pictures")
+        numbers: Iterable[int] = range(count)
+        for i in numbers if progress is None else progress(numbers, count):
+            species = sorted(SPECIES)[i % len(SPECIES)]
+            os.makedirs(os.path.join(folder, species), exist_ok=True)
+            name = f"{species}-{i // len(SPECIES):05d}.png"
+            names.append(os.path.join(species, name))
+            draw(species, f"{seed}-{i}").save(os.path.join(folder, names[-1]))
+        os.rename(folder, path)
+    return [os.path.join(path, name) for name in names]
 
 
 def draw(species: str, seed: str) -> Image.Image:

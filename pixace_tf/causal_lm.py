@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.color_codes import BitWidths
+from pixace_tf.bit_widths import BitWidths
 from pixace_tf.color_head import ChainHead, Choose, PackedHead
 from pixace_tf.decoders import FlatDecoder, MultiscaleDecoder
 from pixace_tf.pixel_inputs import (
@@ -156,7 +156,11 @@ class PixaceCausalLM(keras.Model):
         """
         length = self.decoder.segment_length
         start = ops.maximum(segment - 1, 0) * length
-        last = ops.take(token_ids, start + ops.arange(length), axis=1)
+        # A picture may be smaller than its first segment.
+        index = ops.minimum(
+            start + ops.arange(length), self.sequence_length - 1
+        )
+        last = ops.take(token_ids, index, axis=1)
         return self.decoder.begin_segment(state, self.embed(last), segment)
 
     def step(self, state: Any, token_ids: Any, position: Any) -> Any:

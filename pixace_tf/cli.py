@@ -35,10 +35,12 @@ class Commands(click.Group):
         except KeyboardInterrupt as error:
             signum = getattr(error, "signum", signal.SIGINT)
             name = signal.Signals(signum).name
-            _fail(f"Stopped by {name}; the same command goes on.", 128 + signum)
+            _fail(f"Stopped by {name}.", 128 + signum)
         except Exception as error:
             if type(error).__name__ != "ResourceExhaustedError":
                 raise
+            if "No space left" in str(error):
+                _fail("No space left on the disk.", 1)
             _fail("Out of memory; try a smaller --batch-size.", 1)
 
 
@@ -383,10 +385,12 @@ def evaluate(
         return
     error = figures["bits_per_pixel_standard_error"]
     spread = "" if error is None else f" +- {error:.3f}"
+    quality = figures["palette_psnr"]
+    fidelity = "exact" if quality is None else f"{quality:.2f} dB PSNR"
     click.echo(
         f"model     {figures['bits_per_pixel']:.3f}{spread} bits/pixel\n"
         f"unigram   {figures['unigram_bits_per_pixel']:.3f} bits/pixel\n"
-        f"palette   {figures['palette_psnr']:.2f} dB PSNR\n"
+        f"palette   {fidelity}\n"
         f"pictures  {figures['pictures']} ({figures['skipped']} skipped)"
     )
 
@@ -475,7 +479,7 @@ def draw(folder: str, count: int, seed: int) -> None:
 @click.option(
     "--dir",
     "folder",
-    default=".",
+    default="demo",
     type=click.Path(),
     help="Where data/, saved_models/ and the sheets go.",
 )

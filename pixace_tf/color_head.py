@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.color_codes import BitWidths
+from pixace_tf.bit_widths import BitWidths
 from pixace_tf.pixel_inputs import split_channels
 
 # Takes logits `(B, n)` and the number of the draw; returns int32 `(B,)`.

@@ -29,7 +29,9 @@ class TokenDataset:
         validation_labels: int32 `(M,)`.
         label_names: The class folders in order; `[""]` where there are none.
         skipped: Files that do not load.
-        fingerprint: Changes when a file is touched or the tokenizer changes.
+        fingerprint: Changes when a file is touched or the tokenizer changes;
+            "" where that cannot be told.
+        is_cached: Whether it came from a cache.
     """
 
     train: np.ndarray
@@ -39,6 +41,7 @@ class TokenDataset:
     label_names: list[str]
     skipped: list[Skipped]
     fingerprint: str
+    is_cached: bool = False
 
     def digest(self) -> str:
         """Return a hex digest of the tokens: what a model is trained on."""
@@ -60,8 +63,8 @@ def load(
     Args:
         source: A folder of pictures, or `tfds:NAME[/CONFIG][:SPLIT]`.
         tokenizer: Makes the tokens.
-        cache_path: An `.npz` file to keep them in; used again while neither
-            files nor tokenizer change.
+        cache_path: What `save_cache` wrote; read instead of the pictures while
+            neither files nor tokenizer have changed.
         max_pixels: Largest picture to decode, by its header.
         download: Whether a TensorFlow data set may be downloaded.
         progress: Wraps an iterable, given its length, for a progress bar.
@@ -74,7 +77,7 @@ def load(
         ValueError: If there is no usable picture.
     """
     fingerprint = _fingerprint(source, tokenizer, max_pixels)
-    if cache_path and os.path.exists(cache_path):
+    if cache_path and fingerprint and os.path.exists(cache_path):
         cached = _load_cache(cache_path, fingerprint)
         if cached is not None:
             return cached
@@ -84,7 +87,7 @@ def load(
     token_ids = tokenize(pictures.images, tokenizer).astype(dtype)
     label_names = sorted(set(pictures.labels))
     labels = np.array([label_names.index(x) for x in pictures.labels], np.int32)
-    data = TokenDataset(
+    return TokenDataset(
         train=token_ids[in_train],
         validation=token_ids[~in_train],
         train_labels=labels[in_train],
@@ -93,9 +96,6 @@ def load(
         skipped=pictures.skipped,
         fingerprint=fingerprint,
     )
-    if cache_path:
-        _save_cache(cache_path, data)
-    return data
 
 
 def tokenize(small: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
@@ -118,29 +118,30 @@ def tokenize(small: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
 def _fingerprint(
     source: str, tokenizer: PixelTokenizer, max_pixels: int
 ) -> str:
+    if source.startswith(TFDS_PREFIX):
+        return ""
     key = hashlib.blake2b(digest_size=16)
     key.update(json.dumps(tokenizer.get_config(), sort_keys=True).encode())
     key.update(f"{max_pixels}".encode())
-    if source.startswith(TFDS_PREFIX):
-        key.update(source.encode())
-    else:
-        for path, status in images.file_states(source):
-            key.update(os.fsencode(path) + b"\0")
-            key.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    for path, state in images.file_states(source):
+        key.update(os.fsencode(path) + f"\0{state}\0".encode())
     return key.hexdigest()
 
 
-def _save_cache(path: str, data: TokenDataset) -> None:
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+def save_cache(data: TokenDataset, path: str) -> None:
+    """Keep the tokens for the next `load`, if they are not kept already.
+
+    Args:
+        data: The tokens.
+        path: The `.npz` file to write.
+    """
+    if data.is_cached or not data.fingerprint:
+        return
     skipped = [dataclasses.asdict(s) for s in data.skipped]
+    arrays = ("train", "validation", "train_labels", "validation_labels")
     write_npz(
         path,
-        {
-            "train": data.train,
-            "validation": data.validation,
-            "train_labels": data.train_labels,
-            "validation_labels": data.validation_labels,
-        },
+        {name: getattr(data, name) for name in arrays},
         {
             "label_names": data.label_names,
             "skipped": skipped,
@@ -158,7 +159,7 @@ def _load_cache(path: str, fingerprint: str) -> TokenDataset | None:
         return None
     meta["skipped"] = [Skipped(**s) for s in meta["skipped"]]
     fields: dict[str, Any] = {**arrays, **meta}
-    return TokenDataset(**fields)
+    return TokenDataset(**fields, is_cached=True)
 
 
 def training_batches(

@@ -130,10 +130,12 @@ def summarize(
     Returns:
         `bits_per_pixel` of the model and its standard error over pictures,
         `unigram_bits_per_pixel` of these tokens' own frequencies,
-        `palette_psnr` in dB, and the number of `pictures`.
+        `palette_psnr` in dB (None where nothing is lost), and the number of
+        `pictures`.
     """
     token_ids = tokenizer.tokenize(images).numpy()
     bits = Scorer(model).bits(token_ids, progress).mean(axis=1)
+    quality = palette_psnr(images, tokenizer)
     error = bits.std(ddof=1) / np.sqrt(len(bits)) if len(bits) > 1 else None
     return {
         "bits_per_pixel": float(bits.mean()),
@@ -141,6 +143,6 @@ def summarize(
         if error is None
         else float(error),
         "unigram_bits_per_pixel": unigram_bits_per_pixel(token_ids),
-        "palette_psnr": palette_psnr(images, tokenizer),
+        "palette_psnr": None if np.isinf(quality) else quality,
         "pictures": len(images),
     }

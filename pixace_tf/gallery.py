@@ -11,7 +11,6 @@ from PIL import Image
 from pixace_tf import sheets
 from pixace_tf.dataset import TokenDataset
 from pixace_tf.run_folder import Run
-from pixace_tf.sampling import Sampler
 
 NUM_NEW = 8
 NUM_COMPLETED = 4
@@ -35,7 +34,6 @@ class Gallery:
         # Spread over the files, which lie in the order of their names.
         chosen = np.linspace(0, len(source) - 1, NUM_COMPLETED).astype(int)
         self._given = source[np.unique(chosen)].astype(np.int32)
-        self._sampler: Sampler | None = None
         self._drawn_at = 0.0
         self._cost_s = 0.0
 
@@ -69,13 +67,11 @@ class Gallery:
         self._cost_s = self._drawn_at - start
 
     def _draw(self) -> tuple[Image.Image, Image.Image]:
-        if self._sampler is None:
-            self._sampler = Sampler(self._run.model)
         tokenizer = self._run.tokenizer
         length = tokenizer.sequence_length
         blank = np.zeros((NUM_NEW, length), np.int32)
         prefix_length = [0] * NUM_NEW + [length // 2] * len(self._given)
-        token_ids = self._sampler.complete(
+        token_ids = self._run.sampler.complete(
             np.concatenate([blank, self._given]),
             prefix_length,
             np.arange(len(prefix_length)),

@@ -5,9 +5,11 @@ Paths are `str` as `os.fsdecode` gives them, so every file name survives.
 
 import dataclasses
 import hashlib
+import http.client
 import io
 import os
 import stat
+import time
 import urllib.request
 import warnings
 from collections import deque
@@ -16,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pixace_tf.storage import RUN_FILE
 
 MAX_PIXELS = 64_000_000
 MAX_DOWNLOAD_BYTES = 32 * 2**20
@@ -138,6 +142,7 @@ def inspect(source: str | io.BytesIO, max_pixels: int = MAX_PIXELS) -> bool:
         # A JPEG decodes at an eighth of its size: all its data is still read.
         image.draft(None, (1, 1))
         _load(image)
+        _check_depth(image)
         return is_plain and _orientation(image) == 1
 
 
@@ -156,21 +161,21 @@ def normalize(source: str | io.BytesIO, max_pixels: int = MAX_PIXELS) -> bytes:
     """
     with _open(source, max_pixels) as image:
         _load(image)
-        if image.mode == "F":
-            raise UnloadableError("floating-point pixels have no fixed range")
+        _check_depth(image)
+        orientation = _orientation(image)
         if image.mode.startswith("I"):
             grey = np.asarray(image).astype(np.int64)
-            if grey.min() < 0 or grey.max() > 65535:
-                raise UnloadableError("pixels deeper than 16 bits")
             small = ((grey * 255 + 32767) // 65535).astype(np.uint8)
             upright = Image.fromarray(small).convert("RGB")
-            upright.getexif()[_EXIF_ORIENTATION] = _orientation(image)
         else:
             mode = "RGBA" if image.has_transparency_data else "RGB"
             upright = image.convert(mode)
-        upright = ImageOps.exif_transpose(upright)
+    # Only the pixels go on, turned upright: no profile, no broken metadata.
+    upright.info.clear()
+    upright.getexif().clear()
+    upright.getexif()[_EXIF_ORIENTATION] = orientation
+    upright = ImageOps.exif_transpose(upright)
     buffer = io.BytesIO()
-    # Only the pixels go on: no color profile, no text.
     Image.frombytes(upright.mode, upright.size, upright.tobytes()).save(
         buffer, "PNG", compress_level=1
     )
@@ -215,14 +220,18 @@ def printable(path: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def file_states(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield every file below `root` with its status, for a fingerprint.
+def file_states(root: str) -> Iterator[tuple[str, str]]:
+    """Yield every file below `root` with its size and time, for a fingerprint.
 
     Raises:
         ValueError: If `root` is not a folder.
     """
     for path in _walk(root)[0]:
-        yield path, os.stat(os.path.join(root, path))
+        try:
+            status = os.stat(os.path.join(root, path))
+            yield path, f"{status.st_size} {status.st_mtime_ns}"
+        except OSError as error:
+            yield path, _reason(error)
 
 
 def _walk(root: str) -> tuple[list[str], list[Skipped]]:
@@ -235,17 +244,19 @@ def _walk(root: str) -> tuple[list[str], list[Skipped]]:
     folders = deque([""])
     while folders:
         folder = folders.popleft()
-        status = os.stat(os.path.join(root, folder))
+        full_path = os.path.join(root, folder)
+        try:
+            status = os.stat(full_path)
+            entries = sorted(os.scandir(full_path), key=lambda e: e.name)
+        except OSError as error:
+            skipped.append(Skipped(folder, _reason(error)))
+            continue
         if (status.st_dev, status.st_ino) in seen:
             skipped.append(Skipped(folder, "a link to a folder seen before"))
             continue
         seen.add((status.st_dev, status.st_ino))
-        try:
-            entries = sorted(
-                os.scandir(os.path.join(root, folder)), key=lambda e: e.name
-            )
-        except OSError as error:
-            skipped.append(Skipped(folder, _reason(error)))
+        if folder and os.path.exists(os.path.join(full_path, RUN_FILE)):
+            skipped.append(Skipped(folder, "a run folder"))
             continue
         for entry in entries:
             path = os.path.join(folder, entry.name)
@@ -267,8 +278,9 @@ def _layout(root: str, paths: list[str]) -> Callable[[str], tuple[str, str]]:
     """Return a function from a path to its part and label."""
     tops = {path.split(os.sep)[0] for path in paths if os.sep in path}
     parts = {top: PARTS[top] for top in tops if top in PARTS}
-    if "train" not in parts.values():
-        parts = {}
+    is_split = set(parts.values()) == {"train", "validation"}
+    if not is_split and tops != {"train"}:
+        parts = {}  # Else `train` or `val` is a class like its neighbors.
 
     def place(path: str) -> tuple[str, str]:
         *folders, _ = path.split(os.sep)
@@ -276,7 +288,7 @@ def _layout(root: str, paths: list[str]) -> Callable[[str], tuple[str, str]]:
             return "", folders[0] if folders else ""
         if not folders or folders[0] not in parts:
             raise UnloadableError("lies outside train/ and val/")
-        part = parts[folders[0]] if len(set(parts.values())) == 2 else ""
+        part = parts[folders[0]] if is_split else ""
         return part, folders[1] if len(folders) > 1 else ""
 
     return place
@@ -327,6 +339,17 @@ def _load(image: Image.Image) -> None:
         raise UnloadableError(f"broken picture: {error}") from None
 
 
+def _check_depth(image: Image.Image) -> None:
+    """Raise UnloadableError if the pixels have no fixed range."""
+    if image.mode == "F":
+        raise UnloadableError("floating-point pixels have no fixed range")
+    if image.mode.startswith("I"):
+        pixels = np.asarray(image)
+        lowest, highest = pixels.min(), pixels.max()
+        if lowest < 0 or highest > 65535:
+            raise UnloadableError("pixels deeper than 16 bits")
+
+
 def _is_plain(image: Image.Image) -> bool:
     modes = {"JPEG": ("L", "RGB"), "PNG": ("L", "LA", "RGB", "RGBA")}
     plain = image.mode in modes.get(image.format or "", ())
@@ -341,20 +364,27 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _download(address: str) -> bytes:
-    request = urllib.request.Request(
-        address, headers={"User-Agent": "pixace-tf"}
-    )
+    headers = {"User-Agent": "pixace-tf"}
+    request = urllib.request.Request(address, headers=headers)
+    deadline = time.monotonic() + DOWNLOAD_TIMEOUT_S
+    content = b""
     try:
         with urllib.request.urlopen(
             request, timeout=DOWNLOAD_TIMEOUT_S
         ) as response:
-            content = response.read(MAX_DOWNLOAD_BYTES + 1)
-    except (OSError, ValueError) as error:
+            while part := response.read1(1 << 16):
+                content += part
+                if len(content) > MAX_DOWNLOAD_BYTES:
+                    size = f"{MAX_DOWNLOAD_BYTES / 2**20:g} MiB"
+                    raise UnloadableError(f"larger than {size}")
+                if time.monotonic() > deadline:
+                    raise UnloadableError("download takes too long")
+    except UnloadableError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UnloadableError(f"download failed: {reason}") from None
-    if len(content) > MAX_DOWNLOAD_BYTES:
-        raise UnloadableError(f"larger than {MAX_DOWNLOAD_BYTES // 2**20} MiB")
-    return bytes(content)
+    return content
 
 
 def _read_file(path: str) -> bytes:

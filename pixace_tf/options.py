@@ -61,7 +61,7 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 max_megapixels = click.option(
     "--max-megapixels",
-    type=click.FloatRange(0, 178, min_open=True),
+    type=click.FloatRange(0, 64, min_open=True),
     default=64.0,
     help="Skip larger pictures, by their header.",
 )

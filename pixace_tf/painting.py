@@ -1,6 +1,7 @@
 """From a run to pictures: complete given ones, generate new ones."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from pixace_tf import images, sheets
 from pixace_tf.run_folder import Run
-from pixace_tf.sampling import Filters, ProgressUpdate, Sampler
+from pixace_tf.sampling import Filters, ProgressUpdate
 from pixace_tf.tokenizer import PixelTokenizer
 
 
@@ -49,7 +50,7 @@ class Completions:
 
 def complete(
     run: Run,
-    pictures: Sequence[str | np.ndarray],
+    pictures: Sequence[str | os.PathLike[str] | np.ndarray],
     *,
     keep: float = 0.5,
     prefix_length: int | None = None,
@@ -90,12 +91,12 @@ def complete(
     if prefix_length is None:
         prefix_length = round(keep * tokenizer.sequence_length)
     _check_positive("samples", samples)
-    if not len(pictures):
-        raise ValueError("Give at least one picture to complete.")
-    originals = np.stack([_small(picture, tokenizer) for picture in pictures])
+    if isinstance(pictures, str) or not len(pictures):
+        raise ValueError("Give a list of at least one picture to complete.")
+    originals = np.stack([_small(p, tokenizer) for p in pictures])
     token_ids = tokenizer.tokenize(originals).numpy()
     columns = len(temperatures) * samples
-    drawn = Sampler(run.model).complete(
+    drawn = run.sampler.complete(
         np.repeat(token_ids, columns, axis=0),
         prefix_length,
         np.tile(seed + np.arange(samples), len(pictures) * len(temperatures)),
@@ -149,7 +150,7 @@ def generate(
         ValueError: If a value is out of range.
     """
     _check_positive("count", count)
-    token_ids = Sampler(run.model).generate(
+    token_ids = run.sampler.generate(
         np.tile(seed + np.arange(count), len(temperatures)),
         Filters(np.repeat(temperatures, count), top_k, top_p, min_p),
         progress,
@@ -194,9 +195,12 @@ def palette_sheet(
     return sheets.contact_sheet(rows, headings, scale)
 
 
-def _small(picture: str | np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
+def _small(
+    picture: str | os.PathLike[str] | np.ndarray, tokenizer: PixelTokenizer
+) -> np.ndarray:
     """Read and resize one picture to uint8 `(height, width, 3)`."""
-    if isinstance(picture, str):
+    if isinstance(picture, str | os.PathLike):
+        picture = os.fspath(picture)
         try:
             decoded = tokenizer.decode(images.read(picture))
         except tf.errors.InvalidArgumentError:

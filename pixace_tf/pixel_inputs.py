@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.color_codes import BitWidths
+from pixace_tf.bit_widths import BitWidths
 
 # (rows down, columns right) of the causal neighbors, all earlier in raster
 # order: two to the left, five above, five two rows above.

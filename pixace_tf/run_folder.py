@@ -13,6 +13,7 @@ package's own classes.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import os
@@ -23,10 +24,11 @@ import numpy as np
 
 from pixace_tf import storage
 from pixace_tf.causal_lm import PixaceCausalLM
+from pixace_tf.sampling import Sampler
+from pixace_tf.storage import RUN_FILE
 from pixace_tf.tokenizer import PixelTokenizer
 
 FORMAT = 1
-RUN_FILE = "run.json"
 WEIGHTS_FILE = "weights.npz"
 CHECKPOINT_FILE = "checkpoint.npz"
 TOKENS_FILE = "tokens.npz"
@@ -48,6 +50,11 @@ class Run:
     model: PixaceCausalLM
     tokenizer: PixelTokenizer
     arguments: dict[str, Any]
+
+    @functools.cached_property
+    def sampler(self) -> Sampler:
+        """What draws from the model, compiled at its first use."""
+        return Sampler(self.model)
 
     def file(self, *names: str) -> str:
         """Return the path of a file of this run."""

@@ -31,7 +31,7 @@ class Filters:
     For the chain head they act on each color channel in turn.
 
     Attributes:
-        temperature: Above 0; below 1 is bolder on what is likely.
+        temperature: From 0.001 to 1000; below 1 is bolder on what is likely.
         top_k: Keep the k likeliest choices; 0 keeps all.
         top_p: Keep the likeliest choices up to this probability, in `(0, 1]`.
         min_p: Keep what has this share of the likeliest one's probability, in
@@ -56,8 +56,11 @@ class Filters:
             ValueError: If a value is out of range.
         """
         rules = {
-            "temperature": ("positive and finite", lambda x: x > 0),
-            "top_k": ("0 (off) or a positive integer", lambda x: x >= 0),
+            "temperature": ("from 0.001 to 1000", _is_temperature),
+            "top_k": (
+                "0 (off) or a positive integer",
+                lambda x: (x >= 0) & (x == np.floor(x)),
+            ),
             "top_p": ("above 0 and at most 1", lambda x: (x > 0) & (x <= 1)),
             "min_p": ("from 0 to 1", lambda x: (x >= 0) & (x <= 1)),
         }
@@ -202,6 +205,12 @@ class Sampler:
         first = int(prefix_length.min()) // segment_length
         num_segments = -(-length // segment_length)
         given = np.arange(length) < prefix_length[:, None]
+        is_color = (token_ids >= 0) & (token_ids < self.model.start_token_id)
+        if not np.all(is_color | ~given):
+            raise ValueError(
+                f"token_ids must lie in [0, {self.model.start_token_id}) "
+                "within the prefix."
+            )
         tokens = tf.constant(np.where(given, token_ids, 0))
         state = (
             self._prefill(tokens, first)
@@ -326,6 +335,10 @@ def filter_logits(
     last = tf.reduce_sum(tf.cast(kept, tf.int32), axis=-1) - 1
     bar = tf.gather(ranked, tf.maximum(last, 0), batch_dims=1)
     return tf.where(logits >= bar[:, None], logits, -np.inf)
+
+
+def _is_temperature(value: np.ndarray) -> np.ndarray:
+    return (value >= 1e-3) & (value <= 1e3)
 
 
 def _relax(tensor: Any) -> tf.TensorSpec:

@@ -101,7 +101,7 @@ def _read_folder(
             png = images.normalize(full_paths[index], max_pixels)
         except images.UnloadableError as error:
             return Skipped(scanned.loads[index].path, str(error))
-        return decode(png).numpy()
+        return np.asarray(decode(png))
 
     others = [i for i in range(len(full_paths)) if i not in small]
     with ThreadPoolExecutor(os.cpu_count()) as pool:

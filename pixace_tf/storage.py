@@ -5,12 +5,13 @@ import io
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+# Marks a folder as a run.
+RUN_FILE = "run.json"
 _META = "meta"
 _UNFINISHED = ".unfinished"
 
@@ -62,7 +63,9 @@ def read_npz(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return arrays, json.loads(arrays.pop(_META).tobytes())
     except FileNotFoundError:
         raise ValueError(f"The file {path} is missing.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except PermissionError:
+        raise
+    except Exception:  # A damaged archive can raise anything.
         raise ValueError(f"The file {path} is damaged.") from None
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from pixace_tf import bit_widths as widths
 from pixace_tf import color_codes
 
 RESIZES = ("crop", "squash", "pad")
@@ -38,7 +39,7 @@ class PixelTokenizer:
     def __init__(
         self,
         image_size: tuple[int, int] = (32, 32),
-        bit_widths: color_codes.BitWidths = (5, 4, 4),
+        bit_widths: widths.BitWidths = (5, 4, 4),
         color_space: str = "hsv",
         resize: str = "crop",
     ) -> None:
@@ -54,8 +55,8 @@ class PixelTokenizer:
                 f"Received: resize={resize!r}"
             )
         self.image_size = size
-        self.bit_widths = color_codes.check_bit_widths(bit_widths)
-        self.color_space = color_codes.check_color_space(color_space)
+        self.bit_widths = widths.check_bit_widths(bit_widths)
+        self.color_space = widths.check_color_space(color_space)
         self.resize = resize
 
     @property

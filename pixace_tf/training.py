@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import psutil
 import tensorflow as tf
 
 from pixace_tf import console, dataset, images, run_folder, storage
@@ -129,27 +130,31 @@ def fit(
         "precision": precision,
     }
     path = os.path.join(runs_dir, name or _default_name(source))
-    is_new = not os.path.exists(os.path.join(path, run_folder.RUN_FILE))
+    is_new = not os.path.exists(os.path.join(path, storage.RUN_FILE))
     if not is_new:
         _check_same(path, tokenizer, model_config, arguments)
+    cache_path = os.path.join(path, run_folder.TOKENS_FILE)
     data = dataset.load(
         source,
         tokenizer,
-        cache_path=os.path.join(path, run_folder.TOKENS_FILE),
+        cache_path=cache_path,
         max_pixels=int(max_megapixels * 1e6),
         download=download,
         progress=console.track("Reading pictures"),
     )
     _report_data(data, say)
+    if is_new:
+        _choose(arguments, model_config, tokenizer, data)
+    os.makedirs(path, exist_ok=True)
     with _lock(path):
         keras.utils.set_random_seed(seed)
         if is_new:
-            _choose(arguments, model_config, tokenizer, data)
             run = run_folder.create_run(
                 path, tokenizer, model_config, arguments, arguments["precision"]
             )
         else:
             run = _reopen(path, data)
+        dataset.save_cache(data, cache_path)
         budget = Budget(
             epochs, max_minutes, len(data.train) // run.arguments["batch_size"]
         )
@@ -182,7 +187,7 @@ def _train(
     checkpoint = Checkpoint(run, progress, steps, checkpoint_seconds, stop)
     if os.path.exists(run.file(run_folder.CHECKPOINT_FILE)):
         checkpoint.restore()
-        if budget.is_spent(progress):
+        if budget.is_spent(progress) and progress.is_closed(steps):
             say(f"{run.path} has finished this budget; give more to go on.")
             return
         say(
@@ -222,6 +227,7 @@ def _train(
             gallery.update(progress.history[-1], is_last=True)
         except InterruptedTraining:  # Between two steps: the state is whole.
             checkpoint.save()
+            say(f"Saved in {run.path}; the same command goes on from here.")
             raise
     save_learning_curve(progress.history, run.file("learning_curve.png"))
     best = min(
@@ -242,7 +248,8 @@ def _fit_epochs(
 ) -> None:
     """Finish the running epoch, if there is one, then run the others."""
     steps = budget.steps_per_epoch
-    if progress.step >= steps:  # Interrupted between last step and validation.
+    is_due = progress.step >= steps or budget.is_spent(progress)
+    if is_due and not progress.is_closed(steps):  # Stopped in the validation.
         epoch_end.on_epoch_end(progress.epoch)
     for is_partial in (True, False):
         if (is_partial and not progress.step) or budget.is_spent(progress):
@@ -384,7 +391,7 @@ def _default_batch_size(
         most, memory = 64, _GPU_MEMORY_BYTES
     else:
         most = max(1, _CPU_BATCH_PIXELS // tokenizer.sequence_length)
-        memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        memory = psutil.virtual_memory().available
     fitting = memory / 2 / picture_bytes(sizes, tokenizer.sequence_length)
     batch_size = min(most, num_pictures, max(1, int(fitting)))
     return 1 << (batch_size.bit_length() - 1)

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from pixace_tf import cartoons, images
@@ -31,10 +30,10 @@ def test_a_shorter_series_is_the_beginning_of_a_longer_one(tmp_path):
     assert short.items() <= long.items()
 
 
-def test_faces_of_one_species_differ_less_than_nothing_alike():
-    faces = [np.asarray(cartoons.draw("panda", str(i))) for i in range(4)]
-    assert all(face.shape == (96, 96, 3) for face in faces)
-    assert not np.array_equal(faces[0], faces[1])
+def test_every_species_can_be_drawn_in_many_ways():
+    for species in cartoons.SPECIES:
+        faces = {cartoons.draw(species, str(i)).tobytes() for i in range(4)}
+        assert len(faces) == 4
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):

@@ -28,12 +28,15 @@ def test_help_is_quick_and_imports_nothing_heavy():
         "heavy = {'tensorflow', 'keras', 'numpy', 'PIL'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
-    start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert time.monotonic() - start < 0.5
+    seconds = []
+    for _ in range(3):  # The machine may be busy.
+        start = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True
+        )
+        seconds.append(time.monotonic() - start)
+        assert done.returncode == 0, done.stderr
+    assert min(seconds) < 0.5
 
 
 @pytest.mark.parametrize("command", main.commands)

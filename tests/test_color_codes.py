@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from pixace_tf import color_codes
+from pixace_tf.bit_widths import check_bit_widths
 
 WIDTHS = [(5, 4, 4), (4, 3, 3), (3, 2, 2), (4, 4, 5), (8, 8, 8), (0, 0, 4)]
 
@@ -111,4 +112,4 @@ def test_a_token_without_a_color_is_an_error(token):
 )
 def test_bad_bit_widths_are_an_error(bit_widths):
     with pytest.raises(ValueError, match=r"bit_widths must be .* Received"):
-        color_codes.check_bit_widths(bit_widths)
+        check_bit_widths(bit_widths)

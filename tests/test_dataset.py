@@ -77,6 +77,7 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     cartoons.draw_folder(str(tmp_path / "a"), 16)
     cache = str(tmp_path / "tokens.npz")
     first = dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
+    dataset.save_cache(first, cache)
     scans = []
     scan = images.scan
     monkeypatch.setattr(images, "scan", lambda *a: scans.append(1) or scan(*a))
@@ -91,7 +92,8 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
 
 def test_a_damaged_cache_is_made_again(tmp_path, cartoon_folder):
     cache = tmp_path / "tokens.npz"
-    first = dataset.load(str(cartoon_folder), TOKENIZER, str(cache))
+    first = dataset.load(str(cartoon_folder), TOKENIZER)
+    dataset.save_cache(first, str(cache))
     cache.write_bytes(cache.read_bytes()[:500])
     again = dataset.load(str(cartoon_folder), TOKENIZER, str(cache))
     np.testing.assert_array_equal(first.train, again.train)

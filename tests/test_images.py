@@ -139,6 +139,7 @@ def test_odd_names_and_links_have_a_sane_outcome(tmp_path):
         ),
         (["train/cat/a.png"], {("", "cat")}),
         (["val/cat/a.png"], {("", "val")}),
+        (["train/a.png", "bus/a.png"], {("", "train"), ("", "bus")}),
     ],
 )
 def test_folders_give_parts_and_labels(tmp_path, layout, expected):
@@ -183,6 +184,28 @@ def test_a_failed_download_names_the_address(server, monkeypatch):
     monkeypatch.setattr(images, "MAX_DOWNLOAD_BYTES", 100)
     with pytest.raises(ValueError, match="larger than"):
         images.read(f"{server}/a.png")
+
+
+def test_what_does_not_speak_http_is_one_clear_error():
+    for address in ("http://localhost:abc/x.png", "http://local host/a.png"):
+        with pytest.raises(ValueError, match="download failed"):
+            images.read(address)
+
+
+def test_broken_exif_does_not_stop_a_picture(tmp_path):
+    path = tmp_path / "a.webp"
+    PICTURE.save(path, lossless=True, exif=b"Exif\0\0no TIFF header")
+    np.testing.assert_array_equal(small(path), PICTURE)
+
+
+def test_a_run_folder_among_the_pictures_is_no_source(tmp_path):
+    (tmp_path / "runs" / "a" / "pictures").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "run.json").touch()
+    PICTURE.save(tmp_path / "runs" / "a" / "pictures" / "new.png")
+    PICTURE.save(tmp_path / "good.png")
+    loads, skipped = scan_of(tmp_path)
+    assert loads == ["good.png"]
+    assert skipped == {"runs/a": "a run folder"}
 
 
 def test_a_missing_file_is_one_clear_error(tmp_path):

@@ -122,6 +122,8 @@ def test_filters_keep_what_they_say(settings, kept):
     "settings",
     [
         {"temperature": 0},
+        {"temperature": 1e-50},
+        {"top_k": 2.5},
         {"temperature": float("nan")},
         {"temperature": float("inf")},
         {"top_k": -1},
@@ -139,6 +141,12 @@ def test_a_setting_out_of_range_is_an_error(sampler, settings):
 def test_a_prefix_out_of_range_is_an_error(sampler, prefix_length):
     with pytest.raises(ValueError, match="prefix_length"):
         sampler.complete(np.zeros((1, 96)), prefix_length, [0])
+
+
+@pytest.mark.parametrize("token", [-1, 1 << 13])
+def test_an_impossible_prefix_is_an_error(sampler, token):
+    with pytest.raises(ValueError, match="within the prefix"):
+        sampler.complete(np.full((1, 96), token), 5, [0])
 
 
 def test_progress_reaches_its_end(sampler):
