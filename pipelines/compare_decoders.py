@@ -86,7 +86,8 @@ def origin() -> list[str]:
         f"{p} {importlib.metadata.version(p)}" for p in packages
     )
     return [
-        f"- command: `python {shlex.join(sys.argv)}`",
+        "- command: `python pipelines/compare_decoders.py "
+        f"{shlex.join(sys.argv[1:])}`",
         f"- hardware: {os.cpu_count()} CPU cores, {platform.machine()}",
         f"- versions: {versions}, Python {platform.python_version()}",
         f"- date: {datetime.date.today()}",
