@@ -15,7 +15,7 @@ import keras
 from keras import ops
 
 from pixace_tf.attention import BLOCK_LENGTH
-from pixace_tf.transformer_stack import TransformerStack
+from pixace_tf.transformer_stack import TransformerStack, extend_cache
 
 
 class RowColumnEmbedding(keras.layers.Layer):
@@ -166,13 +166,7 @@ class FlatDecoder(keras.layers.Layer):
 
     def end_segment(self, state: dict[str, Any]) -> dict[str, Any]:
         """Move the filled tail behind the frozen part of the cache."""
-        frozen = [
-            tuple(
-                ops.concatenate(pair, axis=2)
-                for pair in zip(*both, strict=True)
-            )
-            for both in zip(state["frozen"], state["tail"], strict=True)
-        ]
+        frozen = extend_cache(state["frozen"], state["tail"])
         return {**state, "frozen": frozen}
 
 
@@ -332,13 +326,7 @@ class MultiscaleDecoder(keras.layers.Layer):
         x = x + ops.cast(position, x.dtype)
         slot = self.outer.empty_cache(ops.shape(x)[0], 1)
         x, filled = self.outer.step(x, state["outer"], slot, 0)
-        outer = [
-            tuple(
-                ops.concatenate(pair, axis=2)
-                for pair in zip(*both, strict=True)
-            )
-            for both in zip(state["outer"], filled, strict=True)
-        ]
+        outer = extend_cache(state["outer"], filled)
         context = ops.reshape(
             ops.cast(self._context(x), "float32"),
             (-1, self.segment_length, self.hidden_dim),

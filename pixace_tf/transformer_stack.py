@@ -199,3 +199,24 @@ class TransformerStack(keras.layers.Layer):
             x, keys_values = block.step(x, past, tail[i], index)
             filled.append(keys_values)
         return x, filled
+
+
+def extend_cache(cache: Cache, more: Cache) -> Cache:
+    """Set further positions behind those of a cache.
+
+    Args:
+        cache: Keys and values `(B, H, S, D)` of each layer.
+        more: Keys and values `(B, H, L, D)` of each layer.
+
+    Returns:
+        Keys and values `(B, H, S + L, D)` of each layer.
+    """
+    return [
+        (
+            ops.concatenate([keys, more_keys], axis=2),
+            ops.concatenate([values, more_values], axis=2),
+        )
+        for (keys, values), (more_keys, more_values) in zip(
+            cache, more, strict=True
+        )
+    ]
