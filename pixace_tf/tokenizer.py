@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from pixace_tf import bit_widths as widths
 from pixace_tf import color_codes
+from pixace_tf.images import MAX_PIXELS
 
 RESIZES = ("crop", "squash", "pad")
-MAX_PIXELS = 64_000_000
 
 
 class PixelTokenizer:
@@ -257,7 +257,7 @@ def _assert_small(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
     pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
     return tf.debugging.Assert(
         (pixels > 0) & (pixels <= MAX_PIXELS),
-        ["A picture may have 1 to 64000000 pixels. Received:", pixels],
+        [f"A picture may have 1 to {MAX_PIXELS} pixels. Received:", pixels],
     )
 
 

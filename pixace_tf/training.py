@@ -224,12 +224,14 @@ def _train(
         try:
             _fit_epochs(run, data, budget, progress, callbacks, epoch_end)
             checkpoint.save()
+            save_learning_curve(
+                progress.history, run.file("learning_curve.png")
+            )
             gallery.update(progress.history[-1], is_last=True)
         except InterruptedTraining:  # Between two steps: the state is whole.
             checkpoint.save()
             say(f"Saved in {run.path}; the same command goes on from here.")
             raise
-    save_learning_curve(progress.history, run.file("learning_curve.png"))
     best = min(
         progress.history, key=lambda e: e.get("val_bits_per_pixel", np.inf)
     )
