@@ -4,6 +4,8 @@ Shapes: B batch, H heads, T positions, S cached positions, D head_dim.
 Scores and softmax are float32 under every dtype policy.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 from keras import ops
@@ -64,6 +66,39 @@ def masked_attention(query: Any, key: Any, value: Any, mask: Any) -> Any:
     scores = ops.where(mask, scores, -float("inf"))
     weights = ops.cast(ops.softmax(scores), value.dtype)
     return ops.matmul(weights, value)
+
+
+def cached_attention(
+    query: Any, parts: Sequence[tuple[Any, Any]], visible: Any
+) -> Any:
+    """Attend from one position to a cache that lies in several parts.
+
+    The parts are never joined: only their scores meet, in the softmax.
+
+    Args:
+        query: float32 `(B*H, 1, D)`, already scaled.
+        parts: float32 keys `(B*H, D, S)` and values `(B*H, S, D)` of each
+            part, any S.
+        visible: bool `(S,)`, what may be seen of the last part; the others
+            are visible as a whole.
+
+    Returns:
+        float32 `(B*H, 1, D)`.
+    """
+    scores = [ops.matmul(query, keys) for keys, _ in parts]
+    scores[-1] = ops.where(visible, scores[-1], -float("inf"))
+    tops = [
+        ops.max(s, axis=-1, keepdims=True, initial=-float("inf"))
+        for s in scores
+    ]
+    top = functools.reduce(ops.maximum, tops)
+    weights = [ops.exp(s - top) for s in scores]
+    total = sum(ops.sum(w, axis=-1, keepdims=True) for w in weights)
+    attended = sum(
+        ops.matmul(w, values)
+        for w, (_, values) in zip(weights, parts, strict=True)
+    )
+    return attended / total
 
 
 def split_heads(x: Any, num_heads: int) -> Any:

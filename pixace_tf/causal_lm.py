@@ -131,37 +131,41 @@ class PixaceCausalLM(keras.Model):
         """Return the decoder's state before the first pixel."""
         return self.decoder.empty_state(batch_size)
 
-    def prefill(self, token_ids: Any, num_segments: Any) -> Any:
-        """Return the decoder's state after the first `num_segments`.
+    def prefill(self, token_ids: Any, num_segments: int) -> Any:
+        """Return the decoder's state after the first segments, in one pass.
+
+        The last of them is still open: decoding may go on within it, at any
+        multiple of `decoder.prefill_stride` up to which pixels are given, or
+        behind it, after `end_segment`.
 
         Args:
-            token_ids: int32 `(B, T)`; only the pixels of those segments count.
-            num_segments: int32 scalar.
+            token_ids: int32 `(B, T)`; later segments are not read.
+            num_segments: At least 1.
 
         Returns:
             An opaque structure of tensors.
         """
         return self.decoder.prefill(*self._inputs(token_ids), num_segments)
 
-    def begin_segment(self, state: Any, token_ids: Any, segment: Any) -> Any:
-        """Prepare the state for the pixels of a segment.
+    def begin_run(self, state: Any, token_ids: Any, run: Any) -> Any:
+        """Prepare the state for the pixels of a run.
 
         Args:
             state: As left by the call before.
-            token_ids: int32 `(B, T)`, filled up to the segment.
-            segment: int32 scalar.
+            token_ids: int32 `(B, T)`, filled up to the run.
+            run: int32 scalar.
 
         Returns:
             The new state.
         """
-        length = self.decoder.segment_length
-        start = ops.maximum(segment - 1, 0) * length
-        # A picture may be smaller than its first segment.
+        length = self.decoder.run_length
+        start = ops.maximum(run - 1, 0) * length
+        # A picture may be smaller than its first run.
         index = ops.minimum(
             start + ops.arange(length), self.sequence_length - 1
         )
         last = ops.take(token_ids, index, axis=1)
-        return self.decoder.begin_segment(state, self.embed(last), segment)
+        return self.decoder.begin_run(state, self.embed(last), run)
 
     def step(self, state: Any, token_ids: Any, position: Any) -> Any:
         """Decode one position.

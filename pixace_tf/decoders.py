@@ -1,9 +1,11 @@
 """The two decoders over raster-order pixels: flat and multiscale.
 
 A decoder has two faces. `call` runs over whole pictures, for training and
-likelihoods. For sampling, the sequence is cut into segments of
-`segment_length` pixels: `begin_segment`, one `step` per pixel, `end_segment`,
-with a state that only the decoder understands.
+likelihoods. For sampling, the sequence is cut into segments and these into
+runs: `begin_run` before the pixels of a run, one `step` per pixel,
+`end_segment` after a segment, with a state that only the decoder understands.
+Its shapes change between segments only. `prefill` makes the state of a given
+prefix; decoding then begins at a multiple of `prefill_stride`.
 
 Shapes: B batch, T pixels, E embedding_dim, N neighbors, W hidden_dim,
 H heads, D head_dim, R runs.
@@ -14,8 +16,17 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.attention import BLOCK_LENGTH
-from pixace_tf.transformer_stack import TransformerStack, extend_cache
+from pixace_tf.transformer_stack import (
+    Cache,
+    TransformerStack,
+    extend_cache,
+    pad_cache,
+    split_cache,
+)
+
+# Of a sequence. More would mean more programs to compile for the flat decoder,
+# fewer a longer tail of the cache to rewrite at each step.
+NUM_SEGMENTS = 4
 
 
 class RowColumnEmbedding(keras.layers.Layer):
@@ -69,7 +80,7 @@ class FlatDecoder(keras.layers.Layer):
         dropout: Rate in `[0, 1)`.
     """
 
-    segment_length = BLOCK_LENGTH
+    prefill_stride = 1
 
     def __init__(
         self,
@@ -82,6 +93,8 @@ class FlatDecoder(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        length = image_size[0] * image_size[1]
+        self.segment_length = self.run_length = -(-length // NUM_SEGMENTS)
         self.hidden_dim = hidden_dim
         policy = self.dtype_policy
         self.project = keras.layers.Dense(
@@ -128,21 +141,19 @@ class FlatDecoder(keras.layers.Layer):
         }
 
     def prefill(
-        self, pixels: Any, neighbors: Any, num_segments: Any
+        self, pixels: Any, neighbors: Any, num_segments: int
     ) -> dict[str, Any]:
-        """Return the state after `num_segments` segments of a sequence."""
-        state = self.empty_state(ops.shape(neighbors)[0])
-        _, cache = self.stack.prefill(self.positions(self.project(neighbors)))
-        stop = num_segments * self.segment_length
-        state["frozen"] = [
-            (keys[:, :, :stop], values[:, :, :stop]) for keys, values in cache
-        ]
-        return state
+        """Return the state at the end of a segment, before it is closed."""
+        x = self.positions(self.project(neighbors))
+        length = self.segment_length
+        cache = self.stack.prefill(x[:, : num_segments * length])
+        frozen, tail = split_cache(cache, (num_segments - 1) * length)
+        return {"frozen": frozen, "tail": pad_cache(tail, length)}
 
-    def begin_segment(
-        self, state: dict[str, Any], last_pixels: Any, segment: Any
+    def begin_run(
+        self, state: dict[str, Any], last_pixels: Any, run: Any
     ) -> dict[str, Any]:
-        """Do nothing: a flat decoder has no work per segment here."""
+        """Do nothing: a flat decoder knows no runs."""
         return state
 
     def step(
@@ -208,8 +219,9 @@ class MultiscaleDecoder(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.sequence_length = image_size[0] * image_size[1]
-        self.segment_length = run_length
+        self.run_length = self.prefill_stride = run_length
         self.num_runs = -(-self.sequence_length // run_length)
+        self.segment_length = -(-self.num_runs // NUM_SEGMENTS) * run_length
         self.hidden_dim = inner_hidden_dim
         policy = self.dtype_policy
         self.read_run = keras.layers.Dense(
@@ -252,7 +264,7 @@ class MultiscaleDecoder(keras.layers.Layer):
         )
 
     def build(self, pixels_shape: Any, neighbors_shape: Any) -> None:
-        run_dim = self.segment_length * pixels_shape[-1]
+        run_dim = self.run_length * pixels_shape[-1]
         self.read_run.build((None, None, run_dim))
         outer_shape = (None, None, self.run_positions.shape[-1])
         self.outer_norm.build(outer_shape)
@@ -277,59 +289,50 @@ class MultiscaleDecoder(keras.layers.Layer):
         x = self.positions(self.project(neighbors))
         x = self._pad(x)
         x = x + ops.reshape(self._context(outer), ops.shape(x))
-        runs = ops.reshape(x, (-1, self.segment_length, self.hidden_dim))
+        runs = ops.reshape(x, (-1, self.run_length, self.hidden_dim))
         runs = self.inner(runs, training=training)
         x = ops.reshape(
-            runs, (-1, self.num_runs * self.segment_length, self.hidden_dim)
+            runs, (-1, self.num_runs * self.run_length, self.hidden_dim)
         )
         return x[:, : self.sequence_length]
 
     def empty_state(self, batch_size: Any) -> dict[str, Any]:
         """Return the state before the first pixel."""
-        length = self.segment_length
-        return {
-            "outer": self.outer.empty_cache(batch_size, 0),
-            "tail": self.inner.empty_cache(batch_size, length),
-            "context": ops.zeros((batch_size, length, self.hidden_dim)),
-        }
+        outer = self.outer.empty_cache(batch_size, self.num_runs)
+        return self._state(outer, batch_size)
 
     def prefill(
-        self, pixels: Any, neighbors: Any, num_segments: Any
+        self, pixels: Any, neighbors: Any, num_segments: int
     ) -> dict[str, Any]:
-        """Return the state after `num_segments` segments of a sequence."""
-        state = self.empty_state(ops.shape(pixels)[0])
-        _, cache = self.outer.prefill(self._read_runs(pixels))
-        state["outer"] = [
-            (keys[:, :, :num_segments], values[:, :, :num_segments])
-            for keys, values in cache
-        ]
-        return state
+        """Return the state at the end of a segment, before it is closed."""
+        num_runs = num_segments * self.segment_length // self.run_length
+        outer = self.outer.prefill(self._read_runs(pixels)[:, :num_runs])
+        outer = pad_cache(outer, self.num_runs)
+        return self._state(outer, ops.shape(pixels)[0])
 
-    def begin_segment(
-        self, state: dict[str, Any], last_pixels: Any, segment: Any
+    def begin_run(
+        self, state: dict[str, Any], last_pixels: Any, run: Any
     ) -> dict[str, Any]:
         """Run the outer stack once, for the context of a new run.
 
         Args:
             state: As left by the call before.
-            last_pixels: float `(B, segment_length, E)`, the run before;
+            last_pixels: float `(B, run_length, E)`, the run before;
                 ignored before the first.
-            segment: int32 scalar, the number of the run.
+            run: int32 scalar, the number of the run.
 
         Returns:
             The new state.
         """
-        run_dim = self.segment_length * last_pixels.shape[-1]
+        run_dim = self.run_length * last_pixels.shape[-1]
         x = self.read_run(ops.reshape(last_pixels, (-1, 1, run_dim)))
-        x = ops.where(segment == 0, ops.zeros_like(x), x)
-        position = ops.take(self.run_positions, segment, axis=0)
+        x = ops.where(run == 0, ops.zeros_like(x), x)
+        position = ops.take(self.run_positions, run, axis=0)
         x = x + ops.cast(position, x.dtype)
-        slot = self.outer.empty_cache(ops.shape(x)[0], 1)
-        x, filled = self.outer.step(x, state["outer"], slot, 0)
-        outer = extend_cache(state["outer"], filled)
+        x, outer = self.outer.step(x, None, state["outer"], run)
         context = ops.reshape(
             ops.cast(self._context(x), "float32"),
-            (-1, self.segment_length, self.hidden_dim),
+            (-1, self.run_length, self.hidden_dim),
         )
         return {**state, "outer": outer, "context": context}
 
@@ -346,7 +349,7 @@ class MultiscaleDecoder(keras.layers.Layer):
         Returns:
             float `(B, W)`, and the new state.
         """
-        index = position % self.segment_length
+        index = position % self.run_length
         context = ops.take(state["context"], index, axis=1)[:, None]
         x = self.project(neighbors)
         x = x + ops.cast(self.positions.at(position) + context, x.dtype)
@@ -354,12 +357,20 @@ class MultiscaleDecoder(keras.layers.Layer):
         return x[:, 0], {**state, "tail": tail}
 
     def end_segment(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Do nothing: the next `begin_segment` reads the finished run."""
+        """Do nothing: the next `begin_run` reads the finished run."""
         return state
+
+    def _state(self, outer: Cache, batch_size: Any) -> dict[str, Any]:
+        length = self.run_length
+        return {
+            "outer": outer,
+            "tail": self.inner.empty_cache(batch_size, length),
+            "context": ops.zeros((batch_size, length, self.hidden_dim)),
+        }
 
     def _read_runs(self, pixels: Any) -> Any:
         """Project each run and hand it to the run after: `(B, R, W_outer)`."""
-        run_dim = self.segment_length * pixels.shape[-1]
+        run_dim = self.run_length * pixels.shape[-1]
         runs = ops.reshape(self._pad(pixels), (-1, self.num_runs, run_dim))
         runs = self.read_run(runs[:, :-1])
         runs = ops.pad(runs, ((0, 0), (1, 0), (0, 0)))
@@ -369,5 +380,5 @@ class MultiscaleDecoder(keras.layers.Layer):
         return self.write_context(self.outer_norm(outer))
 
     def _pad(self, x: Any) -> Any:
-        missing = self.num_runs * self.segment_length - self.sequence_length
+        missing = self.num_runs * self.run_length - self.sequence_length
         return ops.pad(x, ((0, 0), (0, missing), (0, 0))) if missing else x

@@ -4,13 +4,18 @@ The model knows one step; this module owns the loop and the randomness. All
 noise is drawn before the loop from each picture's own seed, so a picture does
 not depend on where its prefix ends. Pictures are drawn in blocks of a fixed
 number of rows: matrix kernels round differently for other shapes, and one
-picture in 300 would come out otherwise alone than in a batch.
+picture in 300 would come out otherwise alone than in a batch. On a CPU a block
+is one picture, whose cache stays near the core, and every core has its own; on
+a GPU a step of many rows takes hardly longer than one of a single row.
 
-Shapes: B batch, T pixels, n choices of one draw.
+Shapes: B batch, T pixels, R rows of a block, n choices of one draw.
 """
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -18,7 +23,7 @@ import tensorflow as tf
 
 from pixace_tf.causal_lm import PixaceCausalLM
 
-ROWS = 8
+ROWS_ON_GPU = 32
 
 # Called with the pixels drawn so far and the pixels to draw, in all.
 ProgressUpdate = Callable[[int, int], None]
@@ -81,42 +86,42 @@ class Sampler:
 
     Args:
         model: The model to draw from.
+        rows: Pictures of a block, drawn in step; by default 1 on a CPU.
+        jit_compile: Whether XLA compiles the loop.
     """
 
-    def __init__(self, model: PixaceCausalLM) -> None:
+    def __init__(
+        self,
+        model: PixaceCausalLM,
+        rows: int | None = None,
+        jit_compile: bool = True,
+    ) -> None:
+        has_gpu = bool(tf.config.list_physical_devices("GPU"))
         self.model = model
-        state_spec = tf.nest.map_structure(_relax, model.empty_state(ROWS))
-        length = model.sequence_length
-        vector = {
-            name: tf.TensorSpec((ROWS,), dtype)
-            for name, dtype in (
-                ("temperature", tf.float32),
-                ("top_k", tf.int32),
-                ("top_p", tf.float32),
-                ("min_p", tf.float32),
-            )
-        }
-        tokens = tf.TensorSpec((ROWS, length), tf.int32)
+        self.rows = rows or (ROWS_ON_GPU if has_gpu else 1)
+        self.num_workers = 1 if has_gpu else os.cpu_count() or 1
+        length, num_draws = model.sequence_length, model.head.num_draws
+        tokens = tf.TensorSpec((self.rows, length), tf.int32)
         scalar = tf.TensorSpec((), tf.int32)
-        noise = tf.TensorSpec((ROWS, length, model.head.num_draws), tf.float32)
-        lengths = tf.TensorSpec((ROWS,), tf.int32)
+        lengths = tf.TensorSpec((self.rows,), tf.int32)
+        noise = tf.TensorSpec((self.rows, length, num_draws), tf.float32)
+        filters = {
+            name: tf.TensorSpec((self.rows,), value.dtype)
+            for name, value in Filters().arrays(1).items()
+        }
+        state = tf.nest.map_structure(_relax, model.empty_state(self.rows))
         self._segment = tf.function(
             self._decode_segment,
             input_signature=[
-                state_spec,
-                tokens,
-                scalar,
-                lengths,
-                noise,
-                vector,
+                *(state, tokens, scalar, scalar, lengths, noise, filters)
             ],
+            jit_compile=jit_compile,
         )
-        self._prefill = tf.function(
-            model.prefill, input_signature=[tokens, scalar]
-        )
+        # One program for each number of segments.
+        self._prefill = tf.function(model.prefill)
         self._noise = tf.function(
-            lambda seeds: uniform_noise(seeds, length, model.head.num_draws),
-            input_signature=[tf.TensorSpec((ROWS,), tf.int64)],
+            lambda seeds: uniform_noise(seeds, length, num_draws),
+            input_signature=[tf.TensorSpec((self.rows,), tf.int64)],
         )
 
     def generate(
@@ -163,7 +168,7 @@ class Sampler:
         Raises:
             ValueError: If a shape or a value is out of range.
         """
-        token_ids = np.asarray(token_ids, np.int32)
+        token_ids = np.array(token_ids, np.int32)
         count, length = len(token_ids), self.model.sequence_length
         if token_ids.shape != (count, length):
             raise ValueError(
@@ -176,73 +181,120 @@ class Sampler:
                 f"prefix_length must lie in [0, {length}]. "
                 f"Received: {prefix_length}"
             )
-        seeds = np.asarray(seeds, np.int64)
-        arrays = (filters or Filters()).arrays(count)
-        done = []
-        for start in range(0, count, ROWS):
-            # The last block is filled up with its last picture.
-            rows = np.minimum(np.arange(start, start + ROWS), count - 1)
-            block = self._complete_block(
-                token_ids[rows],
-                prefix[rows].astype(np.int32),
-                seeds[rows],
-                {name: value[rows] for name, value in arrays.items()},
-                _share(progress, start, min(start + ROWS, count), count),
-            )
-            done.append(block[: count - start])
-        return np.concatenate(done) if done else token_ids
-
-    def _complete_block(
-        self,
-        token_ids: np.ndarray,
-        prefix_length: np.ndarray,
-        seeds: np.ndarray,
-        filters: dict[str, np.ndarray],
-        progress: ProgressUpdate,
-    ) -> np.ndarray:
-        length = self.model.sequence_length
-        segment_length = self.model.decoder.segment_length
-        first = int(prefix_length.min()) // segment_length
-        num_segments = -(-length // segment_length)
-        given = np.arange(length) < prefix_length[:, None]
+        prefix = prefix.astype(np.int32)
+        given = np.arange(length) < prefix[:, None]
         is_color = (token_ids >= 0) & (token_ids < self.model.start_token_id)
         if not np.all(is_color | ~given):
             raise ValueError(
                 f"token_ids must lie in [0, {self.model.start_token_id}) "
                 "within the prefix."
             )
-        tokens = tf.constant(np.where(given, token_ids, 0))
-        state = (
-            self._prefill(tokens, first)
-            if first
-            else self.model.empty_state(ROWS)
-        )
-        noise = self._noise(seeds)
-        for segment in range(first, num_segments):
-            tokens, state = self._segment(
-                state, tokens, segment, prefix_length, noise, filters
+        token_ids[~given] = 0
+        seeds = np.asarray(seeds, np.int64)
+        arrays = (filters or Filters()).arrays(count)
+        stride = self.model.decoder.prefill_stride
+        blocks, total = [], 0
+        for first in range(0, count, self.rows):
+            some = slice(first, first + self.rows)
+            start = int(prefix[some].min()) // stride * stride
+            total += (length - start) * len(prefix[some])
+            blocks.append(
+                self._draw_block(
+                    token_ids[some],
+                    start,
+                    prefix[some],
+                    seeds[some],
+                    {name: value[some] for name, value in arrays.items()},
+                )
             )
-            progress(segment - first + 1, num_segments - first)
-        return tokens.numpy()
+        done = 0
+        for passed in self._run(blocks):
+            done += passed
+            if progress is not None:
+                progress(done, total)
+        return token_ids
+
+    def _run(self, blocks: Iterable[Iterator[int]]) -> Iterator[int]:
+        """Advance the blocks, as many at once as there are workers.
+
+        Yields:
+            What a block yields, in the thread of the caller: what it raises
+            there stops all blocks after their segment.
+        """
+        waiting = iter(blocks)
+        with ThreadPoolExecutor(self.num_workers) as pool:
+            running = {
+                pool.submit(next, block, None): block
+                for block in itertools.islice(waiting, self.num_workers)
+            }
+            while running:
+                for future in wait(running, None, FIRST_COMPLETED).done:
+                    block: Iterator[int] | None = running.pop(future)
+                    passed = future.result()
+                    if passed is None:
+                        block = next(waiting, None)
+                    if block is not None:
+                        running[pool.submit(next, block, None)] = block
+                    if passed is not None:
+                        yield passed
+
+    def _draw_block(
+        self,
+        token_ids: np.ndarray,
+        position: int,
+        prefix_length: np.ndarray,
+        seeds: np.ndarray,
+        filters: dict[str, np.ndarray],
+    ) -> Iterator[int]:
+        """Fill in the pictures of one block, in place.
+
+        Yields:
+            The number of pixels passed, after each segment.
+        """
+        length = self.model.sequence_length
+        segment_length = self.model.decoder.segment_length
+        count = len(token_ids)
+        # The block is filled up with its last picture.
+        rows = np.minimum(np.arange(self.rows), count - 1)
+        tokens = tf.constant(token_ids[rows])
+        noise = self._noise(seeds[rows])
+        filters = {name: value[rows] for name, value in filters.items()}
+        if 0 < position < length:
+            state = self._prefill(tokens, -(-position // segment_length))
+            if position % segment_length == 0:
+                state = self.model.end_segment(state)
+        else:
+            state = self.model.empty_state(self.rows)
+        while position < length:
+            segment = position // segment_length
+            tokens, state = self._segment(
+                *(state, tokens, segment, position),
+                *(prefix_length[rows], noise, filters),
+            )
+            stop = min((segment + 1) * segment_length, length)
+            yield (stop - position) * count
+            position = stop
+        token_ids[:] = tokens[:count]
 
     def _decode_segment(
         self,
         state: Any,
         token_ids: tf.Tensor,
         segment: tf.Tensor,
+        start: tf.Tensor,
         prefix_length: tf.Tensor,
         noise: tf.Tensor,
         filters: dict[str, tf.Tensor],
     ) -> tuple[tf.Tensor, Any]:
-        """Draw the pixels of one segment, keeping those of the prefix."""
+        """Draw a segment from `start` on, keeping the pixels of the prefix."""
         length = self.model.sequence_length
-        segment_length = self.model.decoder.segment_length
+        decoder = self.model.decoder
+        stop = tf.minimum((segment + 1) * decoder.segment_length, length)
         is_filtered = tf.reduce_any(
             (filters["top_k"] > 0)
             | (filters["top_p"] < 1)
             | (filters["min_p"] > 0)
         )
-        state = self.model.begin_segment(state, token_ids, segment)
 
         def step(position: tf.Tensor, tokens: tf.Tensor, state: Any) -> Any:
             hidden, state = self.model.step(state, tokens, position)
@@ -263,11 +315,19 @@ class Sampler:
             tokens = tf.where(is_free, drawn[:, None], tokens)
             return position + 1, tokens, state
 
-        start = segment * segment_length
-        stop = tf.minimum(start + segment_length, length)
+        def run(position: tf.Tensor, tokens: tf.Tensor, state: Any) -> Any:
+            number = position // decoder.run_length
+            state = self.model.begin_run(state, tokens, number)
+            end = tf.minimum((number + 1) * decoder.run_length, stop)
+            return tf.while_loop(
+                lambda position, *_: position < end,
+                step,
+                (position, tokens, state),
+            )
+
         _, token_ids, state = tf.while_loop(
             lambda position, *_: position < stop,
-            step,
+            run,
             (start, token_ids, state),
         )
         return token_ids, self.model.end_segment(state)
@@ -344,16 +404,3 @@ def _is_temperature(value: np.ndarray) -> np.ndarray:
 def _relax(tensor: Any) -> tf.TensorSpec:
     """Return a spec where a dimension of 0 may grow."""
     return tf.TensorSpec([n or None for n in tensor.shape], tensor.dtype)
-
-
-def _share(
-    progress: ProgressUpdate | None, start: int, stop: int, count: int
-) -> ProgressUpdate:
-    """Turn the progress of one batch into that of all pictures."""
-
-    def update(done: int, total: int) -> None:
-        if progress is not None:
-            drawn = start * total + (stop - start) * done
-            progress(drawn, count * total)
-
-    return update

@@ -1,5 +1,9 @@
 """The transformer stack: keras_nlp layers with blockwise attention and a cache.
 
+A cache holds the keys `(B*H, D, S)` and values `(B*H, S, D)` of each layer:
+keys lie transposed and heads beside the batch, so that a step reads and fills
+them as they lie.
+
 Shapes: B batch, T positions, W hidden_dim, H heads, D head_dim, S cached
 positions, L positions of the tail.
 """
@@ -11,6 +15,7 @@ import keras_nlp
 from keras import ops
 
 from pixace_tf.attention import (
+    cached_attention,
     causal_attention,
     masked_attention,
     merge_heads,
@@ -76,27 +81,28 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
 
         Args:
             x: float `(B, 1, W)`.
-            frozen: Keys and values `(B, H, S, D)`, all of them visible.
-            tail: Keys and values `(B, H, L, D)`, visible below `index`.
+            frozen: Keys and values of S positions, all of them visible, or
+                None.
+            tail: Keys and values of L positions, visible below `index`.
             index: int32 scalar, where in the tail this position stands.
 
         Returns:
             float `(B, 1, W)`, and the tail with this position filled in.
         """
         query, key, value = self._project(x)
-        slots = ops.arange(tail[0].shape[2])
-        here = ops.reshape(slots == index, (1, 1, -1, 1))
-        keys = ops.where(here, ops.cast(key, tail[0].dtype), tail[0])
-        values = ops.where(here, ops.cast(value, tail[1].dtype), tail[1])
-        visible = slots <= index
-        tail = keys, values
-        if frozen is not None:
-            past = ops.ones((ops.shape(frozen[0])[2],), "bool")
-            visible = ops.concatenate([past, visible])
-            keys = ops.concatenate([frozen[0], keys], axis=2)
-            values = ops.concatenate([frozen[1], values], axis=2)
-        query = ops.cast(query, keys.dtype)
-        attended = masked_attention(query, keys, values, visible)
+        slots = ops.arange(tail[1].shape[1])
+        here = slots == index
+        head_dim = tail[1].shape[2]
+        key = ops.cast(ops.reshape(key, (-1, head_dim, 1)), "float32")
+        value = ops.cast(ops.reshape(value, (-1, 1, head_dim)), "float32")
+        tail = (
+            ops.where(here, key, tail[0]),
+            ops.where(here[:, None], value, tail[1]),
+        )
+        parts = [tail] if frozen is None else [frozen, tail]
+        query = ops.cast(ops.reshape(query, (-1, 1, head_dim)), "float32")
+        attended = cached_attention(query, parts, slots <= index)
+        attended = ops.reshape(attended, (-1, self.num_heads, 1, head_dim))
         attended = ops.cast(attended, x.dtype)
         return self._finish(x, attended, False), tail
 
@@ -110,14 +116,22 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
         x = self._self_attention_layer_norm(x)
         width, num_heads, head_dim = denses[0].kernel.shape
         scales = (head_dim**-0.5, 1.0, 1.0)
+        # Flat before they are joined: XLA multiplies by a reshaped join slowly.
         kernel = ops.concatenate(
-            [d.kernel * s for d, s in zip(denses, scales, strict=True)], axis=1
+            [
+                ops.reshape(d.kernel, (width, -1)) * s
+                for d, s in zip(denses, scales, strict=True)
+            ],
+            axis=1,
         )
         bias = ops.concatenate(
-            [d.bias * s for d, s in zip(denses, scales, strict=True)], axis=0
+            [
+                ops.reshape(d.bias, (-1,)) * s
+                for d, s in zip(denses, scales, strict=True)
+            ],
+            axis=0,
         )
-        kernel = ops.cast(ops.reshape(kernel, (width, -1)), x.dtype)
-        x = ops.matmul(x, kernel) + ops.cast(ops.reshape(bias, (-1,)), x.dtype)
+        x = ops.matmul(x, ops.cast(kernel, x.dtype)) + ops.cast(bias, x.dtype)
         return ops.split(split_heads(x, 3 * num_heads), 3, axis=1)
 
     def _finish(self, x: Any, attended: Any, training: bool | None) -> Any:
@@ -168,26 +182,34 @@ class TransformerStack(keras.layers.Layer):
             x = block(x, training=training)
         return x
 
-    def prefill(self, x: Any) -> tuple[Any, Cache]:
-        """Run a whole sequence; return its output and every layer's cache."""
+    def prefill(self, x: Any) -> Cache:
+        """Return every layer's cache of a whole sequence `(B, T, W)`."""
+        length, head_dim = x.shape[1], self.hidden_dim // self.num_heads
         cache = []
         for block in self.blocks:
             x, (keys, values) = block(x, return_cache=True)
+            keys = ops.reshape(keys, (-1, length, head_dim))
+            values = ops.reshape(values, (-1, length, head_dim))
             # Sampling is float32 under every dtype policy.
             cache.append(
-                (ops.cast(keys, "float32"), ops.cast(values, "float32"))
+                (
+                    ops.cast(ops.transpose(keys, (0, 2, 1)), "float32"),
+                    ops.cast(values, "float32"),
+                )
             )
-        return x, cache
+        return cache
 
     def empty_cache(self, batch_size: Any, length: int) -> Cache:
-        """Return zero keys and values `(B, H, length, D)` for each layer."""
-        shape = (
-            batch_size,
-            self.num_heads,
-            length,
-            self.hidden_dim // self.num_heads,
-        )
-        return [(ops.zeros(shape), ops.zeros(shape)) for _ in self.blocks]
+        """Return a cache of zeros."""
+        rows = batch_size * self.num_heads
+        head_dim = self.hidden_dim // self.num_heads
+        return [
+            (
+                ops.zeros((rows, head_dim, length)),
+                ops.zeros((rows, length, head_dim)),
+            )
+            for _ in self.blocks
+        ]
 
     def step(
         self, x: Any, frozen: Cache | None, tail: Cache, index: Any
@@ -202,21 +224,32 @@ class TransformerStack(keras.layers.Layer):
 
 
 def extend_cache(cache: Cache, more: Cache) -> Cache:
-    """Set further positions behind those of a cache.
-
-    Args:
-        cache: Keys and values `(B, H, S, D)` of each layer.
-        more: Keys and values `(B, H, L, D)` of each layer.
-
-    Returns:
-        Keys and values `(B, H, S + L, D)` of each layer.
-    """
+    """Return a cache of the positions of both, one after the other."""
     return [
         (
             ops.concatenate([keys, more_keys], axis=2),
-            ops.concatenate([values, more_values], axis=2),
+            ops.concatenate([values, more_values], axis=1),
         )
         for (keys, values), (more_keys, more_values) in zip(
             cache, more, strict=True
         )
+    ]
+
+
+def split_cache(cache: Cache, position: int) -> tuple[Cache, Cache]:
+    """Return the cache before a position, and from there on."""
+    before = [(keys[..., :position], v[:, :position]) for keys, v in cache]
+    after = [(keys[..., position:], v[:, position:]) for keys, v in cache]
+    return before, after
+
+
+def pad_cache(cache: Cache, length: int) -> Cache:
+    """Fill a cache up with zeros to a number of positions."""
+    missing = length - cache[0][1].shape[1]
+    return [
+        (
+            ops.pad(keys, ((0, 0), (0, 0), (0, missing))),
+            ops.pad(values, ((0, 0), (0, missing), (0, 0))),
+        )
+        for keys, values in cache
     ]
