@@ -22,6 +22,7 @@ from pixace_tf.callbacks import (
     Progress,
     StopRequest,
 )
+from pixace_tf.causal_lm import PixaceCausalLM
 from pixace_tf.dataset import TokenDataset
 from pixace_tf.evaluation import Scorer, count_parameters
 from pixace_tf.gallery import Gallery
@@ -171,17 +172,7 @@ def _train(
     say: Callable[[str], None],
 ) -> None:
     model, arguments = run.model, run.arguments
-    model.compile(
-        optimizer=keras.optimizers.AdamW(
-            arguments["learning_rate"],
-            beta_2=0.99,
-            weight_decay=0.05,
-            global_clipnorm=1.0,
-        ),
-        loss=_pixel_loss(model),
-        jit_compile=jit_compile,
-    )
-    model.optimizer.build(model.trainable_variables)
+    compile_model(model, arguments["learning_rate"], jit_compile)
     progress, stop = Progress(), StopRequest()
     steps = budget.steps_per_epoch
     checkpoint = Checkpoint(run, progress, steps, checkpoint_seconds, stop)
@@ -294,11 +285,31 @@ def _validation(
     return validate
 
 
-def _pixel_loss(model: Any) -> Callable[[Any, Any], Any]:
+def compile_model(
+    model: PixaceCausalLM, learning_rate: float, jit_compile: bool
+) -> None:
+    """Give a model its loss and optimizer.
+
+    Args:
+        model: The model to train.
+        learning_rate: The peak of the schedule.
+        jit_compile: Whether XLA compiles the step.
+    """
+
     def pixel_loss(token_ids: Any, logits: Any) -> Any:
         return model.pixel_nats(token_ids, logits)
 
-    return pixel_loss
+    model.compile(
+        optimizer=keras.optimizers.AdamW(
+            learning_rate,
+            beta_2=0.99,
+            weight_decay=0.05,
+            global_clipnorm=1.0,
+        ),
+        loss=pixel_loss,
+        jit_compile=jit_compile,
+    )
+    model.optimizer.build(model.trainable_variables)
 
 
 def _choose(

@@ -17,7 +17,6 @@ from keras import ops
 from pixace_tf.attention import (
     cached_attention,
     causal_attention,
-    masked_attention,
     merge_heads,
     split_heads,
 )

@@ -1,0 +1,50 @@
+"""Hugging Face ImageGPT with its cache."""
+
+import timing
+import torch
+import transformers
+
+
+def sample(
+    num_layers: int,
+    num_heads: int,
+    hidden_dim: int,
+    size: int,
+    batch_size: int,
+    seconds: float,
+) -> dict:
+    """Generate behind the first half of pictures; pixels per second.
+
+    As many pixels as fit into the seconds are drawn, the cheaper ones first.
+    """
+    colors, length, half = 1 << 13, size * size, size * size // 2
+    torch.manual_seed(0)
+    model = transformers.ImageGPTForCausalImageModeling(
+        transformers.ImageGPTConfig(
+            vocab_size=colors + 1,
+            n_positions=length,
+            n_embd=hidden_dim,
+            n_layer=num_layers,
+            n_head=num_heads,
+        )
+    ).eval()
+    given = torch.randint(0, colors, (batch_size, half))
+
+    def work(steps: int) -> None:
+        with torch.no_grad():
+            model.generate(
+                given,
+                max_new_tokens=steps,
+                min_new_tokens=steps,
+                do_sample=True,
+                top_k=0,
+                pad_token_id=colors,
+                eos_token_id=None,
+            )
+
+    # Its last position is taken by the start token.
+    return timing.some_rates(work, length - half - 1, batch_size, seconds)
+
+
+if __name__ == "__main__":
+    timing.main(sample)

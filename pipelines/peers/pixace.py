@@ -1,0 +1,141 @@
+"""This program, as a subject of the benchmark."""
+
+import os
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import timing
+
+from pixace_tf import dataset
+from pixace_tf.causal_lm import PixaceCausalLM
+from pixace_tf.presets import decoder_config
+from pixace_tf.sampling import Sampler
+from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.training import compile_model
+
+
+def sample(
+    preset: str, decoder: str, size: int, batch_size: int, seconds: float
+) -> dict:
+    """Complete the second half of pictures; pixels per second."""
+    sampler = Sampler(_model(preset, decoder, "chain", size))
+    half = size * size // 2
+    token_ids = _pictures(batch_size, size)
+    return timing.rates(
+        lambda: sampler.complete(token_ids, half, np.arange(batch_size)),
+        batch_size * (size * size - half),
+        seconds,
+    )
+
+
+def train(
+    preset: str,
+    decoder: str,
+    head: str,
+    size: int,
+    batch_size: int,
+    seconds: float,
+) -> dict:
+    """Train with `model.fit` as `pixace-tf fit` does; pixels per second."""
+    model = _model(preset, decoder, head, size)
+    compile_model(model, 1e-3, True)
+    batches = dataset.training_batches(
+        _pictures(4 * batch_size, size), (size, size), batch_size, 0, True, 0, 0
+    )
+    ends = _Ends(seconds)
+    begin = time.perf_counter()
+    model.fit(batches, steps_per_epoch=10**6, callbacks=[ends], verbose=0)
+    pixels = batch_size * size * size
+    return {
+        "first_seconds": ends.times[0] - begin,
+        "per_second": [
+            pixels / (b - a)
+            for a, b in zip(ends.times[:-1], ends.times[1:], strict=True)
+        ],
+    }
+
+
+def train_memory(
+    preset: str,
+    decoder: str,
+    head: str,
+    size: int,
+    batch_size: int,
+    precision: str,
+) -> dict:
+    """Train three steps; the peak of the memory, in bytes."""
+    model = _model(preset, decoder, head, size, dtype=precision)
+    compile_model(model, 1e-3, True)
+    token_ids = _pictures(batch_size, size)
+    for _ in range(3):
+        model.train_on_batch(token_ids, token_ids)
+    return {"peak_bytes": timing.peak_bytes()}
+
+
+def load_pictures(
+    folder: str, size: int, num_pictures: int, seconds: float
+) -> dict:
+    """Scan a folder and turn it into tokens; pictures per second."""
+    tokenizer = PixelTokenizer((size, size))
+    return timing.rates(
+        lambda: dataset.load(folder, tokenizer), num_pictures, seconds
+    )
+
+
+def versions() -> dict:
+    """Return the versions and the number of cores."""
+    import importlib.metadata
+    import platform
+
+    names = ("pixace-tf", "tensorflow", "keras", "keras-nlp")
+    found = {name: importlib.metadata.version(name) for name in names}
+    for name in ("torch", "transformers", "scikit-image"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    found["Python"] = platform.python_version()
+    return {"versions": found, "cores": os.cpu_count()}
+
+
+class _Ends(keras.callbacks.Callback):
+    """Notes when batches end, and stops after some seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.times.append(time.perf_counter())
+        steps = len(self.times) - 1
+        if steps >= 3 and self.times[-1] - self.times[0] > self.seconds:
+            self.model.stop_training = True
+
+
+def _model(
+    preset: str, decoder: str, head: str, size: int, **options: Any
+) -> PixaceCausalLM:
+    keras.utils.set_random_seed(0)
+    return PixaceCausalLM(
+        (size, size),
+        (5, 4, 4),
+        "hsv",
+        decoder,
+        decoder_config(preset, decoder, size),
+        head,
+        **options,
+    )
+
+
+def _pictures(count: int, size: int) -> np.ndarray:
+    noise = np.random.default_rng(0).integers(
+        0, 256, (count, size, size, 3), dtype=np.uint8
+    )
+    return PixelTokenizer((size, size)).tokenize(noise).numpy()
+
+
+if __name__ == "__main__":
+    timing.main(sample, train, train_memory, load_pictures, versions)
