@@ -10,17 +10,14 @@ Time:     about 2.2 times the sum of the minutes
 Expected: multiscale ahead at every budget; see pipelines/results/
 """
 
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
-import shlex
 import subprocess
 import sys
 import tempfile
 
 import click
+from origin import origin
 
 from pixace_tf.presets import PRESETS
 from pixace_tf.storage import write_atomic
@@ -77,21 +74,6 @@ def train(
         with open(os.path.join(runs_dir, "run", "history.json")) as file:
             history = json.load(file)
     return min(float(entry["val_bits_per_pixel"]) for entry in history)
-
-
-def origin() -> list[str]:
-    """Say where the figures come from: command, machine, versions, date."""
-    packages = ("pixace-tf", "tensorflow", "keras", "keras-nlp")
-    versions = ", ".join(
-        f"{p} {importlib.metadata.version(p)}" for p in packages
-    )
-    return [
-        "- command: `python pipelines/compare_decoders.py "
-        f"{shlex.join(sys.argv[1:])}`",
-        f"- hardware: {os.cpu_count()} CPU cores, {platform.machine()}",
-        f"- versions: {versions}, Python {platform.python_version()}",
-        f"- date: {datetime.date.today()}",
-    ]
 
 
 if __name__ == "__main__":

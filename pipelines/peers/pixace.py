@@ -1,6 +1,6 @@
 """This program, as a subject of the benchmark."""
 
-import os
+import json
 import time
 from typing import Any
 
@@ -13,7 +13,7 @@ from pixace_tf.causal_lm import PixaceCausalLM
 from pixace_tf.presets import decoder_config
 from pixace_tf.sampling import Sampler
 from pixace_tf.tokenizer import PixelTokenizer
-from pixace_tf.training import compile_model
+from pixace_tf.training import compile_model, fit
 
 
 def sample(
@@ -57,6 +57,27 @@ def train(
     }
 
 
+def learn(
+    folder: str, runs_dir: str, preset: str, size: int, minutes: float
+) -> dict:
+    """Train with the defaults; validation bits per pixel against seconds."""
+    run = fit(
+        folder,
+        name="learned",
+        runs_dir=runs_dir,
+        preset=preset,
+        image_size=(size, size),
+        max_minutes=minutes,
+    )
+    with open(run.file("history.json")) as file:
+        history = json.load(file)
+    return {
+        "curve": [
+            [entry["seconds"], entry["val_bits_per_pixel"]] for entry in history
+        ]
+    }
+
+
 def train_memory(
     preset: str,
     decoder: str,
@@ -82,22 +103,6 @@ def load_pictures(
     return timing.rates(
         lambda: dataset.load(folder, tokenizer), num_pictures, seconds
     )
-
-
-def versions() -> dict:
-    """Return the versions and the number of cores."""
-    import importlib.metadata
-    import platform
-
-    names = ("pixace-tf", "tensorflow", "keras", "keras-nlp")
-    found = {name: importlib.metadata.version(name) for name in names}
-    for name in ("torch", "transformers", "scikit-image"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    found["Python"] = platform.python_version()
-    return {"versions": found, "cores": os.cpu_count()}
 
 
 class _Ends(keras.callbacks.Callback):
@@ -138,4 +143,4 @@ def _pictures(count: int, size: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    timing.main(sample, train, train_memory, load_pictures, versions)
+    timing.main(sample, train, learn, train_memory, load_pictures)

@@ -1,0 +1,42 @@
+"""Where figures come from: command, hardware, versions, date."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import sys
+
+
+def origin(*packages: str) -> list[str]:
+    """Return lines of Markdown about this run.
+
+    Args:
+        packages: Their versions are named, beside those this program needs.
+    """
+    script = os.path.join("pipelines", os.path.basename(sys.argv[0]))
+    names = ("pixace-tf", "tensorflow", "keras", "keras-nlp", *packages)
+    versions = ", ".join(f"{name} {_version(name)}" for name in names)
+    return [
+        f"- command: `python {shlex.join([script, *sys.argv[1:]])}`",
+        f"- hardware: {os.cpu_count()} CPU cores, {_processor()}",
+        f"- versions: {versions}, Python {platform.python_version()}",
+        f"- date: {datetime.date.today()}",
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = re.findall(r"model name\s*:\s*(.*)", file.read())
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()

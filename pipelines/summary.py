@@ -1,0 +1,182 @@
+"""Tables and a plot of what the benchmark measured."""
+
+import statistics
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+TITLES = {
+    "sampling": "Sampling the second half of pictures, pixels per second",
+    "training": "Training, pixels per second",
+    "quality": "Validation bits per pixel in equal time, same tokens",
+    "jpeg": "From JPEG files to tokens, pictures per second",
+    "memory": "Peak memory of training steps",
+}
+# Ratios are to this row.
+BASELINES = {
+    "sampling": "Hugging Face ImageGPT",
+    "training": "PyTorch eager, packed head",
+    "jpeg": "PIL and scikit-image, pool",
+}
+NOTES = {
+    "sampling": "A peer draws as many pixels as fit into the time, the "
+    "cheaper ones of the half first.",
+    "quality": "Our clock runs while it validates, that of the peers does not.",
+    "memory": "The whole process. A further picture is the slope between the "
+    "batches.",
+}
+CARD_BYTES = 10e9
+
+Table = dict[str, dict[str, dict[str, Any]]]
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """Return all tables.
+
+    Args:
+        results: Origin and figures of each section: a table, a row and a
+            column lead to what was measured.
+    """
+    lines = [
+        "# pixace-tf beside what people would use instead",
+        "",
+        "Medians (lowest - highest), and the ratio to the row marked 1x.",
+    ]
+    for section, result in results.items():
+        lines += ["", f"## {TITLES[section]}", ""]
+        if section in NOTES:
+            lines += [NOTES[section], ""]
+        for name, table in result["figures"].items():
+            lines += [*_table(section, name, table), ""]
+        lines.pop()
+    lines += ["", "## Origin", ""]
+    origins: dict[str, list[str]] = {}
+    for section, result in results.items():
+        origins.setdefault("\n".join(result["origin"]), []).append(section)
+    for origin, sections in origins.items():
+        lines += [f"{', '.join(sections)}:", "", origin, ""]
+    return "\n".join(lines)
+
+
+def plot(results: dict[str, Any], path: str) -> None:
+    """Draw one panel for each table."""
+    panels = [
+        (section, name, table)
+        for section, result in results.items()
+        for name, table in result["figures"].items()
+    ]
+    figure = Figure(figsize=(11, 3.2 * len(panels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (section, name, table) in zip(
+        figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True
+    ):
+        axes.set_title(f"{TITLES[section]} ({name})", loc="left", fontsize=10)
+        if section == "quality":
+            _draw_curves(axes, table)
+        else:
+            _draw_bars(axes, section, table)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=90)
+
+
+def _table(section: str, name: str, table: Table) -> list[str]:
+    columns = list(dict.fromkeys(c for row in table.values() for c in row))
+    last = {
+        "sampling": ["first call"],
+        "training": ["first step"],
+        "memory": ["further picture", "fits 10 GB"],
+    }.get(section, [])
+    lines = [
+        f"| {' | '.join([name, *columns, *last])} |",
+        "|---|" + "---:|" * len([*columns, *last]),
+    ]
+    baseline = table.get(BASELINES.get(section, ""), {})
+    for row, cells in table.items():
+        texts = [_cell(cells.get(c, {}), baseline.get(c, {})) for c in columns]
+        if section == "memory":
+            texts += _memory_columns(cells)
+        elif last:
+            texts.append(_first(cells[columns[0]]))
+        lines.append(f"| {' | '.join([row, *texts])} |")
+    return lines
+
+
+def _cell(cell: dict[str, Any], baseline: dict[str, Any]) -> str:
+    if "missing" in cell:
+        return f"{cell['missing']} is not installed"
+    if "curve" in cell:
+        return f"{cell['curve'][-1][1]:.3f}"
+    if "peak_bytes" in cell:
+        return f"{cell['peak_bytes'] / 1e9:.2f} GB"
+    if "per_second" not in cell:
+        return "not measured"
+    rates = cell["per_second"]
+    text = (
+        f"{statistics.median(rates):,.0f} ({min(rates):,.0f} - "
+        f"{max(rates):,.0f})"
+    )
+    if "per_second" in baseline:
+        ratio = statistics.median(rates) / statistics.median(
+            baseline["per_second"]
+        )
+        text += f", {ratio:.3g}x"
+    return text
+
+
+def _first(cell: dict[str, Any]) -> str:
+    return f"{cell['first_seconds']:.1f} s" if "first_seconds" in cell else ""
+
+
+def _memory_columns(cells: dict[str, Any]) -> list[str]:
+    """Return the bytes of a further picture, and the batch for a card."""
+    points = [
+        (int(column.split()[-1]), cell["peak_bytes"])
+        for column, cell in cells.items()
+    ]
+    (few, low), (many, high) = points[0], points[-1]
+    if few == many:
+        return ["", ""]
+    slope = (high - low) / (many - few)
+    if slope <= 0:
+        return ["too little to tell", ""]
+    fitting = int((CARD_BYTES - (low - few * slope)) / slope)
+    return [f"{slope / 1e6:,.0f} MB", f"batch {fitting}"]
+
+
+def _draw_bars(axes: Any, section: str, table: Table) -> None:
+    columns = list(dict.fromkeys(c for row in table.values() for c in row))
+    height = 0.8 / len(columns)
+    for i, column in enumerate(columns):
+        values = [_value(cells.get(column, {})) for cells in table.values()]
+        places = [n + i * height for n in range(len(table))]
+        bars = axes.barh(places, values, height * 0.9, label=column)
+        axes.bar_label(
+            bars,
+            [f"{v:,.3g}" if v < 100 else f"{v:,.0f}" for v in values],
+            fontsize=7,
+            padding=2,
+        )
+    middle = (len(columns) - 1) * height / 2
+    axes.set_yticks([n + middle for n in range(len(table))], list(table))
+    axes.invert_yaxis()
+    axes.set_xlabel("GB" if section == "memory" else "per second")
+    axes.legend(fontsize=7, frameon=False)
+
+
+def _value(cell: dict[str, Any]) -> float:
+    if "peak_bytes" in cell:
+        return float(cell["peak_bytes"]) / 1e9
+    return float(statistics.median(cell.get("per_second", [0.0])))
+
+
+def _draw_curves(axes: Any, table: Table) -> None:
+    for row, cells in table.items():
+        for cell in cells.values():
+            if "curve" in cell:
+                seconds, bits = zip(*cell["curve"], strict=True)
+                minutes = [s / 60 for s in seconds]
+                axes.plot(minutes, bits, marker="o", label=row)
+    axes.set_xlabel("minutes")
+    axes.set_ylabel("bits/pixel")
+    axes.legend(fontsize=7, frameon=False)

@@ -1,0 +1,45 @@
+"""The pipelines run."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PIPELINES = pathlib.Path(__file__).parent.parent / "pipelines"
+
+
+def measured(cell):
+    if "curve" in cell:
+        return min(bits for _, bits in cell["curve"])
+    return min(cell.get("per_second", [cell.get("peak_bytes", 0)]))
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_every_subject(tmp_path):
+    out = tmp_path / "results" / "benchmark"
+    done = subprocess.run(
+        [sys.executable, PIPELINES / "benchmark.py", "--smoke", "--out", out],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    sections = json.loads(out.with_suffix(".json").read_text())
+    rows = [
+        (section, row, cell)
+        for section, result in sections.items()
+        for table in result["figures"].values()
+        for row, cells in table.items()
+        for cell in cells.values()
+    ]
+    assert len(rows) == 4 + 5 + 3 + 3 + 4
+    for section, row, cell in rows:
+        if "missing" in cell:
+            assert importlib.util.find_spec(cell["missing"]) is None
+        else:
+            assert measured(cell) > 0, (section, row)
+    table = out.with_suffix(".md").read_text()
+    assert all(f"| {row} |" in table for _, row, _ in rows)
+    assert out.with_suffix(".png").stat().st_size > 10_000
