@@ -12,6 +12,7 @@ Shapes: B batch, T pixels, R rows of a block, n choices of one draw.
 """
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -110,13 +111,17 @@ class Sampler:
             for name, value in Filters().arrays(1).items()
         }
         state = tf.nest.map_structure(_relax, model.empty_state(self.rows))
-        self._segment = tf.function(
-            self._decode_segment,
-            input_signature=[
-                *(state, tokens, scalar, scalar, lengths, noise, filters)
-            ],
-            jit_compile=jit_compile,
-        )
+        # With the filters off, their program does not even hold them.
+        self._segment = {
+            is_filtered: tf.function(
+                functools.partial(self._decode_segment, is_filtered),
+                input_signature=[
+                    *(state, tokens, scalar, scalar, lengths, noise, filters)
+                ],
+                jit_compile=jit_compile,
+            )
+            for is_filtered in (False, True)
+        }
         # One program for each number of segments.
         self._prefill = tf.function(model.prefill)
         self._noise = tf.function(
@@ -192,6 +197,10 @@ class Sampler:
         token_ids[~given] = 0
         seeds = np.asarray(seeds, np.int64)
         arrays = (filters or Filters()).arrays(count)
+        is_filtered = any(
+            np.any(arrays[name] != getattr(Filters, name))
+            for name in ("top_k", "top_p", "min_p")
+        )
         stride = self.model.decoder.prefill_stride
         blocks, total = [], 0
         for first in range(0, count, self.rows):
@@ -200,6 +209,7 @@ class Sampler:
             total += (length - start) * len(prefix[some])
             blocks.append(
                 self._draw_block(
+                    self._segment[is_filtered],
                     token_ids[some],
                     start,
                     prefix[some],
@@ -240,6 +250,7 @@ class Sampler:
 
     def _draw_block(
         self,
+        draw_segment: Callable[..., Any],
         token_ids: np.ndarray,
         position: int,
         prefix_length: np.ndarray,
@@ -267,7 +278,7 @@ class Sampler:
             state = self.model.empty_state(self.rows)
         while position < length:
             segment = position // segment_length
-            tokens, state = self._segment(
+            tokens, state = draw_segment(
                 *(state, tokens, segment, position),
                 *(prefix_length[rows], noise, filters),
             )
@@ -278,6 +289,7 @@ class Sampler:
 
     def _decode_segment(
         self,
+        is_filtered: bool,
         state: Any,
         token_ids: tf.Tensor,
         segment: tf.Tensor,
@@ -290,11 +302,6 @@ class Sampler:
         length = self.model.sequence_length
         decoder = self.model.decoder
         stop = tf.minimum((segment + 1) * decoder.segment_length, length)
-        is_filtered = tf.reduce_any(
-            (filters["top_k"] > 0)
-            | (filters["top_p"] < 1)
-            | (filters["min_p"] > 0)
-        )
 
         def step(position: tf.Tensor, tokens: tf.Tensor, state: Any) -> Any:
             hidden, state = self.model.step(state, tokens, position)
@@ -302,11 +309,8 @@ class Sampler:
 
             def choose(logits: tf.Tensor, draw: int) -> tf.Tensor:
                 logits /= filters["temperature"][:, None]
-                logits = tf.cond(
-                    is_filtered,
-                    lambda: filter_logits(logits, filters),
-                    lambda: logits,
-                )
+                if is_filtered:
+                    logits = filter_logits(logits, filters)
                 return inverse_transform(logits, uniform[:, draw])
 
             drawn = self.model.draw(hidden, choose)
@@ -364,7 +368,8 @@ def inverse_transform(logits: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
     Returns:
         int32 `(B,)` in `[0, n)`.
     """
-    cumulative = tf.cumsum(tf.nn.softmax(logits), axis=-1)
+    top = tf.reduce_max(logits, axis=-1, keepdims=True)
+    cumulative = tf.cumsum(tf.exp(logits - top), axis=-1)
     threshold = uniform[:, None] * cumulative[:, -1:]
     return tf.reduce_sum(tf.cast(cumulative <= threshold, tf.int32), axis=-1)
 

@@ -76,15 +76,22 @@ def test_drawn_codes_are_canonical(sampler):
 
 
 def test_settings_do_not_retrace(sampler):
-    sampler.generate([1])
-    before = sampler._segment.experimental_get_tracing_count()
     for count, filters in (
         (1, Filters(0.5)),
         (3, Filters(1.2, top_k=4)),
+        (2, Filters(1.2)),
         (16, Filters(top_p=0.9, min_p=0.1)),
     ):
         sampler.generate(np.arange(count), filters)
-    assert sampler._segment.experimental_get_tracing_count() == before == 1
+    for program in sampler._segment.values():
+        assert program.experimental_get_tracing_count() == 1
+
+
+def test_a_filter_of_one_picture_leaves_the_others(sampler):
+    plain = sampler.generate([3, 4])
+    mixed = sampler.generate([3, 4], Filters(top_k=[0, 1]))
+    np.testing.assert_array_equal(mixed[0], plain[0])
+    assert np.any(mixed[1] != plain[1])
 
 
 def test_top_k_of_one_is_the_likeliest_pixel(model, sampler):

@@ -41,7 +41,7 @@ def rates(work: Callable[[], Any], units: float, seconds: float) -> dict:
 def some_rates(
     work: Callable[[int], Any], most: int, units: float, seconds: float
 ) -> dict:
-    """Time as many steps as fit into a quarter of some seconds.
+    """Time as many steps as fit into some seconds.
 
     Args:
         work: Does a number of steps.
@@ -58,7 +58,7 @@ def some_rates(
     begin = time.perf_counter()
     work(8)
     per_step = (time.perf_counter() - begin) / 8
-    steps = max(8, min(most, int(seconds / 4 / per_step)))
+    steps = max(8, min(most, int(seconds / per_step)))
     result = rates(lambda: work(steps), units * steps, seconds)
     return {**result, "first_seconds": first, "steps": steps}
 
