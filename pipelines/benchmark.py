@@ -30,7 +30,12 @@ from pixace_tf.storage import write_atomic
 
 PEERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers")
 OPTIONAL = ("torch", "transformers", "skimage")
-SECTIONS = ("sampling", "training", "quality", "jpeg", "memory")
+DECODERS_AND_HEADS = (
+    ("multiscale", "chain"),
+    ("transformer", "chain"),
+    ("transformer", "packed"),
+)
+SECTIONS = ("sampling", "training", "jpeg", "memory", "quality")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +58,17 @@ class Plan:
     presets: tuple[str, ...] = ("nano", "base")
     size: int = 32
     batch_sizes: tuple[int, ...] = (1, 16, 64)
-    training_batch_sizes: tuple[int, ...] = (4, 16)
+    later_batch_sizes: tuple[int, ...] = (1, 16)
+    training_batch_sizes: tuple[int, ...] = (4,)
     memory_preset: str = "base"
     memory_batch_sizes: tuple[int, ...] = (2, 8)
     quality_preset: str = "nano"
     minutes: float = 10.0
+    peer_learning_rate: float = 3e-3
     num_pictures: int = 1000
     jpeg_size: int = 512
-    seconds: float = 8.0
-    rounds: int = 2
+    seconds: float = 6.0
+    rounds: int = 1
 
 
 SMOKE = Plan(
@@ -139,7 +146,9 @@ def ask(case: Case) -> dict[str, Any]:
         case.function,
         json.dumps(case.arguments),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # Not every peer would use a GPU.
+    on_cpu = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=on_cpu)
     if done.returncode == 0:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return answer
@@ -174,32 +183,43 @@ def _sampling(plan: Plan) -> Iterator[tuple]:
             f"{preset}: width {sizes['hidden_dim']}, "
             f"{sizes['num_layers']} layers"
         )
-        rounds = plan.rounds if preset == plan.presets[0] else 1
-        for _ in range(rounds):
-            for batch_size in plan.batch_sizes:
+        is_first = preset == plan.presets[0]
+        batch_sizes = plan.batch_sizes if is_first else plan.later_batch_sizes
+        for _ in range(plan.rounds):
+            for batch_size in batch_sizes:
                 both: dict[str, Any] = {
                     "size": plan.size,
                     "batch_size": batch_size,
                     "seconds": plan.seconds,
                 }
                 cell = f"batch {batch_size}"
-                for decoder in ("transformer", "multiscale"):
-                    row = f"pixace-tf, {decoder}"
-                    ours = {"preset": preset, "decoder": decoder, **both}
+                for decoder, head in DECODERS_AND_HEADS:
+                    row = f"pixace-tf, {decoder}, {head} head"
+                    ours = {
+                        "preset": preset,
+                        "decoder": decoder,
+                        "head": head,
+                        **both,
+                    }
                     yield table, row, cell, "pixace", "sample", ours
-                row = "Hugging Face ImageGPT"
+                row = "Hugging Face ImageGPT, packed head"
                 peer = {**sizes, **both}
                 yield table, row, cell, "image_gpt", "sample", peer
-                row = "keras_nlp sampler"
-                peer = {"preset": preset, **both}
-                yield table, row, cell, "keras_nlp_peer", "sample", peer
+                for jit_compile in (False, True):
+                    row = "keras_nlp sampler, packed head"
+                    row += ", with XLA" if jit_compile else ""
+                    peer = {
+                        "preset": preset,
+                        "jit_compile": jit_compile,
+                        **both,
+                    }
+                    yield table, row, cell, "keras_nlp_peer", "sample", peer
 
 
 def _training(plan: Plan) -> Iterator[tuple]:
     """Steady steps; pixels per second."""
     preset = plan.presets[0]
     table = f"{preset}, {plan.size}x{plan.size}"
-    flat = (("transformer", "chain"), ("transformer", "packed"))
     for _ in range(plan.rounds):
         for batch_size in plan.training_batch_sizes:
             both: dict[str, Any] = {
@@ -208,7 +228,7 @@ def _training(plan: Plan) -> Iterator[tuple]:
                 "seconds": plan.seconds,
             }
             cell = f"batch {batch_size}"
-            for decoder, head in (*flat, ("multiscale", "chain")):
+            for decoder, head in DECODERS_AND_HEADS:
                 row = f"pixace-tf, {decoder}, {head} head"
                 ours = {
                     "preset": preset,
@@ -219,7 +239,7 @@ def _training(plan: Plan) -> Iterator[tuple]:
                 yield table, row, cell, "pixace", "train", ours
             for is_compiled, name in ((False, "eager"), (True, "compiled")):
                 row = f"PyTorch {name}, packed head"
-                peer = {**_sizes(preset), "compile": is_compiled, **both}
+                peer = {**_sizes(preset), "is_compiled": is_compiled, **both}
                 yield table, row, cell, "torch_gpt", "train", peer
 
 
@@ -237,10 +257,10 @@ def _quality(plan: Plan, folder: str, scratch: str) -> Iterator[tuple]:
     for is_compiled, name in ((False, "eager"), (True, "compiled")):
         peer: dict[str, Any] = {
             **_sizes(plan.quality_preset),
-            "compile": is_compiled,
+            "is_compiled": is_compiled,
             "size": plan.size,
             "batch_size": 4,
-            "learning_rate": 1e-3,
+            "learning_rate": plan.peer_learning_rate,
             "tokens": os.path.join(scratch, "learned", "tokens.npz"),
             "minutes": plan.minutes,
         }
@@ -262,12 +282,15 @@ def _jpeg(plan: Plan, folder: str, scratch: str) -> Iterator[tuple]:
     table = f"JPEG {plan.jpeg_size}x{plan.jpeg_size}"
     cell = f"{plan.num_pictures} pictures"
     for _ in range(plan.rounds):
-        for row, script, function in (
-            ("pixace-tf", "pixace", "load_pictures"),
-            ("PIL and scikit-image, pool", "jpeg_loaders", "worker_pool"),
-            ("torch DataLoader with PIL", "jpeg_loaders", "torch_loader"),
+        yield table, "pixace-tf", cell, "pixace", "load_pictures", arguments
+        for name, function in (
+            ("PIL and scikit-image, pool", "worker_pool"),
+            ("torch DataLoader with PIL", "torch_loader"),
         ):
-            yield table, row, cell, script, function, arguments
+            for is_reduced in (False, True):
+                row = f"{name}, reduced decoding" if is_reduced else name
+                peer = {"is_reduced": is_reduced, **arguments}
+                yield table, row, cell, "jpeg_loaders", function, peer
 
 
 def _memory(plan: Plan) -> Iterator[tuple]:
@@ -276,20 +299,21 @@ def _memory(plan: Plan) -> Iterator[tuple]:
     table = f"{preset}, {plan.size}x{plan.size}"
     for batch_size in plan.memory_batch_sizes:
         cell = f"batch {batch_size}"
-        for decoder, precision in (
-            ("transformer", "float32"),
-            ("transformer", "mixed_float16"),
-            ("multiscale", "float32"),
+        for decoder, head, precision in (
+            ("multiscale", "chain", "float32"),
+            ("transformer", "chain", "float32"),
+            ("transformer", "chain", "mixed_float16"),
+            ("transformer", "packed", "float32"),
         ):
             ours = {
                 "preset": preset,
                 "decoder": decoder,
-                "head": "chain",
+                "head": head,
                 "size": plan.size,
                 "batch_size": batch_size,
                 "precision": precision,
             }
-            row = f"pixace-tf, {decoder}, {precision}"
+            row = f"pixace-tf, {decoder}, {head} head, {precision}"
             yield table, row, cell, "pixace", "train_memory", ours
         peer = {
             "preset": preset,

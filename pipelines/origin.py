@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import shlex
+import subprocess
 import sys
 
 
@@ -22,7 +23,7 @@ def origin(*packages: str) -> list[str]:
         f"- command: `python {shlex.join([script, *sys.argv[1:]])}`",
         f"- hardware: {os.cpu_count()} CPU cores, {_processor()}",
         f"- versions: {versions}, Python {platform.python_version()}",
-        f"- date: {datetime.date.today()}",
+        f"- date: {datetime.date.today()}, commit {_commit()}",
     ]
 
 
@@ -31,6 +32,12 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
 
 
 def _processor() -> str:

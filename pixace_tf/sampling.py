@@ -8,7 +8,7 @@ picture in 300 would come out otherwise alone than in a batch. On a CPU a block
 is one picture, whose cache stays near the core, and every core has its own; on
 a GPU a step of many rows takes hardly longer than one of a single row.
 
-Shapes: B batch, T pixels, R rows of a block, n choices of one draw.
+Shapes: B batch, T pixels, n choices of one draw.
 """
 
 import dataclasses
@@ -173,6 +173,36 @@ class Sampler:
         Raises:
             ValueError: If a shape or a value is out of range.
         """
+        token_ids, prefix, seeds = self._check(token_ids, prefix_length, seeds)
+        arrays = (filters or Filters()).arrays(len(token_ids))
+        length = self.model.sequence_length
+        stride = self.model.decoder.prefill_stride
+        starts = np.where(prefix < length, prefix // stride * stride, length)
+        # Blocks of one start: what is computed for a picture does not depend
+        # on the others.
+        blocks = [
+            self._draw_block(
+                token_ids,
+                rows,
+                int(start),
+                prefix[rows],
+                seeds[rows],
+                {name: value[rows] for name, value in arrays.items()},
+            )
+            for start in np.unique(starts)
+            for rows in _cut(np.flatnonzero(starts == start), self.rows)
+        ]
+        done, total = 0, int(np.sum(length - starts))
+        for passed in self._advance(blocks):
+            done += passed
+            if progress is not None:
+                progress(done, total)
+        return token_ids
+
+    def _check(
+        self, token_ids: Any, prefix_length: Any, seeds: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return prefixes with zeros behind them, their lengths, the seeds."""
         token_ids = np.array(token_ids, np.int32)
         count, length = len(token_ids), self.model.sequence_length
         if token_ids.shape != (count, length):
@@ -181,50 +211,26 @@ class Sampler:
                 f"Received: shape={token_ids.shape}"
             )
         prefix = np.broadcast_to(np.asarray(prefix_length), count)
-        if prefix.size and not 0 <= prefix.min() <= prefix.max() <= length:
+        if count and not 0 <= prefix.min() <= prefix.max() <= length:
             raise ValueError(
                 f"prefix_length must lie in [0, {length}]. "
                 f"Received: {prefix_length}"
             )
-        prefix = prefix.astype(np.int32)
-        given = np.arange(length) < prefix[:, None]
-        is_color = (token_ids >= 0) & (token_ids < self.model.start_token_id)
-        if not np.all(is_color | ~given):
+        token_ids[np.arange(length) >= prefix[:, None]] = 0
+        if np.any((token_ids < 0) | (token_ids >= self.model.start_token_id)):
             raise ValueError(
                 f"token_ids must lie in [0, {self.model.start_token_id}) "
                 "within the prefix."
             )
-        token_ids[~given] = 0
         seeds = np.asarray(seeds, np.int64)
-        arrays = (filters or Filters()).arrays(count)
-        is_filtered = any(
-            np.any(arrays[name] != getattr(Filters, name))
-            for name in ("top_k", "top_p", "min_p")
-        )
-        stride = self.model.decoder.prefill_stride
-        blocks, total = [], 0
-        for first in range(0, count, self.rows):
-            some = slice(first, first + self.rows)
-            start = int(prefix[some].min()) // stride * stride
-            total += (length - start) * len(prefix[some])
-            blocks.append(
-                self._draw_block(
-                    self._segment[is_filtered],
-                    token_ids[some],
-                    start,
-                    prefix[some],
-                    seeds[some],
-                    {name: value[some] for name, value in arrays.items()},
-                )
+        if seeds.shape != (count,):
+            raise ValueError(
+                f"seeds must be one for each of the {count} pictures. "
+                f"Received: shape={seeds.shape}"
             )
-        done = 0
-        for passed in self._run(blocks):
-            done += passed
-            if progress is not None:
-                progress(done, total)
-        return token_ids
+        return token_ids, prefix.astype(np.int32), seeds
 
-    def _run(self, blocks: Iterable[Iterator[int]]) -> Iterator[int]:
+    def _advance(self, blocks: Iterable[Iterator[int]]) -> Iterator[int]:
         """Advance the blocks, as many at once as there are workers.
 
         Yields:
@@ -250,42 +256,51 @@ class Sampler:
 
     def _draw_block(
         self,
-        draw_segment: Callable[..., Any],
         token_ids: np.ndarray,
+        rows: np.ndarray,
         position: int,
         prefix_length: np.ndarray,
         seeds: np.ndarray,
         filters: dict[str, np.ndarray],
     ) -> Iterator[int]:
-        """Fill in the pictures of one block, in place.
+        """Fill in some rows of `token_ids`, from `position` on.
 
         Yields:
             The number of pixels passed, after each segment.
         """
         length = self.model.sequence_length
         segment_length = self.model.decoder.segment_length
-        count = len(token_ids)
+        program = self._segment[_are_on(filters)]
         # The block is filled up with its last picture.
-        rows = np.minimum(np.arange(self.rows), count - 1)
-        tokens = tf.constant(token_ids[rows])
-        noise = self._noise(seeds[rows])
-        filters = {name: value[rows] for name, value in filters.items()}
-        if 0 < position < length:
-            state = self._prefill(tokens, -(-position // segment_length))
-            if position % segment_length == 0:
-                state = self.model.end_segment(state)
-        else:
-            state = self.model.empty_state(self.rows)
+        full = np.minimum(np.arange(self.rows), len(rows) - 1)
+        tokens = tf.constant(token_ids[rows[full]])
+        noise = self._noise(seeds[full])
+        filters = {name: value[full] for name, value in filters.items()}
+        state = self._state_at(tokens, position)
         while position < length:
             segment = position // segment_length
-            tokens, state = draw_segment(
-                *(state, tokens, segment, position),
-                *(prefix_length[rows], noise, filters),
+            tokens, state = program(
+                state,
+                tokens,
+                segment,
+                position,
+                prefix_length[full],
+                noise,
+                filters,
             )
             stop = min((segment + 1) * segment_length, length)
-            yield (stop - position) * count
+            yield (stop - position) * len(rows)
             position = stop
-        token_ids[:] = tokens[:count]
+        token_ids[rows] = tokens[: len(rows)]
+
+    def _state_at(self, tokens: tf.Tensor, position: int) -> Any:
+        """Return the state before a position, all pixels before it given."""
+        if not 0 < position < self.model.sequence_length:
+            return self.model.empty_state(self.rows)
+        segment_length = self.model.decoder.segment_length
+        state = self._prefill(tokens, -(-position // segment_length))
+        is_between = position % segment_length == 0
+        return self.model.end_segment(state) if is_between else state
 
     def _decode_segment(
         self,
@@ -400,6 +415,19 @@ def filter_logits(
     last = tf.reduce_sum(tf.cast(kept, tf.int32), axis=-1) - 1
     bar = tf.gather(ranked, tf.maximum(last, 0), batch_dims=1)
     return tf.where(logits >= bar[:, None], logits, -np.inf)
+
+
+def _cut(rows: np.ndarray, length: int) -> list[np.ndarray]:
+    """Return pieces of at most some length."""
+    return [rows[i : i + length] for i in range(0, len(rows), length)]
+
+
+def _are_on(arrays: dict[str, np.ndarray]) -> bool:
+    """Return whether any filter removes anything."""
+    return any(
+        np.any(arrays[name] != getattr(Filters, name))
+        for name in ("top_k", "top_p", "min_p")
+    )
 
 
 def _is_temperature(value: np.ndarray) -> np.ndarray:

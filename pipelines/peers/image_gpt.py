@@ -15,7 +15,8 @@ def sample(
 ) -> dict:
     """Generate behind the first half of pictures; pixels per second.
 
-    As many pixels as fit into the seconds are drawn, the cheaper ones first.
+    Where the half takes longer than the seconds, its first pixels, which are
+    the cheaper ones, stand for all.
     """
     colors, length, half = 1 << 13, size * size, size * size // 2
     torch.manual_seed(0)
@@ -43,7 +44,9 @@ def sample(
             )
 
     # Its last position is taken by the start token.
-    return timing.some_rates(work, length - half - 1, batch_size, seconds)
+    return timing.extrapolated_rates(
+        work, length - half - 1, batch_size, seconds
+    )
 
 
 if __name__ == "__main__":

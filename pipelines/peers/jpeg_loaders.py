@@ -6,43 +6,45 @@ import os
 from typing import Any
 
 import numpy as np
+import skimage.color
 import timing
 from PIL import Image
 
 
 def worker_pool(
-    folder: str, size: int, num_pictures: int, seconds: float
+    folder: str, size: int, num_pictures: int, is_reduced: bool, seconds: float
 ) -> dict:
     """PIL and scikit-image in a pool of processes; pictures per second."""
-    import skimage.color  # noqa: F401  So that the workers inherit it.
+    jobs = [(path, size, is_reduced) for path in _paths(folder)]
+    with multiprocessing.Pool(os.cpu_count()) as pool:
 
-    paths = [(path, size) for path in _paths(folder)]
+        def work() -> None:
+            tokens = list(pool.imap_unordered(_pack, jobs, chunksize=16))
+            assert len(tokens) == num_pictures
 
-    def work() -> None:
-        with multiprocessing.Pool(os.cpu_count()) as pool:
-            tokens = list(pool.imap_unordered(_pack, paths, chunksize=16))
-        assert len(tokens) == num_pictures
-
-    return timing.rates(work, num_pictures, seconds)
+        return timing.rates(work, num_pictures, seconds)
 
 
 def torch_loader(
-    folder: str, size: int, num_pictures: int, seconds: float
+    folder: str, size: int, num_pictures: int, is_reduced: bool, seconds: float
 ) -> dict:
     """A torch DataLoader over PIL; pictures per second."""
     import torch
 
-    paths = _paths(folder)
+    jobs = [(path, size, is_reduced) for path in _paths(folder)]
 
     class Pictures(torch.utils.data.Dataset):
         def __len__(self) -> int:
-            return len(paths)
+            return len(jobs)
 
         def __getitem__(self, index: int) -> Any:
-            return torch.from_numpy(_pack((paths[index], size)))
+            return torch.from_numpy(_pack(jobs[index]))
 
     loader = torch.utils.data.DataLoader(
-        Pictures(), batch_size=16, num_workers=os.cpu_count() or 1
+        Pictures(),
+        batch_size=16,
+        num_workers=os.cpu_count() or 1,
+        persistent_workers=True,
     )
 
     def work() -> None:
@@ -55,12 +57,12 @@ def _paths(folder: str) -> list[str]:
     return sorted(glob.glob(os.path.join(folder, "*.jpg")))
 
 
-def _pack(path_and_size: tuple[str, int]) -> np.ndarray:
+def _pack(job: tuple[str, int, bool]) -> np.ndarray:
     """Scale down, turn to HSV, quantize to 5, 4, 4 bits, pack."""
-    import skimage.color
-
-    path, size = path_and_size
+    path, size, is_reduced = job
     with Image.open(path) as image:
+        if is_reduced:
+            image.draft("RGB", (2 * size, 2 * size))
         small = image.convert("RGB").resize((size, size))
     hsv = skimage.color.rgb2hsv(np.asarray(small))
     hue, saturation, value = np.moveaxis(

@@ -1,7 +1,8 @@
-"""Stock keras_nlp layers and sampler over the weights of this program.
+"""Stock keras_nlp layers and sampler in the place of ours.
 
-The same model with the packed head, since the sampler wants one softmax, and
-stock `TransformerDecoder` layers with the same weights.
+The model of this program with stock `TransformerDecoder` layers, which have
+the same weights, and with the packed head, since the sampler wants one
+softmax.
 """
 
 from typing import Any
@@ -13,22 +14,24 @@ import tensorflow as tf
 import timing
 from keras import ops
 
+from pixace_tf import transformer_stack
 from pixace_tf.causal_lm import PixaceCausalLM
 from pixace_tf.pixel_inputs import NEIGHBORS, neighbor_tokens
 from pixace_tf.presets import decoder_config
 from pixace_tf.training import compile_model
 
 
-def sample(preset: str, size: int, batch_size: int, seconds: float) -> dict:
+def sample(
+    preset: str, size: int, batch_size: int, jit_compile: bool, seconds: float
+) -> dict:
     """Sample behind the first half of pictures; pixels per second.
 
     As many pixels as fit into the seconds are drawn; each costs the same,
     since a step attends to the whole cache.
     """
-    model, layers = _models(preset, size)
+    model = _model(preset, size)
     length, half = size * size, size * size // 2
-    heads = model.decoder.stack.num_heads
-    width = model.decoder.stack.hidden_dim
+    stack = model.decoder.stack
     sampler = keras_nlp.samplers.RandomSampler()
 
     def next_logits(prompt: Any, cache: Any, index: Any) -> Any:
@@ -39,7 +42,7 @@ def sample(preset: str, size: int, batch_size: int, seconds: float) -> dict:
         x = ops.reshape(model.embed(around), (-1, 1, features))
         x = model.decoder.project(x) + model.decoder.positions.at(index)
         filled = []
-        for i, layer in enumerate(layers):
+        for i, layer in enumerate(stack.blocks):
             x, layer_cache = layer(
                 x,
                 self_attention_cache=cache[:, i],
@@ -48,29 +51,29 @@ def sample(preset: str, size: int, batch_size: int, seconds: float) -> dict:
             filled.append(layer_cache)
         return model.head(x, None)[:, 0], x, ops.stack(filled, axis=1)
 
-    @tf.function
+    @tf.function(jit_compile=jit_compile)
     def draw(
         prompt: tf.Tensor, cache: tf.Tensor, begin: tf.Tensor
     ) -> tf.Tensor:
         return sampler(next_logits, prompt, cache, begin)
 
-    shape = (batch_size, len(layers), 2, length, heads, width // heads)
-    cache = tf.random.normal(shape)
+    head_dim = stack.hidden_dim // stack.num_heads
+    cache = tf.random.normal(
+        (batch_size, len(stack.blocks), 2, length, stack.num_heads, head_dim)
+    )
 
     def work(steps: int) -> None:
         prompt = tf.zeros((batch_size, length), tf.int32)
         draw(prompt, cache, tf.constant(length - steps)).numpy()
 
-    return timing.some_rates(work, length - half, batch_size, seconds)
+    return timing.extrapolated_rates(work, length - half, batch_size, seconds)
 
 
 def train_memory(
     preset: str, size: int, batch_size: int, precision: str
 ) -> dict:
     """Train three steps with stock layers; the peak of the memory."""
-    keras.config.set_dtype_policy(precision)
-    model, layers = _models(preset, size, dtype=precision)
-    model.decoder.stack.blocks = layers
+    model = _model(preset, size, dtype=precision)
     compile_model(model, 1e-3, True)
     token_ids = np.zeros((batch_size, size * size), np.int32)
     for _ in range(3):
@@ -78,9 +81,30 @@ def train_memory(
     return {"peak_bytes": timing.peak_bytes()}
 
 
-def _models(preset: str, size: int, **options: Any) -> tuple[Any, list[Any]]:
+class _StockLayer(keras_nlp.layers.TransformerDecoder):
+    """The layer of keras_nlp, for the arguments of ours."""
+
+    def __init__(
+        self,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            intermediate_dim,
+            num_heads,
+            dropout,
+            activation="gelu",
+            normalize_first=True,
+            **kwargs,
+        )
+
+
+def _model(preset: str, size: int, **options: Any) -> PixaceCausalLM:
     keras.utils.set_random_seed(0)
-    model = PixaceCausalLM(
+    setattr(transformer_stack, "CausalDecoderLayer", _StockLayer)  # noqa: B010
+    return PixaceCausalLM(
         (size, size),
         (5, 4, 4),
         "hsv",
@@ -89,20 +113,6 @@ def _models(preset: str, size: int, **options: Any) -> tuple[Any, list[Any]]:
         "packed",
         **options,
     )
-    sizes = decoder_config(preset, "transformer")
-    layers = []
-    for block in model.decoder.stack.blocks:
-        layer = keras_nlp.layers.TransformerDecoder(
-            sizes["intermediate_dim"],
-            sizes["num_heads"],
-            activation="gelu",
-            normalize_first=True,
-            decoder_sequence_shape=(None, None, sizes["hidden_dim"]),
-            **options,
-        )
-        layer.set_weights(block.get_weights())
-        layers.append(layer)
-    return model, layers
 
 
 if __name__ == "__main__":

@@ -17,10 +17,15 @@ from pixace_tf.training import compile_model, fit
 
 
 def sample(
-    preset: str, decoder: str, size: int, batch_size: int, seconds: float
+    preset: str,
+    decoder: str,
+    head: str,
+    size: int,
+    batch_size: int,
+    seconds: float,
 ) -> dict:
     """Complete the second half of pictures; pixels per second."""
-    sampler = Sampler(_model(preset, decoder, "chain", size))
+    sampler = Sampler(_model(preset, decoder, head, size))
     half = size * size // 2
     token_ids = _pictures(batch_size, size)
     return timing.rates(
@@ -74,7 +79,8 @@ def learn(
     return {
         "curve": [
             [entry["seconds"], entry["val_bits_per_pixel"]] for entry in history
-        ]
+        ],
+        "parameters": run.model.count_params(),
     }
 
 

@@ -5,6 +5,7 @@ colors, learned positions.
 """
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -77,16 +78,17 @@ def train(
     hidden_dim: int,
     size: int,
     batch_size: int,
-    compile: bool,
+    is_compiled: bool,
     seconds: float,
 ) -> dict:
     """Train on noise; pixels per second."""
+    torch.manual_seed(0)
     step = _training_step(
-        PixelGPT(num_layers, num_heads, hidden_dim, size * size), compile
+        PixelGPT(num_layers, num_heads, hidden_dim, size * size), is_compiled
     )
     token_ids = torch.randint(0, COLORS, (batch_size, size * size))
     return timing.rates(
-        lambda: step(token_ids, 1e-3), token_ids.numel(), seconds
+        lambda: step(token_ids, 1e-3), token_ids.numel(), seconds, 10**6
     )
 
 
@@ -96,7 +98,7 @@ def learn(
     hidden_dim: int,
     size: int,
     batch_size: int,
-    compile: bool,
+    is_compiled: bool,
     tokens: str,
     minutes: float,
     learning_rate: float,
@@ -108,36 +110,47 @@ def learn(
     with np.load(tokens) as arrays:
         pictures = torch.from_numpy(arrays["train"].astype(np.int64))
         validation = torch.from_numpy(arrays["validation"].astype(np.int64))
+    torch.manual_seed(0)
     model = PixelGPT(num_layers, num_heads, hidden_dim, size * size)
-    step = _training_step(model, compile)
-    generator = np.random.default_rng(0)
-    clock, due = 0.0, 0.25
+    step = _training_step(model, is_compiled)
+    batches = _shuffled(pictures, batch_size, size)
+    clock, due, steps = 0.0, 0.25, 0
     curve: list[list[float]] = []
     while clock < 60 * minutes:
         begin = time.perf_counter()
-        chosen = generator.integers(0, len(pictures), batch_size)
-        batch = pictures[torch.from_numpy(chosen)]
-        flips = torch.from_numpy(generator.random(batch_size) < 0.5)
-        flipped = batch.view(-1, size, size).flip(2).flatten(1)
-        batch = torch.where(flips[:, None], flipped, batch)
         share = clock / (60 * minutes)
-        warm = min(1.0, share / 0.02 + 0.01)
-        step(batch, learning_rate * warm * max(0.02, 1 - share))
+        # Warm-up and cosine, as this program has them.
+        warm = min(1, max(share / 0.05, (steps + 1) / 100), (steps + 1) / 10)
+        decay = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * share))
+        step(next(batches), learning_rate * warm * decay)
+        steps += 1
         clock += time.perf_counter() - begin
         if clock >= due * 60 * minutes:
             due += 0.25
             curve.append([clock, _validate(model, validation)])
     if not curve or curve[-1][0] < clock:
         curve.append([clock, _validate(model, validation)])
-    return {"curve": curve}
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"curve": curve, "parameters": parameters, "steps": steps}
 
 
-def _training_step(model: PixelGPT, compile: bool) -> Any:
-    torch.manual_seed(0)
+def _shuffled(pictures: Any, batch_size: int, size: int) -> Iterator[Any]:
+    """Yield batches of epochs without end, half of the pictures mirrored."""
+    generator = torch.Generator().manual_seed(0)
+    while True:
+        order = torch.randperm(len(pictures), generator=generator)
+        for chosen in order.split(batch_size):
+            batch = pictures[chosen]
+            is_flipped = torch.rand(len(chosen), generator=generator) < 0.5
+            flipped = batch.view(-1, size, size).flip(2).flatten(1)
+            yield torch.where(is_flipped[:, None], flipped, batch)
+
+
+def _training_step(model: PixelGPT, is_compiled: bool) -> Any:
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=(0.9, 0.99), weight_decay=0.05, fused=True
     )
-    forward = torch.compile(model) if compile else model
+    forward = torch.compile(model) if is_compiled else model
 
     def step(token_ids: Any, learning_rate: float) -> None:
         optimizer.param_groups[0]["lr"] = learning_rate
