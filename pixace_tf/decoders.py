@@ -143,7 +143,13 @@ class FlatDecoder(keras.layers.Layer):
     def prefill(
         self, pixels: Any, neighbors: Any, num_segments: int
     ) -> dict[str, Any]:
-        """Return the state at the end of a segment, before it is closed."""
+        """Return the state at the end of a segment, before it is closed.
+
+        Args:
+            pixels: float `(B, T, E)`, unused here.
+            neighbors: float `(B, T, N*E)`.
+            num_segments: The segments to read, at least 1.
+        """
         x = self.positions(self.project(neighbors))
         length = self.segment_length
         cache = self.stack.prefill(x[:, : num_segments * length])
@@ -304,7 +310,13 @@ class MultiscaleDecoder(keras.layers.Layer):
     def prefill(
         self, pixels: Any, neighbors: Any, num_segments: int
     ) -> dict[str, Any]:
-        """Return the state at the end of a segment, before it is closed."""
+        """Return the state at the end of a segment, before it is closed.
+
+        Args:
+            pixels: float `(B, T, E)`.
+            neighbors: float `(B, T, N*E)`, unused here.
+            num_segments: The segments to read, at least 1.
+        """
         num_runs = num_segments * self.segment_length // self.run_length
         outer = self.outer.prefill(self._read_runs(pixels)[:, :num_runs])
         outer = pad_cache(outer, self.num_runs)

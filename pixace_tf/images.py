@@ -76,8 +76,9 @@ def scan(
     root: str | os.PathLike[str],
     max_pixels: int = MAX_PIXELS,
     progress: Callable[[Iterable[str], int], Iterable[str]] | None = None,
+    is_header_only: bool = False,
 ) -> Scan:
-    """Check every file below a folder by decoding it.
+    """Check every file below a folder.
 
     Args:
         root: A folder; flat, `label/`, `train|val/` or `train|val/label/`, to
@@ -85,6 +86,8 @@ def scan(
             single file.
         max_pixels: Largest picture to decode, by its header.
         progress: Wraps the iterable of paths, given their number.
+        is_header_only: Whether the data behind the headers stays unread, for
+            who decodes it anyway.
 
     Returns:
         What loads and what does not.
@@ -106,7 +109,7 @@ def scan(
         try:
             part, label = layout(path)
             full_path = os.path.join(root, path)
-            is_plain = inspect(full_path, max_pixels)
+            is_plain = inspect(full_path, max_pixels, is_header_only)
             digest = hashlib.blake2b(_read_file(full_path), digest_size=16)
         except UnloadableError as error:
             return Skipped(path, str(error))
@@ -124,12 +127,17 @@ def scan(
     return Scan(root, loads, sorted(skipped, key=lambda s: s.path))
 
 
-def inspect(source: str | io.BytesIO, max_pixels: int = MAX_PIXELS) -> bool:
+def inspect(
+    source: str | io.BytesIO,
+    max_pixels: int = MAX_PIXELS,
+    is_header_only: bool = False,
+) -> bool:
     """Check one picture by decoding all of it.
 
     Args:
         source: A path, or the bytes of a file.
         max_pixels: Largest picture to decode, by its header.
+        is_header_only: Whether the header is all that is read.
 
     Returns:
         Whether it is plain (see `Picture`).
@@ -139,10 +147,11 @@ def inspect(source: str | io.BytesIO, max_pixels: int = MAX_PIXELS) -> bool:
     """
     with _open(source, max_pixels) as image:
         is_plain = _is_plain(image)
-        # A JPEG decodes at an eighth of its size: all its data is still read.
-        image.draft(None, (1, 1))
-        _load(image)
-        _check_depth(image)
+        if not is_header_only:
+            # A JPEG decodes at an eighth of its size: all data is still read.
+            image.draft(None, (1, 1))
+            _load(image)
+            _check_depth(image)
         return is_plain and _orientation(image) == 1
 
 

@@ -116,7 +116,7 @@ class Sampler:
             is_filtered: tf.function(
                 functools.partial(self._decode_segment, is_filtered),
                 input_signature=[
-                    *(state, tokens, scalar, scalar, lengths, noise, filters)
+                    *(state, tokens, scalar, lengths, noise, filters)
                 ],
                 jit_compile=jit_compile,
             )
@@ -278,17 +278,11 @@ class Sampler:
         filters = {name: value[full] for name, value in filters.items()}
         state = self._state_at(tokens, position)
         while position < length:
-            segment = position // segment_length
             tokens, state = program(
-                state,
-                tokens,
-                segment,
-                position,
-                prefix_length[full],
-                noise,
-                filters,
+                state, tokens, position, prefix_length[full], noise, filters
             )
-            stop = min((segment + 1) * segment_length, length)
+            stop = (position // segment_length + 1) * segment_length
+            stop = min(stop, length)
             yield (stop - position) * len(rows)
             position = stop
         token_ids[rows] = tokens[: len(rows)]
@@ -307,15 +301,28 @@ class Sampler:
         is_filtered: bool,
         state: Any,
         token_ids: tf.Tensor,
-        segment: tf.Tensor,
         start: tf.Tensor,
         prefix_length: tf.Tensor,
         noise: tf.Tensor,
         filters: dict[str, tf.Tensor],
     ) -> tuple[tf.Tensor, Any]:
-        """Draw a segment from `start` on, keeping the pixels of the prefix."""
+        """Draw a segment from `start` on, keeping the pixels of the prefix.
+
+        Args:
+            is_filtered: Whether the filters act.
+            state: As the model's `prefill`, or the segment before, left it.
+            token_ids: int32 `(B, T)`, filled up to `start`.
+            start: int32 scalar, a position in it where a run may begin.
+            prefix_length: int32 `(B,)`, pixels to keep.
+            noise: float32 `(B, T, num_draws)`, from `uniform_noise`.
+            filters: `(B,)` tensors, named as in `Filters`.
+
+        Returns:
+            int32 `(B, T)`, filled up to the next segment, and its state.
+        """
         length = self.model.sequence_length
         decoder = self.model.decoder
+        segment = start // decoder.segment_length
         stop = tf.minimum((segment + 1) * decoder.segment_length, length)
 
         def step(position: tf.Tensor, tokens: tf.Tensor, state: Any) -> Any:

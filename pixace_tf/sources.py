@@ -88,7 +88,8 @@ def _read_folder(
     max_pixels: int,
     progress: Progress | None,
 ) -> tuple[list[_Row], list[Skipped]]:
-    scanned = images.scan(root, max_pixels, progress)
+    # A plain file that does not decode below is checked by Pillow after that.
+    scanned = images.scan(root, max_pixels, progress, is_header_only=True)
     skipped = list(scanned.skipped)
     full_paths = [os.path.join(scanned.root, p.path) for p in scanned.loads]
     small = _decode_plain(scanned.loads, full_paths, tokenizer)

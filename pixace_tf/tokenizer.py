@@ -133,10 +133,11 @@ class PixelTokenizer:
             size = tf.clip_by_value(fitting, 1, size)
         image = tf.image.resize(image, size, antialias=True)
         image = tf.saturate_cast(tf.floor(image + 0.5), tf.uint8)
-        # Black pads the negative, so white the picture.
-        image = 255 - tf.image.resize_with_crop_or_pad(
-            255 - image, height, width
-        )
+        if self.resize == "pad":
+            # Black pads the negative, so white the picture.
+            image = 255 - tf.image.resize_with_crop_or_pad(
+                255 - image, height, width
+            )
         return tf.ensure_shape(image, (height, width, 3))
 
     def tokenize(self, images: tf.Tensor) -> tf.Tensor:

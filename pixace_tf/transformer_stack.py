@@ -148,7 +148,23 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
 
 
 class TransformerStack(keras.layers.Layer):
-    """Decoder layers over a whole sequence, or one position at a time."""
+    """Decoder layers over a whole sequence, or one position at a time.
+
+    Args:
+        num_layers: Number of `CausalDecoderLayer`s.
+        hidden_dim: Width W.
+        num_heads: Attention heads.
+        intermediate_dim: Width of the feed-forward layers.
+        dropout: Rate in `[0, 1)` on the residual branches.
+        **kwargs: For `keras.layers.Layer`.
+
+    Call arguments:
+        x: float `(B, T, W)`.
+        training: Whether dropout acts.
+
+    Returns:
+        float `(B, T, W)`.
+    """
 
     def __init__(
         self,
@@ -199,7 +215,7 @@ class TransformerStack(keras.layers.Layer):
         return cache
 
     def empty_cache(self, batch_size: Any, length: int) -> Cache:
-        """Return a cache of zeros."""
+        """Return a float32 cache of zeros, of `length` positions."""
         rows = batch_size * self.num_heads
         head_dim = self.hidden_dim // self.num_heads
         return [
@@ -213,7 +229,17 @@ class TransformerStack(keras.layers.Layer):
     def step(
         self, x: Any, frozen: Cache | None, tail: Cache, index: Any
     ) -> tuple[Any, Cache]:
-        """Run one position through every layer; see `CausalDecoderLayer`."""
+        """Run one position through every layer.
+
+        Args:
+            x: float `(B, 1, W)`.
+            frozen: A cache of positions that are all visible, or None.
+            tail: A cache visible below `index`.
+            index: int32 scalar, where in the tail this position stands.
+
+        Returns:
+            float `(B, 1, W)`, and the tail with this position filled in.
+        """
         filled = []
         for i, block in enumerate(self.blocks):
             past = None if frozen is None else frozen[i]
@@ -223,7 +249,7 @@ class TransformerStack(keras.layers.Layer):
 
 
 def extend_cache(cache: Cache, more: Cache) -> Cache:
-    """Return a cache of the positions of both, one after the other."""
+    """Return a cache of the positions of both, `more` behind `cache`."""
     return [
         (
             ops.concatenate([keys, more_keys], axis=2),
@@ -236,14 +262,14 @@ def extend_cache(cache: Cache, more: Cache) -> Cache:
 
 
 def split_cache(cache: Cache, position: int) -> tuple[Cache, Cache]:
-    """Return the cache before a position, and from there on."""
+    """Return the cache of the positions before `position`, and the rest."""
     before = [(keys[..., :position], v[:, :position]) for keys, v in cache]
     after = [(keys[..., position:], v[:, position:]) for keys, v in cache]
     return before, after
 
 
 def pad_cache(cache: Cache, length: int) -> Cache:
-    """Fill a cache up with zeros to a number of positions."""
+    """Return a cache of `length` positions, zeros behind those of `cache`."""
     missing = length - cache[0][1].shape[1]
     return [
         (

@@ -80,7 +80,9 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     dataset.save_cache(first, cache)
     scans = []
     scan = images.scan
-    monkeypatch.setattr(images, "scan", lambda *a: scans.append(1) or scan(*a))
+    monkeypatch.setattr(
+        images, "scan", lambda *a, **k: scans.append(1) or scan(*a, **k)
+    )
     again = dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
     assert not scans
     np.testing.assert_array_equal(first.train, again.train)

@@ -3,12 +3,21 @@
 import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
 PIPELINES = pathlib.Path(__file__).parent.parent / "pipelines"
+
+
+def run(name, *arguments):
+    return subprocess.run(
+        [sys.executable, PIPELINES / name, *arguments],
+        capture_output=True,
+        text=True,
+    )
 
 
 def measured(cell):
@@ -20,11 +29,7 @@ def measured(cell):
 @pytest.mark.slow
 def test_the_benchmark_measures_every_subject(tmp_path):
     out = tmp_path / "results" / "benchmark"
-    done = subprocess.run(
-        [sys.executable, PIPELINES / "benchmark.py", "--smoke", "--out", out],
-        capture_output=True,
-        text=True,
-    )
+    done = run("benchmark.py", "--smoke", "--out", out)
     assert done.returncode == 0, done.stderr
     sections = json.loads(out.with_suffix(".json").read_text())
     rows = [
@@ -43,3 +48,13 @@ def test_the_benchmark_measures_every_subject(tmp_path):
     table = out.with_suffix(".md").read_text()
     assert all(f"| {row} |" in table for _, row, _ in rows)
     assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_profile_adds_up(tmp_path):
+    done = run("profile_steps.py", "--preset", "pico", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    shares = [int(s) for s in re.findall(r"^ +(\d+)%", done.stdout, re.M)]
+    assert len(shares) == 6
+    assert sum(shares[:3]) == pytest.approx(100, abs=2)
+    assert sum(shares[3:]) == pytest.approx(100, abs=2)
