@@ -65,7 +65,7 @@ class Plan:
     quality_preset: str = "nano"
     minutes: float = 10.0
     peer_learning_rate: float = 3e-3
-    num_pictures: int = 1000
+    num_pictures: int = 3000
     jpeg_size: int = 512
     seconds: float = 6.0
     rounds: int = 1
