@@ -5,7 +5,7 @@ peer is not installed (`pip install -e '.[bench]'`), the tables say so.
 
 Command:  python pipelines/benchmark.py FOLDER --out pipelines/results/benchmark
 Hardware: 2 CPU cores
-Time:     an hour; with --smoke two minutes, for tests only
+Time:     70 minutes; with --smoke three, for tests only
 Expected: pipelines/results/benchmark.md
 """
 
@@ -68,7 +68,6 @@ class Plan:
     num_pictures: int = 3000
     jpeg_size: int = 512
     seconds: float = 6.0
-    rounds: int = 1
 
 
 SMOKE = Plan(
@@ -83,7 +82,6 @@ SMOKE = Plan(
     num_pictures=8,
     jpeg_size=64,
     seconds=0.1,
-    rounds=1,
 )
 
 
@@ -185,62 +183,49 @@ def _sampling(plan: Plan) -> Iterator[tuple]:
         )
         is_first = preset == plan.presets[0]
         batch_sizes = plan.batch_sizes if is_first else plan.later_batch_sizes
-        for _ in range(plan.rounds):
-            for batch_size in batch_sizes:
-                both: dict[str, Any] = {
-                    "size": plan.size,
-                    "batch_size": batch_size,
-                    "seconds": plan.seconds,
-                }
-                cell = f"batch {batch_size}"
-                for decoder, head in DECODERS_AND_HEADS:
-                    row = f"pixace-tf, {decoder}, {head} head"
-                    ours = {
-                        "preset": preset,
-                        "decoder": decoder,
-                        "head": head,
-                        **both,
-                    }
-                    yield table, row, cell, "pixace", "sample", ours
-                row = "Hugging Face ImageGPT, packed head"
-                peer = {**sizes, **both}
-                yield table, row, cell, "image_gpt", "sample", peer
-                for jit_compile in (False, True):
-                    row = "keras_nlp sampler, packed head"
-                    row += ", with XLA" if jit_compile else ""
-                    peer = {
-                        "preset": preset,
-                        "jit_compile": jit_compile,
-                        **both,
-                    }
-                    yield table, row, cell, "keras_nlp_peer", "sample", peer
+        for batch_size in batch_sizes:
+            cell, both = _batch(plan, batch_size)
+            for row, ours in _ours(preset):
+                yield table, row, cell, "pixace", "sample", {**ours, **both}
+            row = "Hugging Face ImageGPT, packed head"
+            yield table, row, cell, "image_gpt", "sample", {**sizes, **both}
+            row = "keras_nlp sampler, packed head"
+            for jit_compile, suffix in ((False, ""), (True, ", with XLA")):
+                peer = {"preset": preset, "jit_compile": jit_compile, **both}
+                yield (
+                    *(table, row + suffix, cell),
+                    *("keras_nlp_peer", "sample", peer),
+                )
 
 
 def _training(plan: Plan) -> Iterator[tuple]:
     """Steady steps; pixels per second."""
     preset = plan.presets[0]
     table = f"{preset}, {plan.size}x{plan.size}"
-    for _ in range(plan.rounds):
-        for batch_size in plan.training_batch_sizes:
-            both: dict[str, Any] = {
-                "size": plan.size,
-                "batch_size": batch_size,
-                "seconds": plan.seconds,
-            }
-            cell = f"batch {batch_size}"
-            for decoder, head in DECODERS_AND_HEADS:
-                row = f"pixace-tf, {decoder}, {head} head"
-                ours = {
-                    "preset": preset,
-                    "decoder": decoder,
-                    "head": head,
-                    **both,
-                }
-                yield table, row, cell, "pixace", "train", ours
-            for is_compiled, name in ((False, "eager"), (True, "compiled")):
-                row = f"PyTorch {name}, packed head"
-                peer = {**_sizes(preset), "is_compiled": is_compiled, **both}
-                yield table, row, cell, "torch_gpt", "train", peer
+    for batch_size in plan.training_batch_sizes:
+        cell, both = _batch(plan, batch_size)
+        for row, ours in _ours(preset):
+            yield table, row, cell, "pixace", "train", {**ours, **both}
+        for is_compiled, name in ((False, "eager"), (True, "compiled")):
+            row = f"PyTorch {name}, packed head"
+            peer = {**_sizes(preset), "is_compiled": is_compiled, **both}
+            yield table, row, cell, "torch_gpt", "train", peer
+
+
+def _ours(preset: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a row and its arguments for each decoder and head."""
+    for decoder, head in DECODERS_AND_HEADS:
+        arguments = {"preset": preset, "decoder": decoder, "head": head}
+        yield f"pixace-tf, {decoder}, {head} head", arguments
+
+
+def _batch(plan: Plan, batch_size: int) -> tuple[str, dict[str, Any]]:
+    """Return a column and the arguments that all its subjects share."""
+    return f"batch {batch_size}", {
+        "size": plan.size,
+        "batch_size": batch_size,
+        "seconds": plan.seconds,
+    }
 
 
 def _quality(plan: Plan, folder: str, scratch: str) -> Iterator[tuple]:
@@ -271,8 +256,7 @@ def _quality(plan: Plan, folder: str, scratch: str) -> Iterator[tuple]:
 def _jpeg(plan: Plan, folder: str, scratch: str) -> Iterator[tuple]:
     """From JPEG files to tokens; pictures per second."""
     jpegs = os.path.join(scratch, "jpegs")
-    if not os.path.isdir(jpegs):
-        _make_jpegs(folder, jpegs, plan.num_pictures, plan.jpeg_size)
+    _make_jpegs(folder, jpegs, plan.num_pictures, plan.jpeg_size)
     arguments = {
         "folder": jpegs,
         "size": plan.size,
@@ -281,16 +265,15 @@ def _jpeg(plan: Plan, folder: str, scratch: str) -> Iterator[tuple]:
     }
     table = f"JPEG {plan.jpeg_size}x{plan.jpeg_size}"
     cell = f"{plan.num_pictures} pictures"
-    for _ in range(plan.rounds):
-        yield table, "pixace-tf", cell, "pixace", "load_pictures", arguments
-        for name, function in (
-            ("PIL and scikit-image, pool", "worker_pool"),
-            ("torch DataLoader with PIL", "torch_loader"),
-        ):
-            for is_reduced in (False, True):
-                row = f"{name}, reduced decoding" if is_reduced else name
-                peer = {"is_reduced": is_reduced, **arguments}
-                yield table, row, cell, "jpeg_loaders", function, peer
+    yield table, "pixace-tf", cell, "pixace", "load_pictures", arguments
+    for name, function in (
+        ("PIL and scikit-image, pool", "worker_pool"),
+        ("torch DataLoader with PIL", "torch_loader"),
+    ):
+        for is_reduced in (False, True):
+            row = f"{name}, reduced decoding" if is_reduced else name
+            peer = {"is_reduced": is_reduced, **arguments}
+            yield table, row, cell, "jpeg_loaders", function, peer
 
 
 def _memory(plan: Plan) -> Iterator[tuple]:
@@ -347,13 +330,11 @@ def _make_jpegs(folder: str, out: str, count: int, edge: int) -> None:
 
 
 def _keep(figures: dict[str, Any], case: Case, answer: dict[str, Any]) -> None:
-    """Add a measurement to those of its row and column."""
-    table = figures.setdefault(case.table, {})
-    cell = table.setdefault(case.row, {}).setdefault(case.column, {})
-    rates = cell.get("per_second", []) + answer.get("per_second", [])
-    cell.update(answer)
-    if rates:
-        cell["per_second"] = [round(rate, 3) for rate in rates]
+    """Put a measurement into its row and column."""
+    if "per_second" in answer:
+        answer["per_second"] = [round(r, 3) for r in answer["per_second"]]
+    row = figures.setdefault(case.table, {}).setdefault(case.row, {})
+    row[case.column] = answer
 
 
 if __name__ == "__main__":

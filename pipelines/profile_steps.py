@@ -5,8 +5,9 @@ The traces stay in --out, for `tensorboard --logdir`.
 
 Command:  python pipelines/profile_steps.py --decoder transformer --out traces
 Hardware: 2 CPU cores
-Time:     a minute
-Expected: matrix products take most of both
+Time:     half a minute
+Expected: matrix products take 72% of the kernels' time in training and 48% in
+          drawing; 76% and 62% with --decoder multiscale
 """
 
 import collections

@@ -136,8 +136,7 @@ def _decode_plain(
 
     batches = (
         tf.data.Dataset.from_tensor_slices((plain, paths))
-        # AUTOTUNE would begin with one and take seconds to learn.
-        .map(decode, num_parallel_calls=os.cpu_count(), deterministic=False)
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
         .ignore_errors()
         .batch(256)
         .prefetch(1)
