@@ -34,8 +34,9 @@ DECODERS_AND_HEADS = (
     ("multiscale", "chain"),
     ("transformer", "chain"),
     ("transformer", "packed"),
+    ("reformer", "chain"),
 )
-SECTIONS = ("sampling", "training", "jpeg", "memory", "quality")
+SECTIONS = ("sampling", "training", "jpeg", "memory", "attention", "quality")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,9 @@ class Plan:
     later_batch_sizes: tuple[int, ...] = (1, 16)
     training_batch_sizes: tuple[int, ...] = (4,)
     memory_preset: str = "base"
-    memory_batch_sizes: tuple[int, ...] = (2, 8)
+    memory_batch_sizes: tuple[int, ...] = (16, 64)
+    peer_memory_batch_sizes: tuple[int, ...] = (2, 8)
+    attention_lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
     quality_preset: str = "nano"
     minutes: float = 10.0
     peer_learning_rate: float = 3e-3
@@ -77,6 +80,8 @@ SMOKE = Plan(
     training_batch_sizes=(2,),
     memory_preset="pico",
     memory_batch_sizes=(1,),
+    peer_memory_batch_sizes=(1,),
+    attention_lengths=(128,),
     quality_preset="pico",
     minutes=0.05,
     num_pictures=8,
@@ -168,6 +173,7 @@ def _cases(
         "quality": lambda plan: _quality(plan, folder, scratch),
         "jpeg": lambda plan: _jpeg(plan, folder, scratch),
         "memory": _memory,
+        "attention": _attention,
     }
     for case in makers[section](plan):
         yield Case(section, *case)
@@ -280,32 +286,48 @@ def _memory(plan: Plan) -> Iterator[tuple]:
     """Peak memory of training steps, in bytes."""
     preset = plan.memory_preset
     table = f"{preset}, {plan.size}x{plan.size}"
-    for batch_size in plan.memory_batch_sizes:
-        cell = f"batch {batch_size}"
-        for decoder, head, precision in (
-            ("multiscale", "chain", "float32"),
-            ("transformer", "chain", "float32"),
-            ("transformer", "chain", "mixed_float16"),
-            ("transformer", "packed", "float32"),
-        ):
+    depth = PRESETS[preset]["reformer"]["num_layers"]
+    for decoder, num_layers, precision in (
+        ("multiscale", depth, "float32"),
+        ("transformer", depth, "float32"),
+        ("transformer", depth, "mixed_float16"),
+        ("reformer", depth, "float32"),
+        ("reformer", depth, "mixed_float16"),
+        ("reformer", 4 * depth, "float32"),
+    ):
+        for batch_size in plan.memory_batch_sizes:
             ours = {
                 "preset": preset,
                 "decoder": decoder,
-                "head": head,
+                "num_layers": num_layers,
                 "size": plan.size,
                 "batch_size": batch_size,
                 "precision": precision,
             }
-            row = f"pixace-tf, {decoder}, {head} head, {precision}"
+            row = f"pixace-tf, {decoder}, {num_layers} layers, {precision}"
+            cell = f"batch {batch_size}"
             yield table, row, cell, "pixace", "train_memory", ours
-        peer = {
-            "preset": preset,
-            "size": plan.size,
-            "batch_size": batch_size,
-            "precision": "float32",
-        }
-        row = "stock keras_nlp layers, packed head, float32"
+    for batch_size in plan.peer_memory_batch_sizes:
+        peer = {"preset": preset, "size": plan.size, "batch_size": batch_size}
+        row = f"stock keras_nlp layers, {depth} layers, packed head, float32"
+        cell = f"batch {batch_size}"
         yield table, row, cell, "keras_nlp_peer", "train_memory", peer
+
+
+def _attention(plan: Plan) -> Iterator[tuple]:
+    """One layer of attention, forward and backward; tokens per second."""
+    preset = plan.presets[0]
+    table = f"{preset}, one layer, forward and backward"
+    for num_hashes, name in ((0, "exact"), (2, "LSH, 2 rounds")):
+        for length in plan.attention_lengths:
+            arguments = {
+                "preset": preset,
+                "num_hashes": num_hashes,
+                "length": length,
+                "seconds": plan.seconds,
+            }
+            cell = f"{length} tokens"
+            yield table, name, cell, "pixace", "attend", arguments
 
 
 def _sizes(preset: str) -> dict[str, int]:

@@ -12,6 +12,7 @@ TITLES = {
     "quality": "Validation bits per pixel in equal time, same tokens",
     "jpeg": "From JPEG files to tokens, pictures per second",
     "memory": "Peak memory of training steps",
+    "attention": "Attention of long sequences, tokens per second",
 }
 # Ratios are to this row.
 BASELINES = {
@@ -111,7 +112,7 @@ def _cell(cell: dict[str, Any], baseline: dict[str, Any]) -> str:
     if "peak_bytes" in cell:
         return f"{cell['peak_bytes'] / 1e9:.2f} GB"
     if "per_second" not in cell:
-        return "not measured"
+        return ""
     rates = cell["per_second"]
     text = (
         f"{statistics.median(rates):,.0f} ({min(rates):,.0f} - "

@@ -1,6 +1,7 @@
 """Causal self-attention over whole sequences, and for one step with a cache.
 
-Shapes: B batch, H heads, T positions, S cached positions, D head_dim.
+Shapes: B batch, H heads, T positions, S cached positions, L positions of the
+cache's tail, D head_dim.
 Scores and softmax are float32 under every dtype policy.
 """
 
@@ -10,66 +11,154 @@ from typing import Any
 
 from keras import ops
 
+from pixace_tf.recompute import after
+
 BLOCK_LENGTH = 64
+# Every block is code of its own; long sequences have longer blocks.
+MAX_BLOCKS = 16
+# Of a position with itself, where it should only be seen if it is alone.
+SELF_SCORE = -1e5
 
 
 def causal_attention(
-    query: Any, key: Any, value: Any, block_length: int = BLOCK_LENGTH
+    query: Any,
+    key: Any,
+    value: Any,
+    block_length: int | None = None,
+    sees_itself: bool = True,
 ) -> Any:
     """Exact causal attention, one block of queries at a time.
 
     A block of queries meets only the keys up to its own end, so about half of
-    the full score matrix is never computed, and it is never held as a whole.
+    the full score matrix is never computed. The scores of several blocks are
+    not kept for the gradient but computed again from their logarithmic sum
+    (FlashAttention, arXiv 2205.14135).
 
     Args:
         query: float `(B, H, T, D)`, already scaled.
         key: float `(B, H, T, D)`.
         value: float `(B, H, T, D)`.
-        block_length: Queries per block.
+        block_length: Queries per block; by default 64 or more.
+        sees_itself: Whether a position attends to itself if it is not alone.
 
     Returns:
         float `(B, H, T, D)`: for each position the mean of the values up to
-        and including it, weighted by softmax scores.
+        it, weighted by softmax scores.
     """
     length = query.shape[2]
-    blocks = []
-    for start in range(0, length, block_length):
-        stop = min(start + block_length, length)
-        mask = ops.arange(start, stop)[:, None] >= ops.arange(stop)[None, :]
-        blocks.append(
-            masked_attention(
-                query[:, :, start:stop],
-                key[:, :, :stop],
-                value[:, :, :stop],
-                mask,
-            )
+    if length == 1:
+        return value  # One key takes all the weight of the one query.
+    if block_length is None:
+        block_length = max(BLOCK_LENGTH, -(-length // MAX_BLOCKS))
+    blocks = [
+        (start, min(start + block_length, length))
+        for start in range(0, length, block_length)
+    ]
+
+    def scores_of(query: Any, key: Any, start: int, stop: int) -> Any:
+        """Return float32 `(B, H, stop - start, stop)`."""
+        scores = ops.matmul(
+            query[:, :, start:stop], _transpose(key[:, :, :stop])
         )
-    return blocks[0] if len(blocks) == 1 else ops.concatenate(blocks, axis=2)
+        own, seen = ops.arange(start, stop)[:, None], ops.arange(stop)[None]
+        scores = ops.cast(scores, "float32")
+        if not sees_itself:
+            scores = ops.where(own == seen, SELF_SCORE, scores)
+        return ops.where(own >= seen, scores, -float("inf"))
+
+    if len(blocks) == 1:
+        weights = ops.softmax(scores_of(query, key, 0, length))
+        return ops.matmul(ops.cast(weights, value.dtype), value)
+
+    @ops.custom_gradient
+    def attend(query: Any, key: Any, value: Any) -> Any:
+        outputs, totals = [], []
+        for start, stop in blocks:
+            scores = scores_of(query, key, start, stop)
+            totals.append(ops.logsumexp(scores, axis=-1, keepdims=True))
+            weights = ops.cast(ops.exp(scores - totals[-1]), value.dtype)
+            outputs.append(ops.matmul(weights, value[:, :, :stop]))
+        output = ops.concatenate(outputs, axis=2)
+
+        def gradient(upstream: Any) -> Any:
+            late_query = after(query, upstream)
+            products = ops.cast(upstream, "float32") * output
+            means = ops.sum(products, axis=-1, keepdims=True)
+            of_query, of_key, of_value = [], 0.0, 0.0
+            for (start, stop), total in zip(blocks, totals, strict=True):
+                given = upstream[:, :, start:stop]
+                scores = scores_of(late_query, key, start, stop)
+                weights = ops.exp(scores - total)
+                of_weights = ops.matmul(given, _transpose(value[:, :, :stop]))
+                of_scores = weights * (
+                    ops.cast(of_weights, "float32") - means[:, :, start:stop]
+                )
+                of_scores = ops.cast(of_scores, query.dtype)
+                weights = ops.cast(weights, value.dtype)
+                of_query.append(ops.matmul(of_scores, key[:, :, :stop]))
+                behind = ((0, 0), (0, 0), (0, length - stop), (0, 0))
+                more_keys = ops.matmul(
+                    _transpose(of_scores), query[:, :, start:stop]
+                )
+                more_values = ops.matmul(_transpose(weights), given)
+                of_key += ops.pad(more_keys, behind)
+                of_value += ops.pad(more_values, behind)
+            return ops.concatenate(of_query, axis=2), of_key, of_value
+
+        return output, gradient
+
+    return attend(query, key, value)
 
 
-def masked_attention(query: Any, key: Any, value: Any, mask: Any) -> Any:
-    """Attend where `mask` allows it.
+def _transpose(x: Any) -> Any:
+    return ops.transpose(x, (0, 1, 3, 2))
+
+
+def step_attention(
+    query: Any,
+    key: Any,
+    value: Any,
+    frozen: tuple[Any, Any] | None,
+    tail: tuple[Any, Any],
+    index: Any,
+    sees_itself: bool = True,
+) -> tuple[Any, tuple[Any, Any]]:
+    """Attend from one position to those before it and to itself.
 
     Args:
-        query: float `(B, H, T, D)`, already scaled.
-        key: float `(B, H, S, D)`.
-        value: float `(B, H, S, D)`.
-        mask: bool, broadcastable to `(B, H, T, S)`; True = may attend.
+        query: float `(B, H, 1, D)`, already scaled.
+        key: float `(B, H, 1, D)`.
+        value: float `(B, H, 1, D)`.
+        frozen: Cached keys and values of S positions, all of them visible, or
+            None; see `kv_cache`.
+        tail: Cached keys and values of L positions, visible below `index`.
+        index: int32 scalar, where in the tail this position stands.
+        sees_itself: Whether it attends to itself if it is not alone.
 
     Returns:
-        float `(B, H, T, D)`.
+        float `(B, H, 1, D)`, and the tail with this position filled in.
     """
-    if key.shape[2] == 1:
-        return value  # One key takes all the weight of the one query.
-    scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
-    scores = ops.cast(scores, "float32")
-    scores = ops.where(mask, scores, -float("inf"))
-    weights = ops.cast(ops.softmax(scores), value.dtype)
-    return ops.matmul(weights, value)
+    num_heads, head_dim = query.shape[1], query.shape[3]
+    slots = ops.arange(tail[1].shape[1])
+    here = slots == index
+    key = ops.cast(ops.reshape(key, (-1, head_dim, 1)), "float32")
+    row = ops.cast(ops.reshape(value, (-1, 1, head_dim)), "float32")
+    tail = (
+        ops.where(here, key, tail[0]),
+        ops.where(here[:, None], row, tail[1]),
+    )
+    bias = ops.where(slots <= index, 0.0, -float("inf"))
+    if not sees_itself:
+        bias = ops.where(here, SELF_SCORE, bias)
+    parts = [tail] if frozen is None else [frozen, tail]
+    query = ops.cast(ops.reshape(query, (-1, 1, head_dim)), "float32")
+    attended = cached_attention(query, parts, bias)
+    attended = ops.reshape(attended, (-1, num_heads, 1, head_dim))
+    return ops.cast(attended, value.dtype), tail
 
 
 def cached_attention(
-    query: Any, parts: Sequence[tuple[Any, Any]], visible: Any
+    query: Any, parts: Sequence[tuple[Any, Any]], bias: Any
 ) -> Any:
     """Attend from one position to a cache that lies in several parts.
 
@@ -79,14 +168,14 @@ def cached_attention(
         query: float32 `(B*H, 1, D)`, already scaled.
         parts: float32 keys `(B*H, D, S)` and values `(B*H, S, D)` of each
             part, any S.
-        visible: bool `(S,)`, what may be seen of the last part; the others
-            are visible as a whole.
+        bias: float32 `(S,)`, added to the scores of the last part; minus
+            infinity hides. The other parts are visible as a whole.
 
     Returns:
         float32 `(B*H, 1, D)`.
     """
     scores = [ops.matmul(query, keys) for keys, _ in parts]
-    scores[-1] = ops.where(visible, scores[-1], -float("inf"))
+    scores[-1] = scores[-1] + bias
     tops = [
         ops.max(s, axis=-1, keepdims=True, initial=-float("inf"))
         for s in scores

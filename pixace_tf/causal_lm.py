@@ -1,5 +1,7 @@
 """The model: pixels in, the cost or the draw of the next pixel out."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,8 +17,15 @@ from pixace_tf.pixel_inputs import (
     neighbor_tokens,
     pad_grid,
 )
+from pixace_tf.recompute import recompute
+from pixace_tf.reformer import ReformerStack
+from pixace_tf.transformer_stack import TransformerStack
 
-DECODERS = {"transformer": FlatDecoder, "multiscale": MultiscaleDecoder}
+DECODERS: dict[str, Callable[..., Any]] = {
+    "multiscale": MultiscaleDecoder,
+    "transformer": functools.partial(FlatDecoder, stack=TransformerStack),
+    "reformer": functools.partial(FlatDecoder, stack=ReformerStack),
+}
 HEADS = ("chain", "packed")
 
 
@@ -27,7 +36,7 @@ class PixaceCausalLM(keras.Model):
         image_size: `(height, width)` in pixels.
         bit_widths: Bits per channel of the tokens.
         color_space: `"hsv"` or `"rgb"`.
-        decoder: `"multiscale"` or `"transformer"`.
+        decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
         decoder_config: Sizes for the decoder's constructor, as in `presets`.
         head: `"chain"` (one softmax per channel) or `"packed"` (one over all
             codes).
@@ -59,7 +68,8 @@ class PixaceCausalLM(keras.Model):
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        # Each layer casts for itself; the head's weights must stay float32.
+        super().__init__(autocast=False, **kwargs)
         if decoder not in DECODERS or head not in HEADS:
             raise ValueError(
                 f"decoder must be one of {', '.join(DECODERS)}, head one of "
@@ -113,7 +123,9 @@ class PixaceCausalLM(keras.Model):
     def call(self, token_ids: Any, training: bool | None = None) -> Any:
         pixels, neighbors = self._inputs(token_ids)
         hidden = self.decoder(pixels, neighbors, training=training)
-        return self.head(hidden, token_ids)
+        return recompute(
+            self.head, self.head.trainable_variables, hidden, token_ids
+        )
 
     def pixel_nats(self, token_ids: Any, logits: Any) -> Any:
         """Return the cost of each pixel: the loss before its mean.

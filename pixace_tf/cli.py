@@ -121,9 +121,16 @@ def _silent_stderr() -> Iterator[None]:
 @click.option(
     "--decoder",
     default="multiscale",
-    type=click.Choice(["multiscale", "transformer"]),
-    help="Transformer over runs of pixels and inside each run, or one flat "
-    "stack over all pixels.",
+    type=click.Choice(["multiscale", "transformer", "reformer"]),
+    help="Transformer over runs of pixels and inside each run; or one flat "
+    "stack over all pixels; or that with reversible layers, for small memory.",
+)
+@click.option(
+    "--num-hashes",
+    type=click.IntRange(0),
+    default=0,
+    help="Reformer: LSH attention with so many rounds, from 64x64 on; 0 is "
+    "exact attention.",
 )
 @click.option(
     "--head",

@@ -11,18 +11,14 @@ Shapes: B batch, T pixels, E embedding_dim, N neighbors, W hidden_dim,
 H heads, D head_dim, R runs.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
-from pixace_tf.transformer_stack import (
-    Cache,
-    TransformerStack,
-    extend_cache,
-    pad_cache,
-    split_cache,
-)
+from pixace_tf.kv_cache import Cache, extend_cache, pad_cache, split_cache
+from pixace_tf.transformer_stack import TransformerStack
 
 # Of a sequence. More would mean more programs to compile for the flat decoder,
 # fewer a longer tail of the cache to rewrite at each step.
@@ -73,11 +69,11 @@ class FlatDecoder(keras.layers.Layer):
 
     Args:
         image_size: `(height, width)`.
-        num_layers: Decoder layers.
+        stack: Makes the stack: `TransformerStack` or `ReformerStack`.
         hidden_dim: Width of the stack.
-        num_heads: Attention heads.
-        intermediate_dim: Width of the feed-forward layers.
-        dropout: Rate in `[0, 1)`.
+        dtype: Keras dtype policy.
+        name: Name of the layer.
+        **sizes: For the stack.
     """
 
     prefill_stride = 1
@@ -85,14 +81,13 @@ class FlatDecoder(keras.layers.Layer):
     def __init__(
         self,
         image_size: tuple[int, int],
-        num_layers: int,
+        stack: Callable[..., Any],
         hidden_dim: int,
-        num_heads: int,
-        intermediate_dim: int,
-        dropout: float = 0.0,
-        **kwargs: Any,
+        dtype: Any = None,
+        name: str | None = None,
+        **sizes: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(dtype=dtype, name=name)
         length = image_size[0] * image_size[1]
         self.segment_length = self.run_length = -(-length // NUM_SEGMENTS)
         self.hidden_dim = hidden_dim
@@ -103,18 +98,14 @@ class FlatDecoder(keras.layers.Layer):
         self.positions = RowColumnEmbedding(
             image_size, hidden_dim, dtype=policy, name="positions"
         )
-        self.stack = TransformerStack(
-            num_layers,
-            hidden_dim,
-            num_heads,
-            intermediate_dim,
-            dropout,
-            dtype=policy,
-            name="stack",
+        self.stack = stack(
+            hidden_dim=hidden_dim, **sizes, dtype=policy, name="stack"
         )
 
     def build(self, pixels_shape: Any, neighbors_shape: Any) -> None:
         self.project.build(neighbors_shape)
+        if not self.stack.built:
+            self.stack.build((*neighbors_shape[:-1], self.hidden_dim))
         self.built = True
 
     def call(

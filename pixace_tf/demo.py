@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 from pixace_tf import cartoons, console, painting, sheets
 from pixace_tf.training import fit
@@ -17,6 +18,7 @@ def run_demo(
     max_minutes: float,
     count: int,
     say: Callable[[str], None] = print,
+    **options: Any,
 ) -> None:
     """Draw, fit, complete, generate; say where the sheets lie.
 
@@ -25,6 +27,7 @@ def run_demo(
         max_minutes: Time to train.
         count: Pictures to draw; those of an earlier demo are used again.
         say: Takes each line of the report.
+        **options: Further arguments of `fit`.
     """
     train, held_out = (
         os.path.join(folder, "data", name)
@@ -39,9 +42,9 @@ def run_demo(
     run = fit(
         train,
         runs_dir=os.path.join(folder, "saved_models"),
-        image_size=IMAGE_SIZE,
         max_minutes=max_minutes,
         say=say,
+        **{"image_size": IMAGE_SIZE, **options},
     )
     unseen = sorted(
         os.path.join(place, name)

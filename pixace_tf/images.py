@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import http.client
 import io
+import itertools
 import os
 import stat
 import time
@@ -28,6 +29,7 @@ DOWNLOAD_TIMEOUT_S = 20.0
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 PARTS = {"train": "train", "val": "validation", "validation": "validation"}
 
+_PATHS_PER_TASK = 16
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -115,8 +117,15 @@ def scan(
             return Skipped(path, str(error))
         return Picture(path, label, part, digest.hexdigest(), is_plain)
 
+    # Some at a time: a task of one header would cost more than the header.
+    shares = [
+        paths[i : i + _PATHS_PER_TASK]
+        for i in range(0, len(paths), _PATHS_PER_TASK)
+    ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked: Iterable[Picture | Skipped] = pool.map(check, paths)
+        checked: Iterable[Picture | Skipped] = itertools.chain.from_iterable(
+            pool.map(lambda share: [check(path) for path in share], shares)
+        )
         if progress is not None:
             checked = progress(checked, len(paths))  # type: ignore
         for result in checked:

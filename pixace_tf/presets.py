@@ -81,28 +81,32 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
     },
 }
 
+for _sizes in PRESETS.values():
+    _sizes["reformer"] = _sizes["transformer"]
 
 # Peaks of the schedule; wider models want less.
 LEARNING_RATES = {"pico": 3e-3, "nano": 3e-3, "small": 2e-3, "base": 1e-3}
 RUN_LENGTH = 16
+HASHING_DECODERS = ("reformer",)
 
 
 def decoder_config(
-    preset: str, decoder: str, image_width: int = 32
+    preset: str, decoder: str, image_width: int = 32, num_hashes: int = 0
 ) -> dict[str, int]:
     """Return the sizes of a decoder.
 
     Args:
         preset: `"pico"`, `"nano"`, `"small"` or `"base"`.
-        decoder: `"multiscale"` or `"transformer"`.
+        decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
         image_width: Pixels of a row. The runs of the multiscale decoder are
             about 16 pixels and, where the width allows it, fill rows evenly.
+        num_hashes: Rounds of LSH attention of the reformer; 0 is exact.
 
     Returns:
         Arguments for the decoder's constructor.
 
     Raises:
-        ValueError: If either name is unknown.
+        ValueError: If a name is unknown, or the decoder does not hash.
     """
     if preset not in PRESETS:
         raise ValueError(
@@ -114,6 +118,14 @@ def decoder_config(
             f"Received: {decoder!r}"
         )
     sizes = dict(PRESETS[preset][decoder])
+    if num_hashes:
+        if decoder not in HASHING_DECODERS or num_hashes < 0:
+            raise ValueError(
+                "num_hashes must be 0, or positive for the decoder "
+                f"{' or '.join(HASHING_DECODERS)}. Received: "
+                f"num_hashes={num_hashes}, decoder={decoder!r}"
+            )
+        sizes["num_hashes"] = num_hashes
     if decoder == "multiscale":
         fitting = [n for n in range(10, 25) if image_width % n == 0]
         sizes["run_length"] = min(

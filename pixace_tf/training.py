@@ -52,6 +52,7 @@ def fit(
     runs_dir: str = "saved_models",
     preset: str = "nano",
     decoder: str = "multiscale",
+    num_hashes: int = 0,
     head: str = "chain",
     image_size: tuple[int, int] = (32, 32),
     bit_widths: tuple[int, int, int] = (5, 4, 4),
@@ -78,7 +79,9 @@ def fit(
         name: Name of the run; by default that of the source.
         runs_dir: Folder that holds the runs.
         preset: Size of the model: "pico", "nano", "small" or "base".
-        decoder: "multiscale" or "transformer".
+        decoder: "multiscale", "transformer" or "reformer".
+        num_hashes: Rounds of LSH attention of the reformer, for big pictures;
+            0 is exact attention.
         head: "chain" or "packed".
         image_size: `(height, width)` in pixels.
         bit_widths: Bits per color channel.
@@ -116,7 +119,7 @@ def fit(
     model_config: dict[str, Any] = {
         "decoder": decoder,
         "decoder_config": decoder_config(
-            preset, decoder, tokenizer.image_size[1]
+            preset, decoder, tokenizer.image_size[1], num_hashes
         ),
         "head": head,
         "dropout": dropout,
@@ -124,6 +127,7 @@ def fit(
     arguments: dict[str, Any] = {
         "source": os.path.abspath(source) if os.path.isdir(source) else source,
         "preset": preset,
+        "num_hashes": num_hashes,
         "batch_size": batch_size,
         "learning_rate": learning_rate or LEARNING_RATES[preset],
         "flip": flip,
@@ -342,7 +346,13 @@ def _check_same(
 ) -> None:
     """Raise ValueError if a run was begun with other arguments."""
     config = run_folder.read_config(path)
-    before = {**config["tokenizer"], **config["model"], **config["arguments"]}
+    # Older runs do not name num_hashes.
+    before = {
+        "num_hashes": 0,
+        **config["tokenizer"],
+        **config["model"],
+        **config["arguments"],
+    }
     now = {**tokenizer.get_config(), **model_config, **arguments}
     # A folder may move; the pictures are compared when they are read.
     free = {"source", "decoder_config"}

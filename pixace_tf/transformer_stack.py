@@ -1,9 +1,5 @@
 """The transformer stack: keras_nlp layers with blockwise attention and a cache.
 
-A cache holds the keys `(B*H, D, S)` and values `(B*H, S, D)` of each layer:
-keys lie transposed and heads beside the batch, so that a step reads and fills
-them as they lie.
-
 Shapes: B batch, T positions, W hidden_dim, H heads, D head_dim, S cached
 positions, L positions of the tail.
 """
@@ -15,13 +11,13 @@ import keras_nlp
 from keras import ops
 
 from pixace_tf.attention import (
-    cached_attention,
     causal_attention,
     merge_heads,
     split_heads,
+    step_attention,
 )
-
-Cache = list[tuple[Any, Any]]
+from pixace_tf.kv_cache import Cache, empty_cache, layer_cache
+from pixace_tf.recompute import recompute
 
 
 class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
@@ -29,9 +25,9 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
 
     The weights and the mathematics are those of `keras_nlp`; only the way to
     compute them differs: queries, keys and values come from one product,
-    attention goes block by block, and a step touches only its own row.
-    Attention weights are not dropped out, `dropout` acts on the two residual
-    branches.
+    attention goes block by block, the feed-forward layer of a large batch
+    piece by piece, and a step touches only its own row. Attention weights are
+    not dropped out, `dropout` acts on the two residual branches.
 
     Args:
         intermediate_dim: Width of the feed-forward layer.
@@ -89,20 +85,7 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
             float `(B, 1, W)`, and the tail with this position filled in.
         """
         query, key, value = self._project(x)
-        slots = ops.arange(tail[1].shape[1])
-        here = slots == index
-        head_dim = tail[1].shape[2]
-        key = ops.cast(ops.reshape(key, (-1, head_dim, 1)), "float32")
-        value = ops.cast(ops.reshape(value, (-1, 1, head_dim)), "float32")
-        tail = (
-            ops.where(here, key, tail[0]),
-            ops.where(here[:, None], value, tail[1]),
-        )
-        parts = [tail] if frozen is None else [frozen, tail]
-        query = ops.cast(ops.reshape(query, (-1, 1, head_dim)), "float32")
-        attended = cached_attention(query, parts, slots <= index)
-        attended = ops.reshape(attended, (-1, self.num_heads, 1, head_dim))
-        attended = ops.cast(attended, x.dtype)
+        attended, tail = step_attention(query, key, value, frozen, tail, index)
         return self._finish(x, attended, False), tail
 
     def _project(self, x: Any) -> list[Any]:
@@ -141,10 +124,19 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
         attended = ops.matmul(attended, ops.cast(kernel, attended.dtype))
         attended = attended + ops.cast(dense.bias, attended.dtype)
         x = x + self._self_attention_dropout(attended, training=training)
+        layers = (
+            self._feedforward_layer_norm,
+            self._feedforward_intermediate_dense,
+            self._feedforward_output_dense,
+        )
+        variables = [v for layer in layers for v in layer.trainable_variables]
+        hidden = recompute(self._feed_forward, variables, x)
+        return x + self._feedforward_dropout(hidden, training=training)
+
+    def _feed_forward(self, x: Any) -> Any:
         hidden = self._feedforward_layer_norm(x)
         hidden = self._feedforward_intermediate_dense(hidden)
-        hidden = self._feedforward_output_dense(hidden)
-        return x + self._feedforward_dropout(hidden, training=training)
+        return self._feedforward_output_dense(hidden)
 
 
 class TransformerStack(keras.layers.Layer):
@@ -199,32 +191,17 @@ class TransformerStack(keras.layers.Layer):
 
     def prefill(self, x: Any) -> Cache:
         """Return every layer's cache of a whole sequence `(B, T, W)`."""
-        length, head_dim = x.shape[1], self.hidden_dim // self.num_heads
         cache = []
         for block in self.blocks:
-            x, (keys, values) = block(x, return_cache=True)
-            keys = ops.reshape(keys, (-1, length, head_dim))
-            values = ops.reshape(values, (-1, length, head_dim))
-            # Sampling is float32 under every dtype policy.
-            cache.append(
-                (
-                    ops.cast(ops.transpose(keys, (0, 2, 1)), "float32"),
-                    ops.cast(values, "float32"),
-                )
-            )
+            x, keys_values = block(x, return_cache=True)
+            cache.append(layer_cache(*keys_values))
         return cache
 
     def empty_cache(self, batch_size: Any, length: int) -> Cache:
-        """Return a float32 cache of zeros, of `length` positions."""
+        """Return a cache of zeros, of `length` positions."""
         rows = batch_size * self.num_heads
         head_dim = self.hidden_dim // self.num_heads
-        return [
-            (
-                ops.zeros((rows, head_dim, length)),
-                ops.zeros((rows, length, head_dim)),
-            )
-            for _ in self.blocks
-        ]
+        return empty_cache(len(self.blocks), rows, head_dim, length)
 
     def step(
         self, x: Any, frozen: Cache | None, tail: Cache, index: Any
@@ -246,35 +223,3 @@ class TransformerStack(keras.layers.Layer):
             x, keys_values = block.step(x, past, tail[i], index)
             filled.append(keys_values)
         return x, filled
-
-
-def extend_cache(cache: Cache, more: Cache) -> Cache:
-    """Return a cache of the positions of both, `more` behind `cache`."""
-    return [
-        (
-            ops.concatenate([keys, more_keys], axis=2),
-            ops.concatenate([values, more_values], axis=1),
-        )
-        for (keys, values), (more_keys, more_values) in zip(
-            cache, more, strict=True
-        )
-    ]
-
-
-def split_cache(cache: Cache, position: int) -> tuple[Cache, Cache]:
-    """Return the cache of the positions before `position`, and the rest."""
-    before = [(keys[..., :position], v[:, :position]) for keys, v in cache]
-    after = [(keys[..., position:], v[:, position:]) for keys, v in cache]
-    return before, after
-
-
-def pad_cache(cache: Cache, length: int) -> Cache:
-    """Return a cache of `length` positions, zeros behind those of `cache`."""
-    missing = length - cache[0][1].shape[1]
-    return [
-        (
-            ops.pad(keys, ((0, 0), (0, 0), (0, missing))),
-            ops.pad(values, ((0, 0), (0, missing), (0, 0))),
-        )
-        for keys, values in cache
-    ]

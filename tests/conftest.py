@@ -10,7 +10,7 @@ import pytest
 from pixace_tf import cartoons
 from pixace_tf.training import fit
 
-DECODERS = ("multiscale", "transformer")
+DECODERS = ("multiscale", "transformer", "reformer")
 
 
 @pytest.fixture(scope="session")

@@ -194,7 +194,7 @@ def test_many_colors_need_few_logits():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_two_decoders_have_every_preset(preset):
+def test_every_decoder_has_every_preset(preset):
     assert set(PRESETS[preset]) == set(DECODERS)
 
 
@@ -203,6 +203,8 @@ def test_an_unknown_name_is_an_error():
         PixaceCausalLM((8, 8), (5, 4, 4), "hsv", "lstm", {})
     with pytest.raises(ValueError, match="preset must be one of"):
         decoder_config("huge", "multiscale")
+    with pytest.raises(ValueError, match="positive for the decoder reformer"):
+        decoder_config("pico", "transformer", num_hashes=2)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +216,8 @@ def test_an_unknown_name_is_an_error():
         ("nano", "transformer", 1.0),
         ("small", "transformer", 5.2),
         ("base", "transformer", 20),
+        ("nano", "reformer", 1.0),
+        ("base", "reformer", 20),
     ],
 )
 def test_presets_have_the_parameters_that_the_docs_name(

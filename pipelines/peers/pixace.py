@@ -6,11 +6,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 import timing
 
 from pixace_tf import dataset
 from pixace_tf.causal_lm import PixaceCausalLM
 from pixace_tf.presets import decoder_config
+from pixace_tf.reformer import CausalSelfAttention, LSHSelfAttention
 from pixace_tf.sampling import Sampler
 from pixace_tf.tokenizer import PixelTokenizer
 from pixace_tf.training import compile_model, fit
@@ -87,18 +89,41 @@ def learn(
 def train_memory(
     preset: str,
     decoder: str,
-    head: str,
+    num_layers: int,
     size: int,
     batch_size: int,
     precision: str,
 ) -> dict:
-    """Train three steps; the peak of the memory, in bytes."""
-    model = _model(preset, decoder, head, size, dtype=precision)
+    """Train two steps; the peak of the memory, in bytes."""
+    sizes = {"num_layers": num_layers}
+    model = _model(preset, decoder, "chain", size, sizes, dtype=precision)
     compile_model(model, 1e-3, True)
     token_ids = _pictures(batch_size, size)
-    for _ in range(3):
+    for _ in range(2):
         model.train_on_batch(token_ids, token_ids)
     return {"peak_bytes": timing.peak_bytes()}
+
+
+def attend(preset: str, num_hashes: int, length: int, seconds: float) -> dict:
+    """Run one attention branch both ways on one sequence; tokens per second."""
+    keras.utils.set_random_seed(0)
+    sizes = decoder_config(preset, "reformer")
+    layer = (
+        LSHSelfAttention(sizes["num_heads"], num_hashes)
+        if num_hashes
+        else CausalSelfAttention(sizes["num_heads"])
+    )
+    x = tf.random.normal((1, length, sizes["hidden_dim"]))
+    layer.build(x.shape)
+
+    @tf.function(jit_compile=True)
+    def both_ways(x: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            output = layer(x)
+        return tape.gradient(output, x)
+
+    return timing.rates(lambda: both_ways(x).numpy(), length, seconds)
 
 
 def load_pictures(
@@ -127,7 +152,12 @@ class _Ends(keras.callbacks.Callback):
 
 
 def _model(
-    preset: str, decoder: str, head: str, size: int, **options: Any
+    preset: str,
+    decoder: str,
+    head: str,
+    size: int,
+    sizes: dict[str, int] | None = None,
+    **options: Any,
 ) -> PixaceCausalLM:
     keras.utils.set_random_seed(0)
     return PixaceCausalLM(
@@ -135,7 +165,7 @@ def _model(
         (5, 4, 4),
         "hsv",
         decoder,
-        decoder_config(preset, decoder, size),
+        decoder_config(preset, decoder, size) | (sizes or {}),
         head,
         **options,
     )
@@ -149,4 +179,4 @@ def _pictures(count: int, size: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    timing.main(sample, train, learn, train_memory, load_pictures)
+    timing.main(sample, train, learn, train_memory, attend, load_pictures)

@@ -1,0 +1,77 @@
+"""The cache of keys and values that sampling keeps, layer by layer.
+
+Keys lie transposed, `(B*H, D, S)`, values as `(B*H, S, D)`, heads beside the
+batch: a step reads and fills them as they lie. float32 under every policy.
+
+Shapes: B batch, H heads, D head_dim, S cached positions.
+"""
+
+from typing import Any
+
+from keras import ops
+
+# Keys and values of each layer.
+Cache = list[tuple[Any, Any]]
+
+
+def empty_cache(
+    num_layers: int, rows: Any, head_dim: int, length: int
+) -> Cache:
+    """Return a cache of zeros.
+
+    Args:
+        num_layers: Number of layers.
+        rows: Batch size times number of heads.
+        head_dim: Width of a head.
+        length: Positions.
+    """
+    return [
+        (
+            ops.zeros((rows, head_dim, length)),
+            ops.zeros((rows, length, head_dim)),
+        )
+        for _ in range(num_layers)
+    ]
+
+
+def layer_cache(keys: Any, values: Any) -> tuple[Any, Any]:
+    """Return keys and values `(B, H, S, D)` of a layer as they are cached."""
+    length, head_dim = keys.shape[2:]
+    keys = ops.reshape(keys, (-1, length, head_dim))
+    values = ops.reshape(values, (-1, length, head_dim))
+    return (
+        ops.cast(ops.transpose(keys, (0, 2, 1)), "float32"),
+        ops.cast(values, "float32"),
+    )
+
+
+def extend_cache(cache: Cache, more: Cache) -> Cache:
+    """Return a cache of the positions of both, `more` behind `cache`."""
+    return [
+        (
+            ops.concatenate([keys, more_keys], axis=2),
+            ops.concatenate([values, more_values], axis=1),
+        )
+        for (keys, values), (more_keys, more_values) in zip(
+            cache, more, strict=True
+        )
+    ]
+
+
+def split_cache(cache: Cache, position: int) -> tuple[Cache, Cache]:
+    """Return the cache of the positions before `position`, and the rest."""
+    before = [(keys[..., :position], v[:, :position]) for keys, v in cache]
+    after = [(keys[..., position:], v[:, position:]) for keys, v in cache]
+    return before, after
+
+
+def pad_cache(cache: Cache, length: int) -> Cache:
+    """Return a cache of `length` positions, zeros behind those of `cache`."""
+    missing = length - cache[0][1].shape[1]
+    return [
+        (
+            ops.pad(keys, ((0, 0), (0, 0), (0, missing))),
+            ops.pad(values, ((0, 0), (0, missing), (0, 0))),
+        )
+        for keys, values in cache
+    ]

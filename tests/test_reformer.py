@@ -1,0 +1,368 @@
+"""The reversible stack and LSH attention, each by itself."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pixace_tf import recompute
+from pixace_tf.attention import causal_attention
+from pixace_tf.reformer import (
+    CausalSelfAttention,
+    FeedForward,
+    LSHSelfAttention,
+    ReversibleStack,
+    lsh_attention,
+)
+from pixace_tf.reformer.lsh_attention import bucket_layout, hash_vectors
+
+WIDTH = 16
+
+
+def build(depth=2, attention=CausalSelfAttention, dropout=0.0, **options):
+    keras.utils.set_random_seed(0)
+    branches = []
+    for _ in range(depth):
+        branches.append(attention(2, dropout=dropout, **options))
+        branches.append(FeedForward(32, dropout=dropout))
+    stack = ReversibleStack(branches)
+    stack.build((None, 20, WIDTH), (None, 20, WIDTH))
+    for weight in stack.trainable_variables:  # Biases too.
+        weight.assign_add(0.1 * keras.random.normal(weight.shape))
+    return stack
+
+
+def streams(count=4, length=20, seed=0):
+    normal = np.random.default_rng(seed).normal
+    return [
+        tf.constant(normal(size=(count, length, WIDTH)), "float32")
+        for _ in range(2)
+    ]
+
+
+def plain(stack, a, b, training=False, pieces=1):
+    """The same sums, left to automatic differentiation."""
+    seeds = stack._seeds(training, pieces)
+    for branch, seed in zip(stack.branches, seeds, strict=True):
+        changes = [
+            branch(rows, seed=seed[0][i] if seed else None)
+            for i, rows in enumerate(tf.split(b, pieces))
+        ]
+        a, b = b, a + tf.concat(changes, axis=0)
+    return a, b
+
+
+def loss_and_gradients(call, stack, a, b):
+    with tf.GradientTape() as tape:
+        tape.watch([a, b])
+        first, second = call(a, b)
+        loss = tf.reduce_sum(tf.sin(first) * tf.cos(2 * second))
+    return loss, tape.gradient(loss, [a, b, *stack.trainable_variables])
+
+
+def assert_near(ours, theirs, tolerance):
+    for one, other in zip(
+        tf.nest.flatten(ours), tf.nest.flatten(theirs), strict=True
+    ):
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(one, other, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("depth", [1, 3, 12])
+def test_gradients_equal_plain_autodiff(depth, mode):
+    stack = build(depth)
+    a, b = streams()
+
+    def run(a, b):
+        return loss_and_gradients(stack, stack, a, b)
+
+    if mode != "eager":
+        run = tf.function(run, jit_compile=mode == "xla")
+    expected = loss_and_gradients(lambda a, b: plain(stack, a, b), stack, a, b)
+    assert_near(run(a, b), expected, 2e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_dropout_is_replayed_and_pieces_give_the_same(
+    monkeypatch, pieces, jit_compile
+):
+    monkeypatch.setattr(recompute, "PIECE_POSITIONS", 120 // pieces)
+    stack = build(2, dropout=0.3)
+    a, b = streams(6)
+    assert recompute.num_pieces(a) == pieces
+    state = stack.seed_generator.state
+    start = state.numpy()
+
+    @tf.function(jit_compile=jit_compile)
+    def run(a, b):
+        return loss_and_gradients(
+            lambda a, b: stack(a, b, training=True), stack, a, b
+        )
+
+    @tf.function(jit_compile=jit_compile)
+    def run_plain(a, b):
+        return loss_and_gradients(
+            lambda a, b: plain(stack, a, b, True, pieces), stack, a, b
+        )
+
+    ours = run(a, b)
+    assert np.any(state.numpy() != start)
+    assert np.abs(run(a, b)[0] - ours[0]) > 0.1  # Another mask each time.
+    state.assign(start)
+    assert_near(ours, run_plain(a, b), 2e-5)
+
+
+def test_pieces_have_masks_of_their_own(monkeypatch):
+    monkeypatch.setattr(recompute, "PIECE_POSITIONS", 20)
+    stack = build(1, dropout=0.5)
+    a, b = streams(1)
+    twice = [tf.repeat(x, 2, axis=0) for x in (a, b)]
+    first, _ = stack(*twice, training=True)
+    assert np.any(first[0] != first[1])
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_it_learns_under_fit_and_loads_as_a_plain_layer(
+    tmp_path, policy, jit_compile
+):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((20, WIDTH))
+    first, second = ReversibleStack(
+        [
+            CausalSelfAttention(2, dropout=0.1, dtype=policy),
+            FeedForward(32, dtype=policy),
+            LSHSelfAttention(2, chunk_length=4, dtype=policy),
+            FeedForward(32, dtype=policy),
+        ],
+        dtype=policy,
+    )(inputs, inputs)
+    model = keras.Model(inputs, first + second)
+    model.compile(keras.optimizers.Adam(1e-2), "mse", jit_compile=jit_compile)
+    x, _ = streams(16)
+    target = tf.roll(x, 1, axis=1)
+    history = model.fit(x, target, epochs=8, verbose=0).history["loss"]
+    assert history[-1] < 0.9 * history[0]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.predict(x), model.predict(x))
+    for branch in loaded.layers[1].branches:
+        assert branch.dtype_policy.name == policy
+
+
+def test_an_odd_number_of_branches_is_an_error():
+    with pytest.raises(ValueError, match="even number of layers"):
+        ReversibleStack([FeedForward(8)])
+
+
+MEMORY = """
+import resource, sys
+import tensorflow as tf
+from pixace_tf.reformer import CausalSelfAttention, FeedForward, ReversibleStack
+stack = ReversibleStack([
+    layer for _ in range(int(sys.argv[1]))
+    for layer in (CausalSelfAttention(2), FeedForward(128))
+])
+x = tf.random.normal((64, 512, 64))  # 8 MiB
+stack.build(x.shape, x.shape)
+@tf.function(jit_compile=sys.argv[2] == "xla")
+def run(x):
+    with tf.GradientTape() as tape:
+        a, b = stack(x, x)
+        loss = tf.reduce_sum(a * b)
+    return tape.gradient(loss, stack.trainable_variables)
+run(x)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["xla", "graph"])
+def test_memory_does_not_grow_with_depth(tmp_path, mode):
+    def peak(depth):
+        """In MiB; under XLA without what the compiler itself takes."""
+        dump = tmp_path / str(depth)
+        flags = f"--xla_dump_to={dump} --xla_dump_hlo_as_text"
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, str(depth), mode],
+            capture_output=True,
+            check=True,
+            env={**os.environ, "XLA_FLAGS": flags},
+        )
+        if mode == "graph":
+            return float(done.stdout)
+        (report,) = dump.glob("*memory-usage-report.txt")
+        return float(
+            re.search(r"size ([\d.]+)MiB, preallocated", report.read_text())[1]
+        )
+
+    # Plain layers would keep more than 100 MiB each.
+    few, many = peak(2), peak(8)
+    assert many - few < (15 if mode == "xla" else 100)
+
+
+def brute_force(query, key, value, buckets, chunk_length):
+    """What each position sees, position by position."""
+    length, rounds = query.shape[0], buckets.shape[0]
+    output = np.zeros_like(value)
+    for t in range(length):
+        seen = []
+        for r in range(rounds):
+            same = [s for s in range(t) if buckets[r, s] == buckets[r, t]]
+            begin = max(0, len(same) // chunk_length - 1) * chunk_length
+            seen += same[begin:]
+        seen = seen or [t]
+        scores = key[seen] @ query[t]
+        weights = np.exp(scores - scores.max())
+        output[t] = weights / weights.sum() @ value[seen]
+    return output
+
+
+def vectors(length, num_heads=2, head_dim=4, seed=0):
+    shape = (3, 2, num_heads, length, head_dim)
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+@pytest.mark.parametrize("num_hashes", [1, 3])
+@pytest.mark.parametrize(("length", "chunk_length"), [(40, 8), (37, 4), (5, 8)])
+def test_lsh_attention_sees_what_the_docs_say(length, chunk_length, num_hashes):
+    query, key, value = vectors(length)
+    rotations = np.random.default_rng(1).normal(size=(2, num_hashes, 4, 2))
+    buckets = hash_vectors(query, rotations.astype("float32"), 4).numpy()
+    assert len(np.unique(buckets)) == 4 or length < 10
+    layout = bucket_layout(tf.constant(buckets), 4, chunk_length)
+    ours = lsh_attention(
+        *map(tf.constant, (query, key, value)), layout, chunk_length
+    )
+    for b, h in itertools.product(range(2), range(2)):
+        expected = brute_force(
+            query[b, h], key[b, h], value[b, h], buckets[b, h], chunk_length
+        )
+        np.testing.assert_allclose(ours[b, h], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_hashes", [1, 2])
+def test_one_bucket_is_full_attention(num_hashes):
+    query, key, value = map(tf.constant, vectors(21))
+    layout = bucket_layout(tf.zeros((2, 2, num_hashes, 21), tf.int32), 1, 21)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([query, key, value])
+        hashed = lsh_attention(query, key, value, layout, 21)
+        full = causal_attention(
+            query, key, value, block_length=8, sees_itself=False
+        )
+        losses = [tf.reduce_sum(tf.sin(3 * x)) for x in (hashed, full)]
+    np.testing.assert_allclose(hashed, full, atol=1e-5)
+    ours, theirs = (tape.gradient(x, [query, key, value]) for x in losses)
+    assert_near(ours, theirs, 1e-5)
+
+
+def test_gradients_of_hashed_attention_are_those_of_its_mask():
+    query, key, value = map(tf.constant, vectors(40))
+    rotations = tf.random.stateless_normal((2, 2, 4, 2), [0, 1])
+    buckets = hash_vectors(query, rotations, 4)
+    layout = bucket_layout(buckets, 4, 8)
+    # How many rounds of two see each pair; a small bucket fits two chunks.
+    same = tf.cast(buckets[..., None] == buckets[..., None, :], "float32")
+    earlier = np.tril(np.ones((40, 40), "float32"), -1)
+    chunk = (tf.cumsum(same * earlier, axis=-1, exclusive=True)) // 8
+    last = tf.reduce_sum(same * earlier, axis=-1, keepdims=True) // 8
+    counts = tf.reduce_sum(
+        same * earlier * tf.cast(chunk >= last - 1, "float32"), axis=2
+    )
+    alone = tf.reduce_sum(counts, axis=-1, keepdims=True) == 0
+    counts = tf.where(alone, tf.eye(40), counts)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([query, key, value])
+        hashed = lsh_attention(query, key, value, layout, 8)
+        weights = counts * tf.exp(query @ tf.linalg.matrix_transpose(key))
+        weights /= tf.reduce_sum(weights, axis=-1, keepdims=True)
+        losses = [
+            tf.reduce_sum(tf.sin(3 * x)) for x in (hashed, weights @ value)
+        ]
+    ours, theirs = (tape.gradient(x, [query, key, value]) for x in losses)
+    assert_near(ours, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_hashed_attention_is_causal_to_the_last_bit(jit_compile):
+    keras.utils.set_random_seed(0)
+    layer = LSHSelfAttention(2, num_hashes=2, chunk_length=4)
+    layer.build((None, 50, WIDTH))
+    run = tf.function(layer, jit_compile=jit_compile)
+    before = streams(2, 50)[0].numpy()
+    output = run(before).numpy()
+    for position in range(0, 50, 7):
+        after = before.copy()
+        after[:, position] += 1
+        changed = run(after).numpy()
+        np.testing.assert_array_equal(
+            output[:, :position], changed[:, :position]
+        )
+        assert np.any(output[:, position] != changed[:, position])
+
+
+def test_more_hashes_find_more_of_the_best_keys():
+    length, chunk_length, num_buckets = 512, 16, 16
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 1, length, 16)).astype("float32")
+    unit = x[0, 0] / np.linalg.norm(x[0, 0], axis=-1, keepdims=True)
+    scores = unit @ unit.T
+    rotations = rng.normal(size=(1, 8, 16, num_buckets // 2)).astype("float32")
+    buckets = hash_vectors(x, rotations, num_buckets)[0, 0].numpy()
+    recall = []
+    for num_hashes in (1, 2, 4, 8):
+        found = total = 0
+        for t in range(64, length):
+            best = np.argsort(-scores[t, :t])[:8]
+            seen = set()
+            for r in range(num_hashes):
+                same = np.flatnonzero(buckets[r, :t] == buckets[r, t])
+                begin = max(0, len(same) // chunk_length - 1) * chunk_length
+                seen.update(same[begin:])
+            found, total = found + len(seen & set(best)), total + 8
+        recall.append(found / total)
+    assert recall[0] > 1.5 / num_buckets  # Better than chance.
+    assert all(b > 1.2 * a for a, b in itertools.pairwise(recall))
+
+
+def test_hashed_attention_is_stable_in_float16():
+    keras.utils.set_random_seed(0)
+    layer = LSHSelfAttention(2, chunk_length=4, dtype="mixed_float16")
+    layer.build((None, 50, WIDTH))
+    layer.read.kernel.assign(200 * layer.read.kernel)
+    x = streams(2, 50)[0]
+    with tf.GradientTape() as tape:
+        output = layer(x)
+        loss = 1e-3 * tf.reduce_sum(tf.cast(output, "float32"))
+    assert np.all(np.isfinite(output))
+    for gradient in tape.gradient(loss, layer.trainable_variables):
+        assert np.all(np.isfinite(gradient))
+
+
+def test_the_first_position_sees_itself():
+    keras.utils.set_random_seed(0)
+    layer = LSHSelfAttention(1, chunk_length=4)
+    layer.build((None, 1, WIDTH))
+    x = streams(2, 1)[0]
+    _, value = layer._parts(x)
+    np.testing.assert_allclose(
+        layer(x), layer.write(value[:, 0]), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"num_hashes": 0}, {"chunk_length": 0}, {"num_buckets": 3}],
+)
+def test_bad_numbers_are_errors(options):
+    with pytest.raises(ValueError, match="must be"):
+        LSHSelfAttention(2, **options)
