@@ -11,7 +11,7 @@ from typing import Any
 
 from keras import ops
 
-from pixace_tf.recompute import after
+from pixace_tf.recompute import after, map_pieces
 
 BLOCK_LENGTH = 64
 # Every block is code of its own; long sequences have longer blocks.
@@ -57,10 +57,8 @@ def causal_attention(
 
     def scores_of(query: Any, key: Any, start: int, stop: int) -> Any:
         """Return float32 `(B, H, stop - start, stop)`."""
-        scores = ops.matmul(
-            query[:, :, start:stop], _transpose(key[:, :, :stop])
-        )
         own, seen = ops.arange(start, stop)[:, None], ops.arange(stop)[None]
+        scores = ops.matmul(query, _transpose(key[:, :, :stop]))
         scores = ops.cast(scores, "float32")
         if not sees_itself:
             scores = ops.where(own == seen, SELF_SCORE, scores)
@@ -70,40 +68,54 @@ def causal_attention(
         weights = ops.softmax(scores_of(query, key, 0, length))
         return ops.matmul(ops.cast(weights, value.dtype), value)
 
-    @ops.custom_gradient
-    def attend(query: Any, key: Any, value: Any) -> Any:
+    # One block after the other, or all scores would exist at once.
+    def forward(query: Any, key_value: Any) -> Any:
+        key, value = key_value
         outputs, totals = [], []
         for start, stop in blocks:
-            scores = scores_of(query, key, start, stop)
+            rows = query[:, :, start:stop]
+            if outputs:
+                rows = after(rows, outputs[-1])
+            scores = scores_of(rows, key, start, stop)
             totals.append(ops.logsumexp(scores, axis=-1, keepdims=True))
             weights = ops.cast(ops.exp(scores - totals[-1]), value.dtype)
             outputs.append(ops.matmul(weights, value[:, :, :stop]))
-        output = ops.concatenate(outputs, axis=2)
+        return ops.concatenate(outputs, axis=2), ops.concatenate(totals, axis=2)
+
+    def backward(query: Any, others: Any) -> Any:
+        key, value, means, totals, upstream = others
+        key, value = after(key, upstream), after(value, upstream)
+        of_query, of_key, of_value = [], 0.0, 0.0
+        for start, stop in blocks:
+            rows, given, mean, total = (
+                x[:, :, start:stop] for x in (query, upstream, means, totals)
+            )
+            if of_query:
+                rows = after(rows, of_query[-1])
+                given = after(given, of_query[-1])
+            weights = ops.exp(scores_of(rows, key, start, stop) - total)
+            of_weights = ops.matmul(given, _transpose(value[:, :, :stop]))
+            of_scores = weights * (ops.cast(of_weights, "float32") - mean)
+            of_scores = ops.cast(of_scores, query.dtype)
+            weights = ops.cast(weights, value.dtype)
+            of_query.append(ops.matmul(of_scores, key[:, :, :stop]))
+            behind = ((0, 0), (0, 0), (0, length - stop), (0, 0))
+            more_keys = ops.matmul(_transpose(of_scores), rows)
+            of_key += ops.pad(more_keys, behind)
+            more_values = ops.matmul(_transpose(weights), given)
+            of_value += ops.pad(more_values, behind)
+        return ops.concatenate(of_query, axis=2), of_key, of_value
+
+    @ops.custom_gradient
+    def attend(query: Any, key: Any, value: Any) -> Any:
+        output, totals = map_pieces(forward, query, (key, value))
 
         def gradient(upstream: Any) -> Any:
-            late_query = after(query, upstream)
             products = ops.cast(upstream, "float32") * output
             means = ops.sum(products, axis=-1, keepdims=True)
-            of_query, of_key, of_value = [], 0.0, 0.0
-            for (start, stop), total in zip(blocks, totals, strict=True):
-                given = upstream[:, :, start:stop]
-                scores = scores_of(late_query, key, start, stop)
-                weights = ops.exp(scores - total)
-                of_weights = ops.matmul(given, _transpose(value[:, :, :stop]))
-                of_scores = weights * (
-                    ops.cast(of_weights, "float32") - means[:, :, start:stop]
-                )
-                of_scores = ops.cast(of_scores, query.dtype)
-                weights = ops.cast(weights, value.dtype)
-                of_query.append(ops.matmul(of_scores, key[:, :, :stop]))
-                behind = ((0, 0), (0, 0), (0, length - stop), (0, 0))
-                more_keys = ops.matmul(
-                    _transpose(of_scores), query[:, :, start:stop]
-                )
-                more_values = ops.matmul(_transpose(weights), given)
-                of_key += ops.pad(more_keys, behind)
-                of_value += ops.pad(more_values, behind)
-            return ops.concatenate(of_query, axis=2), of_key, of_value
+            return map_pieces(
+                backward, query, (key, value, means, totals, upstream)
+            )
 
         return output, gradient
 

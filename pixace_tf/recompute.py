@@ -21,9 +21,9 @@ def num_pieces(x: Any) -> int:
     """Return into how many equal pieces to cut a batch.
 
     Args:
-        x: `(B, T, ...)`. Where B is not known, there is one piece.
+        x: `(B, ..., T, W)`. Where B is not known, there is one piece.
     """
-    batch_size, length = x.shape[0], x.shape[1]
+    batch_size, length = x.shape[0], x.shape[-2]
     if batch_size is None:
         return 1
     return next(
@@ -91,7 +91,7 @@ def map_pieces(
     Args:
         function: Takes the same rows of `x` and of the constants; returns a
             structure of tensors with those rows.
-        x: `(B, T, ...)`.
+        x: `(B, ..., T, W)`.
         constants: Structure of tensors `(B, ...)`, or with one row per piece.
 
     Returns:
