@@ -30,12 +30,6 @@ from pixace_tf.storage import write_atomic
 
 PEERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers")
 OPTIONAL = ("torch", "transformers", "skimage")
-DECODERS_AND_HEADS = (
-    ("multiscale", "chain"),
-    ("transformer", "chain"),
-    ("transformer", "packed"),
-    ("reformer", "chain"),
-)
 SECTIONS = ("sampling", "training", "jpeg", "memory", "attention", "quality")
 
 
@@ -56,13 +50,19 @@ class Case:
 class Plan:
     """How much is measured."""
 
+    decoders_and_heads: tuple[tuple[str, str], ...] = (
+        ("multiscale", "chain"),
+        ("transformer", "chain"),
+        ("transformer", "packed"),
+        ("reformer", "chain"),
+    )
     presets: tuple[str, ...] = ("nano", "base")
     size: int = 32
     batch_sizes: tuple[int, ...] = (1, 16, 64)
     later_batch_sizes: tuple[int, ...] = (1, 16)
     training_batch_sizes: tuple[int, ...] = (4,)
     memory_preset: str = "base"
-    memory_batch_sizes: tuple[int, ...] = (16, 64)
+    memory_batch_sizes: tuple[int, ...] = (16, 32)
     peer_memory_batch_sizes: tuple[int, ...] = (2, 8)
     attention_lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
     quality_preset: str = "nano"
@@ -74,6 +74,7 @@ class Plan:
 
 
 SMOKE = Plan(
+    decoders_and_heads=(("reformer", "chain"),),
     presets=("pico",),
     size=8,
     batch_sizes=(2,),
@@ -191,7 +192,7 @@ def _sampling(plan: Plan) -> Iterator[tuple]:
         batch_sizes = plan.batch_sizes if is_first else plan.later_batch_sizes
         for batch_size in batch_sizes:
             cell, both = _batch(plan, batch_size)
-            for row, ours in _ours(preset):
+            for row, ours in _ours(plan, preset):
                 yield table, row, cell, "pixace", "sample", {**ours, **both}
             row = "Hugging Face ImageGPT, packed head"
             yield table, row, cell, "image_gpt", "sample", {**sizes, **both}
@@ -210,7 +211,7 @@ def _training(plan: Plan) -> Iterator[tuple]:
     table = f"{preset}, {plan.size}x{plan.size}"
     for batch_size in plan.training_batch_sizes:
         cell, both = _batch(plan, batch_size)
-        for row, ours in _ours(preset):
+        for row, ours in _ours(plan, preset):
             yield table, row, cell, "pixace", "train", {**ours, **both}
         for is_compiled, name in ((False, "eager"), (True, "compiled")):
             row = f"PyTorch {name}, packed head"
@@ -218,9 +219,9 @@ def _training(plan: Plan) -> Iterator[tuple]:
             yield table, row, cell, "torch_gpt", "train", peer
 
 
-def _ours(preset: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _ours(plan: Plan, preset: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield a row and its arguments for each decoder and head."""
-    for decoder, head in DECODERS_AND_HEADS:
+    for decoder, head in plan.decoders_and_heads:
         arguments = {"preset": preset, "decoder": decoder, "head": head}
         yield f"pixace-tf, {decoder}, {head} head", arguments
 
@@ -286,31 +287,21 @@ def _memory(plan: Plan) -> Iterator[tuple]:
     """Peak memory of training steps, in bytes."""
     preset = plan.memory_preset
     table = f"{preset}, {plan.size}x{plan.size}"
-    depth = PRESETS[preset]["reformer"]["num_layers"]
-    for decoder, num_layers, precision in (
-        ("multiscale", depth, "float32"),
-        ("transformer", depth, "float32"),
-        ("transformer", depth, "mixed_float16"),
-        ("reformer", depth, "float32"),
-        ("reformer", depth, "mixed_float16"),
-        ("reformer", 4 * depth, "float32"),
-    ):
+    for decoder in dict.fromkeys(d for d, _ in plan.decoders_and_heads):
         for batch_size in plan.memory_batch_sizes:
+            cell = f"batch {batch_size}"
             ours = {
                 "preset": preset,
                 "decoder": decoder,
-                "num_layers": num_layers,
                 "size": plan.size,
                 "batch_size": batch_size,
-                "precision": precision,
             }
-            row = f"pixace-tf, {decoder}, {num_layers} layers, {precision}"
-            cell = f"batch {batch_size}"
+            row = f"pixace-tf, {decoder}"
             yield table, row, cell, "pixace", "train_memory", ours
     for batch_size in plan.peer_memory_batch_sizes:
-        peer = {"preset": preset, "size": plan.size, "batch_size": batch_size}
-        row = f"stock keras_nlp layers, {depth} layers, packed head, float32"
         cell = f"batch {batch_size}"
+        peer = {"preset": preset, "size": plan.size, "batch_size": batch_size}
+        row = "stock keras_nlp layers, packed head"
         yield table, row, cell, "keras_nlp_peer", "train_memory", peer
 
 

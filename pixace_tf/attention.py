@@ -15,7 +15,7 @@ from pixace_tf.recompute import after, map_pieces
 
 BLOCK_LENGTH = 64
 # Every block is code of its own; long sequences have longer blocks.
-MAX_BLOCKS = 16
+MAX_BLOCKS = 8
 # Of a position with itself, where it should only be seen if it is alone.
 SELF_SCORE = -1e5
 
@@ -71,7 +71,8 @@ def causal_attention(
     # One block after the other, or all scores would exist at once.
     def forward(query: Any, key_value: Any) -> Any:
         key, value = key_value
-        outputs, totals = [], []
+        outputs: list[Any] = []
+        totals: list[Any] = []
         for start, stop in blocks:
             rows = query[:, :, start:stop]
             if outputs:
@@ -85,7 +86,8 @@ def causal_attention(
     def backward(query: Any, others: Any) -> Any:
         key, value, means, totals, upstream = others
         key, value = after(key, upstream), after(value, upstream)
-        of_query, of_key, of_value = [], 0.0, 0.0
+        of_query: list[Any] = []
+        of_key = of_value = 0.0
         for start, stop in blocks:
             rows, given, mean, total = (
                 x[:, :, start:stop] for x in (query, upstream, means, totals)

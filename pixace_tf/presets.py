@@ -88,6 +88,14 @@ for _sizes in PRESETS.values():
 LEARNING_RATES = {"pico": 3e-3, "nano": 3e-3, "small": 2e-3, "base": 1e-3}
 RUN_LENGTH = 16
 HASHING_DECODERS = ("reformer",)
+# Activations kept at each position: widths per layer and per stack, measured,
+# and the embedded neighbors with their gradient.
+_KEPT_WIDTHS = {
+    "multiscale": (9, 8),
+    "transformer": (7, 10),
+    "reformer": (0, 8),
+}
+_INPUT_WIDTH = 2 * 12 * 64
 
 
 def decoder_config(
@@ -134,25 +142,25 @@ def decoder_config(
     return sizes
 
 
-def picture_bytes(sizes: dict[str, int], length: int) -> float:
-    """Estimate the activations that training one picture keeps.
+def picture_bytes(decoder: str, sizes: dict[str, int], length: int) -> float:
+    """Estimate the activations that training one more picture keeps.
 
     Args:
+        decoder: Name of the decoder.
         sizes: As `decoder_config` returns them.
         length: Pixels of the picture.
 
     Returns:
-        Bytes, in float32.
+        Bytes, in float32, of a batch larger than `recompute` leaves whole.
     """
+    per_layer, per_stack = _KEPT_WIDTHS[decoder]
 
-    def stack(prefix: str, positions: float, visible: float) -> float:
-        width = sizes[f"{prefix}hidden_dim"]
-        per_layer = 10 * width + 3 * sizes[f"{prefix}intermediate_dim"]
-        scores = 3 * sizes[f"{prefix}num_heads"] * visible / 2
-        return positions * sizes[f"{prefix}num_layers"] * (per_layer + scores)
+    def stack(prefix: str, positions: float) -> float:
+        widths = sizes[f"{prefix}num_layers"] * per_layer + per_stack
+        return positions * widths * sizes[f"{prefix}hidden_dim"]
 
-    run_length = sizes.get("run_length", RUN_LENGTH)
-    if "inner_hidden_dim" not in sizes:
-        return 4 * stack("", length, length)
-    runs = length / run_length
-    return 4 * (stack("", runs, runs) + stack("inner_", length, run_length))
+    kept = length * _INPUT_WIDTH
+    if "inner_hidden_dim" in sizes:
+        kept += stack("", length / sizes.get("run_length", RUN_LENGTH))
+        return 4 * (kept + stack("inner_", length))
+    return 4 * (kept + stack("", length))

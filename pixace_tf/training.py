@@ -327,8 +327,13 @@ def _choose(
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
         arguments["precision"] = "mixed_float16" if has_gpu else "float32"
     if arguments["batch_size"] is None:
-        arguments["batch_size"] = _default_batch_size(
-            model_config["decoder_config"], tokenizer, len(data.train)
+        length = tokenizer.sequence_length
+        needed = picture_bytes(
+            model_config["decoder"], model_config["decoder_config"], length
+        )
+        arguments["batch_size"] = min(
+            _default_batch_size(length, needed),
+            1 << (len(data.train).bit_length() - 1),
         )
     if arguments["batch_size"] > len(data.train):
         raise ValueError(
@@ -403,9 +408,7 @@ def _default_name(source: str) -> str:
     return os.path.basename(os.path.abspath(source)) or "pictures"
 
 
-def _default_batch_size(
-    sizes: dict[str, int], tokenizer: PixelTokenizer, num_pictures: int
-) -> int:
+def _default_batch_size(length: int, needed: float) -> int:
     """Choose a power of two that fits into half of the memory.
 
     On a CPU small batches learn fastest per minute: 4,096 pixels are enough.
@@ -413,11 +416,10 @@ def _default_batch_size(
     if tf.config.list_physical_devices("GPU"):
         most, memory = 64, _GPU_MEMORY_BYTES
     else:
-        most = max(1, _CPU_BATCH_PIXELS // tokenizer.sequence_length)
+        most = max(1, _CPU_BATCH_PIXELS // length)
         memory = psutil.virtual_memory().available
-    fitting = memory / 2 / picture_bytes(sizes, tokenizer.sequence_length)
-    batch_size = min(most, num_pictures, max(1, int(fitting)))
-    return 1 << (batch_size.bit_length() - 1)
+    fitting = max(1, min(most, int(memory / 2 / needed)))
+    return 1 << (fitting.bit_length() - 1)
 
 
 def _check(

@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from pixace_tf import recompute
 from pixace_tf.attention import causal_attention
+from pixace_tf.causal_lm import PixaceCausalLM
+from pixace_tf.presets import decoder_config
 from pixace_tf.reformer import (
     CausalSelfAttention,
     FeedForward,
@@ -89,13 +91,21 @@ def test_gradients_equal_plain_autodiff(depth, mode):
     assert_near(run(a, b), expected, 2e-5)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize(
+    ("pieces", "jit_compile", "attention"),
+    [
+        (1, False, CausalSelfAttention),
+        (1, True, LSHSelfAttention),
+        (3, False, LSHSelfAttention),
+        (3, True, CausalSelfAttention),
+        (3, True, LSHSelfAttention),
+    ],
+)
 def test_dropout_is_replayed_and_pieces_give_the_same(
-    monkeypatch, pieces, jit_compile
+    monkeypatch, pieces, jit_compile, attention
 ):
     monkeypatch.setattr(recompute, "PIECE_POSITIONS", 120 // pieces)
-    stack = build(2, dropout=0.3)
+    stack = build(2, attention, dropout=0.3)
     a, b = streams(6)
     assert recompute.num_pieces(a) == pieces
     state = stack.seed_generator.state
@@ -366,3 +376,29 @@ def test_the_first_position_sees_itself():
 def test_bad_numbers_are_errors(options):
     with pytest.raises(ValueError, match="must be"):
         LSHSelfAttention(2, **options)
+
+
+def test_sampling_from_hashed_attention_attends_to_all():
+    """One bucket hashes nothing away: its steps equal the whole sequence."""
+    keras.utils.set_random_seed(0)
+    length = 8 * 12
+    sizes = {
+        **decoder_config("pico", "reformer"),
+        **{"num_hashes": 1, "num_buckets": 1, "chunk_length": length},
+    }
+    model = PixaceCausalLM((8, 12), (5, 4, 4), "hsv", "reformer", sizes)
+    tokens = np.zeros((2, length), np.int32)
+    tokens[1, ::3] = 8160
+    pixels, neighbors = model._inputs(tokens)
+    whole = model.decoder(pixels, neighbors).numpy()
+    for start in (0, 24, 30):
+        state = model.empty_state(2)
+        if start:
+            state = model.prefill(tokens, -(-start // 24))
+        if start == 24:
+            state = model.end_segment(state)
+        for t in range(start, 48):
+            hidden, state = model.step(state, tokens, t)
+            np.testing.assert_allclose(hidden, whole[:, t], atol=1e-4)
+            if (t + 1) % 24 == 0:
+                state = model.end_segment(state)

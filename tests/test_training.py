@@ -118,17 +118,25 @@ class StopAt:
 
 # The very first, within an epoch, at its last step (so in validation), and in
 # the last validation of all.
-@pytest.mark.parametrize("stop_at", [1, 8, 5, 15])
+@pytest.mark.parametrize(
+    ("stop_at", "options"),
+    [
+        (1, {}),
+        (8, {"decoder": "reformer"}),
+        (5, {"decoder": "reformer", "num_hashes": 2}),
+        (15, {"decoder": "transformer"}),
+    ],
+)
 def test_an_interrupted_run_equals_one_that_was_not(
-    cartoon_folder, tmp_path, monkeypatch, stop_at
+    cartoon_folder, tmp_path, monkeypatch, stop_at, options
 ):
-    fit(cartoon_folder, tmp_path / "straight", epochs=3)
+    fit(cartoon_folder, tmp_path / "straight", epochs=3, **options)
     with monkeypatch.context() as patch:
         StopAt(patch, stop_at, signal.SIGINT)
         with pytest.raises(InterruptedTraining):
-            fit(cartoon_folder, tmp_path / "stopped", epochs=3)
+            fit(cartoon_folder, tmp_path / "stopped", epochs=3, **options)
     assert load_run(tmp_path / "stopped" / "animals").path
-    fit(cartoon_folder, tmp_path / "stopped", epochs=3)
+    fit(cartoon_folder, tmp_path / "stopped", epochs=3, **options)
     assert_same_state(
         checkpoint_of(tmp_path / "straight"),
         checkpoint_of(tmp_path / "stopped"),

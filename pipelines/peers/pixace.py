@@ -86,17 +86,9 @@ def learn(
     }
 
 
-def train_memory(
-    preset: str,
-    decoder: str,
-    num_layers: int,
-    size: int,
-    batch_size: int,
-    precision: str,
-) -> dict:
+def train_memory(preset: str, decoder: str, size: int, batch_size: int) -> dict:
     """Train two steps; the peak of the memory, in bytes."""
-    sizes = {"num_layers": num_layers}
-    model = _model(preset, decoder, "chain", size, sizes, dtype=precision)
+    model = _model(preset, decoder, "chain", size)
     compile_model(model, 1e-3, True)
     token_ids = _pictures(batch_size, size)
     for _ in range(2):
@@ -151,23 +143,15 @@ class _Ends(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def _model(
-    preset: str,
-    decoder: str,
-    head: str,
-    size: int,
-    sizes: dict[str, int] | None = None,
-    **options: Any,
-) -> PixaceCausalLM:
+def _model(preset: str, decoder: str, head: str, size: int) -> PixaceCausalLM:
     keras.utils.set_random_seed(0)
     return PixaceCausalLM(
         (size, size),
         (5, 4, 4),
         "hsv",
         decoder,
-        decoder_config(preset, decoder, size) | (sizes or {}),
+        decoder_config(preset, decoder, size),
         head,
-        **options,
     )
 
 
