@@ -159,7 +159,7 @@ def picture_bytes(decoder: str, sizes: dict[str, int], length: int) -> float:
         widths = sizes[f"{prefix}num_layers"] * per_layer + per_stack
         return positions * widths * sizes[f"{prefix}hidden_dim"]
 
-    kept = length * _INPUT_WIDTH
+    kept: float = length * _INPUT_WIDTH
     if "inner_hidden_dim" in sizes:
         kept += stack("", length / sizes.get("run_length", RUN_LENGTH))
         return 4 * (kept + stack("inner_", length))
