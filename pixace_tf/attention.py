@@ -2,7 +2,7 @@
 
 Shapes: B batch, H heads, T positions, S cached positions, L positions of the
 cache's tail, D head_dim.
-Scores and softmax are float32 under every dtype policy.
+The softmax is float32 under every dtype policy.
 """
 
 import functools
@@ -113,7 +113,9 @@ def causal_attention(
         output, totals = map_pieces(forward, query, (key, value))
 
         def gradient(upstream: Any) -> Any:
-            products = ops.cast(upstream, "float32") * output
+            products = ops.cast(upstream, "float32") * ops.cast(
+                output, "float32"
+            )
             means = ops.sum(products, axis=-1, keepdims=True)
             return map_pieces(
                 backward, query, (key, value, means, totals, upstream)

@@ -68,8 +68,7 @@ class PixaceCausalLM(keras.Model):
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        # Each layer casts for itself; the head's weights must stay float32.
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(**kwargs)
         if decoder not in DECODERS or head not in HEADS:
             raise ValueError(
                 f"decoder must be one of {', '.join(DECODERS)}, head one of "
@@ -123,9 +122,7 @@ class PixaceCausalLM(keras.Model):
     def call(self, token_ids: Any, training: bool | None = None) -> Any:
         pixels, neighbors = self._inputs(token_ids)
         hidden = self.decoder(pixels, neighbors, training=training)
-        return recompute(
-            self.head, self.head.trainable_variables, hidden, token_ids
-        )
+        return recompute(self.head, [self.head], hidden, token_ids)
 
     def pixel_nats(self, token_ids: Any, logits: Any) -> Any:
         """Return the cost of each pixel: the loss before its mean.

@@ -2,7 +2,8 @@
 
 Wide activations of a large batch are computed for a piece of it at a time, in
 a loop, so that only one piece of them exists at any moment. A batch that fits
-into one piece is computed as if this module did not exist.
+into one piece is computed as if this module did not exist. In eager mode the
+results are the same, but nothing is saved: TensorFlow's tape keeps it all.
 
 Shapes: B batch, T positions, W width.
 """
@@ -36,7 +37,7 @@ def num_pieces(x: Any) -> int:
 
 def recompute(
     function: Callable[..., Any],
-    variables: Sequence[keras.Variable],
+    layers: Sequence[keras.layers.Layer],
     x: Any,
     *constants: Any,
 ) -> Any:
@@ -45,7 +46,7 @@ def recompute(
     Args:
         function: Takes `x` and the constants, or the same rows of each;
             returns one tensor with those rows.
-        variables: Whatever it uses that has a gradient.
+        layers: Those whose weights it uses.
         x: float `(B, T, W)`.
         *constants: Tensors `(B, ...)` without a gradient.
 
@@ -54,6 +55,7 @@ def recompute(
     """
     if num_pieces(x) == 1:
         return function(x, *constants)
+    variables = [v for layer in layers for v in float_weights(layer)]
 
     def call(x: Any, values: Any, constants: Any) -> Any:
         with using(variables, values):
@@ -73,7 +75,24 @@ def recompute(
 
         return output, gradient
 
-    return run(x, *(v.value for v in variables))
+    return _AsStored()(
+        x, function=lambda x: run(x, *(v.value for v in variables))
+    )
+
+
+class _AsStored(keras.layers.Layer):
+    """Runs a function with weights as they are stored, not autocast."""
+
+    def __init__(self) -> None:
+        super().__init__(dtype="float32", autocast=False)
+
+    def call(self, x: Any, function: Callable[[Any], Any]) -> Any:
+        return function(x)
+
+
+def float_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
+    """Return the weights of a layer, frozen ones too, but no random states."""
+    return [v for v in layer.weights if keras.backend.is_float_dtype(v.dtype)]
 
 
 def using(
@@ -109,7 +128,10 @@ def map_pieces(
     )
 
     def body(i: Any, outputs: Any) -> Any:
-        return _put(outputs, i, function(*_take(pieces, i)))
+        rows, fixed = _take(pieces, i)
+        # Without XLA, rounds that do not need each other would run at once.
+        rows = after(rows, keras.tree.flatten(outputs)[0])
+        return _put(outputs, i, function(rows, fixed))
 
     return _join(ops.fori_loop(0, count, body, empty))
 

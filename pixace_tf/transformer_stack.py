@@ -129,8 +129,7 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
             self._feedforward_intermediate_dense,
             self._feedforward_output_dense,
         )
-        variables = [v for layer in layers for v in layer.trainable_variables]
-        hidden = recompute(self._feed_forward, variables, x)
+        hidden = recompute(self._feed_forward, layers, x)
         return x + self._feedforward_dropout(hidden, training=training)
 
     def _feed_forward(self, x: Any) -> Any:

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from conftest import DECODERS
 
-from pixace_tf import color_codes
+from pixace_tf import color_codes, recompute
 from pixace_tf.attention import causal_attention
 from pixace_tf.causal_lm import PixaceCausalLM
 from pixace_tf.color_head import ChainHead, PackedHead
@@ -137,6 +137,73 @@ def test_blockwise_attention_equals_fifteen_lines_of_numpy(length):
         rtol=1e-5,
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("sees_itself", [True, False])
+def test_gradients_of_blocks_are_those_of_plain_attention(
+    sees_itself, dtype, jit_compile
+):
+    rng = np.random.default_rng(0)
+    inputs = [
+        tf.cast(x, dtype) for x in rng.normal(size=(3, 2, 3, 21, 4)).astype("f")
+    ]
+    own, seen = tf.range(21)[:, None], tf.range(21)[None]
+
+    def plain(query, key, value):
+        scores = tf.cast(query @ tf.linalg.matrix_transpose(key), "float32")
+        if not sees_itself:
+            scores = tf.where(own == seen, -1e5, scores)
+        weights = tf.nn.softmax(tf.where(own >= seen, scores, -np.inf))
+        return tf.cast(weights, dtype) @ value
+
+    def blocks(query, key, value):
+        return causal_attention(
+            query, key, value, block_length=8, sees_itself=sees_itself
+        )
+
+    @tf.function(jit_compile=jit_compile)
+    def gradients(*inputs):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(inputs)
+            losses = [
+                tf.reduce_sum(tf.sin(3 * attend(*inputs)))
+                for attend in (blocks, plain)
+            ]
+        return [tape.gradient(loss, inputs) for loss in losses]
+
+    for ours, theirs in zip(*gradients(*inputs), strict=True):
+        tolerance = 1e-5 if dtype == "float32" else 0.03
+        np.testing.assert_allclose(ours, theirs, atol=tolerance)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_large_batch_in_pieces_gives_the_same(monkeypatch, decoder, policy):
+    model = build(decoder, dtype=policy)
+    tokens = tf.constant(random_tokens(4))
+
+    def loss_and_gradients():
+        @tf.function(jit_compile=True)
+        def run(tokens):
+            with tf.GradientTape() as tape:
+                nats = model.pixel_nats(tokens, model(tokens, training=True))
+                loss = tf.reduce_mean(nats)
+            return loss, tape.gradient(loss, model.trainable_variables)
+
+        return run(tokens)
+
+    whole_loss, whole = loss_and_gradients()
+    monkeypatch.setattr(recompute, "PIECE_POSITIONS", 135)
+    loss, pieces = loss_and_gradients()
+    tolerance = 1e-5 if policy == "float32" else 0.02
+    assert float(loss) == pytest.approx(float(whole_loss), rel=tolerance)
+    for ours, theirs in zip(pieces, whole, strict=True):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(
+            ours, theirs, atol=tolerance * max(scale, 1e-3)
+        )
 
 
 def test_the_layer_computes_what_keras_nlp_computes():

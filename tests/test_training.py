@@ -272,13 +272,22 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("precision", "jit_compile"),
-    [("mixed_float16", True), ("mixed_bfloat16", False)],
+    ("precision", "jit_compile", "decoder"),
+    [
+        ("mixed_float16", True, "multiscale"),
+        ("mixed_bfloat16", False, "transformer"),
+        ("mixed_float16", True, "reformer"),
+    ],
 )
 def test_mixed_precision_trains_and_resumes(
-    cartoon_folder, tmp_path, precision, jit_compile
+    cartoon_folder, tmp_path, precision, jit_compile, decoder
 ):
-    settings = {"precision": precision, "jit_compile": jit_compile}
+    settings = {
+        "precision": precision,
+        "jit_compile": jit_compile,
+        "decoder": decoder,
+        "image_size": (9, 9),  # More than one block of attention.
+    }
     fit(cartoon_folder, tmp_path, epochs=1, **settings)
     run, _ = fit(cartoon_folder, tmp_path, epochs=3, **settings)
     arrays, progress = checkpoint_of(tmp_path)

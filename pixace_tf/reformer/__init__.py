@@ -1,7 +1,7 @@
 """The reformer: a reversible stack, with exact or LSH attention.
 
-`reversible` and `lsh_attention` know nothing of pictures and can be used by
-themselves.
+None of it knows of pictures; besides Keras it needs `recompute`, `attention`
+and `kv_cache` of this package.
 """
 
 from pixace_tf.reformer.branches import (
@@ -9,7 +9,11 @@ from pixace_tf.reformer.branches import (
     FeedForward,
     LSHSelfAttention,
 )
-from pixace_tf.reformer.lsh_attention import lsh_attention
+from pixace_tf.reformer.lsh_attention import (
+    bucket_layout,
+    hash_vectors,
+    lsh_attention,
+)
 from pixace_tf.reformer.reformer_stack import ReformerStack
 from pixace_tf.reformer.reversible import Branch, ReversibleStack
 
@@ -20,5 +24,7 @@ __all__ = [
     "LSHSelfAttention",
     "ReformerStack",
     "ReversibleStack",
+    "bucket_layout",
+    "hash_vectors",
     "lsh_attention",
 ]

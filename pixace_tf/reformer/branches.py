@@ -29,32 +29,38 @@ class _Attention(Branch):
     """Pre-norm self-attention; abstract.
 
     Args:
-        num_heads: Attention heads.
-        num_parts: What is projected: query, key and value, or less.
+        num_heads: Attention heads; they divide the width.
         dropout: Rate in `[0, 1)` on the output.
-        **kwargs: For `keras.layers.Layer`.
+        **kwargs: For `Branch`.
+
+    Raises:
+        ValueError: When it is built, if the heads do not divide the width or
+            the length is not known.
     """
 
+    # What is projected: query, key and value, or less.
+    num_parts = 3
     # Whether a position attends to itself where it is not alone.
     sees_itself = True
 
     def __init__(
-        self,
-        num_heads: int,
-        num_parts: int,
-        dropout: float = 0.0,
-        **kwargs: Any,
+        self, num_heads: int, dropout: float = 0.0, **kwargs: Any
     ) -> None:
         super().__init__(dropout, **kwargs)
         self.num_heads = num_heads
-        self.num_parts = num_parts
         self.norm = keras.layers.LayerNormalization(
             dtype="float32", name="norm"
         )
 
     def build(self, input_shape: Any) -> None:
-        width = input_shape[-1]
-        policy = self.dtype_policy
+        length, width = input_shape[1:]
+        if length is None or width % self.num_heads:
+            raise ValueError(
+                "num_heads must divide the width, and the length must be "
+                f"known. Received: num_heads={self.num_heads}, "
+                f"input_shape={tuple(input_shape)}"
+            )
+        policy = self.inner_dtype
         self.read = keras.layers.Dense(
             self.num_parts * width, dtype=policy, name="read"
         )
@@ -133,13 +139,8 @@ class CausalSelfAttention(_Attention):
     Args:
         num_heads: Attention heads; they divide the width.
         dropout: Rate in `[0, 1)` on the output.
-        **kwargs: For `keras.layers.Layer`.
+        **kwargs: For `Branch`.
     """
-
-    def __init__(
-        self, num_heads: int, dropout: float = 0.0, **kwargs: Any
-    ) -> None:
-        super().__init__(num_heads, 3, dropout, **kwargs)
 
     def _project(self, x: Any) -> tuple[Any, Any, Any]:
         query, key, value = self._parts(x)
@@ -160,18 +161,19 @@ class LSHSelfAttention(_Attention):
     Args:
         num_heads: Attention heads; they divide the width.
         num_hashes: Rounds of hashing; more find more of the best keys.
-        num_buckets: Buckets per round, 1 or even; by default two chunks each
-            on average.
+        num_buckets: Buckets per round, 1 or even; by default, for the length
+            that it is built for, two chunks each on average.
         chunk_length: Positions that are attended to at a time: a position
             sees those before it in its bucket, in its own chunk and in the
             one before.
         dropout: Rate in `[0, 1)` on the output.
-        **kwargs: For `keras.layers.Layer`.
+        **kwargs: For `Branch`.
 
     Raises:
         ValueError: If a number is out of range.
     """
 
+    num_parts = 2
     sees_itself = False
 
     def __init__(
@@ -183,7 +185,7 @@ class LSHSelfAttention(_Attention):
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_heads, 2, dropout, **kwargs)
+        super().__init__(num_heads, dropout, **kwargs)
         if num_hashes < 1 or chunk_length < 1:
             raise ValueError(
                 "num_hashes and chunk_length must be positive. Received: "
@@ -211,6 +213,7 @@ class LSHSelfAttention(_Attention):
             shape=(*shape, max(1, self._num_buckets // 2)),
             initializer="random_normal",
             trainable=False,
+            autocast=False,
         )
         super().build(input_shape)
 
@@ -228,7 +231,9 @@ class LSHSelfAttention(_Attention):
         return query, ops.cast(key, query.dtype), value
 
     def _attend(self, query: Any, key: Any, value: Any, plan: Any) -> Any:
-        return lsh_attention(query, key, value, plan, self.chunk_length)
+        if self._num_buckets == 1 and self.chunk_length >= query.shape[2]:
+            return causal_attention(query, key, value, sees_itself=False)
+        return lsh_attention(query, key, value, plan)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -246,7 +251,7 @@ class FeedForward(Branch):
     Args:
         intermediate_dim: Width between the layers.
         dropout: Rate in `[0, 1)` on the output.
-        **kwargs: For `keras.layers.Layer`.
+        **kwargs: For `Branch`.
     """
 
     def __init__(
@@ -260,13 +265,13 @@ class FeedForward(Branch):
         self.read = keras.layers.Dense(
             intermediate_dim,
             activation="gelu",
-            dtype=self.dtype_policy,
+            dtype=self.inner_dtype,
             name="read",
         )
 
     def build(self, input_shape: Any) -> None:
         self.write = keras.layers.Dense(
-            input_shape[-1], dtype=self.dtype_policy, name="write"
+            input_shape[-1], dtype=self.inner_dtype, name="write"
         )
         self.norm.build(input_shape)
         self.read.build(input_shape)

@@ -3,10 +3,10 @@
 Each round sorts positions into buckets by random rotations and lays every
 bucket out in chunks of its own; a position attends to those before it in its
 chunk and in the chunk before, if that is of the same bucket. Since chunks
-begin anew in each bucket, what a position sees, and where that lies, depends
-on nothing that comes later: the attention is causal to the last bit. (Chunks
-over all sorted positions, as in the paper, shift when a later position changes
-its bucket.)
+begin anew in each bucket, what a position sees, and where that lies within the
+two chunks, depends on nothing that comes later: the attention is causal to the
+last bit. (Chunks over all sorted positions, as in the paper, shift when a
+later position changes its bucket.)
 
 Shapes: B batch, H heads, T positions, D head_dim, R num_hashes, C chunks,
 L chunk_length, S = C * L slots.
@@ -98,9 +98,7 @@ def bucket_layout(buckets: Any, num_buckets: int, chunk_length: int) -> Layout:
     return Layout(position, slot, ops.cast(continues, "int32"))
 
 
-def lsh_attention(
-    query: Any, key: Any, value: Any, layout: Layout, chunk_length: int
-) -> Any:
+def lsh_attention(query: Any, key: Any, value: Any, layout: Layout) -> Any:
     """Attend to earlier positions of the same bucket.
 
     A key that is found in several rounds counts once in each. With one bucket
@@ -111,13 +109,13 @@ def lsh_attention(
         key: float `(B, H, T, D)`.
         value: float `(B, H, T, D)`.
         layout: As from `bucket_layout`.
-        chunk_length: Slots of a chunk.
 
     Returns:
         float `(B, H, T, D)`. A position attends to itself only where it sees
         no other in any round.
     """
     length = query.shape[2]
+    chunk_length = layout.position.shape[-1] // layout.continues.shape[-1]
     # (B, H, R, C, L, D) each
     query, key, value = (
         _chunk(_to_slots(x, layout), chunk_length) for x in (query, key, value)

@@ -79,7 +79,7 @@ class ReformerStack(keras.layers.Layer):
             name = f"{self.name}_feed_forward_{i}"
             branches.append(FeedForward(intermediate_dim, name=name, **shared))
         self.reversible = ReversibleStack(
-            branches, dtype=self.dtype_policy, name=f"{self.name}_reversible"
+            branches, name=f"{self.name}_reversible"
         )
 
     def build(self, input_shape: Any) -> None:
@@ -87,8 +87,7 @@ class ReformerStack(keras.layers.Layer):
         self.built = True
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        stream = ops.cast(x, "float32")
-        first, second = self.reversible(stream, stream, training=training)
+        first, second = self.reversible(x, x, training=training)
         return ops.cast(first + second, self.compute_dtype)
 
     def prefill(self, x: Any) -> Cache:

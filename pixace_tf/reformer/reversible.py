@@ -3,7 +3,8 @@
 Two streams pass through the branches in turn, `a, b = b, a + branch(b)`; two
 such steps are `y1 = x1 + f(x2)`, `y2 = x2 + g(y1)` of RevNet
 (arXiv 1707.04585) and the Reformer (arXiv 2001.04451). The step can be undone,
-so only the last two streams are kept, however deep the stack.
+so only the last two streams are kept, however deep the stack, and what the
+branches plan. As with `recompute`, that saves memory in graphs and under XLA.
 
 Shapes: B batch, T positions, W width.
 """
@@ -14,7 +15,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.recompute import map_pieces, num_pieces, using, vjp_in_pieces
+from pixace_tf.recompute import (
+    float_weights,
+    map_pieces,
+    num_pieces,
+    using,
+    vjp_in_pieces,
+)
 
 
 class Branch(keras.layers.Layer):
@@ -25,8 +32,12 @@ class Branch(keras.layers.Layer):
     the `seed`, and what jumps with its input, as a choice of buckets does, in
     the `plan`.
 
+    The streams are float32, and so is a branch itself; `dtype` is the policy
+    for the layers inside.
+
     Args:
         dropout: Rate in `[0, 1)` on the output.
+        dtype: Keras dtype policy of the layers inside: `inner_dtype`.
         **kwargs: For `keras.layers.Layer`.
 
     Call arguments:
@@ -38,9 +49,13 @@ class Branch(keras.layers.Layer):
         float `(B, T, W)`, each row of the batch computed by itself.
     """
 
-    def __init__(self, dropout: float = 0.0, **kwargs: Any) -> None:
-        # The streams stay float32; the layers inside cast.
-        super().__init__(autocast=False, **kwargs)
+    def __init__(
+        self, dropout: float = 0.0, dtype: Any = None, **kwargs: Any
+    ) -> None:
+        super().__init__(dtype="float32", autocast=False, **kwargs)
+        self.inner_dtype = keras.dtype_policies.get(
+            dtype or keras.config.dtype_policy()
+        )
         self.dropout = dropout
         self.seed_generator = keras.random.SeedGenerator(0)
 
@@ -63,12 +78,16 @@ class Branch(keras.layers.Layer):
             )
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "dropout": self.dropout}
+        return {
+            **super().get_config(),
+            "dropout": self.dropout,
+            "dtype": keras.dtype_policies.serialize(self.inner_dtype),
+        }
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
 class ReversibleStack(keras.layers.Layer):
-    """Branches between two streams, with memory for one of them.
+    """Branches between two streams, with activations of one at a time.
 
     Args:
         branches: An even number of `Branch` layers; usually attention and
@@ -76,8 +95,8 @@ class ReversibleStack(keras.layers.Layer):
         **kwargs: For `keras.layers.Layer`.
 
     Call arguments:
-        first: float32 `(B, T, W)`.
-        second: float32 `(B, T, W)`.
+        first: float `(B, T, W)`; T is known when it is built.
+        second: float `(B, T, W)`.
         training: Whether dropout acts.
 
     Returns:
@@ -88,7 +107,7 @@ class ReversibleStack(keras.layers.Layer):
     """
 
     def __init__(self, branches: list[Branch], **kwargs: Any) -> None:
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
         if len(branches) % 2:
             raise ValueError(
                 "branches must be an even number of layers. Received: "
@@ -107,7 +126,7 @@ class ReversibleStack(keras.layers.Layer):
         self, first: Any, second: Any, training: bool | None = None
     ) -> tuple[Any, Any]:
         count = num_pieces(first)
-        variables = [b.trainable_variables for b in self.branches]
+        variables = [float_weights(b) for b in self.branches]
         seeds = self._seeds(training, count)
 
         def add(i: int, x: Any, values: Any, constants: Any) -> Any:
@@ -155,7 +174,9 @@ class ReversibleStack(keras.layers.Layer):
             return streams, gradient
 
         flat = [v.value for group in variables for v in group]
-        first, second = run(first, second, *flat)
+        first, second = run(
+            ops.cast(first, "float32"), ops.cast(second, "float32"), *flat
+        )
         return first, second
 
     def get_config(self) -> dict[str, Any]:
