@@ -91,8 +91,8 @@ HASHING_DECODERS = ("reformer",)
 # Activations kept at each position: widths per layer and per stack, measured,
 # and the embedded neighbors with their gradient.
 _KEPT_WIDTHS = {
-    "multiscale": (9, 8),
-    "transformer": (7, 10),
+    "multiscale": (11, 10),
+    "transformer": (10, 15),
     "reformer": (0, 8),
 }
 _INPUT_WIDTH = 2 * 12 * 64
