@@ -5,7 +5,7 @@ peer is not installed (`pip install -e '.[bench]'`), the tables say so.
 
 Command:  python pipelines/benchmark.py FOLDER --out pipelines/results/benchmark
 Hardware: 2 CPU cores
-Time:     70 minutes; with --smoke three, for tests only
+Time:     about 90 minutes; with --smoke three, for tests only
 Expected: pipelines/results/benchmark.md
 """
 

@@ -18,6 +18,7 @@ def run_demo(
     max_minutes: float,
     count: int,
     say: Callable[[str], None] = print,
+    image_size: tuple[int, int] = IMAGE_SIZE,
     **options: Any,
 ) -> None:
     """Draw, fit, complete, generate; say where the sheets lie.
@@ -27,6 +28,7 @@ def run_demo(
         max_minutes: Time to train.
         count: Pictures to draw; those of an earlier demo are used again.
         say: Takes each line of the report.
+        image_size: `(height, width)` in pixels.
         **options: Further arguments of `fit`.
     """
     train, held_out = (
@@ -44,7 +46,8 @@ def run_demo(
         runs_dir=os.path.join(folder, "saved_models"),
         max_minutes=max_minutes,
         say=say,
-        **{"image_size": IMAGE_SIZE, **options},
+        image_size=image_size,
+        **options,
     )
     unseen = sorted(
         os.path.join(place, name)

@@ -127,7 +127,6 @@ def fit(
     arguments: dict[str, Any] = {
         "source": os.path.abspath(source) if os.path.isdir(source) else source,
         "preset": preset,
-        "num_hashes": num_hashes,
         "batch_size": batch_size,
         "learning_rate": learning_rate or LEARNING_RATES[preset],
         "flip": flip,
@@ -331,9 +330,8 @@ def _choose(
         needed = picture_bytes(
             model_config["decoder"], model_config["decoder_config"], length
         )
-        arguments["batch_size"] = min(
-            _default_batch_size(length, needed),
-            1 << (len(data.train).bit_length() - 1),
+        arguments["batch_size"] = _default_batch_size(
+            length, needed, len(data.train)
         )
     if arguments["batch_size"] > len(data.train):
         raise ValueError(
@@ -351,14 +349,11 @@ def _check_same(
 ) -> None:
     """Raise ValueError if a run was begun with other arguments."""
     config = run_folder.read_config(path)
-    # Older runs do not name num_hashes.
-    before = {
-        "num_hashes": 0,
-        **config["tokenizer"],
-        **config["model"],
-        **config["arguments"],
-    }
+    before = {**config["tokenizer"], **config["model"], **config["arguments"]}
     now = {**tokenizer.get_config(), **model_config, **arguments}
+    for values in (before, now):
+        sizes = values.get("decoder_config", {})
+        values["num_hashes"] = sizes.get("num_hashes", 0)
     # A folder may move; the pictures are compared when they are read.
     free = {"source", "decoder_config"}
     if now["batch_size"] is None:
@@ -408,7 +403,7 @@ def _default_name(source: str) -> str:
     return os.path.basename(os.path.abspath(source)) or "pictures"
 
 
-def _default_batch_size(length: int, needed: float) -> int:
+def _default_batch_size(length: int, needed: float, num_pictures: int) -> int:
     """Choose a power of two that fits into half of the memory.
 
     On a CPU small batches learn fastest per minute: 4,096 pixels are enough.
@@ -418,8 +413,9 @@ def _default_batch_size(length: int, needed: float) -> int:
     else:
         most = max(1, _CPU_BATCH_PIXELS // length)
         memory = psutil.virtual_memory().available
-    fitting = max(1, min(most, int(memory / 2 / needed)))
-    return 1 << (fitting.bit_length() - 1)
+    fitting = max(1, int(memory / 2 / needed))
+    batch_size = min(most, num_pictures, fitting)
+    return 1 << (batch_size.bit_length() - 1)
 
 
 def _check(

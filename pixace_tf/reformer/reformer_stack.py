@@ -16,8 +16,6 @@ from pixace_tf.reformer.branches import (
 )
 from pixace_tf.reformer.reversible import ReversibleStack
 
-ATTENTIONS = ("exact", "lsh")
-
 
 class ReformerStack(keras.layers.Layer):
     """A reversible stack over a whole sequence, or one position at a time.

@@ -92,7 +92,8 @@ class ReversibleStack(keras.layers.Layer):
     Args:
         branches: An even number of `Branch` layers; usually attention and
             feed-forward in turn.
-        **kwargs: For `keras.layers.Layer`.
+        **kwargs: For `keras.layers.Layer`; the streams are float32 whatever
+            the `dtype`, that of the work inside is the branches' own.
 
     Call arguments:
         first: float `(B, T, W)`; T is known when it is built.
