@@ -25,9 +25,9 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
 
     The weights and the mathematics are those of `keras_nlp`; only the way to
     compute them differs: queries, keys and values come from one product,
-    attention goes block by block, the feed-forward layer of a large batch
-    piece by piece, and a step touches only its own row. Attention weights are
-    not dropped out, `dropout` acts on the two residual branches.
+    attention goes block by block, the branches of a large batch piece by
+    piece, and a step touches only its own row. Attention weights are not
+    dropped out, `dropout` acts on the two residual branches.
 
     Args:
         intermediate_dim: Width of the feed-forward layer.
@@ -61,9 +61,12 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
             float `(B, T, W)`, or that and `(keys, values)`, each
             `(B, H, T, D)`.
         """
-        query, key, value = self._project(x)
-        x = self._finish(x, causal_attention(query, key, value), training)
-        return (x, (key, value)) if return_cache else x
+        if return_cache:
+            query, key, value = self._project(x)
+            attended = self._write(causal_attention(query, key, value))
+            return self._finish(x, attended, training), (key, value)
+        layers = (self._self_attention_layer_norm, self._self_attention_layer)
+        return self._finish(x, recompute(self._attend, layers, x), training)
 
     def step(
         self,
@@ -86,7 +89,10 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
         """
         query, key, value = self._project(x)
         attended, tail = step_attention(query, key, value, frozen, tail, index)
-        return self._finish(x, attended, False), tail
+        return self._finish(x, self._write(attended), False), tail
+
+    def _attend(self, x: Any) -> Any:
+        return self._write(causal_attention(*self._project(x)))
 
     def _project(self, x: Any) -> list[Any]:
         attention = self._self_attention_layer
@@ -116,13 +122,16 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
         x = ops.matmul(x, ops.cast(kernel, x.dtype)) + ops.cast(bias, x.dtype)
         return ops.split(split_heads(x, 3 * num_heads), 3, axis=1)
 
-    def _finish(self, x: Any, attended: Any, training: bool | None) -> Any:
+    def _write(self, attended: Any) -> Any:
+        """Project what the heads read, `(B, H, T, D)`, to `(B, T, W)`."""
         dense = self._self_attention_layer._output_dense
         num_heads, head_dim, width = dense.kernel.shape
         kernel = ops.reshape(dense.kernel, (num_heads * head_dim, width))
         attended = merge_heads(attended)
         attended = ops.matmul(attended, ops.cast(kernel, attended.dtype))
-        attended = attended + ops.cast(dense.bias, attended.dtype)
+        return attended + ops.cast(dense.bias, attended.dtype)
+
+    def _finish(self, x: Any, attended: Any, training: bool | None) -> Any:
         x = x + self._self_attention_dropout(attended, training=training)
         layers = (
             self._feedforward_layer_norm,
