@@ -18,6 +18,7 @@ from pixace_tf.options import (
     max_megapixels,
     sampling,
     scale,
+    served,
 )
 
 
@@ -81,15 +82,38 @@ def _needs_tensorflow(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(**arguments: Any) -> None:
-        if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
-            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-            with _silent_stderr():
-                import tensorflow as tf
-
-                tf.config.list_physical_devices()
+        _import_tensorflow()
         command(**arguments)
 
     return wrapped
+
+
+def _import_tensorflow() -> None:
+    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+        with _silent_stderr():
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+
+
+def _open_painter(
+    run_path: str | None, server: str | None, model: str
+) -> tuple[Any, Any]:
+    """Return the module that paints, and the run or server it paints with."""
+    if (run_path is None) == (server is None):
+        raise click.UsageError("Give either RUN or --server.")
+    if server is None:
+        _import_tensorflow()
+        from pixace_tf import painting
+        from pixace_tf.run_folder import load_run
+
+        return painting, load_run(str(run_path))
+    if server.startswith("grpc:"):
+        _import_tensorflow()
+    from pixace_tf import client
+
+    return client, client.Server(server, model)
 
 
 @contextlib.contextmanager
@@ -228,8 +252,7 @@ def fit(**arguments: Any) -> None:
 
 
 @main.command()
-@click.argument("run_path", metavar="RUN", type=click.Path())
-@click.argument("pictures", metavar="IMAGE...", nargs=-1, required=True)
+@click.argument("paths", metavar="[RUN] IMAGE...", nargs=-1, required=True)
 @click.option("--out", default="completed.png", help="The sheet to write.")
 @click.option(
     "--keep",
@@ -249,11 +272,12 @@ def fit(**arguments: Any) -> None:
     help="Completions for each picture and temperature.",
 )
 @sampling
-@_needs_tensorflow
+@served
 def complete(
-    run_path: str,
-    pictures: tuple[str, ...],
+    paths: tuple[str, ...],
     out: str,
+    server: str | None,
+    model: str,
     scale: int | None,
     tiles: str | None,
     **arguments: Any,
@@ -268,14 +292,20 @@ def complete(
       pixace-tf complete saved_models/animals cat.jpg dog.png
       pixace-tf complete saved_models/animals cat.jpg --keep 0.3 --samples 4
       pixace-tf complete saved_models/animals cat.jpg --temperature 0.9,1.0,1.1
+      pixace-tf complete --server http://localhost:8501 --model animals cat.jpg
     """
-    from pixace_tf import console, painting, sheets
-    from pixace_tf.run_folder import load_run
+    from pixace_tf import console, sheets
 
     sheets.check_picture_path(out)
+    run_path, pictures = (
+        (None, paths) if server else (paths[0], paths[1:])
+    )
+    if not pictures:
+        raise click.UsageError("Give RUN and then at least one IMAGE.")
+    painter, source = _open_painter(run_path, server, model)
     with console.ProgressBar("Completing") as bar:
-        completions = painting.complete(
-            load_run(run_path), pictures, progress=bar.count, **arguments
+        completions = painter.complete(
+            source, pictures, progress=bar.count, **arguments
         )
     sheets.save_picture(completions.sheet(scale), out)
     if tiles is not None:
@@ -286,13 +316,15 @@ def complete(
 
 
 @main.command()
-@click.argument("run_path", metavar="RUN", type=click.Path())
+@click.argument("run_path", metavar="[RUN]", type=click.Path(), required=False)
 @click.option("--out", default="new.png", help="The sheet to write.")
 @click.option("--count", type=click.IntRange(1), default=16)
 @sampling
-@_needs_tensorflow
+@served
 def generate(
-    run_path: str,
+    run_path: str | None,
+    server: str | None,
+    model: str,
     out: str,
     count: int,
     temperatures: tuple[float, ...],
@@ -308,14 +340,15 @@ def generate(
     Examples:
       pixace-tf generate saved_models/animals
       pixace-tf generate saved_models/animals --count 8 --temperature 0.9,1.0
+      pixace-tf generate --server grpc://localhost:8500 --model animals
     """
-    from pixace_tf import console, painting, sheets
-    from pixace_tf.run_folder import load_run
+    from pixace_tf import console, sheets
 
     sheets.check_picture_path(out)
+    painter, source = _open_painter(run_path, server, model)
     with console.ProgressBar("Painting") as bar:
-        painted = painting.generate(
-            load_run(run_path),
+        painted = painter.generate(
+            source,
             count,
             temperatures=temperatures,
             progress=bar.count,
@@ -400,6 +433,32 @@ def evaluate(
         f"palette   {fidelity}\n"
         f"pictures  {figures['pictures']} ({figures['skipped']} skipped)"
     )
+
+
+@main.command()
+@click.argument("run_path", metavar="RUN", type=click.Path())
+@click.option(
+    "--keep",
+    type=click.IntRange(1),
+    help="Versions to keep, the new one included.  [default: all]",
+)
+@_needs_tensorflow
+def export(run_path: str, keep: int | None) -> None:
+    r"""Write the next version of RUN for TensorFlow Serving, and a model card.
+
+    The version is a SavedModel in a numbered folder of the run; a stock
+    TensorFlow Serving takes it up within a second, without this package.
+
+    \b
+    Examples:
+      pixace-tf export saved_models/animals
+      MODEL=animals docker compose up serve
+      pixace-tf complete --server http://localhost:8501 --model animals cat.jpg
+    """
+    from pixace_tf.export import export as run_export
+    from pixace_tf.run_folder import load_run
+
+    run_export(load_run(run_path), keep, click.echo)
 
 
 @main.command()

@@ -115,3 +115,14 @@ sampling = _together(
         help="Folder for each picture by itself, as small PNG.",
     ),
 )
+served = _together(
+    click.option(
+        "--server",
+        metavar="ADDRESS",
+        help="Paint on a TensorFlow Serving instead of with RUN: "
+        "http://HOST:8501, or grpc://HOST:8500.",
+    ),
+    click.option(
+        "--model", default="model", help="Name of the model on that server."
+    ),
+)

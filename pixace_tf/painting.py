@@ -1,8 +1,7 @@
 """From a run to pictures: complete given ones, generate new ones."""
 
-import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -10,42 +9,8 @@ from PIL import Image
 
 from pixace_tf import images, sheets
 from pixace_tf.run_folder import Run
-from pixace_tf.sampling import Filters, ProgressUpdate
+from pixace_tf.sampling import Filters, ProgressUpdate, Watch
 from pixace_tf.tokenizer import PixelTokenizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Completions:
-    """Pictures, what was kept of them, and what was drawn.
-
-    Attributes:
-        originals: uint8 `(N, height, width, 3)`, scaled down.
-        kept: uint8 `(N, height, width, 3)`, the rest covered.
-        images: uint8 `(N, temperatures, samples, height, width, 3)`.
-        temperatures: One per column.
-    """
-
-    originals: np.ndarray
-    kept: np.ndarray
-    images: np.ndarray
-    temperatures: tuple[float, ...]
-
-    def sheet(self, scale: int | None = None) -> Image.Image:
-        """Return a sheet: original, kept, then the completions."""
-        samples = self.images.shape[2]
-        headings = ["original", "kept"]
-        for temperature in self.temperatures:
-            headings += [f"T {temperature:g}"] * samples
-        rows = [
-            [sheets.Tile(pixels) for pixels in (original, kept, *flat)]
-            for original, kept, flat in zip(
-                self.originals,
-                self.kept,
-                self.images.reshape(len(self.images), -1, *self.kept.shape[1:]),
-                strict=True,
-            )
-        ]
-        return sheets.contact_sheet(rows, headings, scale)
 
 
 def complete(
@@ -61,7 +26,8 @@ def complete(
     top_p: float = 1.0,
     min_p: float = 0.0,
     progress: ProgressUpdate | None = None,
-) -> Completions:
+    watch: Callable[[np.ndarray], None] | None = None,
+) -> sheets.Completions:
     """Keep the first pixels of each picture and draw the rest.
 
     Args:
@@ -78,6 +44,7 @@ def complete(
         top_p: See `Filters`.
         min_p: See `Filters`.
         progress: Told how far the drawing is.
+        watch: Shown the pictures while they grow, like `Completions.images`.
 
     Returns:
         The completions.
@@ -86,16 +53,13 @@ def complete(
         ValueError: If a picture is not usable or a value is out of range.
     """
     tokenizer = run.tokenizer
-    if not 0 <= keep <= 1:
-        raise ValueError(f"keep must lie in [0, 1]. Received: keep={keep}")
+    sheets.check_completing(pictures, keep, samples)
     if prefix_length is None:
         prefix_length = round(keep * tokenizer.sequence_length)
-    _check_positive("samples", samples)
-    if isinstance(pictures, str) or not len(pictures):
-        raise ValueError("Give a list of at least one picture to complete.")
     originals = np.stack([_small(p, tokenizer) for p in pictures])
     token_ids = tokenizer.tokenize(originals).numpy()
     columns = len(temperatures) * samples
+    shape = (len(pictures), len(temperatures), samples, *originals.shape[1:])
     drawn = run.sampler.complete(
         np.repeat(token_ids, columns, axis=0),
         prefix_length,
@@ -107,11 +71,11 @@ def complete(
             min_p,
         ),
         progress,
+        _watched(tokenizer, watch, shape, prefix_length),
     )
     decoded = tokenizer.detokenize(token_ids).numpy()
     painted = tokenizer.detokenize(drawn).numpy()
-    shape = (len(pictures), len(temperatures), samples, *originals.shape[1:])
-    return Completions(
+    return sheets.Completions(
         originals,
         np.stack([sheets.hide_after(d, prefix_length) for d in decoded]),
         painted.reshape(shape),
@@ -129,6 +93,7 @@ def generate(
     top_p: float = 1.0,
     min_p: float = 0.0,
     progress: ProgressUpdate | None = None,
+    watch: Callable[[np.ndarray], None] | None = None,
 ) -> np.ndarray:
     """Draw new pictures.
 
@@ -142,6 +107,7 @@ def generate(
         top_p: See `Filters`.
         min_p: See `Filters`.
         progress: Told how far the drawing is.
+        watch: Shown the pictures while they grow, like what is returned.
 
     Returns:
         uint8 `(temperatures, count, height, width, 3)`.
@@ -149,14 +115,33 @@ def generate(
     Raises:
         ValueError: If a value is out of range.
     """
-    _check_positive("count", count)
+    sheets.check_positive("count", count)
+    tokenizer = run.tokenizer
+    shape = (len(temperatures), count, *tokenizer.image_size, 3)
     token_ids = run.sampler.generate(
         np.tile(seed + np.arange(count), len(temperatures)),
         Filters(np.repeat(temperatures, count), top_k, top_p, min_p),
         progress,
+        _watched(tokenizer, watch, shape),
     )
-    painted = run.tokenizer.detokenize(token_ids).numpy()
-    return painted.reshape(len(temperatures), count, *painted.shape[1:])
+    return np.reshape(tokenizer.detokenize(token_ids), shape)
+
+
+def shrink(run: Run, picture: str | os.PathLike[str] | np.ndarray) -> np.ndarray:
+    """Return a picture as the model of a run sees it.
+
+    Args:
+        run: A trained model.
+        picture: As for `complete`.
+
+    Returns:
+        uint8 `(height, width, 3)`, in the colors of the palette.
+
+    Raises:
+        ValueError: If the picture is not usable.
+    """
+    token_ids = run.tokenizer.tokenize(_small(picture, run.tokenizer))
+    return np.asarray(run.tokenizer.detokenize(token_ids))
 
 
 def palette_sheet(
@@ -195,6 +180,25 @@ def palette_sheet(
     return sheets.contact_sheet(rows, headings, scale)
 
 
+def _watched(
+    tokenizer: PixelTokenizer,
+    watch: Callable[[np.ndarray], None] | None,
+    shape: tuple[int, ...],
+    prefix_length: int = 0,
+) -> Watch | None:
+    """Return what shows tokens as pictures, covered where nothing is yet."""
+    if watch is None:
+        return None
+
+    def show(token_ids: np.ndarray, drawn: np.ndarray) -> None:
+        painted = tokenizer.detokenize(token_ids).numpy()
+        known = np.maximum(drawn, prefix_length)
+        pairs = zip(painted, known, strict=True)
+        watch(np.reshape([sheets.hide_after(*pair) for pair in pairs], shape))
+
+    return show
+
+
 def _small(
     picture: str | os.PathLike[str] | np.ndarray, tokenizer: PixelTokenizer
 ) -> np.ndarray:
@@ -214,8 +218,3 @@ def _small(
             f"Received: {pixels.dtype} {pixels.shape}"
         )
     return np.asarray(tokenizer.resize_image(pixels))
-
-
-def _check_positive(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} must be positive. Received: {name}={value}")

@@ -26,8 +26,17 @@ from pixace_tf.causal_lm import PixaceCausalLM
 
 ROWS_ON_GPU = 32
 
+# What `Filters` must be, for arrays as for tensors; not a number fails.
+FILTER_RULES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "temperature": ("from 0.001 to 1000", lambda x: (x >= 1e-3) & (x <= 1e3)),
+    "top_k": ("0 (off) or a positive integer", lambda x: x >= 0),
+    "top_p": ("above 0 and at most 1", lambda x: (x > 0) & (x <= 1)),
+    "min_p": ("from 0 to 1", lambda x: (x >= 0) & (x <= 1)),
+}
 # Called with the pixels drawn so far and the pixels to draw, in all.
 ProgressUpdate = Callable[[int, int], None]
+# Called with int32 token_ids `(B, T)` and how many of each are drawn, `(B,)`.
+Watch = Callable[[np.ndarray, np.ndarray], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,19 +70,11 @@ class Filters:
         Raises:
             ValueError: If a value is out of range.
         """
-        rules = {
-            "temperature": ("from 0.001 to 1000", _is_temperature),
-            "top_k": (
-                "0 (off) or a positive integer",
-                lambda x: (x >= 0) & (x == np.floor(x)),
-            ),
-            "top_p": ("above 0 and at most 1", lambda x: (x > 0) & (x <= 1)),
-            "min_p": ("from 0 to 1", lambda x: (x >= 0) & (x <= 1)),
-        }
         arrays = {}
-        for name, (rule, is_good) in rules.items():
+        for name, (rule, is_good) in FILTER_RULES.items():
             value = np.asarray(getattr(self, name), np.float64)
-            if not np.all(np.isfinite(value) & is_good(value)):
+            is_whole = name != "top_k" or np.all(value == np.floor(value))
+            if not (is_whole and np.all(np.isfinite(value) & is_good(value))):
                 raise ValueError(
                     f"{name} must be {rule}. Received: {getattr(self, name)}"
                 )
@@ -116,14 +117,21 @@ class Sampler:
             is_filtered: tf.function(
                 functools.partial(self._decode_segment, is_filtered),
                 input_signature=[
-                    *(state, tokens, scalar, lengths, noise, filters)
+                    *(state, tokens, scalar, scalar),
+                    *(lengths, noise, filters),
                 ],
                 jit_compile=jit_compile,
             )
             for is_filtered in (False, True)
         }
         # One program for each number of segments.
-        self._prefill = tf.function(model.prefill)
+        self._prefill = functools.cache(
+            lambda num_segments: tf.function(
+                lambda token_ids: model.prefill(token_ids, num_segments),
+                # Of no fixed batch: in pieces, it would need an XLA op.
+                input_signature=[tf.TensorSpec((None, length), tf.int32)],
+            )
+        )
         self._noise = tf.function(
             lambda seeds: uniform_noise(seeds, length, num_draws),
             input_signature=[tf.TensorSpec((self.rows,), tf.int64)],
@@ -134,6 +142,7 @@ class Sampler:
         seeds: Any,
         filters: Filters | None = None,
         progress: ProgressUpdate | None = None,
+        watch: Watch | None = None,
     ) -> np.ndarray:
         """Draw new pictures.
 
@@ -141,13 +150,14 @@ class Sampler:
             seeds: Integers `(B,)`, one picture each.
             filters: How freely to draw.
             progress: Told how far the drawing is.
+            watch: Shown the pictures, row by row.
 
         Returns:
             int32 `(B, T)`.
         """
         count = len(seeds)
         empty = np.zeros((count, self.model.sequence_length), np.int32)
-        return self.complete(empty, 0, seeds, filters, progress)
+        return self.complete(empty, 0, seeds, filters, progress, watch)
 
     def complete(
         self,
@@ -156,6 +166,7 @@ class Sampler:
         seeds: Any,
         filters: Filters | None = None,
         progress: ProgressUpdate | None = None,
+        watch: Watch | None = None,
     ) -> np.ndarray:
         """Keep the first pixels of each picture and draw the rest.
 
@@ -166,6 +177,7 @@ class Sampler:
             seeds: Integers `(B,)`.
             filters: How freely to draw.
             progress: Told how far the drawing is.
+            watch: Shown the pictures, row by row.
 
         Returns:
             int32 `(B, T)`.
@@ -178,13 +190,16 @@ class Sampler:
         length = self.model.sequence_length
         stride = self.model.decoder.prefill_stride
         starts = np.where(prefix < length, prefix // stride * stride, length)
+        drawn = starts.copy()
+        chunk = self._chunk_length(watch is not None)
         # Blocks of one start: what is computed for a picture does not depend
         # on the others.
         blocks = [
             self._draw_block(
                 token_ids,
+                drawn,
                 rows,
-                int(start),
+                chunk,
                 prefix[rows],
                 seeds[rows],
                 {name: value[rows] for name, value in arrays.items()},
@@ -192,12 +207,71 @@ class Sampler:
             for start in np.unique(starts)
             for rows in _cut(np.flatnonzero(starts == start), self.rows)
         ]
-        done, total = 0, int(np.sum(length - starts))
-        for passed in self._advance(blocks):
-            done += passed
+        total = int(np.sum(length - starts))
+        for _ in self._advance(blocks):
             if progress is not None:
-                progress(done, total)
+                progress(int(np.sum(drawn - starts)), total)
+            if watch is not None:
+                watch(token_ids, drawn)
         return token_ids
+
+    def _chunk_length(self, is_watched: bool) -> int:
+        """Return how many pixels to draw between two looks at them."""
+        if not is_watched:
+            return self.model.decoder.segment_length
+        # About a row.
+        stride = self.model.decoder.prefill_stride
+        return -(-self.model.image_size[1] // stride) * stride
+
+    def draw_rows(
+        self,
+        first_segment: int,
+        token_ids: tf.Tensor,
+        prefix_length: tf.Tensor,
+        seeds: tf.Tensor,
+        filters: dict[str, tf.Tensor],
+    ) -> tf.Tensor:
+        """Draw a block from the beginning of a segment on, all of it a graph.
+
+        What is computed for a picture depends on its own arguments and on
+        `first_segment` only, not on the rest of the block.
+
+        Args:
+            first_segment: A segment in which, or behind which, every prefix
+                ends.
+            token_ids: int32 `(rows, T)`, zeros behind each prefix.
+            prefix_length: int32 `(rows,)`.
+            seeds: int64 `(rows,)`.
+            filters: `(rows,)` tensors, named as in `Filters`.
+
+        Returns:
+            int32 `(rows, T)`.
+        """
+        length = self.model.sequence_length
+        segment_length = self.model.decoder.segment_length
+        begin = first_segment * segment_length
+        noise = self._noise(seeds)
+        specs = tf.nest.map_structure(
+            _relax, self.model.empty_state(self.rows)
+        )
+        first_state = tf.nest.map_structure(
+            lambda tensor, spec: tf.ensure_shape(tensor, spec.shape),
+            self._state_at(token_ids, begin),
+            specs,
+        )
+
+        def draw(is_filtered: bool) -> tf.Tensor:
+            tokens, state = token_ids, first_state
+            for start in range(begin, length, segment_length):
+                stop = min(start + segment_length, length)
+                tokens, state = self._segment[is_filtered](
+                    *(state, tokens, tf.constant(start), tf.constant(stop)),
+                    *(prefix_length, noise, filters),
+                )
+                state = self.model.end_segment(state)
+            return tokens
+
+        return tf.cond(_are_on(filters), lambda: draw(True), lambda: draw(False))
 
     def _check(
         self, token_ids: Any, prefix_length: Any, seeds: Any
@@ -230,7 +304,7 @@ class Sampler:
             )
         return token_ids, prefix.astype(np.int32), seeds
 
-    def _advance(self, blocks: Iterable[Iterator[int]]) -> Iterator[int]:
+    def _advance(self, blocks: Iterable[Iterator[bool]]) -> Iterator[bool]:
         """Advance the blocks, as many at once as there are workers.
 
         Yields:
@@ -245,7 +319,7 @@ class Sampler:
             }
             while running:
                 for future in wait(running, None, FIRST_COMPLETED).done:
-                    block: Iterator[int] | None = running.pop(future)
+                    block: Iterator[bool] | None = running.pop(future)
                     passed = future.result()
                     if passed is None:
                         block = next(waiting, None)
@@ -257,42 +331,47 @@ class Sampler:
     def _draw_block(
         self,
         token_ids: np.ndarray,
+        drawn: np.ndarray,
         rows: np.ndarray,
-        position: int,
+        chunk_length: int,
         prefix_length: np.ndarray,
         seeds: np.ndarray,
         filters: dict[str, np.ndarray],
-    ) -> Iterator[int]:
-        """Fill in some rows of `token_ids`, from `position` on.
+    ) -> Iterator[bool]:
+        """Fill in some rows of `token_ids`, from where they are `drawn` on.
 
         Yields:
-            The number of pixels passed, after each segment.
+            True after each chunk of pixels, with both arrays up to date.
         """
         length = self.model.sequence_length
         segment_length = self.model.decoder.segment_length
-        program = self._segment[_are_on(filters)]
+        program = self._segment[bool(_are_on(filters))]
         # The block is filled up with its last picture.
         full = np.minimum(np.arange(self.rows), len(rows) - 1)
         tokens = tf.constant(token_ids[rows[full]])
         noise = self._noise(seeds[full])
         filters = {name: value[full] for name, value in filters.items()}
+        position = int(drawn[rows[0]])
         state = self._state_at(tokens, position)
         while position < length:
+            end = (position // segment_length + 1) * segment_length
+            stop = min(position + chunk_length, end, length)
             tokens, state = program(
-                state, tokens, position, prefix_length[full], noise, filters
+                *(state, tokens, position, stop),
+                *(prefix_length[full], noise, filters),
             )
-            stop = (position // segment_length + 1) * segment_length
-            stop = min(stop, length)
-            yield (stop - position) * len(rows)
+            if stop == end < length:
+                state = self.model.end_segment(state)
             position = stop
-        token_ids[rows] = tokens[: len(rows)]
+            token_ids[rows], drawn[rows] = tokens[: len(rows)], stop
+            yield True
 
     def _state_at(self, tokens: tf.Tensor, position: int) -> Any:
         """Return the state before a position, all pixels before it given."""
         if not 0 < position < self.model.sequence_length:
             return self.model.empty_state(self.rows)
         segment_length = self.model.decoder.segment_length
-        state = self._prefill(tokens, -(-position // segment_length))
+        state = self._prefill(-(-position // segment_length))(tokens)
         is_between = position % segment_length == 0
         return self.model.end_segment(state) if is_between else state
 
@@ -302,28 +381,28 @@ class Sampler:
         state: Any,
         token_ids: tf.Tensor,
         start: tf.Tensor,
+        stop: tf.Tensor,
         prefix_length: tf.Tensor,
         noise: tf.Tensor,
         filters: dict[str, tf.Tensor],
     ) -> tuple[tf.Tensor, Any]:
-        """Draw a segment from `start` on, keeping the pixels of the prefix.
+        """Draw a part of a segment, keeping the pixels of the prefix.
 
         Args:
             is_filtered: Whether the filters act.
             state: As the model's `prefill`, or the segment before, left it.
             token_ids: int32 `(B, T)`, filled up to `start`.
-            start: int32 scalar, a position in it where a run may begin.
+            start: int32 scalar, a position where a run may begin.
+            stop: int32 scalar, another, in the same segment or at its end.
             prefix_length: int32 `(B,)`, pixels to keep.
             noise: float32 `(B, T, num_draws)`, from `uniform_noise`.
             filters: `(B,)` tensors, named as in `Filters`.
 
         Returns:
-            int32 `(B, T)`, filled up to the next segment, and its state.
+            int32 `(B, T)`, filled up to `stop`, and the state there.
         """
         length = self.model.sequence_length
         decoder = self.model.decoder
-        segment = start // decoder.segment_length
-        stop = tf.minimum((segment + 1) * decoder.segment_length, length)
 
         def step(position: tf.Tensor, tokens: tf.Tensor, state: Any) -> Any:
             hidden, state = self.model.step(state, tokens, position)
@@ -356,7 +435,7 @@ class Sampler:
             run,
             (start, token_ids, state),
         )
-        return token_ids, self.model.end_segment(state)
+        return token_ids, state
 
 
 def uniform_noise(seeds: tf.Tensor, length: int, num_draws: int) -> tf.Tensor:
@@ -415,7 +494,9 @@ def filter_logits(
     in_top_k = tf.range(count) < k[:, None]
     probabilities = tf.nn.softmax(tf.where(in_top_k, ranked, -np.inf))
     before = tf.cumsum(probabilities, axis=-1, exclusive=True)
-    in_top_p = before < filters["top_p"][:, None]
+    top_p = filters["top_p"][:, None]
+    # Rounded up, a sum may reach 1 before the end.
+    in_top_p = (before < top_p) | (top_p >= 1)
     floor = filters["min_p"][:, None] * probabilities[:, :1]
     kept = in_top_k & in_top_p & (probabilities >= floor)
     # Kept choices are the first of the ranking: the last one is the bar.
@@ -429,16 +510,14 @@ def _cut(rows: np.ndarray, length: int) -> list[np.ndarray]:
     return [rows[i : i + length] for i in range(0, len(rows), length)]
 
 
-def _are_on(arrays: dict[str, np.ndarray]) -> bool:
+def _are_on(filters: dict[str, Any]) -> tf.Tensor:
     """Return whether any filter removes anything."""
-    return any(
-        np.any(arrays[name] != getattr(Filters, name))
-        for name in ("top_k", "top_p", "min_p")
+    return tf.reduce_any(
+        [
+            tf.reduce_any(filters[name] != getattr(Filters, name))
+            for name in ("top_k", "top_p", "min_p")
+        ]
     )
-
-
-def _is_temperature(value: np.ndarray) -> np.ndarray:
-    return (value >= 1e-3) & (value <= 1e3)
 
 
 def _relax(tensor: Any) -> tf.TensorSpec:

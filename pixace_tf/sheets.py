@@ -77,6 +77,40 @@ def contact_sheet(
     return sheet
 
 
+@dataclasses.dataclass(frozen=True)
+class Completions:
+    """Pictures, what was kept of them, and what was drawn.
+
+    Attributes:
+        originals: uint8 `(N, height, width, 3)`, scaled down.
+        kept: uint8 `(N, height, width, 3)`, the rest covered.
+        images: uint8 `(N, temperatures, samples, height, width, 3)`.
+        temperatures: One per column.
+    """
+
+    originals: np.ndarray
+    kept: np.ndarray
+    images: np.ndarray
+    temperatures: tuple[float, ...]
+
+    def sheet(self, scale: int | None = None) -> Image.Image:
+        """Return a sheet: original, kept, then the completions."""
+        samples = self.images.shape[2]
+        headings = ["original", "kept"]
+        for temperature in self.temperatures:
+            headings += [f"T {temperature:g}"] * samples
+        rows = [
+            [Tile(pixels) for pixels in (original, kept, *flat)]
+            for original, kept, flat in zip(
+                self.originals,
+                self.kept,
+                self.images.reshape(len(self.images), -1, *self.kept.shape[1:]),
+                strict=True,
+            )
+        ]
+        return contact_sheet(rows, headings, scale)
+
+
 def grid(images: np.ndarray, scale: int | None = None) -> Image.Image:
     """Lay pictures out in a near-square grid.
 
@@ -119,6 +153,32 @@ def hide_after(pixels: np.ndarray, prefix_length: int) -> np.ndarray:
     chequers = np.array(_MISSING, np.uint8)[(row // 4 + column // 4) % 2]
     is_kept = (row * width + column < prefix_length)[..., None]
     return np.where(is_kept, pixels, chequers)
+
+
+def check_completing(
+    pictures: Sequence[object], keep: float, samples: int
+) -> None:
+    """Check what is common to all ways of completing.
+
+    Args:
+        pictures: What to complete; not a single path.
+        keep: Share of the pixels to keep.
+        samples: Completions per picture and temperature.
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
+    if isinstance(pictures, str) or not len(pictures):
+        raise ValueError("Give a list of at least one picture to complete.")
+    if not 0 <= keep <= 1:
+        raise ValueError(f"keep must lie in [0, 1]. Received: keep={keep}")
+    check_positive("samples", samples)
+
+
+def check_positive(name: str, value: int) -> None:
+    """Raise a ValueError that names the argument, unless it is positive."""
+    if value < 1:
+        raise ValueError(f"{name} must be positive. Received: {name}={value}")
 
 
 def check_picture_path(path: str) -> None:

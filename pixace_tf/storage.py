@@ -1,9 +1,10 @@
-"""Files that are whole or absent: written beside, synced, renamed."""
+"""Files and folders that are whole or absent: written beside, then renamed."""
 
 import contextlib
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -69,6 +70,50 @@ def read_npz(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ValueError(f"The file {path} is damaged.") from None
 
 
+@contextlib.contextmanager
+def new_folder(path: str) -> Iterator[str]:
+    """Make a folder so that a reader sees all of it or nothing.
+
+    Args:
+        path: The folder; must not exist.
+
+    Yields:
+        A temporary folder to fill. What is in it afterwards becomes `path`;
+        after an error it is removed.
+
+    Raises:
+        FileExistsError: If `path` exists when the rest is done.
+    """
+    parent, name = os.path.split(os.path.abspath(path))
+    temporary = tempfile.mkdtemp(_UNFINISHED, f".{name}.", parent)
+    try:
+        yield temporary
+        for folder, _, names in os.walk(temporary):
+            for file in names:
+                _sync(os.path.join(folder, file))
+            _sync(folder)
+        os.chmod(temporary, 0o777 & ~_umask())
+        try:
+            os.rename(temporary, path)
+        except OSError as error:
+            # A folder that is not empty has either of two numbers.
+            if os.path.exists(path):
+                raise FileExistsError(error.errno, "Exists", path) from None
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(parent)
+
+
+def remove_folder(path: str) -> None:
+    """Remove a folder so that a reader sees all of it or nothing."""
+    parent, name = os.path.split(os.path.abspath(path))
+    grave = tempfile.mkdtemp(_UNFINISHED, f".{name}.", parent)
+    os.rename(path, os.path.join(grave, name))
+    shutil.rmtree(grave)
+
+
 def remove_unfinished(folder: str) -> None:
     """Remove what a killed process was writing.
 
@@ -77,7 +122,11 @@ def remove_unfinished(folder: str) -> None:
     """
     for name in os.listdir(folder):
         if name.startswith(".") and name.endswith(_UNFINISHED):
-            os.unlink(os.path.join(folder, name))
+            path = os.path.join(folder, name)
+            if os.path.isdir(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
 
 
 @contextlib.contextmanager
@@ -90,19 +139,23 @@ def _atomic(path: str) -> Iterator[io.BufferedWriter]:
             file.flush()
             os.fsync(file.fileno())
         # mkstemp makes files private; give them the usual rights.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(folder)
+    _sync(folder)
 
 
-def _sync_folder(folder: str) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -25,7 +25,8 @@ ORDER = (
     "reformer.lsh_attention", "reformer.branches", "reformer.reformer_stack",
     "reformer", "pixel_inputs", "decoders", "color_head", "presets",
     "causal_lm", "sampling", "run_folder", "evaluation", "painting", "gallery",
-    "callbacks", "report", "training", "demo", "options", "cli", "__init__",
+    "callbacks", "report", "training", "demo", "served_model", "model_card",
+    "export", "client", "options", "cli", "__init__",
     "__main__",
 )  # fmt: skip
 

@@ -1,0 +1,427 @@
+"""What `export` writes, as a server's loader and a stranger's client see it."""
+
+import base64
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
+
+from pixace_tf import cartoons, export, run_folder, storage
+from pixace_tf.evaluation import Scorer
+from pixace_tf.presets import decoder_config
+from pixace_tf.sampling import Filters, Sampler
+from pixace_tf.served_model import BLOCK_ROWS, ServedModel
+from pixace_tf.tokenizer import PixelTokenizer
+
+TESTS = pathlib.Path(__file__).parent
+IMAGE_SIZE = (8, 12)
+LENGTH = 96
+KINDS = {
+    "multiscale": {},
+    "transformer": {},
+    "reformer": {},
+    "reformer with LSH": {"num_hashes": 2},
+}
+
+
+def make_run(path, decoder="multiscale", num_hashes=0, image_size=IMAGE_SIZE):
+    """A run folder with random weights."""
+    keras.utils.set_random_seed(1)
+    run = run_folder.create_run(
+        str(path),
+        PixelTokenizer(image_size),
+        {
+            "decoder": decoder,
+            "decoder_config": decoder_config(
+                "pico", decoder, image_size[1], num_hashes
+            ),
+        },
+        {"source": "animals", "preset": "pico"},
+    )
+    weights = run_folder.get_weights(run.model)
+    storage.write_npz(run.file(run_folder.WEIGHTS_FILE), weights, {})
+    return run_folder.load_run(run.path)
+
+
+def png(seed=0, size=(40, 30)):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def jpeg(**options):
+    buffer = io.BytesIO()
+    cartoons.draw("cat", "1").convert("RGB").save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def inputs_of(count, **changes):
+    """Inputs of `complete`: different pictures, prefixes and filters."""
+    some = np.arange(count)
+    return {
+        "image_bytes": np.array([png(i) for i in some], object),
+        "prefix_length": (some * 37 % (LENGTH + 1)).astype(np.int32),
+        "temperature": (0.7 + some % 3 * 0.3).astype(np.float32),
+        "top_k": (some % 4 * 5).astype(np.int32),
+        "top_p": np.where(some % 2, 1.0, 0.9).astype(np.float32),
+        "min_p": np.zeros(count, np.float32),
+        "seed": some + 7,
+        **changes,
+    }
+
+
+def call(served, name, inputs):
+    tensors = {k: tf.constant(v) for k, v in inputs.items()}
+    return {k: v.numpy() for k, v in served.signatures[name](**tensors).items()}
+
+
+def meta_graph(path):
+    file = pathlib.Path(path, "saved_model.pb")
+    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    (graph,) = model.meta_graphs
+    return graph
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request, tmp_path_factory):
+    """A run of each kind, its version 1, and its functions in Python."""
+    options = dict(KINDS[request.param])
+    decoder = request.param.split()[0]
+    run = make_run(tmp_path_factory.mktemp("runs") / "run", decoder, **options)
+    path = export.export(run, say=lambda line: None)
+    return run, path, ServedModel(run.model, run.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    run = make_run(tmp_path_factory.mktemp("runs") / "run")
+    return ServedModel(run.model, run.tokenizer)
+
+
+def run_with_c_loader(path, signature_name, inputs):
+    signature = meta_graph(path).signature_def[signature_name]
+    specs = {}
+    for name, value in inputs.items():
+        values = (
+            [base64.b64encode(v).decode() for v in value]
+            if value.dtype == object
+            else value.ravel().tolist()
+        )
+        dtype = "string" if value.dtype == object else value.dtype.name
+        specs[signature.inputs[name].name] = {
+            "dtype": dtype,
+            "shape": value.shape,
+            "values": values,
+        }
+    names = {k: v.name for k, v in signature.outputs.items()}
+    done = subprocess.run(
+        [sys.executable, "-I", str(TESTS / "c_loader.py"), path],
+        input=json.dumps({"inputs": specs, "outputs": names}),
+        capture_output=True,
+        text=True,
+        env={"TF_CPP_MIN_LOG_LEVEL": "2", "PATH": os.environ["PATH"]},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_servers_loader_gives_what_python_gives(kind):
+    _, path, served = kind
+    inputs = inputs_of(11)
+    expected = call(served, "complete", inputs)
+    given = run_with_c_loader(path, "serving_default", inputs)
+    shape = given["token_ids"]["shape"]
+    assert shape == [11, LENGTH]
+    token_ids = np.reshape(given["token_ids"]["values"], shape)
+    np.testing.assert_array_equal(token_ids, expected["token_ids"])
+    np.testing.assert_allclose(
+        given["bits_per_pixel"]["values"], expected["bits_per_pixel"], rtol=1e-5
+    )
+    files = [base64.b64decode(v) for v in given["image_bytes"]["values"]]
+    assert files == list(expected["image_bytes"])
+
+
+def test_the_servers_loader_refuses_with_a_sentence(kind):
+    _, path, _ = kind
+    wrong = inputs_of(1, temperature=np.array([np.nan], np.float32))
+    answer = run_with_c_loader(path, "serving_default", wrong)
+    assert answer["code"] == 3
+    assert "temperature must be from 0.001 to 1000." in answer["message"]
+
+
+@pytest.mark.parametrize("prefix_length", [0, LENGTH // 2, LENGTH])
+def test_the_signature_draws_what_the_sampler_draws(kind, prefix_length):
+    run, _, served = kind
+    count = 5
+    inputs = inputs_of(
+        count, prefix_length=np.full(count, prefix_length, np.int32)
+    )
+    drawn = call(served, "complete", inputs)
+    images = [run.tokenizer.decode(f) for f in inputs["image_bytes"]]
+    token_ids = run.tokenizer.tokenize(tf.stack(images)).numpy()
+    filters = Filters(
+        *(inputs[k] for k in ("temperature", "top_k", "top_p", "min_p"))
+    )
+    sampler = Sampler(run.model, BLOCK_ROWS, jit_compile=False)
+    expected = sampler.complete(
+        token_ids, prefix_length, inputs["seed"], filters
+    )
+    np.testing.assert_array_equal(drawn["token_ids"], expected)
+    pictures = [Image.open(io.BytesIO(f)) for f in drawn["image_bytes"]]
+    np.testing.assert_array_equal(
+        np.stack(pictures), run.tokenizer.detokenize(expected).numpy()
+    )
+
+
+def test_the_signatures_agree(kind):
+    run, _, served = kind
+    inputs = inputs_of(4)
+    images = [run.tokenizer.decode(f) for f in inputs["image_bytes"]]
+    token_ids = run.tokenizer.tokenize(tf.stack(images)).numpy()
+    completed = call(served, "complete", inputs)
+    given = {k: v for k, v in inputs.items() if k != "image_bytes"}
+    # What lies behind the prefix is not read.
+    behind = np.arange(LENGTH) >= inputs["prefix_length"][:, None]
+    given["token_ids"] = np.where(behind, -5, token_ids).astype(np.int32)
+    from_tokens = call(served, "complete_tokens", given)
+    for name, value in completed.items():
+        np.testing.assert_array_equal(from_tokens[name], value)
+    kept = ~behind
+    np.testing.assert_array_equal(
+        completed["token_ids"][kept], token_ids[kept]
+    )
+    scored = call(served, "score", {"image_bytes": inputs["image_bytes"]})
+    np.testing.assert_array_equal(scored["token_ids"], token_ids)
+    bits = Scorer(run.model).bits(token_ids).mean(axis=1)
+    np.testing.assert_allclose(scored["bits_per_pixel"], bits, rtol=1e-4)
+    small = [np.asarray(Image.open(io.BytesIO(f))) for f in scored["image_bytes"]]
+    np.testing.assert_array_equal(small, np.stack(images))
+    del given["token_ids"], given["prefix_length"]
+    zeros = np.zeros(4, np.int32)
+    np.testing.assert_array_equal(
+        call(served, "generate", given)["token_ids"],
+        call(served, "complete", {**inputs, "prefix_length": zeros})["token_ids"],
+    )
+
+
+def test_a_picture_is_the_same_alone_and_in_any_batch(kind):
+    _, _, served = kind
+    inputs = inputs_of(19)
+    together = call(served, "complete", inputs)["token_ids"]
+    for rows in ([0], [7], [18], [3, 5, 11, 12, 4]):
+        some = call(served, "complete", {k: v[rows] for k, v in inputs.items()})
+        np.testing.assert_array_equal(some["token_ids"], together[rows])
+
+
+def test_the_graph_holds_only_what_the_server_runs(kind):
+    _, path, _ = kind
+    graph = meta_graph(path).graph_def
+    functions = graph.library.function
+    ops = {n.op for n in graph.node} | {n.op for f in functions for n in f.node_def}
+    forbidden = ("Xla", "PyFunc", "EagerPyFunc", "NumpyFunction", "Text")
+    assert not [op for op in ops if any(word in op for word in forbidden)]
+    for function in functions:
+        attributes = function.attr
+        assert not attributes["_XlaMustCompile"].b, function.signature.name
+    assert {"While", "StatelessRandomUniformV2", "EncodePng"} & ops
+
+
+def test_weights_are_stored_once(kind):
+    run, path, _ = kind
+    weights = sum(
+        np.asarray(v.value).nbytes for v in run.model.weights
+    )
+    stored = sum(
+        file.stat().st_size for file in pathlib.Path(path, "variables").iterdir()
+    )
+    assert weights <= stored < 1.1 * weights
+
+
+def test_signatures_are_as_promised(kind):
+    _, path, _ = kind
+    signatures = meta_graph(path).signature_def
+    options = {"temperature", "top_k", "top_p", "min_p", "seed"}
+    expected = {
+        "serving_default": {"image_bytes", "prefix_length", *options},
+        "complete": {"image_bytes", "prefix_length", *options},
+        "complete_tokens": {"token_ids", "prefix_length", *options},
+        "generate": options,
+        "score": {"image_bytes"},
+    }
+    outputs = {"image_bytes", "token_ids", "bits_per_pixel"}
+    for name, inputs in expected.items():
+        signature = signatures[name]
+        assert signature.method_name == "tensorflow/serving/predict"
+        assert set(signature.inputs) == inputs
+        assert set(signature.outputs) == outputs
+        assert set(signature.defaults) == inputs - {"image_bytes", "token_ids"}
+        for info in (*signature.inputs.values(), *signature.outputs.values()):
+            assert info.tensor_shape.dim[0].size == -1
+
+
+def huge_png():
+    header = bytearray(png())
+    header[16:24] = (50_000).to_bytes(4) * 2
+    return bytes(header)
+
+
+def huge_jpeg():
+    content = bytearray(jpeg())
+    at = content.index(b"\xff\xc0")
+    content[at + 5 : at + 9] = (60_000).to_bytes(2) * 2
+    return bytes(content)
+
+
+def of_bytes(content):
+    return {"image_bytes": np.array([content], object)}
+
+
+def of(name, value, dtype):
+    return {name: np.array([value], dtype)}
+
+
+BAD_INPUTS = {
+    "empty": (of_bytes(b""), "JPEG or PNG"),
+    "text": (of_bytes(b"not a picture"), "JPEG or PNG"),
+    "gif": (of_bytes(b"GIF89a" + bytes(40)), "JPEG or PNG"),
+    "10 MB of nothing": (of_bytes(bytes(10**7)), "JPEG or PNG"),
+    "a PNG header alone": (of_bytes(png()[:30]), "PNG"),
+    "half a PNG": (of_bytes(png()[: len(png()) // 2]), "PNG"),
+    "a damaged PNG": (of_bytes(png()[:200] + bytes(len(png()) - 200)), "PNG"),
+    "half a JPEG": (of_bytes(jpeg()[: len(jpeg()) // 2]), "JPEG"),
+    "a JPEG header alone": (of_bytes(jpeg()[:20]), "JPEG"),
+    "a PNG bomb": (of_bytes(huge_png()), "may have 1 to 64000000 pixels"),
+    "a JPEG bomb": (of_bytes(huge_jpeg()), "may have 1 to 64000000 pixels"),
+    "prefix -1": (of("prefix_length", -1, np.int32), "from 0 to 96"),
+    "prefix too long": (of("prefix_length", 97, np.int32), "from 0 to 96"),
+    "temperature 0": (of("temperature", 0, np.float32), "from 0.001"),
+    "temperature -1": (of("temperature", -1, np.float32), "from 0.001"),
+    "temperature NaN": (of("temperature", np.nan, np.float32), "from 0.001"),
+    "temperature inf": (of("temperature", np.inf, np.float32), "from 0.001"),
+    "top_p 0": (of("top_p", 0, np.float32), "above 0"),
+    "top_k -1": (of("top_k", -1, np.int32), "0 \\(off\\)"),
+    "min_p 2": (of("min_p", 2, np.float32), "from 0 to 1"),
+    "other rows": ({"seed": np.arange(3)}, "as many rows"),
+    "no rows": ({"seed": np.zeros(0, np.int64)}, "a row"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_refused_with_a_sentence(served, case):
+    change, message = BAD_INPUTS[case]
+    good = inputs_of(2)
+    changed = inputs_of(1, **change)
+    if case == "other rows":
+        changed = {**good, **change}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        call(served, "complete", changed)
+    assert call(served, "complete", good)["token_ids"].shape == (2, LENGTH)
+
+
+def test_tokens_out_of_range_are_refused(served):
+    inputs = inputs_of(1)
+    del inputs["image_bytes"]
+    for token in (-1, 1 << 13):
+        token_ids = np.full((1, LENGTH), token, np.int32)
+        inputs["prefix_length"] = np.array([1], np.int32)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 8191"):
+            call(served, "complete_tokens", {**inputs, "token_ids": token_ids})
+
+
+def test_a_batch_of_no_rows_is_refused(served):
+    empty = {k: v[:0] for k, v in inputs_of(1).items()}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a row"):
+        call(served, "complete", empty)
+
+
+def test_a_huge_header_does_not_allocate(served):
+    import psutil
+
+    process = psutil.Process()
+    call(served, "complete", inputs_of(1))
+    before, peak, is_done = process.memory_info().rss, [0], threading.Event()
+
+    def watch():
+        while not is_done.wait(0.002):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for bomb in (huge_png(), huge_jpeg()):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            call(served, "complete", inputs_of(1, **of_bytes(bomb)))
+    is_done.set()
+    watcher.join()
+    assert peak[0] - before < 100e6
+
+
+def test_transparent_pictures_lie_on_white_as_in_training(served):
+    buffer = io.BytesIO()
+    Image.new("RGBA", (12, 8), (255, 0, 0, 0)).save(buffer, "PNG")
+    scored = call(served, "score", of_bytes(buffer.getvalue()))
+    with Image.open(io.BytesIO(scored["image_bytes"][0])) as picture:
+        assert np.all(np.asarray(picture) == 255)
+
+
+def test_versions_count_up_and_old_ones_go(tmp_path):
+    run = make_run(tmp_path / "run")
+    os.mkdir(run.file("7"))
+    lines = []
+    path = export.export(run, say=lines.append)
+    assert path == run.file("8")
+    export.export(run, keep=2, say=lines.append)
+    assert export.versions(run.path) == [8, 9]
+    assert "Removed version 7." in lines
+    assert not [n for n in os.listdir(run.path) if n.endswith(".unfinished")]
+    with pytest.raises(ValueError, match="keep must be positive"):
+        export.export(run, keep=0)
+
+
+def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+    before = sorted(os.listdir(run.path))
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "_write_warmup", fail)
+    with pytest.raises(OSError, match="No space left"):
+        export.export(run)
+    assert sorted(os.listdir(run.path)) == before
+
+
+def test_a_new_folder_does_not_replace_an_old_one(tmp_path):
+    old = tmp_path / "1"
+    old.mkdir()
+    (old / "file").write_text("old")
+    with (
+        pytest.raises(FileExistsError),
+        storage.new_folder(str(old)) as temporary,
+    ):
+        pathlib.Path(temporary, "file").write_text("new")
+    assert (old / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["1"]
+
+
+def test_the_card_says_what_the_model_is(trained_run):
+    path = export.export(trained_run, keep=1, say=lambda line: None)
+    card = pathlib.Path(trained_run.path, "README.md").read_text()
+    assert "HSV 544" in card and "12x8 pixels" in card
+    assert "bits/pixel after 3 epochs" in card
+    assert f"| version | {os.path.basename(path)} |" in card
+    for line in card.splitlines():
+        if line.startswith("!["):
+            link = line.split("](")[1].rstrip(")")
+            assert pathlib.Path(trained_run.path, link).is_file()
+    assert card.count("![") == 2

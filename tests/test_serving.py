@@ -1,0 +1,298 @@
+"""The wire: our client and bare requests against a stand-in of the server."""
+
+import base64
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import tensorflow as tf
+from click.testing import CliRunner
+from PIL import Image
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+from test_export import (
+    BAD_INPUTS,
+    LENGTH,
+    call,
+    inputs_of,
+    make_run,
+    png,
+)
+
+from pixace_tf import cartoons, client, export, painting
+from pixace_tf.cli import main
+from pixace_tf.served_model import ServedModel
+
+STAND_IN = pathlib.Path(__file__).parent / "stand_in.py"
+
+
+class StandIn:
+    """The process, and what it serves."""
+
+    def __init__(self, folder):
+        self.run = make_run(folder / "run")
+        export.export(self.run, say=lambda line: None)
+        self.served = ServedModel(self.run.model, self.run.tokenizer)
+        self.process = subprocess.Popen(
+            [sys.executable, str(STAND_IN), self.run.path, "animals"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        ports = json.loads(self.process.stdout.readline())
+        self.rest = f"http://127.0.0.1:{ports['rest']}"
+        self.grpc = f"grpc://127.0.0.1:{ports['grpc']}"
+
+    def post(self, body, path="/v1/models/animals:predict"):
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(self.rest + path, content)
+        with urllib.request.urlopen(request) as response:
+            return json.load(response)
+
+    def get(self, path):
+        with urllib.request.urlopen(self.rest + path) as response:
+            return json.load(response)
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    stand_in = StandIn(tmp_path_factory.mktemp("serving"))
+    yield stand_in
+    stand_in.stop()
+
+
+@pytest.fixture(params=["rest", "grpc"])
+def server(request, stand_in):
+    return client.Server(getattr(stand_in, request.param), "animals")
+
+
+def as_json(inputs):
+    return {
+        k: [{"b64": base64.b64encode(c).decode()} for c in v]
+        if v.dtype == object
+        else v.tolist()
+        for k, v in inputs.items()
+    }
+
+
+def test_warm_up_requests_are_played(stand_in):
+    assert stand_in.get("/stand-in")["warm"] == len(export.BATCH_SIZES)
+
+
+def test_predict_over_the_wire_equals_python(stand_in, server):
+    inputs = inputs_of(5)
+    answer = server.predict("complete", inputs)
+    expected = call(stand_in.served, "complete", inputs)
+    np.testing.assert_array_equal(answer["token_ids"], expected["token_ids"])
+    assert list(answer["image_bytes"]) == list(expected["image_bytes"])
+
+
+def test_grpc_may_leave_out_what_has_a_default(stand_in):
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(
+        grpc.insecure_channel(stand_in.grpc.removeprefix("grpc://"))
+    )
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "animals"
+    request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([png()]))
+    answer = stub.Predict(request)
+    defaults = {
+        **inputs_of(1),
+        "prefix_length": np.array([LENGTH // 2], np.int32),
+        "temperature": np.ones(1, np.float32),
+        "top_k": np.zeros(1, np.int32),
+        "top_p": np.ones(1, np.float32),
+        "seed": np.zeros(1, np.int64),
+    }
+    np.testing.assert_array_equal(
+        tf.make_ndarray(answer.outputs["token_ids"]),
+        call(stand_in.served, "complete", defaults)["token_ids"],
+    )
+
+
+def test_metadata_tell_the_signatures(stand_in):
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(
+        grpc.insecure_channel(stand_in.grpc.removeprefix("grpc://"))
+    )
+    request = get_model_metadata_pb2.GetModelMetadataRequest()
+    request.model_spec.name = "animals"
+    request.metadata_field.append("signature_def")
+    answer = stub.GetModelMetadata(request)
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    answer.metadata["signature_def"].Unpack(signatures)
+    over_rest = stand_in.get("/v1/models/animals/metadata")
+    names = {"serving_default", "complete", "complete_tokens", "generate", "score"}
+    assert names <= set(signatures.signature_def)
+    assert names <= set(over_rest["metadata"]["signature_def"])
+
+
+def test_rest_rows_and_columns_agree(stand_in):
+    columns = as_json(inputs_of(3))
+    rows = [
+        dict(zip(columns, row, strict=True))
+        for row in zip(*columns.values(), strict=True)
+    ]
+    by_column = stand_in.post({"inputs": columns})["outputs"]
+    by_row = stand_in.post({"instances": rows})["predictions"]
+    for name, values in by_column.items():
+        assert [row[name] for row in by_row] == values
+    picture = base64.b64decode(by_column["image_bytes"][0]["b64"])
+    assert picture.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_requests_get_an_error_and_the_server_lives(stand_in, server, case):
+    change, message = BAD_INPUTS[case]
+    inputs = inputs_of(3 if case == "other rows" else 1, **change)
+    if case == "no rows":
+        inputs = {k: v[:0] for k, v in inputs.items()}
+    if case == "other rows":
+        inputs["seed"] = np.arange(2)
+        message = "equal"
+    with pytest.raises((ValueError, client.ServerError), match=message):
+        server.predict("complete", inputs)
+    good = server.predict("complete", inputs_of(1))
+    assert good["token_ids"].shape == (1, LENGTH)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        {"inputs": {}},
+        {"instances": []},
+        {"instances": [{"image_bytes": "x"}]},
+        {"inputs": {"image_bytes": [{"b64": "?"}]}},
+        {"inputs": {**as_json(inputs_of(1)), "prefix_length": ["one"]}},
+        {"inputs": {**as_json(inputs_of(1)), "seed": [1.5]}},
+        {"inputs": as_json(inputs_of(1)), "signature_name": "no"},
+    ],
+    ids=str,
+)
+def test_malformed_json_gets_a_400(stand_in, body):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        stand_in.post(body)
+    assert error.value.code == 400
+    assert json.load(error.value)["error"]
+
+
+def test_a_wrong_model_name_is_one_clear_line(stand_in, server):
+    server = client.Server(server.address, "no-such-model")
+    with pytest.raises(client.ServerError, match="NOT_FOUND.*--model"):
+        server.predict("score", {"image_bytes": np.array([png()], object)})
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_an_absent_server_is_tried_again_then_one_clear_line(
+    scheme, monkeypatch
+):
+    pauses = []
+    monkeypatch.setattr(client.time, "sleep", pauses.append)
+    server = client.Server(f"{scheme}://127.0.0.1:9", "animals", timeout_s=5)
+    with pytest.raises(client.ServerError, match="UNAVAILABLE.*running"):
+        server.predict("score", {"image_bytes": np.array([png()], object)})
+    assert len(pauses) == client.TRIES - 1
+    assert pauses[-1] > 4 * pauses[0]
+
+
+def test_an_address_of_another_form_is_refused():
+    with pytest.raises(ValueError, match="grpc://HOST:PORT"):
+        client.Server("localhost:8501")
+
+
+def test_the_client_paints_what_the_server_paints(stand_in, server):
+    pictures = [np.asarray(cartoons.draw("cat", s)) for s in ("1", "2", "3")]
+    options = {"samples": 3, "temperatures": (0.8, 1.0), "seed": 5, "keep": 0.3}
+    done = []
+    remote = client.complete(
+        server, pictures, **options, progress=lambda *d: done.append(d)
+    )
+    local = painting.complete(stand_in.run, pictures, **options)
+    np.testing.assert_array_equal(remote.originals, local.originals)
+    np.testing.assert_array_equal(remote.kept, local.kept)
+    np.testing.assert_array_equal(remote.images, local.images)
+    assert remote.temperatures == local.temperatures
+    assert done[-1] == (18, 18)
+    new = client.generate(server, 3, temperatures=(0.9,), seed=2)
+    np.testing.assert_array_equal(
+        new, painting.generate(stand_in.run, 3, temperatures=(0.9,), seed=2)
+    )
+
+
+def test_the_command_line_paints_on_a_server(stand_in, server, tmp_path):
+    cartoons.draw("cat", "9").save(tmp_path / "cat.jpg")
+    for command in (
+        ["complete", str(tmp_path / "cat.jpg"), "--samples", "2"],
+        ["generate", "--count", "3"],
+    ):
+        out = tmp_path / "sheet.png"
+        arguments = ["--server", server.address, "--model", "animals"]
+        done = CliRunner().invoke(
+            main, [*command, *arguments, "--out", str(out)]
+        )
+        assert done.exit_code == 0, done.output
+        with Image.open(out) as sheet:
+            assert sheet.width > 300
+        out.unlink()
+
+
+def test_rest_needs_no_tensorflow(stand_in, tmp_path):
+    code = (
+        "import sys; from pixace_tf import client;"
+        f"server = client.Server({stand_in.rest!r}, 'animals');"
+        "print(client.generate(server, 1).shape);"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "(1, 1, 8, 12, 3)", done.stderr
+
+
+@pytest.mark.slow
+def test_a_thousand_pictures_of_sixteen_clients(stand_in):
+    """None lost, none mixed up, batches formed, memory flat."""
+    count, clients = 1000, 16
+    inputs = inputs_of(count)
+    expected = call(stand_in.served, "complete", inputs)["token_ids"]
+    server = client.Server(stand_in.grpc, "animals")
+    process = psutil.Process(stand_in.process.pid)
+    drawn = np.full((count, LENGTH), -1)
+    batches = len(stand_in.get("/stand-in")["batches"])
+    memory = []
+
+    def work(first):
+        for i in range(first, count, clients):
+            one = {k: v[i : i + 1] for k, v in inputs.items()}
+            drawn[i] = server.predict("complete", one)["token_ids"][0]
+            if i % 100 == 0:
+                memory.append((i, process.memory_info().rss))
+
+    threads = [
+        threading.Thread(target=work, args=[i]) for i in range(clients)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(drawn, expected)
+    merged = stand_in.get("/stand-in")["batches"][batches:]
+    assert len(merged) < count / 2
+    early = [rss for i, rss in memory if 100 <= i < 300]
+    assert process.memory_info().rss < 1.05 * max(early)
