@@ -1,16 +1,9 @@
-# Train:  docker build --target train -t pixace-tf .
+# Train:  docker build -t pixace-tf .
 #         docker run --rm -it -v "$PWD:/work" pixace-tf fit data/animals
 #         With a GPU: --build-arg EXTRAS='[gpu]', and --gpus all to the run.
 # Serve:  docker build --target serve --build-arg RUN=saved_models/animals \
 #             -t animals .
 #         docker run --rm -p 8500:8500 -p 8501:8501 animals
-FROM python:3.12-slim AS train
-ARG EXTRAS=""
-COPY . /opt/pixace-tf
-RUN pip install --no-cache-dir "/opt/pixace-tf${EXTRAS}"
-WORKDIR /work
-ENTRYPOINT ["pixace-tf"]
-CMD ["--help"]
 
 # The exported versions of one run, in a stock TensorFlow Serving.
 FROM tensorflow/serving:2.20.0 AS serve
@@ -22,3 +15,12 @@ CMD ["--enable_batching=true", \
      "--batching_parameters_file=/config/batching.txt", \
      "--monitoring_config_file=/config/monitoring.txt", \
      "--rest_api_timeout_in_ms=600000"]
+
+FROM python:3.12-slim AS train
+ARG EXTRAS=""
+COPY setup.cfg pyproject.toml README.md LICENSE /opt/pixace-tf/
+COPY pixace_tf /opt/pixace-tf/pixace_tf
+RUN pip install --no-cache-dir "/opt/pixace-tf${EXTRAS}"
+WORKDIR /work
+ENTRYPOINT ["pixace-tf"]
+CMD ["--help"]

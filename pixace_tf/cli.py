@@ -2,10 +2,12 @@
 
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -459,6 +461,47 @@ def export(run_path: str, keep: int | None) -> None:
     from pixace_tf.run_folder import load_run
 
     run_export(load_run(run_path), keep, click.echo)
+
+
+@main.command()
+@click.argument("run_path", metavar="[RUN]", type=click.Path(), required=False)
+@served
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    help="Address to listen at; 0.0.0.0 lets in everyone who can reach you.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=7860,
+    help="0 takes a free one.",
+)
+def app(
+    run_path: str | None, server: str | None, model: str, host: str, port: int
+) -> None:
+    r"""Open a web page to play with RUN: finish pictures, paint new ones.
+
+    Needs `pip install 'pixace-tf[app]'`. Works without internet.
+
+    \b
+    Examples:
+      pixace-tf app saved_models/animals
+      pixace-tf app --server grpc://localhost:8500 --model animals
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise click.UsageError("The page needs: pip install 'pixace-tf[app]'")
+    painter, source = _open_painter(run_path, server, model)
+    from pixace_tf import app as page
+    from pixace_tf import painting
+
+    title = os.path.basename(os.path.abspath(run_path)) if run_path else model
+    examples = () if run_path is None else painting.examples(source)
+    studio = page.Studio(painter, source)
+    address = page.launch(page.build(studio, title, examples), host, port)
+    click.echo(f"Open {address} in a browser; Ctrl-C ends it.")
+    while True:
+        time.sleep(3600)
 
 
 @main.command()

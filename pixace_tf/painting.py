@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from pixace_tf import images, sheets
-from pixace_tf.run_folder import Run
+from pixace_tf import images, sheets, storage
+from pixace_tf.run_folder import TOKENS_FILE, Run
 from pixace_tf.sampling import Filters, ProgressUpdate, Watch
 from pixace_tf.tokenizer import PixelTokenizer
 
@@ -141,6 +141,27 @@ def shrink(run: Run, picture: str | os.PathLike[str] | np.ndarray) -> np.ndarray
         ValueError: If the picture is not usable.
     """
     token_ids = run.tokenizer.tokenize(_small(picture, run.tokenizer))
+    return np.asarray(run.tokenizer.detokenize(token_ids))
+
+
+def examples(run: Run, count: int = 9) -> np.ndarray:
+    """Return pictures that a run has not learned from, to play with.
+
+    Args:
+        run: The run, its data beside it.
+        count: How many, spread over the validation pictures.
+
+    Returns:
+        uint8 `(N, height, width, 3)`, N at most `count`, 0 where the run has
+        lost its data.
+    """
+    try:
+        arrays, _ = storage.read_npz(run.file(TOKENS_FILE))
+    except ValueError:
+        return np.zeros((0, *run.tokenizer.image_size, 3), np.uint8)
+    held_out = arrays["validation"]
+    chosen = np.linspace(0, len(held_out) - 1, min(count, len(held_out)))
+    token_ids = held_out[chosen.astype(int)].astype(np.int32)
     return np.asarray(run.tokenizer.detokenize(token_ids))
 
 

@@ -26,7 +26,7 @@ ORDER = (
     "reformer", "pixel_inputs", "decoders", "color_head", "presets",
     "causal_lm", "sampling", "run_folder", "evaluation", "painting", "gallery",
     "callbacks", "report", "training", "demo", "served_model", "model_card",
-    "export", "client", "options", "cli", "__init__",
+    "export", "client", "app", "options", "cli", "__init__",
     "__main__",
 )  # fmt: skip
 

@@ -1,0 +1,348 @@
+"""A page to play with: finish pictures, paint new ones, look at palettes.
+
+Nothing leaves the machine: no analytics, no fonts or scripts from elsewhere.
+"""
+
+import functools
+import os
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+# Read when it is imported.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from pixace_tf import sheets
+
+MAX_FILE_SIZE = "32mb"
+MAX_WAITING = 64
+FRAME_S = 0.05
+MAX_SEED = 2**31 - 1
+# Of the pictures on the page.
+SIDE = 192
+_CSS = "footer {display: none !important}"
+
+
+class Studio:
+    """What the page does, apart from its looks.
+
+    Args:
+        painter: The module `painting` or `client`.
+        source: The run or the server that it paints with.
+    """
+
+    def __init__(self, painter: ModuleType, source: Any) -> None:
+        self._painter = painter
+        self._source = source
+
+    def choose(self, picture: Any) -> tuple[Any, np.ndarray]:
+        """Return a picture, a path or an array, and what the model sees."""
+        return picture, self._painter.shrink(self._source, picture)
+
+    def preview(self, small: np.ndarray | None, keep: float) -> Any:
+        """Return the picture with a cover over what will be drawn."""
+        if small is None:
+            return None
+        prefix_length = round(keep * small.shape[0] * small.shape[1])
+        covered = sheets.hide_after(small, prefix_length)
+        return sheets.enlarge(covered, _scale(small))
+
+    def complete(
+        self,
+        picture: Any,
+        keep: float,
+        samples: float,
+        temperature: float,
+        seed: float,
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield completions while they grow; at last the sheet's path too."""
+        if picture is None:
+            raise ValueError("Choose a picture first.")
+        for images, done in _growing(
+            self._painter.complete,
+            self._source,
+            [picture],
+            keep=keep,
+            samples=int(samples),
+            temperatures=(temperature,),
+            seed=int(seed),
+        ):
+            if done is None:
+                yield _row(images[0, 0]), gr.skip()
+            else:
+                sheet = _file(done.sheet(_scale(done.kept[0])), "completed")
+                yield _row(done.images[0, 0]), sheet
+
+    def generate(
+        self, count: float, temperature: float, seed: float
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield new pictures while they grow; at last the sheet's path too."""
+        for images, done in _growing(
+            self._painter.generate,
+            self._source,
+            int(count),
+            temperatures=(temperature,),
+            seed=int(seed),
+        ):
+            sheet = sheets.grid((images if done is None else done)[0])
+            yield sheet, gr.skip() if done is None else _file(sheet, "new")
+
+    def palette(
+        self, picture: Any, first: int, second: int, third: int, space: str
+    ) -> Any:
+        """Return the picture beside itself in a palette."""
+        if picture is None:
+            return None
+        from pixace_tf import painting
+        from pixace_tf.tokenizer import PixelTokenizer
+
+        widths = int(first), int(second), int(third)
+        palette = PixelTokenizer((64, 64), widths, space.lower())
+        return painting.palette_sheet([picture], [palette], scale=5)
+
+
+def build(
+    studio: Studio, title: str, examples: Sequence[np.ndarray] = ()
+) -> gr.Blocks:
+    """Lay the page out.
+
+    Args:
+        studio: What it does.
+        title: Name of the model.
+        examples: Pictures to pick, uint8 `(height, width, 3)`.
+    """
+    with gr.Blocks(title=f"pixace-tf: {title}", analytics_enabled=False) as page:
+        gr.Markdown(f"# {title}\nGive a picture, keep its top, see what follows.")
+        picture, small = gr.State(), gr.State()
+        with gr.Row():
+            with gr.Column(scale=1, min_width=280):
+                upload = gr.UploadButton(
+                    "Upload a picture", file_types=["image"], variant="primary"
+                )
+                pick = gr.Gallery(
+                    [sheets.enlarge(e, _scale(e)) for e in examples],
+                    label="or pick one",
+                    columns=3,
+                    height=300,
+                    allow_preview=False,
+                    format="png",
+                    interactive=False,
+                    visible=bool(len(examples)),
+                )
+                kept = gr.Image(
+                    label="What is kept",
+                    format="png",
+                    interactive=False,
+                    height=300,
+                    buttons=[],
+                    elem_id="kept",
+                )
+                keep = gr.Slider(
+                    0, 1, 0.5, step=0.01, label="Keep", elem_id="keep"
+                )
+            with gr.Column(scale=3):
+                with gr.Tab("Finish the picture"):
+                    with gr.Row():
+                        samples = gr.Slider(1, 4, 4, step=1, label="Completions")
+                        temperature = _temperature()
+                        seed = _seed()
+                    go = gr.Button("Finish it", variant="primary")
+                    completed = _painting("completed")
+                    sheet = gr.DownloadButton("Download the sheet")
+                with gr.Tab("New pictures"):
+                    with gr.Row():
+                        count = gr.Slider(1, 16, 9, step=1, label="Pictures")
+                        warmth = _temperature()
+                        start = _seed()
+                    paint = gr.Button("Paint", variant="primary")
+                    painted = _painting("painted")
+                    new_sheet = gr.DownloadButton("Download the sheet")
+                with gr.Tab("Palette"):
+                    with gr.Row():
+                        space = gr.Radio(["HSV", "RGB"], value="HSV", label="")
+                        bits = [
+                            gr.Slider(0, 8, n, step=1, label=f"Bits of {name}")
+                            for n, name in (
+                                (5, "hue / red"),
+                                (4, "saturation / green"),
+                                (4, "value / blue"),
+                            )
+                        ]
+                    quantized = _painting("palette")
+        colors = [picture, *bits, space]
+
+        def picked(event: gr.SelectData) -> Any:
+            return studio.choose(examples[event.index])
+
+        for chosen in (
+            upload.upload(_clear(studio.choose), upload, [picture, small]),
+            pick.select(_clear(picked), None, [picture, small]),
+        ):
+            chosen.success(studio.preview, [small, keep], kept).success(
+                _clear(studio.palette), colors, quantized
+            )
+        keep.input(
+            studio.preview,
+            [small, keep],
+            kept,
+            show_progress="hidden",
+            trigger_mode="always_last",
+        )
+        go.click(
+            _clear(studio.complete),
+            [picture, keep, samples, temperature, seed],
+            [completed, sheet],
+            show_progress="hidden",
+        )
+        paint.click(
+            _clear(studio.generate),
+            [count, warmth, start],
+            [painted, new_sheet],
+            show_progress="hidden",
+        )
+        for choice in (*bits, space):
+            choice.change(
+                _clear(studio.palette), colors, quantized, show_progress="hidden"
+            )
+    return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+
+
+def launch(page: gr.Blocks, host: str, port: int) -> str:
+    """Serve the page, in threads of its own.
+
+    Args:
+        page: As `build` returns it.
+        host: Address to listen at; 127.0.0.1 is this machine alone.
+        port: 0 takes a free one.
+
+    Returns:
+        The address of the page.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+    font = ["system-ui", "sans-serif"]
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port or None,
+        max_file_size=MAX_FILE_SIZE,
+        theme=gr.themes.Soft(font=font, font_mono=["monospace"]),
+        css=_CSS,
+        quiet=True,
+        share=False,
+        prevent_thread_lock=True,
+    )
+    return str(address)
+
+
+def _clear(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn errors that a user can mend into a message on the page."""
+
+    def message(error: Exception) -> gr.Error:
+        return gr.Error(str(error), duration=8, print_exception=False)
+
+    if handler.__name__ in ("complete", "generate"):
+
+        @functools.wraps(handler)
+        def stream(*arguments: Any) -> Iterator[Any]:
+            try:
+                yield from handler(*arguments)
+            except (ValueError, OSError) as error:
+                raise message(error) from None
+
+        return stream
+
+    @functools.wraps(handler)
+    def call(*arguments: Any) -> Any:
+        try:
+            return handler(*arguments)
+        except (ValueError, OSError) as error:
+            raise message(error) from None
+
+    return call
+
+
+def _growing(
+    function: Callable[..., Any], *arguments: Any, **options: Any
+) -> Iterator[tuple[np.ndarray | None, Any]]:
+    """Run something that can be watched.
+
+    Yields:
+        What it shows and None, at most once in `FRAME_S`; at the end None and
+        what it returns.
+    """
+    frames: queue.Queue[tuple[str, Any]] = queue.Queue()
+
+    def work() -> None:
+        try:
+            done = function(
+                *arguments,
+                **options,
+                watch=lambda images: frames.put(("frame", images)),
+            )
+            frames.put(("done", done))
+        except Exception as error:
+            frames.put(("error", error))
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        kind, value = frames.get()
+        while kind == "frame" and not frames.empty():
+            kind, value = frames.get()
+        if kind == "error":
+            raise value
+        yield (value, None) if kind == "frame" else (None, value)
+        if kind == "done":
+            return
+        time.sleep(FRAME_S)
+
+
+def _row(images: np.ndarray) -> Image.Image:
+    tiles = [sheets.Tile(pixels) for pixels in images]
+    return sheets.contact_sheet([tiles], scale=_scale(images[0]))
+
+
+def _scale(pixels: np.ndarray) -> int:
+    return max(1, round(SIDE / max(pixels.shape[:2])))
+
+
+def _file(sheet: Image.Image, name: str) -> str:
+    folder = tempfile.mkdtemp(prefix="pixace-tf-")
+    path = os.path.join(folder, f"{name}.png")
+    sheets.save_picture(sheet, path)
+    return path
+
+
+def _painting(name: str) -> gr.Image:
+    return gr.Image(
+        show_label=False,
+        format="png",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_id=name,
+    )
+
+
+def _temperature() -> gr.Slider:
+    return gr.Slider(
+        0.5, 1.5, 0.9, step=0.05, label="Temperature", info="Higher is wilder."
+    )
+
+
+def _seed() -> gr.Number:
+    return gr.Number(
+        0,
+        label="Seed",
+        info="The same seed paints the same.",
+        precision=0,
+        minimum=0,
+        maximum=MAX_SEED,
+    )
