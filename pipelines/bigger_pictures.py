@@ -18,20 +18,28 @@ from pixace_tf.demo import run_demo
 from pixace_tf.evaluation import Scorer
 from pixace_tf.storage import read_npz
 
-FOLDER = "bigger-animals"
 
 
-def main() -> None:
+@click.command()
+@click.option("--dir", "folder", default="bigger-animals")
+@click.option("--minutes", default=25.0)
+@click.option("--image-size", default=64)
+@click.option("--preset", default="nano")
+@click.option("--count", default=1528)
+def main(
+    folder: str, minutes: float, image_size: int, preset: str, count: int
+) -> None:
     """Train, paint, and score with hashed and with exact attention."""
     run_demo(
-        folder=FOLDER,
-        max_minutes=25.0,
-        count=1528,
-        image_size=(64, 64),
+        folder=folder,
+        max_minutes=minutes,
+        count=count,
+        image_size=(image_size, image_size),
+        preset=preset,
         decoder="reformer",
         num_hashes=2,
     )
-    run = load_run(f"{FOLDER}/saved_models/animals")
+    run = load_run(f"{folder}/saved_models/animals")
     arrays, _ = read_npz(run.file("tokens.npz"))
     for name, model in (
         ("hashed", run.model),

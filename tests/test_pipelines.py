@@ -58,3 +58,16 @@ def test_the_profile_adds_up(tmp_path):
     assert len(shares) == 6
     assert sum(shares[:3]) == pytest.approx(100, abs=2)
     assert sum(shares[3:]) == pytest.approx(100, abs=2)
+
+
+@pytest.mark.slow
+def test_bigger_pictures_are_painted_and_scored_both_ways(tmp_path):
+    done = run(
+        *("bigger_pictures.py", "--dir", tmp_path / "run", "--preset", "pico"),
+        *("--image-size", "16", "--minutes", "0.1", "--count", "40"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = re.findall(r"^(\w+) attention: ([\d.]+) bits", done.stdout, re.M)
+    assert [name for name, _ in found] == ["hashed", "exact"]
+    assert all(1 < float(bits) < 13 for _, bits in found)
+    assert (tmp_path / "run" / "completed.png").is_file()

@@ -3,6 +3,8 @@
 import base64
 import json
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -34,6 +36,7 @@ from pixace_tf import cartoons, client, export, painting
 from pixace_tf.cli import main
 from pixace_tf.served_model import ServedModel
 
+ROOT = pathlib.Path(__file__).parent.parent
 STAND_IN = pathlib.Path(__file__).parent / "stand_in.py"
 
 
@@ -296,3 +299,70 @@ def test_a_thousand_pictures_of_sixteen_clients(stand_in):
     assert len(merged) < count / 2
     early = [rss for i, rss in memory if 100 <= i < 300]
     assert process.memory_info().rss < 1.05 * max(early)
+
+
+def compose_flags():
+    text = (ROOT / "docker-compose.yml").read_text()
+    return dict(re.findall(r"^ +- --(\w+)=(\S+)$", text, re.M))
+
+
+def test_the_servers_settings_fit_the_export():
+    text = (ROOT / "serving" / "batching.txt").read_text()
+    allowed = [int(n) for n in re.findall(r"allowed_batch_sizes: (\d+)", text)]
+    (largest,) = re.findall(r"max_batch_size { value: (\d+) }", text)
+    assert tuple(allowed) == export.BATCH_SIZES
+    assert int(largest) == allowed[-1] == client.MAX_ROWS
+    flags = compose_flags()
+    assert flags["batching_parameters_file"] == "/config/batching.txt"
+    assert flags["monitoring_config_file"] == "/config/monitoring.txt"
+    assert int(flags["rest_api_timeout_in_ms"]) >= 60_000
+    # A pinned image, the same everywhere.
+    images = {
+        image
+        for name in ("docker-compose.yml", "Dockerfile", "pixace_tf/model_card.py")
+        for image in re.findall(
+            r"tensorflow/serving:\S+", (ROOT / name).read_text()
+        )
+    }
+    assert len(images) == 1 and "latest" not in images.pop()
+
+
+def has_docker_daemon():
+    if shutil.which("docker") is None:
+        return False
+    return not subprocess.run(
+        ["docker", "info"], capture_output=True, timeout=60
+    ).returncode
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_docker_daemon(), reason="no Docker daemon")
+def test_the_real_server_paints_what_python_paints(tmp_path):
+    """In the image of docker-compose.yml, with its flags."""
+    run = make_run(tmp_path / "animals")
+    export.export(run, say=lambda line: None)
+    (image,) = re.findall(
+        r"image: (\S+)", (ROOT / "docker-compose.yml").read_text()
+    )
+    command = ["docker", "run", "--rm", "-d", "-p", "127.0.0.1:0:8501"]
+    command += ["-v", f"{run.path}:/models/animals:ro"]
+    command += ["-v", f"{ROOT}/serving:/config:ro", "-e", "MODEL_NAME=animals"]
+    command += [image, *(f"--{k}={v}" for k, v in compose_flags().items())]
+    started = subprocess.run(command, capture_output=True, text=True, check=True)
+    container = started.stdout.strip()
+    try:
+        port = subprocess.run(
+            ["docker", "port", container, "8501"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        server = client.Server(f"http://{port}", "animals")
+        inputs = inputs_of(5)
+        answer = server.predict("complete", inputs)
+    finally:
+        subprocess.run(["docker", "kill", container], capture_output=True)
+    expected = call(
+        ServedModel(run.model, run.tokenizer), "complete", inputs
+    )
+    np.testing.assert_array_equal(answer["token_ids"], expected["token_ids"])

@@ -1,0 +1,196 @@
+"""The page, in a real browser."""
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_export import make_run
+
+from pixace_tf import cartoons, painting, sheets
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None
+)
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium: apt-get install chromium"
+)
+pytest.importorskip("gradio", reason="the extra [app] is not installed")
+TIMEOUT_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def address(trained_run):
+    """The page of a run, served by the command."""
+    command = [sys.executable, "-m", "pixace_tf", "app", trained_run.path]
+    process = subprocess.Popen(
+        [*command, "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    line = process.stdout.readline()
+    yield re.search(r"http://127.0.0.1:\d+", line)[0]
+    assert process.poll() is None, "the page did not live until the end"
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page, which may talk to its own server only."""
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page.set_default_timeout(TIMEOUT_MS)
+    elsewhere = []
+    page.on(
+        "request",
+        lambda request: elsewhere.append(request.url)
+        if not request.url.startswith((address, "data:", "blob:"))
+        else None,
+    )
+    page.goto(address)
+    page.get_by_role("button", name="Finish it").wait_for()
+    yield page
+    page.close()
+    assert not elsewhere
+
+
+@pytest.fixture
+def cat(tmp_path):
+    path = tmp_path / "cat.png"
+    cartoons.draw("cat", "3").save(path)
+    return str(path)
+
+
+def upload(page, path):
+    page.locator("input[type=file]").first.set_input_files(path)
+
+
+def source_of(page, name):
+    return page.locator(f"#{name} img").get_attribute("src")
+
+
+def wait_for_another(page, name, source):
+    page.wait_for_function(
+        "([name, source]) => {"
+        "  const image = document.querySelector(`#${name} img`);"
+        "  return image && image.src && image.src !== source &&"
+        "    image.complete; }",
+        arg=[name, source],
+    )
+
+
+def download(page, button):
+    page.wait_for_timeout(500)
+    with page.expect_download() as waiting:
+        page.locator("button:visible, a:visible").filter(
+            has_text="Download the sheet"
+        ).first.click()
+    with open(waiting.value.path(), "rb") as file:
+        return Image.open(io.BytesIO(file.read()))
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_upload_drag_finish_download(page, cat, tmp_path):
+    upload(page, cat)
+    page.locator("#kept img").wait_for()
+    half = source_of(page, "kept")
+    slider = page.locator("#keep input[type=range]")
+    box = slider.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.25, middle, steps=5)
+    page.mouse.up()
+    wait_for_another(page, "kept", half)
+    assert 0.15 < float(slider.input_value()) < 0.35
+    page.get_by_role("button", name="Finish it").click()
+    page.locator("#completed img").wait_for()
+    page.wait_for_timeout(3000)
+    sheet = download(page, "Download the sheet")
+    # Original, kept, and four completions, side by side.
+    assert sheet.format == "PNG"
+    assert sheet.width > 5 * sheet.height
+    page.screenshot(path=tmp_path / "page.png")
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_bad_file_is_told_and_the_page_goes_on(page, cat, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture at all")
+    upload(page, str(bad))
+    page.get_by_text("bad.png", exact=False).first.wait_for()
+    upload(page, cat)
+    page.locator("#kept img").wait_for()
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_new_pictures_and_palettes(page, cat):
+    page.get_by_role("tab", name="New pictures").click()
+    page.get_by_role("button", name="Paint").click()
+    page.locator("#painted img").wait_for()
+    page.get_by_role("tab", name="Palette").click()
+    upload(page, cat)
+    page.locator("#palette img").wait_for()
+    before = source_of(page, "palette")
+    page.get_by_label("RGB").check()
+    wait_for_another(page, "palette", before)
+
+
+def test_a_watched_picture_grows_row_by_row(tmp_path):
+    from pixace_tf import app
+
+    run = make_run(tmp_path / "run", "transformer")
+    picture = np.asarray(cartoons.draw("cat", "3"))
+    frames = []
+    done = painting.complete(
+        run, [picture], keep=0.5, samples=2, watch=frames.append
+    )
+    # Four rows of two pictures.
+    assert len(frames) == 8
+    np.testing.assert_array_equal(frames[-1], done.images)
+    height, width = run.tokenizer.image_size
+    cover = sheets.hide_after(np.zeros((height, width, 3), np.uint8), 0)
+    covered = [
+        int(np.all(image == cover, axis=(1, 2)).sum())
+        for image in np.array(frames)[:, 0, 0]
+    ]
+    assert covered[0] in (3, 4) and covered[-1] == 0
+    assert covered == sorted(covered, reverse=True)
+    studio = app.Studio(painting, run)
+    shown = list(studio.complete(picture, 0.5, 2, 1.0, 0))
+    with Image.open(shown[-1][1]) as sheet:
+        assert sheet.width > sheet.height
+    with pytest.raises(ValueError, match="Choose a picture"):
+        next(studio.complete(None, 0.5, 2, 1.0, 0))
+
+
+def test_errors_become_messages(tmp_path):
+    import gradio as gr
+
+    from pixace_tf import app
+
+    studio = app.Studio(painting, make_run(tmp_path / "run"))
+    bad = tmp_path / "bad.png"
+    bad.write_text("no picture")
+    with pytest.raises(gr.Error, match=r"bad\.png"):
+        app._clear(studio.choose)(str(bad))
+    with pytest.raises(gr.Error, match="Choose a picture"):
+        list(app._clear(studio.complete)(None, 0.5, 1, 1.0, 0))
