@@ -19,7 +19,6 @@ from pixace_tf.evaluation import Scorer
 from pixace_tf.storage import read_npz
 
 
-
 @click.command()
 @click.option("--dir", "folder", default="bigger-animals")
 @click.option("--minutes", default=25.0)

@@ -119,8 +119,12 @@ def build(
         title: Name of the model.
         examples: Pictures to pick, uint8 `(height, width, 3)`.
     """
-    with gr.Blocks(title=f"pixace-tf: {title}", analytics_enabled=False) as page:
-        gr.Markdown(f"# {title}\nGive a picture, keep its top, see what follows.")
+    with gr.Blocks(
+        title=f"pixace-tf: {title}", analytics_enabled=False
+    ) as page:
+        gr.Markdown(
+            f"# {title}\nGive a picture, keep its top, see what follows."
+        )
         picture, small = gr.State(), gr.State()
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
@@ -151,7 +155,9 @@ def build(
             with gr.Column(scale=3):
                 with gr.Tab("Finish the picture"):
                     with gr.Row():
-                        samples = gr.Slider(1, 4, 4, step=1, label="Completions")
+                        samples = gr.Slider(
+                            1, 4, 4, step=1, label="Completions"
+                        )
                         temperature = _temperature()
                         seed = _seed()
                     go = gr.Button("Finish it", variant="primary")
@@ -210,7 +216,10 @@ def build(
         )
         for choice in (*bits, space):
             choice.change(
-                _clear(studio.palette), colors, quantized, show_progress="hidden"
+                _clear(studio.palette),
+                colors,
+                quantized,
+                show_progress="hidden",
             )
     return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 

@@ -299,9 +299,7 @@ def complete(
     from pixace_tf import console, sheets
 
     sheets.check_picture_path(out)
-    run_path, pictures = (
-        (None, paths) if server else (paths[0], paths[1:])
-    )
+    run_path, pictures = (None, paths) if server else (paths[0], paths[1:])
     if not pictures:
         raise click.UsageError("Give RUN and then at least one IMAGE.")
     painter, source = _open_painter(run_path, server, model)
@@ -493,10 +491,9 @@ def app(
         raise click.UsageError("The page needs: pip install 'pixace-tf[app]'")
     painter, source = _open_painter(run_path, server, model)
     from pixace_tf import app as page
-    from pixace_tf import painting
 
     title = os.path.basename(os.path.abspath(run_path)) if run_path else model
-    examples = () if run_path is None else painting.examples(source)
+    examples = painter.examples(source) if run_path else ()
     studio = page.Studio(painter, source)
     address = page.launch(page.build(studio, title, examples), host, port)
     click.echo(f"Open {address} in a browser; Ctrl-C ends it.")

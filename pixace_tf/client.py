@@ -371,7 +371,9 @@ def _grpc_call(target: str) -> Callable[..., Arrays]:
         request.model_spec.signature_name = signature_name
         for name, value in inputs.items():
             # TF Serving takes float32 for the filters.
-            narrow = value.astype(np.float32) if value.dtype.kind == "f" else value
+            narrow = (
+                value.astype(np.float32) if value.dtype.kind == "f" else value
+            )
             request.inputs[name].CopyFrom(tf.make_tensor_proto(narrow))
         try:
             answer = stub.Predict(request, timeout=timeout_s)

@@ -33,18 +33,21 @@ pixace-tf complete --server http://localhost:8501 --model {name} cat.jpg
 Over REST, one picture a row, every input given:
 
 ```sh
-curl -s http://localhost:8501/v1/models/{name}:predict -d "{{\\"instances\\": [{{
+curl -s http://localhost:8501/v1/models/{name}:predict -d "{{
+  \\"instances\\": [{{
   \\"image_bytes\\": {{\\"b64\\": \\"$(base64 -w0 cat.jpg)\\"}},
   \\"prefix_length\\": {half}, \\"temperature\\": 1.0, \\"top_k\\": 0,
   \\"top_p\\": 1.0, \\"min_p\\": 0.0, \\"seed\\": 0}}]}}"
 ```
 
-| signature | in | out |
-|---|---|---|
-| `complete` (`serving_default`) | `image_bytes`, `prefix_length`, `temperature`, `top_k`, `top_p`, `min_p`, `seed` | `image_bytes` (PNG), `token_ids`, `bits_per_pixel` |
-| `complete_tokens` | the same with `token_ids` for `image_bytes` | the same |
-| `generate` | the same without picture and prefix | the same |
-| `score` | `image_bytes` | the same; `image_bytes` is the picture scaled down |
+- `complete`, the default, takes `image_bytes`, `prefix_length`,
+  `temperature`, `top_k`, `top_p`, `min_p` and `seed`;
+- `complete_tokens` takes `token_ids` instead of `image_bytes`;
+- `generate` takes neither a picture nor a prefix;
+- `score` takes `image_bytes` alone.
+
+All return `image_bytes` (PNG; from `score` the picture scaled down),
+`token_ids` and `bits_per_pixel`.
 
 `prefix_length` counts pixels in raster order, 0 to {length}. The same seed
 gives the same picture, alone or in a batch. A JPEG is not turned upright by
@@ -131,7 +134,9 @@ def _pictures_of_training(run: Run) -> list[str]:
         ("completed", "Validation pictures, completed while training"),
         ("new", "New pictures"),
     ):
-        found = sorted(glob.glob(glob.escape(run.file("pictures")) + f"/*-{kind}.png"))
+        found = sorted(
+            glob.glob(glob.escape(run.file("pictures")) + f"/*-{kind}.png")
+        )
         if found:
             links.append(f"![{text}](pictures/{os.path.basename(found[-1])})")
     return links

@@ -127,7 +127,9 @@ def generate(
     return np.reshape(tokenizer.detokenize(token_ids), shape)
 
 
-def shrink(run: Run, picture: str | os.PathLike[str] | np.ndarray) -> np.ndarray:
+def shrink(
+    run: Run, picture: str | os.PathLike[str] | np.ndarray
+) -> np.ndarray:
     """Return a picture as the model of a run sees it.
 
     Args:

@@ -251,9 +251,7 @@ class Sampler:
         segment_length = self.model.decoder.segment_length
         begin = first_segment * segment_length
         noise = self._noise(seeds)
-        specs = tf.nest.map_structure(
-            _relax, self.model.empty_state(self.rows)
-        )
+        specs = tf.nest.map_structure(_relax, self.model.empty_state(self.rows))
         first_state = tf.nest.map_structure(
             lambda tensor, spec: tf.ensure_shape(tensor, spec.shape),
             self._state_at(token_ids, begin),
@@ -271,7 +269,9 @@ class Sampler:
                 state = self.model.end_segment(state)
             return tokens
 
-        return tf.cond(_are_on(filters), lambda: draw(True), lambda: draw(False))
+        return tf.cond(
+            _are_on(filters), lambda: draw(True), lambda: draw(False)
+        )
 
     def _check(
         self, token_ids: Any, prefix_length: Any, seeds: Any

@@ -79,7 +79,9 @@ class Model:
         self.queues = {}
         for key in self.signatures:
             self.queues[key] = queue.Queue(100)
-            threading.Thread(target=self._batch, args=[key], daemon=True).start()
+            threading.Thread(
+                target=self._batch, args=[key], daemon=True
+            ).start()
         self.warmed_up = self._warm_up(path)
 
     def _warm_up(self, path):
@@ -90,9 +92,7 @@ class Model:
         for record in records:
             log = prediction_log_pb2.PredictionLog.FromString(record)
             request = log.predict_log.request
-            inputs = {
-                k: tf.make_ndarray(v) for k, v in request.inputs.items()
-            }
+            inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
             self._run(request.model_spec.signature_name, inputs)
             count += 1
         return count
@@ -119,7 +119,10 @@ class Model:
                 f"Required: {sorted(signature.inputs)}.",
             )
         shapes = [value.shape for value in inputs.values()]
-        if any(not shape for shape in shapes) or len({s[0] for s in shapes}) > 1:
+        if (
+            any(not shape for shape in shapes)
+            or len({s[0] for s in shapes}) > 1
+        ):
             raise StatusError(
                 "INVALID_ARGUMENT",
                 "Batching session Run() input tensors must have equal "
@@ -136,7 +139,9 @@ class Model:
         try:
             self.queues[key].put_nowait((inputs, size, future))
         except queue.Full:
-            raise StatusError("UNAVAILABLE", "The batch queue is full") from None
+            raise StatusError(
+                "UNAVAILABLE", "The batch queue is full"
+            ) from None
         return future.result()
 
     def _batch(self, key):
@@ -205,13 +210,11 @@ class Grpc(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, model):
         self.model = model
 
-    def Predict(self, request, context):  # noqa: N802
+    def Predict(self, request, context):
         spec = request.model_spec
         try:
             inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
-            outputs = self.model.predict(
-                spec.name, spec.signature_name, inputs
-            )
+            outputs = self.model.predict(spec.name, spec.signature_name, inputs)
         except StatusError as error:
             context.abort(grpc.StatusCode[error.code], str(error))
         answer = predict_pb2.PredictResponse()
@@ -221,7 +224,7 @@ class Grpc(prediction_service_pb2_grpc.PredictionServiceServicer):
             answer.outputs[name].CopyFrom(tf.make_tensor_proto(value))
         return answer
 
-    def GetModelMetadata(self, request, context):  # noqa: N802
+    def GetModelMetadata(self, request, context):
         answer = get_model_metadata_pb2.GetModelMetadataResponse()
         answer.model_spec.name = self.model.name
         answer.model_spec.version.value = self.model.version
@@ -234,7 +237,7 @@ class Grpc(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 def rest_handler(model):
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             path = self.path.lower()
             if path == "/stand-in":
                 self._answer(
@@ -254,7 +257,7 @@ def rest_handler(model):
             else:
                 self._answer(404, {"error": "Malformed request"})
 
-        def do_POST(self):  # noqa: N802
+        def do_POST(self):
             try:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 name, verb = self.path.rpartition("/")[2].split(":")
@@ -285,7 +288,9 @@ def rest_handler(model):
                     raise ValueError("Failed to process element: wrong keys.")
                 columns = {k: [row[k] for row in rows] for k in specs}
             outputs = model.predict(
-                name, key, {k: _array(v, specs.get(k)) for k, v in columns.items()}
+                name,
+                key,
+                {k: _array(v, specs.get(k)) for k, v in columns.items()},
             )
             plain = {k: _plain(k, v) for k, v in outputs.items()}
             if "inputs" in body:
@@ -327,10 +332,9 @@ def _array(value, spec):
                 raise ValueError(f"JSON Value: {cell} is not a string")
         return np.array(cells, object)
     array = np.array(value)
-    is_whole = dtype.is_integer and array.dtype.kind in "iu"
-    if array.size and not (is_whole or dtype.is_floating) or (
-        array.dtype.kind not in "iuf"
-    ):
+    is_number = array.dtype.kind in "iuf"
+    is_fitting = dtype.is_floating or array.dtype.kind in "iu"
+    if array.size and not (is_number and is_fitting):
         raise ValueError(f"JSON Value: {value} is not {dtype.name}")
     return array.astype(dtype.as_numpy_dtype)
 

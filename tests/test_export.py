@@ -198,20 +198,22 @@ def test_the_signatures_agree(kind):
     for name, value in completed.items():
         np.testing.assert_array_equal(from_tokens[name], value)
     kept = ~behind
-    np.testing.assert_array_equal(
-        completed["token_ids"][kept], token_ids[kept]
-    )
+    np.testing.assert_array_equal(completed["token_ids"][kept], token_ids[kept])
     scored = call(served, "score", {"image_bytes": inputs["image_bytes"]})
     np.testing.assert_array_equal(scored["token_ids"], token_ids)
     bits = Scorer(run.model).bits(token_ids).mean(axis=1)
     np.testing.assert_allclose(scored["bits_per_pixel"], bits, rtol=1e-4)
-    small = [np.asarray(Image.open(io.BytesIO(f))) for f in scored["image_bytes"]]
+    small = [
+        np.asarray(Image.open(io.BytesIO(f))) for f in scored["image_bytes"]
+    ]
     np.testing.assert_array_equal(small, np.stack(images))
     del given["token_ids"], given["prefix_length"]
     zeros = np.zeros(4, np.int32)
     np.testing.assert_array_equal(
         call(served, "generate", given)["token_ids"],
-        call(served, "complete", {**inputs, "prefix_length": zeros})["token_ids"],
+        call(served, "complete", {**inputs, "prefix_length": zeros})[
+            "token_ids"
+        ],
     )
 
 
@@ -228,7 +230,9 @@ def test_the_graph_holds_only_what_the_server_runs(kind):
     _, path, _ = kind
     graph = meta_graph(path).graph_def
     functions = graph.library.function
-    ops = {n.op for n in graph.node} | {n.op for f in functions for n in f.node_def}
+    ops = {n.op for n in graph.node} | {
+        n.op for f in functions for n in f.node_def
+    }
     forbidden = ("Xla", "PyFunc", "EagerPyFunc", "NumpyFunction", "Text")
     assert not [op for op in ops if any(word in op for word in forbidden)]
     for function in functions:
@@ -239,11 +243,10 @@ def test_the_graph_holds_only_what_the_server_runs(kind):
 
 def test_weights_are_stored_once(kind):
     run, path, _ = kind
-    weights = sum(
-        np.asarray(v.value).nbytes for v in run.model.weights
-    )
+    weights = sum(np.asarray(v.value).nbytes for v in run.model.weights)
     stored = sum(
-        file.stat().st_size for file in pathlib.Path(path, "variables").iterdir()
+        file.stat().st_size
+        for file in pathlib.Path(path, "variables").iterdir()
     )
     assert weights <= stored < 1.1 * weights
 
@@ -335,7 +338,9 @@ def test_tokens_out_of_range_are_refused(served):
     for token in (-1, 1 << 13):
         token_ids = np.full((1, LENGTH), token, np.int32)
         inputs["prefix_length"] = np.array([1], np.int32)
-        with pytest.raises(tf.errors.InvalidArgumentError, match="from 0 to 8191"):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="from 0 to 8191"
+        ):
             call(served, "complete_tokens", {**inputs, "token_ids": token_ids})
 
 
@@ -417,7 +422,8 @@ def test_a_new_folder_does_not_replace_an_old_one(tmp_path):
 def test_the_card_says_what_the_model_is(trained_run):
     path = export.export(trained_run, keep=1, say=lambda line: None)
     card = pathlib.Path(trained_run.path, "README.md").read_text()
-    assert "HSV 544" in card and "12x8 pixels" in card
+    assert "HSV 544" in card
+    assert "12x8 pixels" in card
     assert "bits/pixel after 3 epochs" in card
     assert f"| version | {os.path.basename(path)} |" in card
     for line in card.splitlines():

@@ -138,7 +138,13 @@ def test_metadata_tell_the_signatures(stand_in):
     signatures = get_model_metadata_pb2.SignatureDefMap()
     answer.metadata["signature_def"].Unpack(signatures)
     over_rest = stand_in.get("/v1/models/animals/metadata")
-    names = {"serving_default", "complete", "complete_tokens", "generate", "score"}
+    names = {
+        "serving_default",
+        "complete",
+        "complete_tokens",
+        "generate",
+        "score",
+    }
     assert names <= set(signatures.signature_def)
     assert names <= set(over_rest["metadata"]["signature_def"])
 
@@ -197,7 +203,7 @@ def test_malformed_json_gets_a_400(stand_in, body):
 
 def test_a_wrong_model_name_is_one_clear_line(stand_in, server):
     server = client.Server(server.address, "no-such-model")
-    with pytest.raises(client.ServerError, match="NOT_FOUND.*--model"):
+    with pytest.raises(client.ServerError, match=r"NOT_FOUND.*--model"):
         server.predict("score", {"image_bytes": np.array([png()], object)})
 
 
@@ -208,7 +214,7 @@ def test_an_absent_server_is_tried_again_then_one_clear_line(
     pauses = []
     monkeypatch.setattr(client.time, "sleep", pauses.append)
     server = client.Server(f"{scheme}://127.0.0.1:9", "animals", timeout_s=5)
-    with pytest.raises(client.ServerError, match="UNAVAILABLE.*running"):
+    with pytest.raises(client.ServerError, match=r"UNAVAILABLE.*running"):
         server.predict("score", {"image_bytes": np.array([png()], object)})
     assert len(pauses) == client.TRIES - 1
     assert pauses[-1] > 4 * pauses[0]
@@ -287,9 +293,7 @@ def test_a_thousand_pictures_of_sixteen_clients(stand_in):
             if i % 100 == 0:
                 memory.append((i, process.memory_info().rss))
 
-    threads = [
-        threading.Thread(target=work, args=[i]) for i in range(clients)
-    ]
+    threads = [threading.Thread(target=work, args=[i]) for i in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -319,12 +323,17 @@ def test_the_servers_settings_fit_the_export():
     # A pinned image, the same everywhere.
     images = {
         image
-        for name in ("docker-compose.yml", "Dockerfile", "pixace_tf/model_card.py")
+        for name in (
+            "docker-compose.yml",
+            "Dockerfile",
+            "pixace_tf/model_card.py",
+        )
         for image in re.findall(
             r"tensorflow/serving:\S+", (ROOT / name).read_text()
         )
     }
-    assert len(images) == 1 and "latest" not in images.pop()
+    assert len(images) == 1
+    assert "latest" not in images.pop()
 
 
 def has_docker_daemon():
@@ -348,7 +357,9 @@ def test_the_real_server_paints_what_python_paints(tmp_path):
     command += ["-v", f"{run.path}:/models/animals:ro"]
     command += ["-v", f"{ROOT}/serving:/config:ro", "-e", "MODEL_NAME=animals"]
     command += [image, *(f"--{k}={v}" for k, v in compose_flags().items())]
-    started = subprocess.run(command, capture_output=True, text=True, check=True)
+    started = subprocess.run(
+        command, capture_output=True, text=True, check=True
+    )
     container = started.stdout.strip()
     try:
         port = subprocess.run(
@@ -362,7 +373,5 @@ def test_the_real_server_paints_what_python_paints(tmp_path):
         answer = server.predict("complete", inputs)
     finally:
         subprocess.run(["docker", "kill", container], capture_output=True)
-    expected = call(
-        ServedModel(run.model, run.tokenizer), "complete", inputs
-    )
+    expected = call(ServedModel(run.model, run.tokenizer), "complete", inputs)
     np.testing.assert_array_equal(answer["token_ids"], expected["token_ids"])
