@@ -110,7 +110,7 @@ def quantize(
 def dequantize(
     channels: tf.Tensor, bit_widths: BitWidths, color_space: str
 ) -> tf.Tensor:
-    """Turn quantized channels back into colors.
+    """Turn quantized channels back into 8-bit colors, exactly, halves up.
 
     A channel of 0 bits decodes to 0, but the value of HSV to 1, since
     otherwise every picture would be black.
@@ -121,17 +121,27 @@ def dequantize(
         color_space: `"hsv"` or `"rgb"`.
 
     Returns:
-        float32 `(..., 3)` RGB in `[0, 1]`.
+        uint8 `(..., 3)` RGB.
     """
     bit_widths = check_bit_widths(bit_widths)
     top = [max((1 << b) - 1, 1) for b in bit_widths]
     if check_color_space(color_space) == "rgb":
-        return tf.cast(channels, tf.float32) / tf.constant(top, tf.float32)
-    top[0] = 1 << bit_widths[0]
-    hsv = tf.cast(channels, tf.float32) / tf.constant(top, tf.float32)
+        scaled = _round_divide(channels * 255, tf.constant(top))
+        return tf.cast(scaled, tf.uint8)
+    turn = 1 << bit_widths[0]
+    hue, saturation, value = tf.unstack(tf.cast(channels, tf.int64), axis=-1)
     if not bit_widths[2]:
-        hsv += [0.0, 0.0, 1.0]
-    return tf.image.hsv_to_rgb(hsv)
+        value += 1
+    whole = top[2] * top[1] * turn
+    rgb = []
+    for shift in (5, 3, 1):
+        # How far hue is from where this channel is full, in turns: 0 to 1.
+        sixths = (shift * turn + 6 * hue) % (6 * turn)
+        distance = tf.minimum(tf.minimum(sixths, 4 * turn - sixths), turn)
+        distance = tf.maximum(distance, 0)
+        share = value * (top[1] * turn - saturation * distance)
+        rgb.append(_round_divide(255 * share, whole))
+    return tf.cast(tf.stack(rgb, axis=-1), tf.uint8)
 
 
 def is_canonical(

@@ -225,7 +225,7 @@ class Sampler:
 
     def draw_rows(
         self,
-        first_segment: int,
+        first_segment: tf.Tensor,
         token_ids: tf.Tensor,
         prefix_length: tf.Tensor,
         seeds: tf.Tensor,
@@ -237,8 +237,8 @@ class Sampler:
         `first_segment` only, not on the rest of the block.
 
         Args:
-            first_segment: A segment in which, or behind which, every prefix
-                ends.
+            first_segment: int32 scalar, a segment in which, or behind which,
+                every prefix ends.
             token_ids: int32 `(rows, T)`, zeros behind each prefix.
             prefix_length: int32 `(rows,)`.
             seeds: int64 `(rows,)`.
@@ -249,24 +249,34 @@ class Sampler:
         """
         length = self.model.sequence_length
         segment_length = self.model.decoder.segment_length
-        begin = first_segment * segment_length
+        starts = range(0, length, segment_length)
         noise = self._noise(seeds)
         specs = tf.nest.map_structure(_relax, self.model.empty_state(self.rows))
-        first_state = tf.nest.map_structure(
-            lambda tensor, spec: tf.ensure_shape(tensor, spec.shape),
-            self._state_at(token_ids, begin),
-            specs,
+        state = tf.switch_case(
+            first_segment,
+            [
+                lambda start=start: self._state_at(token_ids, start)
+                for start in starts
+            ],
         )
 
         def draw(is_filtered: bool) -> tf.Tensor:
-            tokens, state = token_ids, first_state
-            for start in range(begin, length, segment_length):
-                stop = min(start + segment_length, length)
+            def body(start: tf.Tensor, tokens: tf.Tensor, state: Any) -> Any:
+                stop = tf.minimum(start + segment_length, length)
                 tokens, state = self._segment[is_filtered](
-                    *(state, tokens, tf.constant(start), tf.constant(stop)),
+                    *(_shaped(state, specs), tokens, start, stop),
                     *(prefix_length, noise, filters),
                 )
-                state = self.model.end_segment(state)
+                return stop, tokens, self.model.end_segment(state)
+
+            begin = tf.TensorSpec((), tf.int32)
+            rows = tf.TensorSpec(token_ids.shape, tf.int32)
+            _, tokens, _ = tf.while_loop(
+                lambda start, *_: start < length,
+                body,
+                (first_segment * segment_length, token_ids, state),
+                shape_invariants=(begin, rows, specs),
+            )
             return tokens
 
         return tf.cond(
@@ -517,6 +527,13 @@ def _are_on(filters: dict[str, Any]) -> tf.Tensor:
             tf.reduce_any(filters[name] != getattr(Filters, name))
             for name in ("top_k", "top_p", "min_p")
         ]
+    )
+
+
+def _shaped(state: Any, specs: Any) -> Any:
+    """Return a state whose shapes are known as far as the specs say."""
+    return tf.nest.map_structure(
+        lambda tensor, spec: tf.ensure_shape(tensor, spec.shape), state, specs
     )
 
 

@@ -209,29 +209,40 @@ class ServedModel:
             prefix_length // segment_length,
             num_segments,
         )
-        for segment in range(num_segments):
-            rows = tf.where(first_segment == segment)
-            arguments = tf.nest.map_structure(
-                lambda x, rows=rows: tf.gather_nd(x, rows),
-                (token_ids, prefix_length, seed, filters),
-            )
-            drawn = _in_blocks(
-                lambda *block, segment=segment: self._sampler.draw_rows(
-                    segment, *block
-                ),
-                tf.TensorSpec((length,), tf.int32),
-                *arguments,
-            )
-            token_ids = tf.tensor_scatter_nd_update(token_ids, rows, drawn)
+        # Blocks of pictures that are drawn from the same segment on.
+        blocks = [
+            _blocks(tf.where(first_segment == segment)[:, 0])
+            for segment in range(num_segments)
+        ]
+        index = tf.concat(blocks, axis=0)
+        numbers = tf.repeat(
+            tf.range(num_segments), [tf.shape(b)[0] for b in blocks]
+        )
+        arguments = tf.nest.map_structure(
+            lambda x: tf.gather(x, index),
+            (token_ids, prefix_length, seed, filters),
+        )
+        drawn = tf.map_fn(
+            lambda block: self._sampler.draw_rows(*block),
+            (numbers, *arguments),
+            fn_output_signature=tf.TensorSpec((BLOCK_ROWS, length), tf.int32),
+        )
+        token_ids = tf.tensor_scatter_nd_update(
+            token_ids,
+            tf.reshape(index, (-1, 1)),
+            tf.reshape(drawn, (-1, length)),
+        )
         images = self._tokenizer.detokenize(token_ids)
         return self._outputs(images, token_ids)
 
     def _outputs(self, images: tf.Tensor, token_ids: tf.Tensor) -> Tensors:
-        nats = _in_blocks(
-            self._nats,
-            tf.TensorSpec((self._tokenizer.sequence_length,), tf.float32),
-            token_ids,
+        count, length = tf.shape(token_ids)[0], token_ids.shape[1]
+        nats = tf.map_fn(
+            lambda index: self._nats(tf.gather(token_ids, index)),
+            _blocks(tf.range(count)),
+            fn_output_signature=tf.TensorSpec((BLOCK_ROWS, length), tf.float32),
         )
+        nats = tf.reshape(nats, (-1, length))[:count]
         return {
             "image_bytes": tf.map_fn(
                 tf.io.encode_png,
@@ -278,36 +289,12 @@ def _function(
     )
 
 
-def _in_blocks(
-    function: Callable[..., tf.Tensor], row: tf.TensorSpec, *arguments: Any
-) -> tf.Tensor:
-    """Apply a function to blocks of `BLOCK_ROWS` rows.
-
-    Args:
-        function: Takes a block of each argument; returns one of rows.
-        row: Spec of a row that the function returns.
-        *arguments: Structures of tensors `(N, ...)`; N may be 0.
-
-    Returns:
-        Tensor `(N, ...)`.
-    """
-    count = tf.shape(tf.nest.flatten(arguments)[0])[0]
+def _blocks(index: tf.Tensor) -> tf.Tensor:
+    """Return `(N, BLOCK_ROWS)` of an index, filled up with its last entry."""
+    count = tf.shape(index)[0]
     num_blocks = -(-count // BLOCK_ROWS)
-    # The last block is filled up with the last row.
-    index = tf.minimum(tf.range(num_blocks * BLOCK_ROWS), count - 1)
-
-    def cut(x: tf.Tensor) -> tf.Tensor:
-        shape = tf.concat([[num_blocks, BLOCK_ROWS], tf.shape(x)[1:]], 0)
-        block = tf.reshape(tf.gather(x, index), shape)
-        return tf.ensure_shape(block, (None, BLOCK_ROWS, *x.shape[1:]))
-
-    blocks = tf.nest.map_structure(cut, arguments)
-    done = tf.map_fn(
-        lambda block: function(*block),
-        blocks,
-        fn_output_signature=tf.TensorSpec((BLOCK_ROWS, *row.shape), row.dtype),
-    )
-    return tf.reshape(done, (-1, *row.shape))[:count]
+    full = tf.minimum(tf.range(num_blocks * BLOCK_ROWS), count - 1)
+    return tf.reshape(tf.gather(index, full), (-1, BLOCK_ROWS))
 
 
 def _assert(is_good: tf.Tensor, rule: str, received: Any) -> tf.Operation:

@@ -181,7 +181,7 @@ class PixelTokenizer:
         )
         batch = tf.shape(token_ids)[:-1]
         shape = tf.concat([batch, [*self.image_size, 3]], 0)
-        return tf.reshape(tf.cast(tf.floor(rgb * 255 + 0.5), tf.uint8), shape)
+        return tf.reshape(rgb, shape)
 
     def tokenize_bytes(self, image_bytes: tf.Tensor) -> tf.Tensor:
         """Turn one JPEG or PNG file into tokens, as `decode` then `tokenize`.

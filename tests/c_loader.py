@@ -3,10 +3,10 @@
 Loads a SavedModel as TensorFlow Serving does, with XLA compilation switched
 off. Neither `tensorflow` nor this package is imported.
 
-Command: python tests/c_loader.py FOLDER < request.json
-The request holds, for inputs and outputs, the names of the graph's tensors
-and, for inputs, dtype, shape and values (strings as base64). Prints the
-outputs in the same form.
+Command: python tests/c_loader.py FOLDER < requests.json
+A request holds, for inputs and outputs, the names of the graph's tensors
+and, for inputs, dtype, shape and values (strings as base64). Prints for each
+request the outputs in the same form, or code and message of its error.
 """
 
 import base64
@@ -61,14 +61,6 @@ def load_library():
     return library
 
 
-def check(library, status):
-    code = library.TF_GetCode(status)
-    if code:
-        message = library.TF_Message(status).decode()
-        print(json.dumps({"code": code, "message": message}))
-        sys.exit(0)
-
-
 def make_tensor(library, spec):
     shape = (ctypes.c_int64 * len(spec["shape"]))(*spec["shape"])
     if spec["dtype"] == "string":
@@ -120,7 +112,6 @@ def read_tensor(library, tensor):
 
 
 def main(folder):
-    request = json.load(sys.stdin)
     library = load_library()
     library._ZN10tensorflow21DisableXlaCompilationEv()
     status = ctypes.c_void_p(library.TF_NewStatus())
@@ -132,7 +123,7 @@ def main(folder):
             options, None, folder.encode(), tags, 1, graph, None, status
         )
     )
-    check(library, status)
+    assert not library.TF_GetCode(status), library.TF_Message(status)
 
     def places(names):
         outputs = (Output * len(names))()
@@ -145,27 +136,32 @@ def main(folder):
             outputs[i].index = int(index)
         return outputs
 
-    inputs, names = request["inputs"], request["outputs"]
-    values = (ctypes.c_void_p * len(inputs))(
-        *(make_tensor(library, spec) for spec in inputs.values())
-    )
-    results = (ctypes.c_void_p * len(names))()
-    library.TF_SessionRun(
-        *(session, None),
-        *(places(list(inputs)), values, len(inputs)),
-        *(places(list(names.values())), results, len(names)),
-        *(None, 0, None, status),
-    )
-    check(library, status)
-    assert not {"tensorflow", "pixace_tf"} & set(sys.modules)
-    print(
-        json.dumps(
-            {
-                name: read_tensor(library, tensor)
-                for name, tensor in zip(names, results, strict=True)
-            }
+    def run(inputs, names):
+        values = (ctypes.c_void_p * len(inputs))(
+            *(make_tensor(library, spec) for spec in inputs.values())
         )
-    )
+        results = (ctypes.c_void_p * len(names))()
+        library.TF_SessionRun(
+            *(session, None),
+            *(places(list(inputs)), values, len(inputs)),
+            *(places(list(names.values())), results, len(names)),
+            *(None, 0, None, status),
+        )
+        code = library.TF_GetCode(status)
+        if code:
+            message = library.TF_Message(status).decode()
+            return {"code": code, "message": message}
+        return {
+            name: read_tensor(library, tensor)
+            for name, tensor in zip(names, results, strict=True)
+        }
+
+    answers = [
+        run(request["inputs"], request["outputs"])
+        for request in json.load(sys.stdin)
+    ]
+    assert not {"tensorflow", "pixace_tf"} & set(sys.modules)
+    print(json.dumps(answers))
 
 
 if __name__ == "__main__":

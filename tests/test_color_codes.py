@@ -38,6 +38,47 @@ def oracle_quantize(rgb, bit_widths, color_space):
     return codes
 
 
+def oracle_dequantize(codes, bit_widths, color_space):
+    """Exact rational arithmetic, by the sixth of the color circle."""
+    top = [max(2**b - 1, 1) for b in bit_widths]
+    shares = [Fraction(int(c), n) for c, n in zip(codes, top, strict=True)]
+    if color_space == "rgb":
+        return shares
+    _, s, v = shares
+    if not bit_widths[2]:
+        v = Fraction(1)
+    sixth, rest = divmod(Fraction(6 * int(codes[0]), 2 ** bit_widths[0]), 1)
+    low, falling, rising = (
+        v * (1 - s),
+        v * (1 - s * rest),
+        v * (1 - s + s * rest),
+    )
+    return [
+        (v, rising, low),
+        (falling, v, low),
+        (low, v, rising),
+        (low, falling, v),
+        (rising, low, v),
+        (v, low, falling),
+    ][sixth]
+
+
+@pytest.mark.parametrize("color_space", ["hsv", "rgb"])
+@pytest.mark.parametrize("bit_widths", WIDTHS)
+def test_dequantize_equals_exact_arithmetic(bit_widths, color_space):
+    rng = np.random.default_rng(4)
+    codes = np.stack([rng.integers(0, 2**b, 3000) for b in bit_widths], -1)
+    rgb = color_codes.dequantize(codes, bit_widths, color_space).numpy()
+    expected = [
+        [
+            half_up(255 * c)
+            for c in oracle_dequantize(code, bit_widths, color_space)
+        ]
+        for code in codes
+    ]
+    np.testing.assert_array_equal(rgb, expected)
+
+
 @pytest.mark.parametrize("color_space", ["hsv", "rgb"])
 @pytest.mark.parametrize("bit_widths", WIDTHS)
 def test_quantize_equals_exact_arithmetic(bit_widths, color_space):
@@ -59,11 +100,13 @@ def test_all_codes_survive_the_round_trip(color_space):
     np.testing.assert_array_equal(
         color_codes.pack(channels, (5, 4, 4)), token_ids
     )
-    rgb = color_codes.dequantize(channels, (5, 4, 4), color_space).numpy()
-    # In floating point, since 8 bits cannot hold every dark hue.
-    for code, (red, green, blue) in zip(channels.numpy(), rgb, strict=True):
+    # In exact numbers, since 8 bits cannot hold every dark hue.
+    for code in channels.numpy():
+        red, green, blue = oracle_dequantize(code, (5, 4, 4), color_space)
         if color_space == "rgb":
-            again = np.round(np.array([red, green, blue]) * [31, 15, 15])
+            again = [
+                round(c * n) for c, n in ((red, 31), (green, 15), (blue, 15))
+            ]
         else:
             hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
             again = [
@@ -98,7 +141,7 @@ def test_rgb_888_is_exact():
     rgb = np.random.default_rng(3).integers(0, 256, (1000, 3), dtype=np.uint8)
     codes = color_codes.quantize(rgb, (8, 8, 8), "rgb")
     back = color_codes.dequantize(codes, (8, 8, 8), "rgb").numpy()
-    np.testing.assert_array_equal(np.round(back * 255), rgb)
+    np.testing.assert_array_equal(back, rgb)
 
 
 @pytest.mark.parametrize("token", [-1, 1 << 13])
