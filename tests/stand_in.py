@@ -12,7 +12,6 @@ standard input.
 
 import base64
 import ctypes
-import importlib.util
 import json
 import os
 import queue
@@ -55,10 +54,9 @@ class StatusError(Exception):
 
 def disable_xla():
     """Do what the server does unless it is told otherwise."""
-    (folder,) = importlib.util.find_spec(
-        "tensorflow"
-    ).submodule_search_locations
-    library = ctypes.CDLL(os.path.join(folder, "libtensorflow_cc.so.2"))
+    library = ctypes.CDLL(
+        os.path.join(tf.sysconfig.get_lib(), "libtensorflow_cc.so.2")
+    )
     library._ZN10tensorflow21DisableXlaCompilationEv()
 
 

@@ -172,7 +172,7 @@ def test_a_watched_picture_grows_row_by_row(tmp_path):
     cover = sheets.hide_after(np.zeros((height, width, 3), np.uint8), 0)
     covered = [
         int(np.all(image == cover, axis=(1, 2)).sum())
-        for image in np.array(frames)[:, 0, 0]
+        for image in np.array(frames)[:, 0, 0, 0]
     ]
     assert covered[0] in (3, 4)
     assert covered[-1] == 0

@@ -318,7 +318,7 @@ BAD_INPUTS = {
     "top_k -1": (of("top_k", -1, np.int32), "0 \\(off\\)"),
     "min_p 2": (of("min_p", 2, np.float32), "from 0 to 1"),
     "other rows": ({"seed": np.arange(3)}, "as many rows"),
-    "no rows": ({"seed": np.zeros(0, np.int64)}, "rows"),
+    "no rows": ({"seed": np.zeros(0, np.int64)}, "row"),
 }
 
 
