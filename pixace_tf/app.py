@@ -63,7 +63,7 @@ class Studio:
         temperature: float,
         seed: float,
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield completions while they grow; at last the sheet's path too."""
+        """Yield completions while they grow; at last the sheet too."""
         if picture is None:
             raise ValueError("Choose a picture first.")
         for images, done in _growing(
@@ -78,13 +78,13 @@ class Studio:
             if done is None:
                 yield _row(images[0, 0]), gr.skip()
             else:
-                sheet = _file(done.sheet(_scale(done.kept[0])), "completed")
-                yield _row(done.images[0, 0]), sheet
+                sheet = done.sheet(_scale(done.kept[0]))
+                yield _row(done.images[0, 0]), _download(sheet, "completed")
 
     def generate(
         self, count: float, temperature: float, seed: float
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield new pictures while they grow; at last the sheet's path too."""
+        """Yield new pictures while they grow; at last the sheet too."""
         for images, done in _growing(
             self._painter.generate,
             self._source,
@@ -93,7 +93,7 @@ class Studio:
             seed=int(seed),
         ):
             sheet = sheets.grid((images if done is None else done)[0])
-            yield sheet, gr.skip() if done is None else _file(sheet, "new")
+            yield sheet, gr.skip() if done is None else _download(sheet, "new")
 
     def palette(
         self, picture: Any, first: int, second: int, third: int, space: str
@@ -127,30 +127,33 @@ def build(
         )
         picture, small = gr.State(), gr.State()
         with gr.Row():
-            with gr.Column(scale=1, min_width=280):
+            with gr.Column(scale=1, min_width=340):
                 upload = gr.UploadButton(
                     "Upload a picture", file_types=["image"], variant="primary"
-                )
-                pick = gr.Gallery(
-                    [sheets.enlarge(e, _scale(e)) for e in examples],
-                    label="or pick one",
-                    columns=3,
-                    height=300,
-                    allow_preview=False,
-                    format="png",
-                    interactive=False,
-                    visible=bool(len(examples)),
                 )
                 kept = gr.Image(
                     label="What is kept",
                     format="png",
                     interactive=False,
-                    height=300,
+                    height=250,
                     buttons=[],
                     elem_id="kept",
                 )
                 keep = gr.Slider(
                     0, 1, 0.5, step=0.01, label="Keep", elem_id="keep"
+                )
+                if len(examples):
+                    gr.Markdown("Or pick one:")
+                pick = gr.Gallery(
+                    [sheets.enlarge(e, _scale(e)) for e in examples],
+                    show_label=False,
+                    columns=3,
+                    height="auto",
+                    allow_preview=False,
+                    format="png",
+                    interactive=False,
+                    buttons=[],
+                    visible=bool(len(examples)),
                 )
             with gr.Column(scale=3):
                 with gr.Tab("Finish the picture"):
@@ -162,7 +165,7 @@ def build(
                         seed = _seed()
                     go = gr.Button("Finish it", variant="primary")
                     completed = _painting("completed")
-                    sheet = gr.DownloadButton("Download the sheet")
+                    sheet = _download()
                 with gr.Tab("New pictures"):
                     with gr.Row():
                         count = gr.Slider(1, 16, 9, step=1, label="Pictures")
@@ -170,16 +173,18 @@ def build(
                         start = _seed()
                     paint = gr.Button("Paint", variant="primary")
                     painted = _painting("painted")
-                    new_sheet = gr.DownloadButton("Download the sheet")
+                    new_sheet = _download()
                 with gr.Tab("Palette"):
                     with gr.Row():
-                        space = gr.Radio(["HSV", "RGB"], value="HSV", label="")
+                        space = gr.Radio(
+                            ["HSV", "RGB"], value="HSV", label="Color space"
+                        )
                         bits = [
                             gr.Slider(0, 8, n, step=1, label=f"Bits of {name}")
                             for n, name in (
-                                (5, "hue / red"),
-                                (4, "saturation / green"),
-                                (4, "value / blue"),
+                                (5, "hue or red"),
+                                (4, "saturation or green"),
+                                (4, "value or blue"),
                             )
                         ]
                     quantized = _painting("palette")
@@ -323,11 +328,18 @@ def _scale(pixels: np.ndarray) -> int:
     return max(1, round(SIDE / max(pixels.shape[:2])))
 
 
-def _file(sheet: Image.Image, name: str) -> str:
-    folder = tempfile.mkdtemp(prefix="pixace-tf-")
-    path = os.path.join(folder, f"{name}.png")
-    sheets.save_picture(sheet, path)
-    return path
+def _download(
+    sheet: Image.Image | None = None, name: str = ""
+) -> gr.DownloadButton:
+    """Return a button, which is off while there is no sheet."""
+    path = None
+    if sheet is not None:
+        folder = tempfile.mkdtemp(prefix="pixace-tf-")
+        path = os.path.join(folder, f"{name}.png")
+        sheets.save_picture(sheet, path)
+    return gr.DownloadButton(
+        "Download the sheet", path, interactive=path is not None
+    )
 
 
 def _painting(name: str) -> gr.Image:

@@ -146,7 +146,7 @@ def shrink(
     return np.asarray(run.tokenizer.detokenize(token_ids))
 
 
-def examples(run: Run, count: int = 9) -> np.ndarray:
+def examples(run: Run, count: int = 6) -> np.ndarray:
     """Return pictures that a run has not learned from, to play with.
 
     Args:
