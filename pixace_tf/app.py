@@ -3,6 +3,7 @@
 Nothing leaves the machine: no analytics, no fonts or scripts from elsewhere.
 """
 
+import contextlib
 import functools
 import os
 import queue
@@ -62,8 +63,8 @@ class Studio:
         samples: float,
         temperature: float,
         seed: float,
-    ) -> Iterator[tuple[Any, Any]]:
-        """Yield completions while they grow; at last the sheet too."""
+    ) -> Iterator[tuple[Image.Image, Image.Image | None]]:
+        """Yield completions while they grow, at last with the sheet."""
         if picture is None:
             raise ValueError("Choose a picture first.")
         for images, done in _growing(
@@ -76,15 +77,15 @@ class Studio:
             seed=int(seed),
         ):
             if done is None:
-                yield _row(images[0, 0]), gr.skip()
+                yield _row(images[0, 0]), None
             else:
                 sheet = done.sheet(_scale(done.kept[0]))
-                yield _row(done.images[0, 0]), _download(sheet, "completed")
+                yield _row(done.images[0, 0]), sheet
 
     def generate(
         self, count: float, temperature: float, seed: float
-    ) -> Iterator[tuple[Any, Any]]:
-        """Yield new pictures while they grow; at last the sheet too."""
+    ) -> Iterator[tuple[Image.Image, Image.Image | None]]:
+        """Yield new pictures while they grow; the last is the sheet too."""
         for images, done in _growing(
             self._painter.generate,
             self._source,
@@ -93,7 +94,7 @@ class Studio:
             seed=int(seed),
         ):
             sheet = sheets.grid((images if done is None else done)[0])
-            yield sheet, gr.skip() if done is None else _download(sheet, "new")
+            yield sheet, None if done is None else sheet
 
     def palette(
         self, picture: Any, first: int, second: int, third: int, space: str
@@ -208,18 +209,19 @@ def build(
             trigger_mode="always_last",
         )
         go.click(
-            _clear(studio.complete),
+            _stream(studio.complete),
             [picture, keep, samples, temperature, seed],
             [completed, sheet],
             show_progress="hidden",
         )
         paint.click(
-            _clear(studio.generate),
+            _stream(studio.generate),
             [count, warmth, start],
             [painted, new_sheet],
             show_progress="hidden",
         )
-        for choice in (*bits, space):
+        choices: list[Any] = [*bits, space]
+        for choice in choices:
             choice.change(
                 _clear(studio.palette),
                 colors,
@@ -260,33 +262,40 @@ def launch(page: gr.Blocks, host: str, port: int) -> str:
 def _clear(handler: Callable[..., Any]) -> Callable[..., Any]:
     """Turn errors that a user can mend into a message on the page."""
 
-    def message(error: Exception) -> gr.Error:
-        return gr.Error(str(error), duration=8, print_exception=False)
-
-    if handler.__name__ in ("complete", "generate"):
-
-        @functools.wraps(handler)
-        def stream(*arguments: Any) -> Iterator[Any]:
-            try:
-                yield from handler(*arguments)
-            except (ValueError, OSError) as error:
-                raise message(error) from None
-
-        return stream
-
     @functools.wraps(handler)
     def call(*arguments: Any) -> Any:
-        try:
+        with _messages():
             return handler(*arguments)
-        except (ValueError, OSError) as error:
-            raise message(error) from None
 
     return call
 
 
+def _stream(
+    handler: Callable[..., Iterator[tuple[Image.Image, Image.Image | None]]],
+) -> Callable[..., Iterator[tuple[Image.Image, Any]]]:
+    """Turn sheets into downloads, and errors into messages, as `_clear`."""
+
+    @functools.wraps(handler)
+    def call(*arguments: Any) -> Iterator[tuple[Image.Image, Any]]:
+        with _messages():
+            for shown, sheet in handler(*arguments):
+                button = gr.skip() if sheet is None else _download(sheet)
+                yield shown, button
+
+    return call
+
+
+@contextlib.contextmanager
+def _messages() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise gr.Error(str(error), duration=8, print_exception=False) from None
+
+
 def _growing(
     function: Callable[..., Any], *arguments: Any, **options: Any
-) -> Iterator[tuple[np.ndarray | None, Any]]:
+) -> Iterator[tuple[Any, Any]]:
     """Run something that can be watched.
 
     Yields:
@@ -328,14 +337,12 @@ def _scale(pixels: np.ndarray) -> int:
     return max(1, round(SIDE / max(pixels.shape[:2])))
 
 
-def _download(
-    sheet: Image.Image | None = None, name: str = ""
-) -> gr.DownloadButton:
+def _download(sheet: Image.Image | None = None) -> gr.DownloadButton:
     """Return a button, which is off while there is no sheet."""
     path = None
     if sheet is not None:
         folder = tempfile.mkdtemp(prefix="pixace-tf-")
-        path = os.path.join(folder, f"{name}.png")
+        path = os.path.join(folder, "pixace.png")
         sheets.save_picture(sheet, path)
     return gr.DownloadButton(
         "Download the sheet", path, interactive=path is not None

@@ -35,6 +35,8 @@ FILTER_RULES: dict[str, tuple[str, Callable[[Any], Any]]] = {
 }
 # Called with the pixels drawn so far and the pixels to draw, in all.
 ProgressUpdate = Callable[[int, int], None]
+# Which pictures have been drawn, their tokens, and up to where.
+Drawn = tuple[np.ndarray, np.ndarray, int]
 # Called with int32 token_ids `(B, T)` and how many of each are drawn, `(B,)`.
 Watch = Callable[[np.ndarray, np.ndarray], None]
 
@@ -196,9 +198,9 @@ class Sampler:
         # on the others.
         blocks = [
             self._draw_block(
-                token_ids,
-                drawn,
+                token_ids[rows],
                 rows,
+                int(start),
                 chunk,
                 prefix[rows],
                 seeds[rows],
@@ -208,7 +210,8 @@ class Sampler:
             for rows in _cut(np.flatnonzero(starts == start), self.rows)
         ]
         total = int(np.sum(length - starts))
-        for _ in self._advance(blocks):
+        for rows, tokens, stop in self._advance(blocks):
+            token_ids[rows], drawn[rows] = tokens[: len(rows)], stop
             if progress is not None:
                 progress(int(np.sum(drawn - starts)), total)
             if watch is not None:
@@ -314,7 +317,7 @@ class Sampler:
             )
         return token_ids, prefix.astype(np.int32), seeds
 
-    def _advance(self, blocks: Iterable[Iterator[bool]]) -> Iterator[bool]:
+    def _advance(self, blocks: Iterable[Iterator[Drawn]]) -> Iterator[Drawn]:
         """Advance the blocks, as many at once as there are workers.
 
         Yields:
@@ -329,7 +332,7 @@ class Sampler:
             }
             while running:
                 for future in wait(running, None, FIRST_COMPLETED).done:
-                    block: Iterator[bool] | None = running.pop(future)
+                    block: Iterator[Drawn] | None = running.pop(future)
                     passed = future.result()
                     if passed is None:
                         block = next(waiting, None)
@@ -341,27 +344,27 @@ class Sampler:
     def _draw_block(
         self,
         token_ids: np.ndarray,
-        drawn: np.ndarray,
         rows: np.ndarray,
+        position: int,
         chunk_length: int,
         prefix_length: np.ndarray,
         seeds: np.ndarray,
         filters: dict[str, np.ndarray],
-    ) -> Iterator[bool]:
-        """Fill in some rows of `token_ids`, from where they are `drawn` on.
+    ) -> Iterator[Drawn]:
+        """Draw some pictures from a position on.
 
         Yields:
-            True after each chunk of pixels, with both arrays up to date.
+            After each chunk of pixels `rows`, as many or more rows of tokens,
+            and where the next chunk begins.
         """
         length = self.model.sequence_length
         segment_length = self.model.decoder.segment_length
         program = self._segment[bool(_are_on(filters))]
         # The block is filled up with its last picture.
         full = np.minimum(np.arange(self.rows), len(rows) - 1)
-        tokens = tf.constant(token_ids[rows[full]])
+        tokens = tf.constant(token_ids[full])
         noise = self._noise(seeds[full])
         filters = {name: value[full] for name, value in filters.items()}
-        position = int(drawn[rows[0]])
         state = self._state_at(tokens, position)
         while position < length:
             end = (position // segment_length + 1) * segment_length
@@ -373,8 +376,7 @@ class Sampler:
             if stop == end < length:
                 state = self.model.end_segment(state)
             position = stop
-            token_ids[rows], drawn[rows] = tokens[: len(rows)], stop
-            yield True
+            yield rows, tokens.numpy(), stop
 
     def _state_at(self, tokens: tf.Tensor, position: int) -> Any:
         """Return the state before a position, all pixels before it given."""

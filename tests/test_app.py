@@ -174,8 +174,10 @@ def test_a_watched_picture_grows_row_by_row(tmp_path):
     assert covered == [3, 2, 1, 0]
     studio = app.Studio(painting, run)
     shown = list(studio.complete(picture, 0.5, 2, 1.0, 0))
-    with Image.open(shown[-1][1].value) as sheet:
-        assert sheet.width > sheet.height
+    assert [sheet is None for _, sheet in shown[:-1]] == [True] * (
+        len(shown) - 1
+    )
+    assert shown[-1][1].width > shown[-1][0].width
     with pytest.raises(ValueError, match="Choose a picture"):
         next(studio.complete(None, 0.5, 2, 1.0, 0))
 
@@ -191,4 +193,4 @@ def test_errors_become_messages(tmp_path):
     with pytest.raises(gr.Error, match=r"bad\.png"):
         app._clear(studio.choose)(str(bad))
     with pytest.raises(gr.Error, match="Choose a picture"):
-        list(app._clear(studio.complete)(None, 0.5, 1, 1.0, 0))
+        list(app._stream(studio.complete)(None, 0.5, 1, 1.0, 0))
