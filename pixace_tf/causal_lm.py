@@ -198,6 +198,10 @@ class PixaceCausalLM(keras.Model):
         """Close a segment whose pixels have all been decoded."""
         return self.decoder.end_segment(state)
 
+    def rewind(self, state: Any, position: Any) -> Any:
+        """Return a closed segment's state as it was where a segment began."""
+        return self.decoder.rewind(state, position)
+
     def draw(self, hidden: Any, choose: Choose) -> Any:
         """Draw the token of one position; see `ChainHead.draw`."""
         return self.head.draw(hidden, choose)

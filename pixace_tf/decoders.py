@@ -5,7 +5,8 @@ likelihoods. For sampling, the sequence is cut into segments and these into
 runs: `begin_run` before the pixels of a run, one `step` per pixel,
 `end_segment` after a segment, with a state that only the decoder understands.
 Its shapes change between segments only. `prefill` makes the state of a given
-prefix; decoding then begins at a multiple of `prefill_stride`.
+prefix; decoding then begins at a multiple of `prefill_stride`. `rewind` goes
+back to the beginning of a segment.
 
 Shapes: B batch, T pixels, E embedding_dim, N neighbors, W hidden_dim,
 H heads, D head_dim, R runs.
@@ -175,6 +176,16 @@ class FlatDecoder(keras.layers.Layer):
     def end_segment(self, state: dict[str, Any]) -> dict[str, Any]:
         """Move the filled tail behind the frozen part of the cache."""
         frozen = extend_cache(state["frozen"], state["tail"])
+        return {**state, "frozen": frozen}
+
+    def rewind(self, state: dict[str, Any], position: Any) -> dict[str, Any]:
+        """Return the state that was before a position where a segment began.
+
+        Args:
+            state: Between two segments, or at the beginning or end.
+            position: int32 scalar.
+        """
+        frozen, _ = split_cache(state["frozen"], position)
         return {**state, "frozen": frozen}
 
 
@@ -361,6 +372,10 @@ class MultiscaleDecoder(keras.layers.Layer):
 
     def end_segment(self, state: dict[str, Any]) -> dict[str, Any]:
         """Do nothing: the next `begin_run` reads the finished run."""
+        return state
+
+    def rewind(self, state: dict[str, Any], position: Any) -> dict[str, Any]:
+        """Do nothing: what lies behind a position is never looked at."""
         return state
 
     def _state(self, outer: Cache, batch_size: Any) -> dict[str, Any]:

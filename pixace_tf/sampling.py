@@ -252,16 +252,12 @@ class Sampler:
         """
         length = self.model.sequence_length
         segment_length = self.model.decoder.segment_length
-        starts = range(0, length, segment_length)
         noise = self._noise(seeds)
         specs = tf.nest.map_structure(_relax, self.model.empty_state(self.rows))
-        state = tf.switch_case(
-            first_segment,
-            [
-                lambda start=start: self._state_at(token_ids, start)
-                for start in starts
-            ],
-        )
+        begin = first_segment * segment_length
+        # One program for every beginning.
+        last_start = (length - 1) // segment_length * segment_length
+        state = self.model.rewind(self._state_at(token_ids, last_start), begin)
 
         def draw(is_filtered: bool) -> tf.Tensor:
             def body(start: tf.Tensor, tokens: tf.Tensor, state: Any) -> Any:
@@ -272,13 +268,13 @@ class Sampler:
                 )
                 return stop, tokens, self.model.end_segment(state)
 
-            begin = tf.TensorSpec((), tf.int32)
+            scalar = tf.TensorSpec((), tf.int32)
             rows = tf.TensorSpec(token_ids.shape, tf.int32)
             _, tokens, _ = tf.while_loop(
                 lambda start, *_: start < length,
                 body,
-                (first_segment * segment_length, token_ids, state),
-                shape_invariants=(begin, rows, specs),
+                (begin, token_ids, state),
+                shape_invariants=(scalar, rows, specs),
             )
             return tokens
 

@@ -11,10 +11,12 @@ Shapes: B batch, T pixels.
 
 import inspect
 import math
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from pixace_tf.causal_lm import PixaceCausalLM
 from pixace_tf.sampling import FILTER_RULES, Filters, Sampler
@@ -106,6 +108,7 @@ class ServedModel:
             {"serving_default": self.signatures["complete"], **self.signatures},
             tf.saved_model.SaveOptions(experimental_custom_gradients=False),
         )
+        _shorten_names(path)
 
     def _complete(
         self, image_bytes: tf.Tensor, **options: tf.Tensor
@@ -252,6 +255,37 @@ class ServedModel:
             "token_ids": token_ids,
             "bits_per_pixel": tf.reduce_mean(nats, axis=1) / math.log(2),
         }
+
+
+def _shorten_names(path: str) -> None:
+    """Number the nodes of a SavedModel's functions.
+
+    Their names tell all the layers that they are in; with shapes that loaders
+    find by themselves they would be more than half of the graph.
+    """
+    file = pathlib.Path(path, "saved_model.pb")
+    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    for function in model.meta_graphs[0].graph_def.library.function:
+        numbers = {n.name: f"n{i}" for i, n in enumerate(function.node_def)}
+
+        def renamed(place: str, numbers: dict[str, str] = numbers) -> str:
+            """Rename `name`, `^name` or `name:output:0`; keep arguments."""
+            mark = "^" if place.startswith("^") else ""
+            name, *rest = place.removeprefix("^").split(":")
+            return mark + ":".join([numbers.get(name, name), *rest])
+
+        for node in function.node_def:
+            node.name = renamed(node.name)
+            node.input[:] = [renamed(place) for place in node.input]
+            for key in ("_output_shapes", "_class"):
+                if key in node.attr:
+                    del node.attr[key]
+        for places in (function.ret, function.control_ret):
+            for key, place in list(places.items()):
+                places[key] = renamed(place)
+    file.write_bytes(model.SerializeToString())
+    # It is that of the file before.
+    file.with_name("fingerprint.pb").unlink()
 
 
 def _function(
