@@ -91,9 +91,9 @@ HASHING_DECODERS = ("reformer",)
 # Activations kept at each position: widths per layer and per stack, measured,
 # and the embedded neighbors with their gradient.
 _KEPT_WIDTHS = {
-    "multiscale": (11, 10),
-    "transformer": (10, 15),
-    "reformer": (0, 8),
+    "multiscale": (6, 11),
+    "transformer": (2, 5),
+    "reformer": (0, 7),
 }
 _INPUT_WIDTH = 2 * 12 * 64
 
