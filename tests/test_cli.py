@@ -124,7 +124,7 @@ def test_draw_writes_labelled_pictures(tmp_path):
         (["generate", "{tmp}", "--out", "{tmp}/x/y.png"], "There is no folder"),
         (["generate", "{tmp}", "--out", "y.xyz"], "must end in"),
         (["generate", "{tmp}", "--temperature", "warm"], "should be like"),
-        (["complete", "{tmp}"], "Missing argument"),
+        (["complete", "{tmp}"], "Give RUN and then at least one IMAGE"),
         (["evaluate", "{tmp}", "{tmp}"], "no run folder"),
         (["scan", "{tmp}/none"], "There is no folder"),
         (["palette", "{tmp}/none.png"], "no such file"),
