@@ -25,6 +25,8 @@ from pixace_tf import sheets
 
 MAX_FILE_SIZE = "32mb"
 MAX_WAITING = 64
+# Uploads and pictures of the page are removed from the disk after this.
+CACHE_S = 3600
 FRAME_S = 0.05
 MAX_SEED = 2**31 - 1
 # Of the pictures on the page.
@@ -46,6 +48,9 @@ class Studio:
 
     def choose(self, picture: Any) -> tuple[Any, np.ndarray]:
         """Return a picture, a path or an array, and what the model sees."""
+        # An address would be fetched from here, by whoever sends it.
+        if isinstance(picture, str) and not os.path.isfile(picture):
+            raise ValueError("Choose a file.")
         return picture, self._painter.shrink(self._source, picture)
 
     def preview(self, small: np.ndarray | None, keep: float) -> Any:
@@ -74,7 +79,7 @@ class Studio:
             keep=keep,
             samples=int(samples),
             temperatures=(temperature,),
-            seed=int(seed),
+            seed=int(seed or 0),
         ):
             if done is None:
                 yield _row(images[0, 0]), None
@@ -91,7 +96,7 @@ class Studio:
             self._source,
             int(count),
             temperatures=(temperature,),
-            seed=int(seed),
+            seed=int(seed or 0),
         ):
             sheet = sheets.grid((images if done is None else done)[0])
             yield sheet, None if done is None else sheet
@@ -190,16 +195,20 @@ def build(
                         ]
                     quantized = _painting("palette")
         colors = [picture, *bits, space]
+        # What takes memory and time goes on one at a time.
+        one: dict[str, Any] = {"concurrency_id": "one", "concurrency_limit": 1}
 
         def picked(event: gr.SelectData) -> Any:
             return studio.choose(examples[event.index])
 
         for chosen in (
-            upload.upload(_clear(studio.choose), upload, [picture, small]),
-            pick.select(_clear(picked), None, [picture, small]),
+            upload.upload(
+                _clear(studio.choose), upload, [picture, small], **one
+            ),
+            pick.select(_clear(picked), None, [picture, small], **one),
         ):
             chosen.success(studio.preview, [small, keep], kept).success(
-                _clear(studio.palette), colors, quantized
+                _clear(studio.palette), colors, quantized, **one
             )
         keep.input(
             studio.preview,
@@ -213,12 +222,14 @@ def build(
             [picture, keep, samples, temperature, seed],
             [completed, sheet],
             show_progress="hidden",
+            **one,
         )
         paint.click(
             _stream(studio.generate),
             [count, warmth, start],
             [painted, new_sheet],
             show_progress="hidden",
+            **one,
         )
         choices: list[Any] = [*bits, space]
         for choice in choices:
@@ -227,6 +238,7 @@ def build(
                 colors,
                 quantized,
                 show_progress="hidden",
+                **one,
             )
     return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
@@ -277,10 +289,15 @@ def _stream(
 
     @functools.wraps(handler)
     def call(*arguments: Any) -> Iterator[tuple[Image.Image, Any]]:
-        with _messages():
+        # The page has copied a sheet when it asks for what comes after it.
+        with _messages(), tempfile.TemporaryDirectory() as folder:
             for shown, sheet in handler(*arguments):
-                button = gr.skip() if sheet is None else _download(sheet)
-                yield shown, button
+                if sheet is None:
+                    yield shown, gr.skip()
+                else:
+                    path = os.path.join(folder, "pixace.png")
+                    sheets.save_picture(sheet, path)
+                    yield shown, _download(path)
 
     return call
 
@@ -303,29 +320,34 @@ def _growing(
         what it returns.
     """
     frames: queue.Queue[tuple[str, Any]] = queue.Queue()
+    is_left = threading.Event()
+
+    def show(images: np.ndarray) -> None:
+        if is_left.is_set():
+            raise RuntimeError("Nobody watches any more.")
+        frames.put(("frame", images))
 
     def work() -> None:
         try:
-            done = function(
-                *arguments,
-                **options,
-                watch=lambda images: frames.put(("frame", images)),
-            )
+            done = function(*arguments, **options, watch=show)
             frames.put(("done", done))
         except Exception as error:
             frames.put(("error", error))
 
     threading.Thread(target=work, daemon=True).start()
-    while True:
-        kind, value = frames.get()
-        while kind == "frame" and not frames.empty():
+    try:
+        while True:
             kind, value = frames.get()
-        if kind == "error":
-            raise value
-        yield (value, None) if kind == "frame" else (None, value)
-        if kind == "done":
-            return
-        time.sleep(FRAME_S)
+            while kind == "frame" and not frames.empty():
+                kind, value = frames.get()
+            if kind == "error":
+                raise value
+            yield (value, None) if kind == "frame" else (None, value)
+            if kind == "done":
+                return
+            time.sleep(FRAME_S)
+    finally:
+        is_left.set()
 
 
 def _row(images: np.ndarray) -> Image.Image:
@@ -337,13 +359,8 @@ def _scale(pixels: np.ndarray) -> int:
     return max(1, round(SIDE / max(pixels.shape[:2])))
 
 
-def _download(sheet: Image.Image | None = None) -> gr.DownloadButton:
+def _download(path: str | None = None) -> gr.DownloadButton:
     """Return a button, which is off while there is no sheet."""
-    path = None
-    if sheet is not None:
-        folder = tempfile.mkdtemp(prefix="pixace-tf-")
-        path = os.path.join(folder, "pixace.png")
-        sheets.save_picture(sheet, path)
     return gr.DownloadButton(
         "Download the sheet", path, interactive=path is not None
     )

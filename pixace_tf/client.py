@@ -11,6 +11,8 @@ import http.client
 import io
 import json
 import random
+import socket
+import ssl
 import time
 import urllib.error
 import urllib.parse
@@ -22,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from pixace_tf import images, sheets
+from pixace_tf.filters import Filters
 
 # What the batching of the server takes at most.
 MAX_ROWS = 8
@@ -152,20 +155,28 @@ def complete(
         ServerError: If the server does not answer as it should.
     """
     sheets.check_completing(pictures, keep, samples)
-    files = np.array([_file(picture) for picture in pictures], object)
-    scored = _predict_all(server, "score", {"image_bytes": files})
-    originals = _pictures(scored["image_bytes"])
+    filters = Filters(temperatures, top_k, top_p, min_p)
+    filters.arrays(len(temperatures))
+    scored = _score(server, pictures)
+    small = scored["image_bytes"]
+    originals = _pictures(small)
+    length = scored["token_ids"].shape[1]
     if prefix_length is None:
-        prefix_length = round(keep * scored["token_ids"].shape[1])
+        prefix_length = round(keep * length)
+    if not 0 <= prefix_length <= length:
+        raise ValueError(
+            f"prefix_length must lie in [0, {length}]. "
+            f"Received: {prefix_length}"
+        )
     columns = len(temperatures) * samples
     rows = {
-        "image_bytes": np.repeat(files, columns),
-        "temperature": np.tile(np.repeat(temperatures, samples), len(files)),
+        "image_bytes": np.repeat(small, columns),
+        "temperature": np.tile(np.repeat(temperatures, samples), len(small)),
         "seed": np.tile(
-            seed + np.arange(samples), len(files) * len(temperatures)
+            seed + np.arange(samples), len(small) * len(temperatures)
         ),
         **_all_rows(
-            len(files) * columns,
+            len(small) * columns,
             prefix_length=prefix_length,
             top_k=top_k,
             top_p=top_p,
@@ -176,7 +187,7 @@ def complete(
     painted = _pictures(drawn["image_bytes"])
     # What was kept is the same in every column.
     kept = [sheets.hide_after(p, prefix_length) for p in painted[::columns]]
-    shape = (len(files), len(temperatures), samples, *originals.shape[1:])
+    shape = (len(small), len(temperatures), samples, *originals.shape[1:])
     painted = painted.reshape(shape)
     if watch is not None:
         watch(painted)
@@ -207,6 +218,7 @@ def generate(
         ServerError: If the server does not answer as it should.
     """
     sheets.check_positive("count", count)
+    Filters(temperatures, top_k, top_p, min_p).arrays(len(temperatures))
     rows = {
         "temperature": np.repeat(temperatures, count),
         "seed": np.tile(seed + np.arange(count), len(temperatures)),
@@ -229,10 +241,9 @@ def shrink(server: Server, picture: str | np.ndarray) -> np.ndarray:
         ValueError: If the picture is not usable.
         ServerError: If the server does not answer as it should.
     """
-    files = np.array([_file(picture)], object)
-    scored = _predict_all(server, "score", {"image_bytes": files})
+    scored = _score(server, [picture])
     whole = {
-        "image_bytes": files,
+        "image_bytes": scored["image_bytes"],
         "seed": np.zeros(1),
         **_all_rows(
             1,
@@ -245,6 +256,24 @@ def shrink(server: Server, picture: str | np.ndarray) -> np.ndarray:
     }
     answer = _predict_all(server, "complete", whole)
     return _pictures(answer["image_bytes"])[0]
+
+
+def _score(server: Server, pictures: Sequence[str | np.ndarray]) -> Arrays:
+    """Return what the server sees of pictures."""
+
+    def score(is_plain: bool | None) -> Arrays:
+        files = [_file(picture, is_plain) for picture in pictures]
+        return _predict_all(
+            server, "score", {"image_bytes": np.array(files, object)}
+        )
+
+    try:
+        return score(None)
+    except ValueError:
+        if not any(isinstance(picture, str) for picture in pictures):
+            raise
+        # Rare kinds of JPEG and PNG that only Pillow reads.
+        return score(False)
 
 
 def _all_rows(count: int, **values: float) -> Arrays:
@@ -281,9 +310,9 @@ def _predict_all(
     }
 
 
-def _file(picture: str | np.ndarray) -> bytes:
+def _file(picture: str | np.ndarray, is_plain: bool | None) -> bytes:
     if isinstance(picture, str):
-        return images.read(picture)
+        return images.read(picture, is_plain=is_plain)
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
@@ -326,15 +355,21 @@ def _rest_call(
         raise _StatusError("DEADLINE_EXCEEDED", "no answer in time;") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
+        if isinstance(reason, TimeoutError | socket.gaierror | ssl.SSLError):
+            # Another try would not help.
+            raise ServerError(f"{address}: {reason}") from None
         raise _StatusError("UNAVAILABLE", f"{reason};") from None
     except ValueError:
         raise _StatusError("UNIMPLEMENTED", "no JSON in the answer;") from None
-    return {
-        name: np.array([base64.b64decode(v["b64"]) for v in value], object)
-        if name.endswith("_bytes")
-        else np.array(value)
-        for name, value in answer["outputs"].items()
-    }
+    try:
+        return {
+            name: np.array([base64.b64decode(v["b64"]) for v in value], object)
+            if name.endswith("_bytes")
+            else np.array(value)
+            for name, value in answer["outputs"].items()
+        }
+    except (AttributeError, KeyError, TypeError):
+        raise _StatusError("UNIMPLEMENTED", "no such answer known;") from None
 
 
 def _message(error: urllib.error.HTTPError) -> str:

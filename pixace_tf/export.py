@@ -18,8 +18,8 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from pixace_tf import model_card, storage
+from pixace_tf.filters import Filters
 from pixace_tf.run_folder import Run
-from pixace_tf.sampling import Filters
 from pixace_tf.served_model import BLOCK_ROWS, ServedModel
 
 # What the server may put together, as `serving/batching.txt` says.
@@ -106,7 +106,9 @@ def _write_warmup(run: Run, path: str) -> None:
     with tf.io.TFRecordWriter(path) as writer:
         for count in BATCH_SIZES:
             request = predict_pb2.PredictRequest()
-            request.model_spec.name = os.path.basename(run.path)
+            request.model_spec.name = os.path.basename(
+                os.path.abspath(run.path)
+            )
             request.model_spec.signature_name = "serving_default"
             for name, value in example_inputs(run, count).items():
                 request.inputs[name].CopyFrom(tf.make_tensor_proto(value))

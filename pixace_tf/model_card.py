@@ -33,11 +33,10 @@ pixace-tf complete --server http://localhost:8501 --model {name} cat.jpg
 Over REST, one picture a row, every input given:
 
 ```sh
-curl -s http://localhost:8501/v1/models/{name}:predict -d "{{
-  \\"instances\\": [{{
-  \\"image_bytes\\": {{\\"b64\\": \\"$(base64 -w0 cat.jpg)\\"}},
-  \\"prefix_length\\": {half}, \\"temperature\\": 1.0, \\"top_k\\": 0,
-  \\"top_p\\": 1.0, \\"min_p\\": 0.0, \\"seed\\": 0}}]}}"
+printf '{{"instances": [{{"image_bytes": {{"b64": "%s"}},
+  "prefix_length": {half}, "temperature": 1.0, "top_k": 0, "top_p": 1.0,
+  "min_p": 0.0, "seed": 0}}]}}' "$(base64 < cat.jpg | tr -d '\\n')" |
+  curl -s http://localhost:8501/v1/models/{name}:predict -d @-
 ```
 
 - `complete`, the default, takes `image_bytes`, `prefix_length`,
@@ -51,9 +50,9 @@ All return `image_bytes` (PNG; from `score` the picture scaled down),
 
 `prefix_length` counts pixels in raster order, 0 to {length}. The same seed
 gives the same picture, alone or in a batch. A JPEG is not turned upright by
-its EXIF data: that is the client's. A picture that does not load is refused,
-and with it the batch that the server has put it into; `pixace-tf complete`
-checks pictures before it sends them.
+its EXIF data: that is the client's. A picture that does not load or a value
+out of range is refused, and with it the batch that the server has put it into;
+`pixace-tf complete` checks both before it sends them.
 """
 
 

@@ -8,8 +8,9 @@ import tensorflow as tf
 from PIL import Image
 
 from pixace_tf import images, sheets, storage
+from pixace_tf.filters import Filters
 from pixace_tf.run_folder import TOKENS_FILE, Run
-from pixace_tf.sampling import Filters, ProgressUpdate, Watch
+from pixace_tf.sampling import ProgressUpdate, Watch
 from pixace_tf.tokenizer import PixelTokenizer
 
 

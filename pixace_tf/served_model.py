@@ -19,7 +19,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from pixace_tf.causal_lm import PixaceCausalLM
-from pixace_tf.sampling import FILTER_RULES, Filters, Sampler
+from pixace_tf.filters import FILTER_RULES, Filters
+from pixace_tf.sampling import Sampler
 from pixace_tf.tokenizer import PixelTokenizer
 
 # Pictures of a block. Fewer would make a batch slower, more a single picture.
@@ -177,6 +178,8 @@ class ServedModel:
             fn_output_signature=tf.TensorSpec(
                 (*self._tokenizer.image_size, 3), tf.uint8
             ),
+            # Large pictures of a batch would fill the memory together.
+            parallel_iterations=1,
         )
 
     def _tokenize(self, images: tf.Tensor) -> tf.Tensor:

@@ -1,11 +1,13 @@
 """Files and folders that are whole or absent: written beside, then renamed."""
 
 import contextlib
+import glob
 import io
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +17,9 @@ import numpy as np
 RUN_FILE = "run.json"
 _META = "meta"
 _UNFINISHED = ".unfinished"
+# Folders in the making; what has not changed for so long was given up.
+_NEW = ".new"
+_GIVEN_UP_S = 3600.0
 
 
 def write_atomic(path: str, content: bytes) -> None:
@@ -85,7 +90,11 @@ def new_folder(path: str) -> Iterator[str]:
         FileExistsError: If `path` exists when the rest is done.
     """
     parent, name = os.path.split(os.path.abspath(path))
-    temporary = tempfile.mkdtemp(_UNFINISHED, f".{name}.", parent)
+    for other in glob.glob(f".*{_NEW}", root_dir=parent):
+        left = os.path.join(parent, other)
+        if time.time() - os.path.getmtime(left) > _GIVEN_UP_S:
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = tempfile.mkdtemp(_NEW, f".{name}.", parent)
     try:
         yield temporary
         for folder, _, names in os.walk(temporary):
@@ -109,8 +118,10 @@ def new_folder(path: str) -> Iterator[str]:
 def remove_folder(path: str) -> None:
     """Remove a folder so that a reader sees all of it or nothing."""
     parent, name = os.path.split(os.path.abspath(path))
-    grave = tempfile.mkdtemp(_UNFINISHED, f".{name}.", parent)
-    os.rename(path, os.path.join(grave, name))
+    grave = tempfile.mkdtemp(_NEW, f".{name}.", parent)
+    # Another process may have removed it.
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(path, os.path.join(grave, name))
     shutil.rmtree(grave)
 
 
@@ -122,11 +133,7 @@ def remove_unfinished(folder: str) -> None:
     """
     for name in os.listdir(folder):
         if name.startswith(".") and name.endswith(_UNFINISHED):
-            path = os.path.join(folder, name)
-            if os.path.isdir(path):
-                shutil.rmtree(path)
-            else:
-                os.unlink(path)
+            os.unlink(os.path.join(folder, name))
 
 
 @contextlib.contextmanager

@@ -192,5 +192,7 @@ def test_errors_become_messages(tmp_path):
     bad.write_text("no picture")
     with pytest.raises(gr.Error, match=r"bad\.png"):
         app._clear(studio.choose)(str(bad))
+    with pytest.raises(gr.Error, match="Choose a file"):
+        app._clear(studio.choose)("http://127.0.0.1:9/cat.png")
     with pytest.raises(gr.Error, match="Choose a picture"):
         list(app._stream(studio.complete)(None, 0.5, 1, 1.0, 0))

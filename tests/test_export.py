@@ -18,8 +18,9 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from pixace_tf import cartoons, export, run_folder, storage
 from pixace_tf.evaluation import Scorer
+from pixace_tf.filters import Filters
 from pixace_tf.presets import decoder_config
-from pixace_tf.sampling import Filters, Sampler
+from pixace_tf.sampling import Sampler
 from pixace_tf.served_model import BLOCK_ROWS, ServedModel
 from pixace_tf.tokenizer import PixelTokenizer
 
@@ -390,7 +391,7 @@ def test_versions_count_up_and_old_ones_go(tmp_path):
     export.export(run, keep=2, say=lines.append)
     assert export.versions(run.path) == [8, 9]
     assert "Removed version 7." in lines
-    assert not [n for n in os.listdir(run.path) if n.endswith(".unfinished")]
+    assert not [n for n in os.listdir(run.path) if n.startswith(".")]
     with pytest.raises(ValueError, match="keep must be positive"):
         export.export(run, keep=0)
 

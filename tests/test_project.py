@@ -20,14 +20,14 @@ PACKAGE = ROOT / "pixace_tf"
 # The way of a picture; each module imports only those before it.
 ORDER = (
     "storage", "console", "images", "cartoons", "sheets", "bit_widths",
-    "color_codes", "tokenizer", "sources", "dataset", "recompute", "attention",
-    "kv_cache", "transformer_stack", "reformer.reversible",
-    "reformer.lsh_attention", "reformer.branches", "reformer.reformer_stack",
-    "reformer", "pixel_inputs", "decoders", "color_head", "presets",
-    "causal_lm", "sampling", "run_folder", "evaluation", "painting", "gallery",
-    "callbacks", "report", "training", "demo", "served_model", "model_card",
-    "export", "client", "app", "options", "cli", "__init__",
-    "__main__",
+    "color_codes", "tokenizer", "sources", "dataset", "recompute",
+    "attention", "kv_cache", "transformer_stack", "reformer.reversible",
+    "reformer.lsh_attention", "reformer.branches",
+    "reformer.reformer_stack", "reformer", "pixel_inputs", "decoders",
+    "color_head", "presets", "causal_lm", "filters", "sampling",
+    "run_folder", "evaluation", "painting", "gallery", "callbacks",
+    "report", "training", "demo", "served_model", "model_card", "export",
+    "client", "app", "options", "cli", "__init__", "__main__",
 )  # fmt: skip
 
 

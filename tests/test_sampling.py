@@ -6,8 +6,9 @@ from conftest import DECODERS
 
 from pixace_tf import color_codes, sampling
 from pixace_tf.causal_lm import PixaceCausalLM
+from pixace_tf.filters import Filters
 from pixace_tf.presets import decoder_config
-from pixace_tf.sampling import Filters, Sampler
+from pixace_tf.sampling import Sampler
 
 SIZE = (8, 12)
 

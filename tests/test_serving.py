@@ -261,6 +261,24 @@ def test_the_command_line_paints_on_a_server(stand_in, server, tmp_path):
         out.unlink()
 
 
+def test_the_page_paints_on_a_server(stand_in, server):
+    app = pytest.importorskip("pixace_tf.app")
+    studio = app.Studio(client, server)
+    picture, small = studio.choose(np.asarray(cartoons.draw("cat", "2")))
+    np.testing.assert_array_equal(small, painting.shrink(stand_in.run, picture))
+    *_, (shown, sheet) = studio.complete(picture, 0.5, 2, 1.0, 3)
+    assert sheet.width > shown.width
+    *_, (_, grid) = studio.generate(4, 1.0, 3)
+    assert grid.width > shown.width / 2
+
+
+def test_a_wrong_dtype_is_refused(stand_in, server):
+    wrong = inputs_of(1, prefix_length=np.array(["many"], object))
+    with pytest.raises(ValueError, match="refused"):
+        server.predict("complete", wrong)
+    assert len(server.predict("complete", inputs_of(1))["token_ids"]) == 1
+
+
 def test_rest_needs_no_tensorflow(stand_in, tmp_path):
     code = (
         "import sys; from pixace_tf import client;"
