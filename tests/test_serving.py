@@ -273,7 +273,7 @@ def test_the_page_paints_on_a_server(stand_in, server):
 
 
 def test_a_wrong_dtype_is_refused(stand_in, server):
-    wrong = inputs_of(1, prefix_length=np.array(["many"], object))
+    wrong = inputs_of(1, prefix_length=np.array([b"many"], object))
     with pytest.raises(ValueError, match="refused"):
         server.predict("complete", wrong)
     assert len(server.predict("complete", inputs_of(1))["token_ids"]) == 1
