@@ -126,7 +126,9 @@ def build(
         examples: Pictures to pick, uint8 `(height, width, 3)`.
     """
     with gr.Blocks(
-        title=f"pixace-tf: {title}", analytics_enabled=False
+        title=f"pixace-tf: {title}",
+        analytics_enabled=False,
+        delete_cache=(CACHE_S, CACHE_S),
     ) as page:
         gr.Markdown(
             f"# {title}\nGive a picture, keep its top, see what follows."

@@ -11,6 +11,7 @@ Shapes: B batch, T pixels.
 
 import inspect
 import math
+import operator
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -268,7 +269,9 @@ def _shorten_names(path: str) -> None:
     """
     file = pathlib.Path(path, "saved_model.pb")
     model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-    for function in model.meta_graphs[0].graph_def.library.function:
+    (meta_graph,) = model.meta_graphs
+    functions = operator.attrgetter("library.function")(meta_graph.graph_def)
+    for function in functions:
         numbers = {n.name: f"n{i}" for i, n in enumerate(function.node_def)}
 
         def renamed(place: str, numbers: dict[str, str] = numbers) -> str:

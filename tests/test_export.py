@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import operator
 import os
 import pathlib
 import subprocess
@@ -232,7 +233,7 @@ def test_a_picture_is_the_same_alone_and_in_any_batch(kind):
 def test_the_graph_holds_only_what_the_server_runs(kind):
     _, path, _ = kind
     graph = meta_graph(path).graph_def
-    functions = graph.library.function
+    functions = operator.attrgetter("library.function")(graph)
     ops = {n.op for n in graph.node} | {
         n.op for f in functions for n in f.node_def
     }
