@@ -16,7 +16,7 @@ import numpy as np
 from pixace_tf import load_run
 from pixace_tf.causal_lm import PixaceCausalLM
 from pixace_tf.demo import run_demo
-from pixace_tf.evaluation import Scorer
+from pixace_tf.likelihood import Scorer
 from pixace_tf.storage import read_npz
 
 

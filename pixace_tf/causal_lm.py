@@ -1,6 +1,7 @@
 """The model: pixels in, the cost or the draw of the next pixel out."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,12 @@ import keras
 from keras import ops
 
 from pixace_tf.bit_widths import BitWidths
-from pixace_tf.color_head import ChainHead, Choose, PackedHead
+from pixace_tf.color_head import (
+    CHAIN_ORDERS,
+    ChainHead,
+    Choose,
+    PackedHead,
+)
 from pixace_tf.decoders import FlatDecoder, MultiscaleDecoder
 from pixace_tf.pixel_inputs import (
     NEIGHBORS,
@@ -119,6 +125,20 @@ class PixaceCausalLM(keras.Model):
         self.head.build((*sequence, width))
         self.built = True
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the color channels, in the order of the chain."""
+        names = {
+            "hsv": ("hue", "saturation", "value"),
+            "rgb": ("red", "green", "blue"),
+        }[self.color_space]
+        return tuple(names[c] for c in CHAIN_ORDERS[self.color_space])
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of trainable parameters."""
+        return sum(math.prod(v.shape) for v in self.trainable_variables)
+
     def call(self, token_ids: Any, training: bool | None = None) -> Any:
         pixels, neighbors = self._inputs(token_ids)
         hidden = self.decoder(pixels, neighbors, training=training)
@@ -135,6 +155,31 @@ class PixaceCausalLM(keras.Model):
             float32 `(B, T)`, nats.
         """
         return self.head.nats(ops.cast(token_ids, "int32"), logits)
+
+    def channel_nats(self, token_ids: Any, logits: Any) -> Any:
+        """Return the cost of each channel of each pixel.
+
+        Args:
+            token_ids: int32 `(B, T)`.
+            logits: float32 `(B, T, L)` as returned by the call.
+
+        Returns:
+            float32 `(B, T, 3)`, nats, in the order of `channel_names`.
+        """
+        return self.head.channel_nats(ops.cast(token_ids, "int32"), logits)
+
+    def layer_states(self, token_ids: Any) -> list[Any]:
+        """Return what each layer of the decoder makes of whole pictures.
+
+        Args:
+            token_ids: int32 `(B, T)`.
+
+        Returns:
+            float `(B, positions, width)` after each layer of the stack that
+            reads the whole picture: T positions of the flat decoders, the runs
+            of the multiscale one.
+        """
+        return self.decoder.layer_states(*self._inputs(token_ids))
 
     def empty_state(self, batch_size: Any) -> Any:
         """Return the decoder's state before the first pixel."""

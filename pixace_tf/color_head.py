@@ -12,6 +12,9 @@ from keras import ops
 from pixace_tf.bit_widths import BitWidths
 from pixace_tf.pixel_inputs import split_channels
 
+# Value before saturation before hue; green, the brightest, first.
+CHAIN_ORDERS = {"hsv": (2, 1, 0), "rgb": (1, 0, 2)}
+
 # Takes logits `(B, n)` and the number of the draw; returns int32 `(B,)`.
 Choose = Callable[[Any, int], Any]
 
@@ -41,8 +44,7 @@ class ChainHead(keras.layers.Layer):
         self.bit_widths = bit_widths
         self.color_space = color_space
         self.hidden_dim = hidden_dim
-        # Value before saturation before hue; green, the brightest, first.
-        self.order = (2, 1, 0) if color_space == "hsv" else (1, 0, 2)
+        self.order = CHAIN_ORDERS[color_space]
         self.sizes = [1 << self.bit_widths[c] for c in self.order]
         self.num_draws = len(self.order)
         self.norm = keras.layers.LayerNormalization(
@@ -99,15 +101,33 @@ class ChainHead(keras.layers.Layer):
         Returns:
             float32 `(B, T)`: minus log probability, in nats.
         """
+        return sum(self._nats(token_ids, logits))
+
+    def channel_nats(self, token_ids: Any, logits: Any) -> Any:
+        """Return the cost of each channel; `nats` is their sum.
+
+        Args:
+            token_ids: int32 `(B, T)`, canonical codes.
+            logits: float32 `(B, T, L)` as returned by the call.
+
+        Returns:
+            float32 `(B, T, 3)`, in chain order: minus log probability, given
+            the channels before, in nats.
+        """
+        return ops.stack(self._nats(token_ids, logits), axis=-1)
+
+    def _nats(self, token_ids: Any, logits: Any) -> list[Any]:
         first, second = self.sizes[0], self.sizes[0] + self.sizes[1]
         parts = ops.split(logits, [first, second], axis=-1)
         channels = self._channels(token_ids)
-        total = 0.0
+        costs = []
         for i, (part, channel) in enumerate(zip(parts, channels, strict=True)):
             nats = cross_entropy(channel, part)
             forced = self._is_forced(i, channels)
-            total += nats if forced is None else ops.where(forced, 0.0, nats)
-        return total
+            costs.append(
+                nats if forced is None else ops.where(forced, 0.0, nats)
+            )
+        return costs
 
     def draw(self, hidden: Any, choose: Choose) -> Any:
         """Draw one pixel.
@@ -222,6 +242,30 @@ class PackedHead(keras.layers.Layer):
         return -ops.take_along_axis(
             ops.log_softmax(logits), token_ids[..., None], axis=-1
         )[..., 0]
+
+    def channel_nats(self, token_ids: Any, logits: Any) -> Any:
+        """Return the cost of each channel; see `ChainHead.channel_nats`.
+
+        A channel's probability is that of all codes that agree with it and
+        with the channels before.
+        """
+        sizes = [1 << b for b in reversed(self.bit_widths)]
+        codes = ops.log_softmax(logits)
+        codes = ops.reshape(codes, (*ops.shape(token_ids), *sizes))
+        channels = split_channels(token_ids, self.bit_widths)
+        left = ops.logsumexp(codes, axis=(-3, -2, -1))
+        costs = []
+        for channel in CHAIN_ORDERS[self.color_space]:
+            # The first channel has the lowest bits, so the last axis.
+            hot = ops.one_hot(channels[channel], 1 << self.bit_widths[channel])
+            shape = [1, 1, 1]
+            shape[2 - channel] = -1
+            hot = ops.reshape(hot, (*ops.shape(token_ids), *shape))
+            codes = ops.where(hot > 0, codes, -float("inf"))
+            chosen = ops.logsumexp(codes, axis=(-3, -2, -1))
+            costs.append(left - chosen)
+            left = chosen
+        return ops.stack(costs, axis=-1)
 
     def draw(self, hidden: Any, choose: Choose) -> Any:
         """Draw one pixel; see `ChainHead.draw`."""

@@ -125,6 +125,10 @@ class FlatDecoder(keras.layers.Layer):
         x = self.positions(self.project(neighbors))
         return self.stack(x, training=training)
 
+    def layer_states(self, pixels: Any, neighbors: Any) -> list[Any]:
+        """Return float `(B, T, W)` after each layer; see `call`."""
+        return self.stack.layer_states(self.positions(self.project(neighbors)))
+
     def empty_state(self, batch_size: Any) -> dict[str, Any]:
         """Return the state before the first pixel."""
         return {
@@ -303,6 +307,10 @@ class MultiscaleDecoder(keras.layers.Layer):
             runs, (-1, self.num_runs * self.run_length, self.hidden_dim)
         )
         return x[:, : self.sequence_length]
+
+    def layer_states(self, pixels: Any, neighbors: Any) -> list[Any]:
+        """Return float `(B, R, W_outer)` after each outer layer; see `call`."""
+        return self.outer.layer_states(self._read_runs(pixels))
 
     def empty_state(self, batch_size: Any) -> dict[str, Any]:
         """Return the state before the first pixel."""

@@ -6,7 +6,6 @@ import json
 import os
 
 from pixace_tf import storage
-from pixace_tf.evaluation import count_parameters
 from pixace_tf.run_folder import HISTORY_FILE, TOKENS_FILE, Run
 
 CARD_FILE = "README.md"
@@ -72,7 +71,7 @@ def write(run: Run, version_path: str) -> str:
         "palette": f"{tokenizer.name}, {tokenizer.vocabulary_size:,} codes",
         "decoder": f"{run.model.get_config()['decoder']}, preset "
         f"{arguments['preset']}",
-        "parameters": f"{count_parameters(run.model):,}",
+        "parameters": f"{run.model.num_parameters:,}",
         **_learning(run),
         "version": os.path.basename(version_path),
         "made with": ", ".join(

@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from pixace_tf import images, sheets, storage
+from pixace_tf.fidelity import count_colors, psnr
 from pixace_tf.filters import Filters
 from pixace_tf.run_folder import TOKENS_FILE, Run
 from pixace_tf.sampling import ProgressUpdate, Watch
@@ -186,17 +187,15 @@ def palette_sheet(
     Raises:
         ValueError: If a picture is not usable.
     """
-    from pixace_tf.evaluation import psnr
-
     rows = []
     for path in paths:
         original = _small(path, palettes[0])
-        colors = len(np.unique(original.reshape(-1, 3), axis=0))
+        colors = count_colors(original)
         tiles = [sheets.Tile(original, f"{colors} colors")]
         for palette in palettes:
             token_ids = palette.tokenize(original)
             decoded = palette.detokenize(token_ids).numpy()
-            used = len(np.unique(decoded.reshape(-1, 3), axis=0))
+            used = count_colors(decoded)
             caption = f"{psnr(original, decoded):.1f} dB, {used} colors"
             tiles.append(sheets.Tile(decoded, caption))
         rows.append(tiles)

@@ -24,8 +24,8 @@ from pixace_tf.callbacks import (
 )
 from pixace_tf.causal_lm import PixaceCausalLM
 from pixace_tf.dataset import TokenDataset
-from pixace_tf.evaluation import Scorer, count_parameters
 from pixace_tf.gallery import Gallery
+from pixace_tf.likelihood import Scorer
 from pixace_tf.presets import (
     LEARNING_RATES,
     decoder_config,
@@ -189,7 +189,7 @@ def _train(
         )
     say(
         f"{run.tokenizer.name} at {_size(run)}, {arguments['preset']} "
-        f"{model.get_config()['decoder']}, {count_parameters(model):,} "
+        f"{model.get_config()['decoder']}, {model.num_parameters:,} "
         f"parameters, batches of {arguments['batch_size']}. The first step "
         "compiles and takes a while."
     )

@@ -197,6 +197,14 @@ class TransformerStack(keras.layers.Layer):
             x = block(x, training=training)
         return x
 
+    def layer_states(self, x: Any) -> list[Any]:
+        """Return what each layer makes of `(B, T, W)`, in the same shape."""
+        states = []
+        for block in self.blocks:
+            x = block(x)
+            states.append(x)
+        return states
+
     def prefill(self, x: Any) -> Cache:
         """Return every layer's cache of a whole sequence `(B, T, W)`."""
         cache = []

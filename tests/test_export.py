@@ -18,8 +18,8 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from pixace_tf import cartoons, export, run_folder, storage
-from pixace_tf.evaluation import Scorer
 from pixace_tf.filters import Filters
+from pixace_tf.likelihood import Scorer
 from pixace_tf.presets import decoder_config
 from pixace_tf.sampling import Sampler
 from pixace_tf.served_model import BLOCK_ROWS, ServedModel

@@ -24,8 +24,8 @@ ORDER = (
     "attention", "kv_cache", "transformer_stack", "reformer.reversible",
     "reformer.lsh_attention", "reformer.branches",
     "reformer.reformer_stack", "reformer", "pixel_inputs", "decoders",
-    "color_head", "presets", "causal_lm", "filters", "sampling",
-    "run_folder", "evaluation", "painting", "gallery", "callbacks",
+    "color_head", "presets", "causal_lm", "likelihood", "fidelity",
+    "filters", "sampling", "run_folder", "painting", "gallery", "callbacks",
     "report", "training", "demo", "served_model", "model_card", "export",
     "client", "app", "options", "cli", "__init__", "__main__",
 )  # fmt: skip

@@ -14,7 +14,7 @@ from conftest import DECODERS
 from pixace_tf import callbacks, run_folder, storage, training
 from pixace_tf.callbacks import Budget, InterruptedTraining, Progress
 from pixace_tf.demo import run_demo
-from pixace_tf.evaluation import Scorer
+from pixace_tf.likelihood import Scorer
 from pixace_tf.run_folder import load_run
 
 SETTINGS = {

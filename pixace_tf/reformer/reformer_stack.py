@@ -88,6 +88,16 @@ class ReformerStack(keras.layers.Layer):
         first, second = self.reversible(x, x, training=training)
         return ops.cast(first + second, self.compute_dtype)
 
+    def layer_states(self, x: Any) -> list[Any]:
+        """Return what each layer makes of `(B, T, W)`, in the same shape."""
+        states = []
+        first = second = ops.cast(x, "float32")
+        for attention, feed_forward in self._pairs():
+            first = first + ops.cast(attention(second), "float32")
+            second = second + ops.cast(feed_forward(first), "float32")
+            states.append(ops.cast(first + second, self.compute_dtype))
+        return states
+
     def prefill(self, x: Any) -> Cache:
         """Return every layer's cache of a whole sequence `(B, T, W)`."""
         cache = []
