@@ -16,11 +16,17 @@ import click
 from pixace_tf.options import (
     BitWidths,
     ImageSize,
+    batch_size,
+    decoder,
     download,
+    flip,
     max_megapixels,
+    preset,
+    resize,
     sampling,
     scale,
     served,
+    training_seed,
 )
 
 
@@ -62,7 +68,7 @@ def _fail(message: str, code: int) -> None:
 )
 @click.version_option(package_name="pixace-tf")
 def main() -> None:
-    r"""Learn to finish half-covered pictures and to paint new ones.
+    """Learn to finish half-covered pictures and to paint new ones.
 
     \b
     The way to go:
@@ -137,19 +143,17 @@ def _silent_stderr() -> Iterator[None]:
 @click.option(
     "--runs-dir", default="saved_models", help="Folder that holds the runs."
 )
+@preset
+@decoder
 @click.option(
-    "--preset",
-    default="nano",
-    type=click.Choice(["pico", "nano", "small", "base"]),
-    help="Size: nano 4.5, small 13, base 24 million parameters (multiscale); "
-    "a laptop wants nano.",
+    "--num-layers",
+    type=click.IntRange(1),
+    help="Layers of the (outer) stack.  [default: the preset's]",
 )
 @click.option(
-    "--decoder",
-    default="multiscale",
-    type=click.Choice(["multiscale", "transformer", "reformer"]),
-    help="Transformer over runs of pixels and inside each run; or one flat "
-    "stack over all pixels; or that with reversible layers, for small memory.",
+    "--hidden-dim",
+    type=click.IntRange(1),
+    help="Width of the (outer) stack.  [default: the preset's]",
 )
 @click.option(
     "--num-hashes",
@@ -177,12 +181,7 @@ def _silent_stderr() -> Iterator[None]:
     help="Bits per color channel, in the order of --color-space.",
 )
 @click.option("--color-space", default="hsv", type=click.Choice(["hsv", "rgb"]))
-@click.option(
-    "--resize",
-    default="crop",
-    type=click.Choice(["crop", "squash", "pad"]),
-    help="How to bring a picture to the aspect of --image-size.",
-)
+@resize
 @click.option(
     "--epochs", type=click.IntRange(1), help="Passes over the pictures."
 )
@@ -191,11 +190,7 @@ def _silent_stderr() -> Iterator[None]:
     type=click.FloatRange(0, min_open=True),
     help="Time to train instead of --epochs.  [default: 10]",
 )
-@click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    help="Pictures per step.  [default: 4 of 32x32, on a GPU 64, or what fits]",
-)
+@batch_size
 @click.option(
     "--learning-rate",
     type=float,
@@ -207,12 +202,8 @@ def _silent_stderr() -> Iterator[None]:
     default=0.0,
     help="0.1 helps on few pictures and long runs.",
 )
-@click.option(
-    "--flip/--no-flip",
-    default=True,
-    help="Mirror half of the pictures, anew in each epoch.",
-)
-@click.option("--seed", type=click.IntRange(0, 2**31 - 2), default=0)
+@flip
+@training_seed
 @click.option(
     "--precision",
     default="auto",
@@ -234,7 +225,7 @@ def _silent_stderr() -> Iterator[None]:
 @download
 @_needs_tensorflow
 def fit(**arguments: Any) -> None:
-    r"""Train a model on IMAGES: a folder, or tfds:NAME[/CONFIG][:SPLIT].
+    """Train a model on IMAGES: a folder, or tfds:NAME[/CONFIG][:SPLIT].
 
     The folder may be flat or have class folders, train/ and val/ or neither.
     The run lies in saved_models/NAME. Interrupt it when you like: the same
@@ -284,7 +275,7 @@ def complete(
     tiles: str | None,
     **arguments: Any,
 ) -> None:
-    r"""Keep the top of each IMAGE (path or http address), draw the rest.
+    """Keep the top of each IMAGE (path or http address), draw the rest.
 
     The sheet shows original, what was kept, and one column of completions for
     each temperature and sample.
@@ -332,7 +323,7 @@ def generate(
     tiles: str | None,
     **arguments: Any,
 ) -> None:
-    r"""Paint new pictures, in a grid; the k-th has the seed SEED + k.
+    """Paint new pictures, in a grid; the k-th has the seed SEED + k.
 
     Several temperatures give one row of pictures each.
 
@@ -444,7 +435,7 @@ def evaluate(
 )
 @_needs_tensorflow
 def export(run_path: str, keep: int | None) -> None:
-    r"""Write the next version of RUN for TensorFlow Serving, and a model card.
+    """Write the next version of RUN for TensorFlow Serving, and a model card.
 
     The version is a SavedModel in a numbered folder of the run; a stock
     TensorFlow Serving takes it up within a second, without this package.
@@ -478,7 +469,7 @@ def export(run_path: str, keep: int | None) -> None:
 def app(
     run_path: str | None, server: str | None, model: str, host: str, port: int
 ) -> None:
-    r"""Open a web page to play with RUN: finish pictures, paint new ones.
+    """Open a web page to play with RUN: finish pictures, paint new ones.
 
     Needs `pip install 'pixace-tf[app]'`. Works without internet.
 
@@ -499,6 +490,135 @@ def app(
     click.echo(f"Open {address} in a browser; Ctrl-C ends it.")
     while True:
         time.sleep(3600)
+
+
+@main.command()
+@click.argument("source", metavar="IMAGES")
+@click.option("--name", help="Name of the sweep.  [default: that of IMAGES]")
+@click.option(
+    "--sweeps-dir", default="sweeps", help="Folder that holds the sweeps."
+)
+@click.option(
+    "--bit-widths",
+    type=BitWidths(),
+    multiple=True,
+    help="Bits per channel to try; give it several times.  [default: from "
+    "4,3,4 to 5,5,5]",
+)
+@click.option(
+    "--color-space",
+    multiple=True,
+    default=["hsv"],
+    type=click.Choice(["hsv", "rgb"]),
+    help="What the bits are of; may be given twice.",
+)
+@click.option(
+    "--image-size",
+    multiple=True,
+    type=ImageSize(),
+    default=["32"],
+    help="Pixels to scale down to; may be given several times.",
+)
+@click.option(
+    "--num-layers",
+    multiple=True,
+    type=click.IntRange(1),
+    help="Depths to try.  [default: the preset's]",
+)
+@click.option(
+    "--hidden-dim",
+    multiple=True,
+    type=click.IntRange(1),
+    help="Widths to try.  [default: the preset's]",
+)
+@click.option(
+    "--learning-rate",
+    multiple=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Peaks to try.  [default: the preset's]",
+)
+@preset
+@decoder
+@resize
+@click.option("--epochs", type=click.IntRange(1), help="Passes of each trial.")
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(0, min_open=True),
+    help="Time to train each trial, instead of --epochs.  [default: 5]",
+)
+@batch_size
+@flip
+@training_seed
+@click.option(
+    "--tuner",
+    default="grid",
+    type=click.Choice(["grid", "random", "hyperband", "bayesian"]),
+    help="How keras-tuner chooses: all, at random, short trials first, or by "
+    "a Gaussian process.",
+)
+@click.option(
+    "--max-trials",
+    type=click.IntRange(1),
+    help="At most so many; random and bayesian need it.",
+)
+@click.option(
+    "--objective",
+    default="bits-per-pixel",
+    type=click.Choice(["bits-per-pixel", "bits-per-dim"]),
+    help="What shall be low. Bits per pixel only compare among palettes that "
+    "are good enough, bits per dimension among all.",
+)
+@click.option(
+    "--min-psnr",
+    type=click.FloatRange(0),
+    default=32.0,
+    help="Palettes with less fidelity, in dB, are not trained at all.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=1,
+    help="Trials at a time on this machine.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    help="Minutes after which a trial counts as failed.  [default: 10 more "
+    "than three times --max-minutes]",
+)
+@click.option(
+    "--memory-limit",
+    type=click.FloatRange(0, min_open=True),
+    help="Gigabytes after which a trial counts as failed.  [default: four "
+    "fifths of the memory, over the workers]",
+)
+@max_megapixels
+@download
+@_needs_tensorflow
+def tune(objective: str, **arguments: Any) -> None:
+    """Find the bit widths, and sizes, that learn best from IMAGES.
+
+    Palettes that show the pictures poorly are left out before any training.
+    Each other trains in a process of its own. The table, a plot, sample
+    pictures and the command that trains the winner lie in sweeps/NAME;
+    `tensorboard --logdir sweeps/NAME/runs` compares the trials. Interrupt it
+    when you like: the same command goes on where it was.
+
+    On several machines, share the folder and set keras-tuner's variables
+    KERASTUNER_TUNER_ID (with "chief" in it on one of them),
+    KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT (those of the chief).
+
+    \b
+    Examples:
+      pixace-tf tune data/animals
+      pixace-tf tune photos --bit-widths 5,4,4 --bit-widths 4,4,5 --epochs 20
+      pixace-tf tune photos --color-space hsv --color-space rgb --workers 2
+      pixace-tf tune photos --tuner random --max-trials 8 --num-layers 2 \\
+          --num-layers 4 --learning-rate 1e-3 --learning-rate 3e-3
+    """
+    from pixace_tf.tuning.sweep import tune as run_tune
+
+    run_tune(**arguments, objective=objective.replace("-", "_"), say=click.echo)
 
 
 @main.command()
@@ -544,7 +664,7 @@ def palette(
     out: str,
     scale: int | None,
 ) -> None:
-    r"""Show what bit widths do to each IMAGE, with PSNR and colors used.
+    """Show what bit widths do to each IMAGE, with PSNR and colors used.
 
     \b
     Example:
@@ -569,7 +689,7 @@ def palette(
 @click.option("--count", type=click.IntRange(1), default=1600)
 @click.option("--seed", type=click.IntRange(0), default=0)
 def draw(folder: str, count: int, seed: int) -> None:
-    r"""Draw labelled cartoon animal faces into DIR: pictures to learn from.
+    """Draw labelled cartoon animal faces into DIR: pictures to learn from.
 
     \b
     Example:

@@ -59,6 +59,39 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
+preset = click.option(
+    "--preset",
+    default="nano",
+    type=click.Choice(["pico", "nano", "small", "base"]),
+    help="Size: nano 4.5, small 13, base 24 million parameters (multiscale); "
+    "a laptop wants nano.",
+)
+decoder = click.option(
+    "--decoder",
+    default="multiscale",
+    type=click.Choice(["multiscale", "transformer", "reformer"]),
+    help="Transformer over runs of pixels and inside each run; or one flat "
+    "stack over all pixels; or that with reversible layers, for small memory.",
+)
+resize = click.option(
+    "--resize",
+    default="crop",
+    type=click.Choice(["crop", "squash", "pad"]),
+    help="How to bring a picture to the aspect of --image-size.",
+)
+batch_size = click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Pictures per step.  [default: 4 of 32x32, on a GPU 64, or what fits]",
+)
+flip = click.option(
+    "--flip/--no-flip",
+    default=True,
+    help="Mirror half of the pictures, anew in each epoch.",
+)
+training_seed = click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 2), default=0
+)
 max_megapixels = click.option(
     "--max-megapixels",
     type=click.FloatRange(0, 64, min_open=True),

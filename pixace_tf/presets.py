@@ -99,7 +99,12 @@ _INPUT_WIDTH = 2 * 12 * 64
 
 
 def decoder_config(
-    preset: str, decoder: str, image_width: int = 32, num_hashes: int = 0
+    preset: str,
+    decoder: str,
+    image_width: int = 32,
+    num_hashes: int = 0,
+    num_layers: int | None = None,
+    hidden_dim: int | None = None,
 ) -> dict[str, int]:
     """Return the sizes of a decoder.
 
@@ -109,12 +114,16 @@ def decoder_config(
         image_width: Pixels of a row. The runs of the multiscale decoder are
             about 16 pixels and, where the width allows it, fill rows evenly.
         num_hashes: Rounds of LSH attention of the reformer; 0 is exact.
+        num_layers: Layers of the (outer) stack instead of the preset's.
+        hidden_dim: Width of the (outer) stack instead of the preset's, a
+            multiple of its width per head; heads and feed-forward follow.
 
     Returns:
         Arguments for the decoder's constructor.
 
     Raises:
-        ValueError: If a name is unknown, or the decoder does not hash.
+        ValueError: If a name is unknown, the decoder does not hash, or a size
+            is out of range.
     """
     if preset not in PRESETS:
         raise ValueError(
@@ -126,6 +135,14 @@ def decoder_config(
             f"Received: {decoder!r}"
         )
     sizes = dict(PRESETS[preset][decoder])
+    if num_layers is not None:
+        if num_layers < 1:
+            raise ValueError(
+                f"num_layers must be positive. Received: {num_layers}"
+            )
+        sizes["num_layers"] = num_layers
+    if hidden_dim is not None:
+        sizes.update(_widened(sizes, hidden_dim))
     if num_hashes:
         if decoder not in HASHING_DECODERS or num_hashes < 0:
             raise ValueError(
@@ -140,6 +157,21 @@ def decoder_config(
             fitting or [RUN_LENGTH], key=lambda n: abs(n - RUN_LENGTH)
         )
     return sizes
+
+
+def _widened(sizes: dict[str, int], hidden_dim: int) -> dict[str, int]:
+    head_dim = sizes["hidden_dim"] // sizes["num_heads"]
+    if hidden_dim < 1 or hidden_dim % head_dim:
+        raise ValueError(
+            f"hidden_dim must be a positive multiple of {head_dim}, the width "
+            f"of a head. Received: hidden_dim={hidden_dim}"
+        )
+    wider = sizes["intermediate_dim"] // sizes["hidden_dim"]
+    return {
+        "hidden_dim": hidden_dim,
+        "num_heads": hidden_dim // head_dim,
+        "intermediate_dim": wider * hidden_dim,
+    }
 
 
 def picture_bytes(decoder: str, sizes: dict[str, int], length: int) -> float:

@@ -45,6 +45,10 @@ _GPU_MEMORY_BYTES = 10 * 10**9
 _CPU_BATCH_PIXELS = 4096
 
 
+class RunInUseError(ValueError):
+    """Another process is training the same run."""
+
+
 def fit(
     source: str,
     *,
@@ -52,6 +56,8 @@ def fit(
     runs_dir: str = "saved_models",
     preset: str = "nano",
     decoder: str = "multiscale",
+    num_layers: int | None = None,
+    hidden_dim: int | None = None,
     num_hashes: int = 0,
     head: str = "chain",
     image_size: tuple[int, int] = (32, 32),
@@ -80,6 +86,8 @@ def fit(
         runs_dir: Folder that holds the runs.
         preset: Size of the model: "pico", "nano", "small" or "base".
         decoder: "multiscale", "transformer" or "reformer".
+        num_layers: Layers of the (outer) stack; by default the preset's.
+        hidden_dim: Width of the (outer) stack; by default the preset's.
         num_hashes: Rounds of LSH attention of the reformer, for big pictures;
             0 is exact attention.
         head: "chain" or "packed".
@@ -119,7 +127,12 @@ def fit(
     model_config: dict[str, Any] = {
         "decoder": decoder,
         "decoder_config": decoder_config(
-            preset, decoder, tokenizer.image_size[1], num_hashes
+            preset,
+            decoder,
+            tokenizer.image_size[1],
+            num_hashes,
+            num_layers,
+            hidden_dim,
         ),
         "head": head,
         "dropout": dropout,
@@ -353,7 +366,8 @@ def _check_same(
     now = {**tokenizer.get_config(), **model_config, **arguments}
     for values in (before, now):
         sizes = values.get("decoder_config", {})
-        values["num_hashes"] = sizes.get("num_hashes", 0)
+        for size in ("num_layers", "hidden_dim", "num_hashes"):
+            values[size] = sizes.get(size, 0)
     # A folder may move; the pictures are compared when they are read.
     free = {"source", "decoder_config"}
     if now["batch_size"] is None:
@@ -390,7 +404,7 @@ def _lock(path: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"Another training is using {path}.") from None
+            raise RunInUseError(f"Another training is using {path}.") from None
         storage.remove_unfinished(path)
         yield
 

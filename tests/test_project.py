@@ -26,7 +26,10 @@ ORDER = (
     "reformer.reformer_stack", "reformer", "pixel_inputs", "decoders",
     "color_head", "presets", "causal_lm", "likelihood", "fidelity",
     "filters", "sampling", "run_folder", "painting", "gallery", "callbacks",
-    "report", "training", "demo", "served_model", "model_card", "export",
+    "report", "training", "demo", "tuning", "tuning.processes",
+    "tuning.space", "tuning.trial", "tuning.oracle", "tuning.tuner",
+    "tuning.role", "tuning.launcher", "tuning.palettes", "tuning.results",
+    "tuning.sweep", "served_model", "model_card", "export",
     "client", "app", "options", "cli", "__init__", "__main__",
 )  # fmt: skip
 

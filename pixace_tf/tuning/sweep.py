@@ -1,0 +1,333 @@
+"""The whole way of a sweep: palettes, trials, report."""
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import psutil
+
+from pixace_tf import console
+from pixace_tf.bit_widths import check_bit_widths, check_color_space
+from pixace_tf.presets import decoder_config
+from pixace_tf.tuning import launcher, results
+from pixace_tf.tuning.palettes import DEFAULT_BIT_WIDTHS, measure_palettes
+from pixace_tf.tuning.space import (
+    OBJECTIVES,
+    SWEEP_FILE,
+    TUNERS,
+    Sweep,
+    load_sweep,
+    palette_name,
+)
+
+DEFAULT_MAX_MINUTES = 5.0
+_MEMORY_SHARE = 0.8
+_WAIT_S = 300.0
+
+
+def tune(
+    source: str,
+    *,
+    name: str | None = None,
+    sweeps_dir: str = "sweeps",
+    bit_widths: Sequence[tuple[int, int, int]] = (),
+    color_space: Sequence[str] = ("hsv",),
+    image_size: Sequence[tuple[int, int]] = ((32, 32),),
+    num_layers: Sequence[int] = (),
+    hidden_dim: Sequence[int] = (),
+    learning_rate: Sequence[float] = (),
+    preset: str = "nano",
+    decoder: str = "multiscale",
+    resize: str = "crop",
+    epochs: int | None = None,
+    max_minutes: float | None = None,
+    batch_size: int | None = None,
+    flip: bool = True,
+    seed: int = 0,
+    tuner: str = "grid",
+    max_trials: int | None = None,
+    objective: str = "bits_per_pixel",
+    min_psnr: float = 32.0,
+    workers: int = 1,
+    time_limit: float | None = None,
+    memory_limit: float | None = None,
+    max_megapixels: float = 64.0,
+    download: bool = False,
+    say: Callable[[str], None] = print,
+) -> str:
+    """Find the palette, and what else is asked for, that learns best.
+
+    A sweep that was stopped or killed goes on with the same arguments.
+
+    Args:
+        source: A folder of pictures, or a TensorFlow data set as for `fit`.
+        name: Name of the sweep; by default that of the source.
+        sweeps_dir: Folder that holds the sweeps.
+        bit_widths: Bits per channel to try; by default some for each space.
+        color_space: "hsv", "rgb" or both.
+        image_size: `(height, width)` in pixels to try.
+        num_layers: Depths to try; by default the preset's.
+        hidden_dim: Widths to try; by default the preset's.
+        learning_rate: Peaks to try; by default the preset's.
+        preset: See `fit`, like the next two.
+        decoder: See `fit`.
+        resize: See `fit`.
+        epochs: Passes over the pictures of each trial; hyperband's longest.
+        max_minutes: Of each trial, instead; 5 where neither is given.
+        batch_size: See `fit`, like the next.
+        flip: See `fit`.
+        seed: Of the trials, and of what is tried where that is random.
+        tuner: "grid", "random", "hyperband" or "bayesian".
+        max_trials: At most so many; must be given for "random" and "bayesian".
+        objective: "bits_per_pixel", or "bits_per_dim".
+        min_psnr: Palettes below, in dB, are not trained at all.
+        workers: Trials at a time on this machine.
+        time_limit: Minutes after which a trial counts as failed; by default
+            10 more than three times `max_minutes`.
+        memory_limit: Gigabytes after which a trial counts as failed; by
+            default four fifths of what is there, over the workers.
+        max_megapixels: Larger pictures are skipped.
+        download: Whether a TensorFlow data set may be downloaded.
+        say: Takes each line of the report.
+
+    Returns:
+        The folder of the sweep, with the report in it.
+
+    Raises:
+        ValueError: If an argument is out of range, the sweep exists with other
+            arguments, or no palette is good enough.
+    """
+    if epochs is None and max_minutes is None:
+        max_minutes = DEFAULT_MAX_MINUTES
+    sweep = Sweep(
+        source=os.path.abspath(source) if os.path.isdir(source) else source,
+        space=_space(
+            bit_widths,
+            color_space,
+            image_size,
+            num_layers=num_layers,
+            hidden_dim=hidden_dim,
+            learning_rate=learning_rate,
+        ),
+        fixed={
+            "preset": preset,
+            "decoder": decoder,
+            "resize": resize,
+            "epochs": epochs,
+            "max_minutes": max_minutes,
+            "batch_size": batch_size,
+            "flip": flip,
+            "seed": seed,
+            "max_megapixels": max_megapixels,
+            "download": download,
+        },
+        tuner=tuner,
+        objective=objective,
+        max_trials=max_trials,
+        seed=seed,
+        min_psnr=min_psnr,
+        time_limit_s=_time_limit_s(time_limit, max_minutes),
+        memory_limit_bytes=_memory_limit_bytes(memory_limit, workers),
+    )
+    _check(sweep, workers)
+    folder = os.path.join(
+        sweeps_dir, name or os.path.basename(sweep.source.rstrip("/"))
+    )
+    names, variables = launcher.local_roles(workers)
+    is_helper = launcher.is_distributed() and "chief" not in names[0]
+    if is_helper:
+        _wait_for(folder, say)
+        with _progress(folder, load_sweep(folder)) as update:
+            launcher.launch(folder, names, variables, update)
+        return folder
+    os.makedirs(folder, exist_ok=True)
+    with _lock(folder):
+        sweep = _prepare(folder, sweep, say)
+        with _progress(folder, sweep) as update:
+            if workers == 1 and not launcher.is_distributed():
+                _search(folder, update)
+            else:
+                launcher.launch(folder, names, variables, update)
+        say(results.write_report(folder, sweep))
+        say(f"The sweep lies in {folder}.")
+    return folder
+
+
+def _search(folder: str, update: Callable[[], None]) -> None:
+    """Run one trial after the other from this process."""
+    from pixace_tf.tuning.tuner import SweepTuner
+
+    tuner = SweepTuner(folder, update)
+    for tuner_id in tuner.oracle.busy_workers():  # Of a launch before.
+        if tuner_id != tuner.tuner_id:
+            tuner.oracle.release(tuner_id)
+    tuner.search()
+
+
+def _space(
+    bit_widths: Sequence[tuple[int, int, int]],
+    color_space: Sequence[str],
+    image_size: Sequence[tuple[int, int]],
+    **others: Sequence[Any],
+) -> dict[str, list[Any]]:
+    palettes = [
+        palette_name(check_color_space(space), check_bit_widths(widths))
+        for space in color_space
+        for widths in bit_widths or DEFAULT_BIT_WIDTHS[space]
+    ]
+    sizes = [f"{height}x{width}" for height, width in image_size]
+    space = {"palette": palettes, "image_size": sizes, **others}
+    return {key: list(dict.fromkeys(v)) for key, v in space.items() if v}
+
+
+def _prepare(folder: str, sweep: Sweep, say: Callable[[str], None]) -> Sweep:
+    """Begin a sweep, or check that it is the one that lies there."""
+    if os.path.exists(os.path.join(folder, SWEEP_FILE)):
+        before = load_sweep(folder)
+        now = sweep.with_palettes(before.palettes)
+        _check_same(folder, before, now)
+        now.save(folder)  # Limits may change.
+        say(f"Going on with {folder}.")
+        return now
+    palettes = measure_palettes(
+        sweep.source,
+        sweep.space["palette"],
+        sweep.space["image_size"],
+        sweep.fixed["resize"],
+        sweep.min_psnr,
+        int(sweep.fixed["max_megapixels"] * 1e6),
+        sweep.fixed["download"],
+        console.track("Reading pictures"),
+    )
+    for row in palettes:
+        psnr = "exact" if row["psnr"] is None else f"{row['psnr']:.2f} dB"
+        verdict = ", left out" if row["is_excluded"] else ""
+        say(
+            f"{row['palette']} at {row['image_size']}: {psnr}, "
+            f"{row['colors']:,} colors{verdict}"
+        )
+    sweep = sweep.with_palettes(palettes)
+    if not sweep.space["palette"]:
+        best = max(row["psnr"] for row in palettes)
+        raise ValueError(
+            f"No palette reaches min_psnr={sweep.min_psnr:g} dB; the best has "
+            f"{best:.2f} dB. Lower it, or give --bit-widths with more bits."
+        )
+    sweep.save(folder)
+    return sweep
+
+
+def _check(sweep: Sweep, workers: int) -> None:
+    """Raise ValueError if an argument is out of range."""
+    fixed = sweep.fixed
+    if sweep.tuner not in TUNERS or sweep.objective not in OBJECTIVES:
+        raise ValueError(
+            f"tuner must be one of {', '.join(TUNERS)}, objective one of "
+            f"{', '.join(OBJECTIVES)}. Received: tuner={sweep.tuner!r}, "
+            f"objective={sweep.objective!r}"
+        )
+    if fixed["epochs"] is not None and fixed["max_minutes"] is not None:
+        raise ValueError("Give epochs or max_minutes, not both.")
+    if sweep.tuner == "hyperband" and fixed["epochs"] is None:
+        raise ValueError("hyperband needs epochs: those of its longest trials.")
+    if sweep.tuner in ("random", "bayesian") and sweep.max_trials is None:
+        raise ValueError(f"{sweep.tuner} needs max_trials.")
+    if sweep.tuner == "bayesian" and not importlib.util.find_spec("sklearn"):
+        raise ValueError("bayesian needs: pip install 'pixace-tf[evaluate]'")
+    if workers < 0 or (workers == 0 and not launcher.is_distributed()):
+        raise ValueError(f"workers must be positive. Received: {workers}")
+    for layers in sweep.space.get("num_layers", [None]):
+        for width in sweep.space.get("hidden_dim", [None]):
+            decoder_config(
+                fixed["preset"],
+                fixed["decoder"],
+                num_layers=layers,
+                hidden_dim=width,
+            )
+
+
+def _check_same(folder: str, before: Sweep, now: Sweep) -> None:
+    """Raise ValueError if a sweep was begun with other arguments."""
+    old, new = dataclasses.asdict(before), dataclasses.asdict(now)
+    for state in (old, new):
+        for free in ("time_limit_s", "memory_limit_bytes", "palettes"):
+            del state[free]
+        state.update(state.pop("fixed"), **state.pop("space"))
+    differ = [
+        f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
+    if differ:
+        raise ValueError(
+            f"{folder} exists with other arguments: {'; '.join(differ)}. Go on "
+            "with the old ones, or start a new sweep with --name."
+        )
+
+
+def _time_limit_s(
+    minutes: float | None, max_minutes: float | None
+) -> float | None:
+    if minutes is not None:
+        return 60 * minutes
+    return None if max_minutes is None else 60 * (3 * max_minutes + 10)
+
+
+def _memory_limit_bytes(gigabytes: float | None, workers: int) -> int:
+    if gigabytes is not None:
+        return int(gigabytes * 1e9)
+    total = psutil.virtual_memory().total
+    return int(_MEMORY_SHARE * total / max(workers, 1))
+
+
+@contextlib.contextmanager
+def _progress(folder: str, sweep: Sweep) -> Iterator[Callable[[], None]]:
+    """Yield what shows how many trials have ended, and the best of them."""
+    total = 1
+    for values in sweep.space.values():
+        total *= len(values)
+    total = min(total, sweep.max_trials or total)
+    with console.ProgressBar("Trials") as bar:
+
+        def update() -> None:
+            trials = results.read_trials(folder, sweep)
+            ended = [t for t in trials if t.status != "RUNNING"]
+            best = results.best_trial(trials, sweep.objective)
+            note = f"{len(ended)}/{total}"
+            if best is not None:
+                bits = best.figures[sweep.objective]
+                note += f", best {bits:.3f} with {best.name}"
+            # Hyperband's number of trials is not known beforehand.
+            bar.update(min(len(ended) / max(total, len(trials)), 1.0), note)
+
+        yield update
+
+
+@contextlib.contextmanager
+def _lock(folder: str) -> Iterator[None]:
+    """Hold the folder, so that no two launchers work in it."""
+    with open(os.path.join(folder, ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"Another sweep is using {folder}.") from None
+        yield
+
+
+def _wait_for(folder: str, say: Callable[[str], None]) -> None:
+    """Wait until the chief has begun the sweep in the shared folder."""
+    end = time.monotonic() + _WAIT_S
+    if not os.path.exists(os.path.join(folder, SWEEP_FILE)):
+        say(f"Waiting for the chief to begin {folder}.")
+    while not os.path.exists(os.path.join(folder, SWEEP_FILE)):
+        if time.monotonic() > end:
+            raise ValueError(
+                f"The chief has not begun {folder} within "
+                f"{_WAIT_S / 60:g} minutes; is the folder shared?"
+            )
+        time.sleep(1)

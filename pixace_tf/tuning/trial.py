@@ -1,0 +1,146 @@
+"""One trial of a sweep, in a process of its own: train, measure, draw.
+
+    python -m pixace_tf.tuning.trial SWEEP_FOLDER TRIAL_ID VALUES_AS_JSON
+
+The run lies in SWEEP_FOLDER/runs/TRIAL_ID, its figures in `figures.json` there.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pixace_tf import painting, storage
+from pixace_tf.likelihood import Scorer, bits_per_dim
+from pixace_tf.run_folder import HISTORY_FILE, TOKENS_FILE, Run
+from pixace_tf.sheets import save_tiles
+from pixace_tf.training import RunInUseError, fit
+from pixace_tf.tuning.processes import end_with_parent
+from pixace_tf.tuning.space import (
+    FIGURES_FILE,
+    RUNS,
+    STRIP,
+    Sweep,
+    load_sweep,
+    trial_arguments,
+)
+
+NUM_STRIP = 4
+_BUSY_S = 5.0
+
+
+def run_trial(folder: str, trial_id: str, values: dict[str, Any]) -> None:
+    """Train and measure one trial, or go on where it was killed.
+
+    Args:
+        folder: The sweep's.
+        trial_id: Name of the run to train.
+        values: As keras-tuner chose them.
+    """
+    sweep = load_sweep(folder)
+    runs_dir = os.path.join(folder, RUNS)
+    if "tuner/trial_id" in values:  # Hyperband trains a short run on.
+        before = os.path.join(runs_dir, values["tuner/trial_id"])
+        _copy_run(before, os.path.join(runs_dir, trial_id))
+    arguments = trial_arguments(sweep, values)
+    if "tuner/epochs" in values:
+        arguments["epochs"] = values["tuner/epochs"]
+    while True:
+        try:
+            run = fit(
+                sweep.source,
+                name=trial_id,
+                runs_dir=runs_dir,
+                say=_say,
+                **arguments,
+            )
+            break
+        except RunInUseError:  # By a worker that was thought dead.
+            time.sleep(_BUSY_S)
+    figures = measure(run)
+    _write_hparams(run, sweep, values, figures)
+    _draw_strip(run)
+    storage.write_json(run.file(FIGURES_FILE), figures)
+
+
+def measure(run: Run) -> dict[str, float]:
+    """Return the figures of a trained run on its validation pictures.
+
+    Returns:
+        `bits_per_pixel`, `bits_per_dim`, the number of `parameters`, and
+        `tokens_per_second` of training: after the first epoch where there are
+        more, since that compiles, validation included.
+
+    Raises:
+        ValueError: If there are no validation pictures.
+    """
+    tokens, _ = storage.read_npz(run.file(TOKENS_FILE))
+    if not len(tokens["validation"]):
+        raise ValueError("A sweep needs validation pictures; give it more.")
+    token_ids = tokens["validation"].astype(np.int32)
+    bits = Scorer(run.model).bits(token_ids)
+    with open(run.file(HISTORY_FILE), encoding="utf-8") as file:
+        history = json.load(file)
+    first = {"epoch": 0, "seconds": 0.0} if len(history) < 2 else history[0]
+    epochs = history[-1]["epoch"] - first["epoch"]
+    seconds = history[-1]["seconds"] - first["seconds"]
+    return {
+        "bits_per_pixel": float(bits.mean()),
+        "bits_per_dim": float(
+            bits_per_dim(bits, token_ids, run.tokenizer).mean()
+        ),
+        "parameters": run.model.num_parameters,
+        "tokens_per_second": epochs * tokens["train"].size / seconds,
+    }
+
+
+def _copy_run(source: str, target: str) -> None:
+    if os.path.exists(target):
+        return
+    with storage.new_folder(target) as temporary:
+        shutil.copytree(
+            source,
+            temporary,
+            ignore=shutil.ignore_patterns(".*", FIGURES_FILE, STRIP),
+            dirs_exist_ok=True,
+        )
+
+
+def _write_hparams(
+    run: Run, sweep: Sweep, values: dict[str, Any], figures: dict[str, float]
+) -> None:
+    """Tell TensorBoard what was chosen, and what came of it."""
+    from tensorboard.plugins.hparams import api as hparams
+
+    with tf.summary.create_file_writer(run.file("tensorboard")).as_default():
+        hparams.hparams(
+            {name: values[name] for name in sweep.space},
+            trial_id=os.path.basename(run.path),
+        )
+        for name, value in figures.items():
+            tf.summary.scalar(name, value, step=0)
+
+
+def _draw_strip(run: Run) -> None:
+    """Keep some completions of validation pictures, and some new pictures."""
+    given = painting.examples(run, NUM_STRIP)
+    completed = painting.complete(run, list(given)).images[:, 0, 0]
+    painted = painting.generate(run, NUM_STRIP)[0]
+    save_tiles(np.concatenate([completed, painted]), run.file(STRIP))
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    try:
+        run_trial(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
+    except ValueError as error:
+        sys.exit(f"{' '.join(str(error).split())}")
