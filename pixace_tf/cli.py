@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -372,6 +373,25 @@ def generate(
     help="Only the part that fit keeps for validation.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--report",
+    metavar="DIR",
+    type=click.Path(),
+    help="Also draw, compare and probe, and write a page into DIR: some "
+    "minutes.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(2),
+    help="New pictures to draw for the report.  [default: 128]",
+)
+@click.option(
+    "--features",
+    metavar="FILE",
+    type=click.Path(),
+    help="A .keras network of pictures of 0 to 255, for the Fréchet distance "
+    "of the report.  [default: one is trained on the classes]",
+)
 @max_megapixels
 @download
 @_needs_tensorflow
@@ -380,18 +400,32 @@ def evaluate(
     source: str,
     validation_only: bool,
     as_json: bool,
+    report: str | None,
+    samples: int | None,
+    features: str | None,
     max_megapixels: float,
     download: bool,
 ) -> None:
-    """Measure a run on IMAGES: a folder, a picture or a tfds: data set.
+    r"""Measure a run on IMAGES: a folder, a picture or a tfds: data set.
 
-    Prints the bits per pixel of the model, of the palette alone (the entropy
-    of its colors), and how near the palette comes to the pictures (PSNR).
+    Prints the bits per pixel of the model, beside those of simple methods on
+    the same pictures, and what the palette loses. The report also shows
+    drawings and what they are worth, in one page that opens without internet.
+
+    \b
+    Examples:
+      pixace-tf evaluate saved_models/animals data/animals --validation-only
+      pixace-tf evaluate saved_models/animals unseen --report report
     """
+    if report is None and (samples, features) != (None, None):
+        raise click.UsageError("--samples and --features need --report.")
     from pixace_tf import console, evaluation, sources
     from pixace_tf.run_folder import load_run
 
+    if report is not None:
+        evaluation.check_folder(report)
     run = load_run(run_path)
+    network = evaluation.load_network(features) if features else None
     pictures = sources.load_pictures(
         source,
         run.tokenizer,
@@ -399,31 +433,37 @@ def evaluate(
         download,
         console.track("Reading pictures"),
     )
-    small = (
-        pictures.images[~pictures.in_train()]
-        if validation_only
-        else pictures.images
-    )
-    if not len(small):
+    chosen = [
+        i
+        for i, trains in enumerate(pictures.in_train())
+        if not (validation_only and trains)
+    ]
+    if not chosen:
         raise ValueError(f"{source!r} has no validation pictures.")
-    with console.ProgressBar("Evaluating") as bar:
-        figures = evaluation.summarize(
-            run.model, run.tokenizer, small, bar.count
+    evidence = evaluation.gather(
+        run, pictures.images[chosen], [pictures.labels[i] for i in chosen]
+    )
+    command = ["pixace-tf", "evaluate", run_path, source]
+    command += ["--validation-only"] if validation_only else []
+    command += ["--report", report] if report else []
+    command += ["--samples", str(samples)] if samples else []
+    command += ["--features", features] if features else []
+    measured = evaluation.measure(
+        evidence, len(pictures.skipped), shlex.join(command)
+    )
+    figures = measured.figures
+    if report is not None:
+        account = evaluation.illustrate(
+            evidence, measured, samples or 128, network
         )
-    figures["skipped"] = len(pictures.skipped)
+        figures = account.figures
+        page = evaluation.write_report(account, report)
     if as_json:
         click.echo(json.dumps(figures))
         return
-    error = figures["bits_per_pixel_standard_error"]
-    spread = "" if error is None else f" +- {error:.3f}"
-    quality = figures["palette_psnr"]
-    fidelity = "exact" if quality is None else f"{quality:.2f} dB PSNR"
-    click.echo(
-        f"model     {figures['bits_per_pixel']:.3f}{spread} bits/pixel\n"
-        f"unigram   {figures['unigram_bits_per_pixel']:.3f} bits/pixel\n"
-        f"palette   {fidelity}\n"
-        f"pictures  {figures['pictures']} ({figures['skipped']} skipped)"
-    )
+    click.echo(evaluation.summary(figures))
+    if report is not None:
+        click.echo(f"Look at {page}")
 
 
 @main.command()

@@ -109,7 +109,9 @@ class LastingOracle(keras_tuner.Oracle):
         super().reload()
         for tuner_id, trial in self._resumed.items():
             self._retry_queue.remove(trial.trial_id)
-            self.ongoing_trials[tuner_id] = trial
+            # It is written before it is taken from the ongoing ones.
+            if trial.trial_id not in self.end_order:
+                self.ongoing_trials[tuner_id] = trial
         # Written, but killed before it was handed out.
         self.trials = {name: self.trials[name] for name in self.start_order}
 

@@ -242,9 +242,11 @@ def plot_pareto(trials: list[Trial], best: Trial, path: str) -> None:
         figure.subplots(1, 2), _UNITS.items(), strict=True
     ):
         for t in completed:
-            is_best = t.trial_id == best.trial_id
             x, y = min(t.psnr, edge), t.figures[key]
-            axes.plot(x, y, "*" if is_best else "o", ms=13 if is_best else 6)
+            color = "C0" if t in front or key != "bits_per_pixel" else "0.6"
+            axes.plot(x, y, "o", color=color)
+            if t.trial_id == best.trial_id:
+                axes.plot(x, y, "*", color="C1", ms=15)
             exact = " (exact)" if math.isinf(t.psnr) else ""
             axes.annotate(
                 t.values["palette"] + exact,
@@ -258,7 +260,7 @@ def plot_pareto(trials: list[Trial], best: Trial, path: str) -> None:
             axes.plot(*zip(*points, strict=True), color="0.6", lw=1, zorder=0)
         axes.set_xlabel("PSNR of the palette, dB")
         axes.set_ylabel(f"validation {unit}")
-        axes.margins(0.12)
+        axes.margins(0.2, 0.12)
         axes.grid(alpha=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)

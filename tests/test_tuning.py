@@ -1,0 +1,427 @@
+"""Sweeps: what is tried, what is recorded, and what dies in between."""
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import keras_tuner
+import numpy as np
+import psutil
+import pytest
+
+from pixace_tf import presets
+from pixace_tf.cli import main
+from pixace_tf.tuning import oracle, palettes, processes, results
+from pixace_tf.tuning.role import Silence
+from pixace_tf.tuning.space import (
+    RUNS,
+    TUNER,
+    PixaceHyperModel,
+    Sweep,
+    load_sweep,
+    trial_arguments,
+)
+from pixace_tf.tuning.sweep import tune
+
+WIDTHS = [(4, 3, 4), (4, 4, 4), (5, 4, 4)]
+DEFAULTS = {"preset": "pico", "decoder": "multiscale", "epochs": 1}
+
+
+def make_sweep(tuner="grid", max_trials=None, **space):
+    space = {"palette": ["hsv 5,4,4"], "image_size": ["8x8"], **space}
+    return Sweep(
+        source="pictures",
+        space=space,
+        fixed=dict(DEFAULTS),
+        tuner=tuner,
+        objective="bits_per_pixel",
+        max_trials=max_trials,
+        seed=0,
+        min_psnr=0.0,
+    )
+
+
+def make_oracle(folder, sweep):
+    made = oracle.make_oracle(sweep)
+    made._set_project_dir(str(folder), TUNER)
+    space = made.get_space()
+    PixaceHyperModel(sweep).declare_hyperparameters(space)
+    made.update_space(space)
+    if os.path.exists(folder / TUNER / "oracle.json"):
+        made.reload()
+    return made
+
+
+def finish(made, trial, bits=None):
+    values = trial.hyperparameters.values
+    bits = bits or len(str(values)) + float(values["learning_rate"])
+    made.update_trial(trial.trial_id, {"bits_per_pixel": bits})
+    trial.status = oracle.COMPLETED
+    made.end_trial(trial)
+
+
+GRID = {"num_layers": [1, 2, 3], "learning_rate": [0.1, 0.2, 0.3, 0.4]}
+
+
+def combinations(made):
+    return [
+        tuple(made.trials[t].hyperparameters.values[k] for k in GRID)
+        for t in made.end_order
+    ]
+
+
+@pytest.mark.parametrize("tuner", ["grid", "random"])
+def test_an_oracle_killed_anywhere_tries_what_it_would_have_tried(
+    tmp_path, tuner
+):
+    sweep = make_sweep(tuner, 12, **GRID)
+    calm = make_oracle(tmp_path / "calm", sweep)
+    while (trial := calm.create_trial("tuner0")).status != oracle.STOPPED:
+        finish(calm, trial)
+    chance = random.Random(0)
+    killed = make_oracle(tmp_path / "killed", sweep)
+    while (trial := killed.create_trial("tuner0")).status != oracle.STOPPED:
+        if chance.random() < 0.5:  # While the trial runs: it comes again.
+            killed = make_oracle(tmp_path / "killed", sweep)
+            again = killed.create_trial("tuner0")
+            assert again.trial_id == trial.trial_id
+            trial = again
+        finish(killed, trial)
+        if chance.random() < 0.5:
+            killed = make_oracle(tmp_path / "killed", sweep)
+    assert set(combinations(killed)) == set(combinations(calm))
+    assert len(killed.end_order) == len(calm.end_order) >= 8
+    if tuner == "grid":
+        expected = itertools.product(*GRID.values())
+        assert set(combinations(calm)) == set(expected)
+    best = killed.get_best_trials()[0].hyperparameters.values
+    assert best == calm.get_best_trials()[0].hyperparameters.values
+
+
+def test_a_trial_written_but_not_handed_out_is_made_again(tmp_path):
+    """Killed between the files of the trial and of the oracle."""
+    made = make_oracle(tmp_path, make_sweep(**GRID))
+    finish(made, made.create_trial("tuner0"))
+    state = (tmp_path / TUNER / "oracle.json").read_text()
+    trial = made.create_trial("tuner0")
+    (tmp_path / TUNER / "oracle.json").write_text(state)
+    made = make_oracle(tmp_path, make_sweep(**GRID))
+    again = made.create_trial("tuner0")
+    assert again.trial_id == trial.trial_id
+    assert len(made.start_order) == 2
+
+
+def test_a_report_is_recorded_once_whoever_brings_it(tmp_path):
+    made = make_oracle(tmp_path, make_sweep(**GRID))
+    trial = made.create_trial("lost")
+    made.release("lost")
+    assert made.create_trial("other").trial_id == trial.trial_id
+    made.release("other")
+    finish(made, trial)  # The lost one was only slow.
+    finish(made, trial, bits=1.0)
+    assert made.end_order == [trial.trial_id]
+    assert made.create_trial("other").trial_id != trial.trial_id
+
+
+def test_idle_workers_wait_for_trials_that_may_come_back(tmp_path):
+    made = make_oracle(tmp_path, make_sweep(max_trials=1, **GRID))
+    trial = made.create_trial("first")
+    assert made.create_trial("second").status == oracle.IDLE
+    assert not made.is_exhausted
+    made.release("first")
+    assert made.create_trial("second").trial_id == trial.trial_id
+    finish(made, trial)
+    assert made.create_trial("first").status == oracle.STOPPED
+    assert made.is_exhausted
+
+
+def test_a_trial_that_kills_its_workers_is_given_up(tmp_path):
+    made = make_oracle(tmp_path, make_sweep(**GRID))
+    first = made.create_trial("tuner0").trial_id
+    handed_out = [
+        made.create_trial("tuner0").trial_id for _ in range(oracle.MAX_RUNS)
+    ]
+    assert handed_out[:-1] == [first] * (oracle.MAX_RUNS - 1)
+    assert handed_out[-1] != first
+    assert made.trials[first].status == oracle.FAILED
+    assert "died" in made.trials[first].message
+
+
+def test_silence_is_told_by_ones_own_clock(tmp_path):
+    silence = Silence(str(tmp_path))
+    silence.seconds("a")
+    (tmp_path / "a").touch()
+    os.utime(tmp_path / "a", (10**9, 10**9))  # Another machine's clock.
+    assert silence.seconds("a") == 0
+    time.sleep(0.2)
+    assert silence.seconds("a") >= 0.2
+    (tmp_path / "a").touch()
+    assert silence.seconds("a") == 0
+
+
+def sleeper(setup, tmp_path):
+    """A process of the standard library, begun as a trial is."""
+    return processes.start(
+        "timeit",
+        ["-n1", "-r1", "-s", setup, "import time; time.sleep(60)"],
+        str(tmp_path / "log"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("setup", "limits", "message"),
+    [
+        ("pass", (1.0, None), "0.01667 minutes"),
+        ("x = bytearray(3 * 10**8)", (30.0, 2 * 10**8), "0.2 GB"),
+    ],
+)
+def test_a_process_beyond_its_limits_is_ended(tmp_path, setup, limits, message):
+    process = sleeper(setup, tmp_path)
+    with pytest.raises(processes.LimitExceededError, match=message):
+        processes.wait_within(process, *limits)
+    assert not psutil.pid_exists(process.pid)
+
+
+def test_a_process_ends_when_its_parent_is_killed(tmp_path):
+    code = (
+        "import time; from pixace_tf.tuning import processes;"
+        "hold = 'from pixace_tf.tuning.processes import end_with_parent as e';"
+        "p = processes.start('timeit', ['-n1', '-r1', '-s', hold + '; e()',"
+        " 'import time; time.sleep(60)'], 'log');"
+        "print(p.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )
+    child = psutil.Process(int(parent.stdout.readline()))
+    time.sleep(2)
+    assert child.is_running()
+    parent.kill()
+    parent.wait()
+    child.wait(timeout=20)
+
+
+def test_the_reason_is_the_last_line_or_the_signal(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("much\nbatch_size must be smaller.\n\n")
+    assert processes.reason(2, str(log)) == "batch_size must be smaller."
+    assert "SIGKILL" in processes.reason(-9, str(log))
+
+
+def test_the_hypermodel_builds_what_a_trial_trains():
+    sweep = make_sweep(
+        palette=["hsv 5,4,4", "rgb 4,5,4"], hidden_dim=[64, 96], num_layers=[3]
+    )
+    hp = keras_tuner.HyperParameters()
+    hp.values = {"palette": "rgb 4,5,4", "hidden_dim": 96}
+    model = PixaceHyperModel(sweep).build(hp)
+    config = model.get_config()
+    assert config["color_space"] == "rgb"
+    assert config["bit_widths"] == [4, 5, 4]
+    assert config["decoder_config"]["hidden_dim"] == 96
+    assert config["decoder_config"]["num_heads"] == 3
+    tokens = np.zeros((2, 64), np.int32)
+    assert model(tokens).shape == (2, 64, 16 + 32 + 16)
+    assert model.optimizer is not None
+    arguments = trial_arguments(sweep, {**hp.values, "tuner/epochs": 3})
+    assert arguments == {
+        **DEFAULTS,
+        "color_space": "rgb",
+        "bit_widths": (4, 5, 4),
+        "image_size": (8, 8),
+        "hidden_dim": 96,
+        "num_layers": 3,
+    }
+
+
+@pytest.mark.parametrize("sizes", [{"num_layers": 0}, {"hidden_dim": 100}])
+def test_impossible_sizes_are_refused(sizes):
+    with pytest.raises(ValueError, match="positive"):
+        presets.decoder_config("nano", "multiscale", **sizes)
+
+
+def trial(trial_id, psnr, bits, palette="hsv 5,4,4"):
+    values = {"palette": palette, "image_size": "8x8"}
+    figures = {
+        "bits_per_pixel": bits,
+        "bits_per_dim": bits / 3,
+        "parameters": 10,
+        "tokens_per_second": 1.0,
+    }
+    return results.Trial(
+        str(trial_id), oracle.COMPLETED, values, "", psnr, figures
+    )
+
+
+def test_the_front_is_what_no_other_trial_beats():
+    rng = np.random.default_rng(0)
+    points = rng.integers(0, 6, (40, 2)).astype(float)
+    trials = [trial(i, *point) for i, point in enumerate(points)]
+    front = {(t.psnr, t.figures["bits_per_pixel"]) for t in trials} & {
+        (t.psnr, t.figures["bits_per_pixel"])
+        for t in results.pareto_front(trials)
+    }
+    expected = {
+        (x, y)
+        for x, y in points
+        if not any(a >= x and b <= y and (a, b) != (x, y) for a, b in points)
+    }
+    assert front == expected
+
+
+def test_the_winners_command_is_understood_by_fit(tmp_path):
+    sweep = make_sweep(learning_rate=[1e-3, 2e-3])
+    sweep.fixed.update(flip=False, max_minutes=3.0, download=False)
+    chosen = trial(0, 30.0, 2.0, "rgb 4,5,4")
+    chosen.values["learning_rate"] = 2e-3
+    program, command, *words = results.winner_command(sweep, chosen).split()
+    assert (program, command) == ("pixace-tf", "fit")
+    context = main.commands["fit"].make_context("fit", words)
+    given = context.params
+    assert given["bit_widths"] == (4, 5, 4)
+    assert given["color_space"] == "rgb"
+    assert given["image_size"] == (8, 8)
+    assert given["learning_rate"] == 2e-3
+    assert given["preset"] == "pico"
+    assert given["flip"] is False
+    assert given["max_minutes"] is None
+
+
+def test_palettes_are_judged_without_training(cartoon_folder):
+    rows = palettes.measure_palettes(
+        str(cartoon_folder),
+        ["hsv 2,1,1", "hsv 5,4,4", "rgb 8,8,8"],
+        ["8x8", "12x8"],
+        "crop",
+        30.0,
+        10**8,
+    )
+    verdicts = {(r["palette"], r["is_excluded"]) for r in rows}
+    assert verdicts == {
+        ("hsv 2,1,1", True),
+        ("hsv 5,4,4", False),
+        ("rgb 8,8,8", False),
+    }
+    assert [r["psnr"] for r in rows if r["palette"] == "rgb 8,8,8"] == [
+        None
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tuner": "random"}, "random needs max_trials"),
+        ({"tuner": "hyperband"}, "hyperband needs epochs"),
+        ({"epochs": 1, "max_minutes": 1.0}, "not both"),
+        ({"min_psnr": 90.0, "bit_widths": WIDTHS}, "No palette reaches"),
+        ({"workers": 0}, "workers must be positive"),
+        ({"hidden_dim": [33]}, "multiple of"),
+        ({"objective": "loss"}, "objective one of"),
+    ],
+)
+def test_impossible_sweeps_are_refused(
+    cartoon_folder, tmp_path, arguments, message
+):
+    with pytest.raises(ValueError, match=message):
+        tune(
+            str(cartoon_folder),
+            sweeps_dir=str(tmp_path),
+            image_size=[(8, 8)],
+            say=lambda line: None,
+            **arguments,
+        )
+
+
+def quick_sweep(folder, pictures, **arguments):
+    lines = []
+    tune(
+        str(pictures),
+        sweeps_dir=str(folder),
+        name="sweep",
+        image_size=[(8, 8)],
+        preset="pico",
+        epochs=1,
+        batch_size=8,
+        min_psnr=0,
+        say=lines.append,
+        **arguments,
+    )
+    folder = os.path.join(folder, "sweep")
+    trials = results.read_trials(folder, load_sweep(folder))
+    return trials, "\n".join(lines)
+
+
+@pytest.mark.slow
+def test_a_sweep_records_a_killed_trial_and_resumes(cartoon_folder, tmp_path):
+    """The first trial's process is killed, then the sweep is repeated."""
+    killed = []
+
+    def kill_a_trial():
+        while not killed:
+            time.sleep(0.2)
+            for process in psutil.Process().children():
+                line = process.cmdline()
+                if "pixace_tf.tuning.trial" in line and line[-2] == "0000":
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+                    return
+
+    killer = threading.Thread(target=kill_a_trial)
+    killer.start()
+    trials, text = quick_sweep(
+        tmp_path, cartoon_folder, bit_widths=WIDTHS[:2], flip=False
+    )
+    killer.join()
+    assert [t.status for t in trials] == [oracle.FAILED, oracle.COMPLETED]
+    assert "SIGKILL" in trials[0].message
+    assert trials[0].message in text
+    folder = tmp_path / "sweep"
+    for name in ("table.md", "results.json", "pareto.png", "strips.png"):
+        assert (folder / name).stat().st_size > 100, name
+    found = json.loads((folder / "results.json").read_text())
+    assert found["best"] == "0001"
+    events = list((folder / RUNS / "0001" / "tensorboard").glob("events*"))
+    assert events
+    started = time.monotonic()
+    again, _ = quick_sweep(
+        tmp_path, cartoon_folder, bit_widths=WIDTHS[:2], flip=False
+    )
+    assert again == trials
+    assert time.monotonic() - started < 30
+    with pytest.raises(ValueError, match="other arguments: flip was"):
+        quick_sweep(tmp_path, cartoon_folder, bit_widths=WIDTHS[:2])
+
+
+@pytest.mark.slow
+def test_hyperband_goes_on_with_the_better_trials(cartoon_folder, tmp_path):
+    tune(
+        str(cartoon_folder),
+        sweeps_dir=str(tmp_path),
+        name="sweep",
+        bit_widths=[(3, 2, 2)],
+        learning_rate=[1e-4, 1e-3, 3e-3],
+        image_size=[(8, 8)],
+        preset="pico",
+        epochs=3,
+        batch_size=8,
+        min_psnr=0,
+        tuner="hyperband",
+        say=lambda line: None,
+    )
+    folder = tmp_path / "sweep"
+    longest = []
+    for path in (folder / RUNS).glob("*/history.json"):
+        epochs = json.loads(path.read_text())[-1]["epoch"]
+        longest.append(epochs)
+    assert max(longest) == 3
+    assert min(longest) == 1
