@@ -10,6 +10,11 @@ import keras
 from keras import ops
 
 from pixace_tf.bit_widths import BitWidths
+from pixace_tf.initializers import (
+    MIN_SMOOTH_LEVELS,
+    Transposed,
+    level_initializer,
+)
 from pixace_tf.pixel_inputs import split_channels
 
 # Value before saturation before hue; green, the brightest, first.
@@ -57,12 +62,17 @@ class ChainHead(keras.layers.Layer):
             self.add_weight(
                 name=f"given_{i}",
                 shape=(self.sizes[i], (2 - i) * hidden_dim),
-                initializer=keras.initializers.RandomNormal(stddev=0.1),
+                initializer=level_initializer(self.sizes[i], stddev=0.1),
             )
             for i in range(2)
         ]
         self.write = [
-            keras.layers.Dense(n, dtype="float32", name=f"write_{i}")
+            keras.layers.Dense(
+                n,
+                kernel_initializer=_write_initializer(hidden_dim, n),
+                dtype="float32",
+                name=f"write_{i}",
+            )
             for i, n in enumerate(self.sizes)
         ]
 
@@ -177,6 +187,14 @@ class ChainHead(keras.layers.Layer):
         if i == 1:
             return channels[0] == 0 if self.bit_widths[2] else None
         return channels[1] == 0
+
+
+def _write_initializer(hidden_dim: int, levels: int) -> Any:
+    if levels < MIN_SMOOTH_LEVELS:
+        return "glorot_uniform"
+    # As wide as that one.
+    stddev = (2 / (hidden_dim + levels)) ** 0.5
+    return Transposed(level_initializer(levels, stddev))
 
 
 class PackedHead(keras.layers.Layer):

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from pixace_tf.bit_widths import BitWidths
+from pixace_tf.initializers import level_initializer
 
 # (rows down, columns right) of the causal neighbors, all earlier in raster
 # order: two to the left, five above, five two rows above.
@@ -42,11 +43,11 @@ class PixelEmbedding(keras.layers.Layer):
         super().__init__(**kwargs)
         self.bit_widths = bit_widths
         self.embedding_dim = embedding_dim
-        rows = sum(1 << b for b in self.bit_widths) + 1
+        levels = tuple(1 << b for b in self.bit_widths)
         self.table = self.add_weight(
             name="table",
-            shape=(rows, embedding_dim),
-            initializer=keras.initializers.RandomNormal(stddev=0.5),
+            shape=(sum(levels) + 1, embedding_dim),
+            initializer=level_initializer(levels, stddev=0.5),
         )
         self.built = True
 

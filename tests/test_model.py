@@ -303,3 +303,25 @@ def test_presets_have_the_parameters_that_the_docs_name(
 def test_runs_of_pixels_fill_rows_evenly(width, run_length):
     sizes = decoder_config("nano", "multiscale", width)
     assert sizes["run_length"] == run_length
+
+
+def test_many_levels_begin_alike_and_few_begin_apart():
+    model = PixaceCausalLM(
+        (4, 4),
+        (8, 3, 8),
+        "rgb",
+        "transformer",
+        decoder_config("pico", "transformer"),
+    )
+    table = model.embed.table.numpy()
+    head = model.head
+    kernel = head.write[head.order.index(0)].kernel.numpy().T
+
+    def roughness(rows):
+        return np.mean((rows[1:] - rows[:-1]) ** 2) / np.var(rows)
+
+    assert roughness(table[:256]) < 0.05
+    assert roughness(table[256:264]) > 1
+    assert roughness(kernel) < 0.05
+    assert np.std(table[:256]) == pytest.approx(0.5, rel=0.3)
+    assert np.std(kernel) == pytest.approx((2 / (32 + 256)) ** 0.5, rel=0.3)
