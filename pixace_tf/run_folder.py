@@ -162,7 +162,15 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     Raises:
         ValueError: If the folder is not a usable run or has no weights yet.
     """
-    run = open_run(os.fspath(path))
+    return load_weights(open_run(os.fspath(path)))
+
+
+def load_weights(run: Run) -> Run:
+    """Set the weights of a run to those of its folder; see `load_run`.
+
+    Raises:
+        ValueError: If the folder has no weights yet, or damaged ones.
+    """
     for name in (WEIGHTS_FILE, CHECKPOINT_FILE):
         if os.path.exists(run.file(name)):
             arrays, _ = storage.read_npz(run.file(name))

@@ -38,6 +38,7 @@ from pixace_tf.sources import TFDS_PREFIX
 from pixace_tf.tokenizer import PixelTokenizer
 
 DEFAULT_MAX_MINUTES = 10.0
+DRAWING_PRECISION = "float32"
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 # Shown by name when files are skipped; the rest is counted.
 MAX_NAMED_SKIPS = 20
@@ -176,7 +177,9 @@ def fit(
             epochs, max_minutes, len(data.train) // run.arguments["batch_size"]
         )
         _train(run, data, budget, jit_compile, checkpoint_seconds, say)
-    return run_folder.load_run(path)
+    if run.arguments["precision"] != DRAWING_PRECISION:
+        return run_folder.load_run(path)
+    return run_folder.load_weights(run)  # With what it has compiled to draw.
 
 
 def _train(

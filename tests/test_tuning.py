@@ -390,6 +390,13 @@ def test_a_sweep_records_a_killed_trial_and_resumes(cartoon_folder, tmp_path):
         assert (folder / name).stat().st_size > 100, name
     found = json.loads((folder / "results.json").read_text())
     assert found["best"] == "0001"
+    run = load_run(folder / RUNS / "0001")
+    tokens, _ = read_npz(run.file(TOKENS_FILE))
+    bits = Scorer(run.model).bits(tokens["validation"])
+    dims = bits_per_dim(bits, tokens["validation"], run.tokenizer)
+    figures = trials[1].figures
+    assert figures["bits_per_pixel"] == pytest.approx(bits.mean(), abs=1e-3)
+    assert figures["bits_per_dim"] == pytest.approx(dims.mean(), abs=1e-3)
     events = list((folder / RUNS / "0001" / "tensorboard").glob("events*"))
     assert events
     started = time.monotonic()

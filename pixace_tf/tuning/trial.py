@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf import painting, storage
-from pixace_tf.likelihood import Scorer, bits_per_dim
+from pixace_tf.likelihood import colors_per_token
 from pixace_tf.run_folder import HISTORY_FILE, TOKENS_FILE, Run
 from pixace_tf.sheets import save_tiles
 from pixace_tf.training import RunInUseError, fit
@@ -82,18 +82,18 @@ def measure(run: Run) -> dict[str, float]:
     tokens, _ = storage.read_npz(run.file(TOKENS_FILE))
     if not len(tokens["validation"]):
         raise ValueError("A sweep needs validation pictures; give it more.")
-    token_ids = tokens["validation"].astype(np.int32)
-    bits = Scorer(run.model).bits(token_ids)
     with open(run.file(HISTORY_FILE), encoding="utf-8") as file:
         history = json.load(file)
+    bits = min(entry["val_bits_per_pixel"] for entry in history)
+    palette = run.tokenizer
+    colors = colors_per_token(palette.bit_widths, palette.color_space)
+    hidden = np.log2(colors[tokens["validation"]]).mean()
     first = {"epoch": 0, "seconds": 0.0} if len(history) < 2 else history[0]
     epochs = history[-1]["epoch"] - first["epoch"]
     seconds = history[-1]["seconds"] - first["seconds"]
     return {
-        "bits_per_pixel": float(bits.mean()),
-        "bits_per_dim": float(
-            bits_per_dim(bits, token_ids, run.tokenizer).mean()
-        ),
+        "bits_per_pixel": bits,
+        "bits_per_dim": float(bits + hidden) / 3,
         "parameters": run.model.num_parameters,
         "tokens_per_second": epochs * tokens["train"].size / seconds,
     }
