@@ -17,6 +17,9 @@ import pytest
 
 from pixace_tf import presets
 from pixace_tf.cli import main
+from pixace_tf.likelihood import Scorer, bits_per_dim
+from pixace_tf.run_folder import TOKENS_FILE, load_run
+from pixace_tf.storage import read_npz
 from pixace_tf.tuning import oracle, palettes, processes, results
 from pixace_tf.tuning.role import Silence
 from pixace_tf.tuning.space import (

@@ -57,6 +57,11 @@ class Trial:
         return self.status == "COMPLETED"
 
     @property
+    def is_ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.status in ("COMPLETED", "FAILED")
+
+    @property
     def name(self) -> str:
         """What distinguishes it, such as `hsv 5,4,4, 32x32`."""
         return ", ".join(
@@ -89,6 +94,16 @@ def read_trials(folder: str, sweep: Sweep) -> list[Trial]:
             )
         )
     return trials
+
+
+def line(trial: Trial, objective: str) -> str:
+    """Return what came of an ended trial, in one line."""
+    if not trial.is_completed:
+        return f"trial {trial.trial_id}, {trial.name}, failed: {trial.message}"
+    bits = trial.figures[objective]
+    return (
+        f"trial {trial.trial_id}, {trial.name}: {bits:.3f} {_UNITS[objective]}"
+    )
 
 
 def best_trial(trials: list[Trial], objective: str) -> Trial | None:
@@ -194,9 +209,9 @@ def table(sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
             f"| {f['parameters']:,} | {'yes' if t.trial_id in front else ''} |"
         )
     notes = [
-        f"{t.trial_id} ({t.name}) {t.status.lower()}: {t.message or 'not done'}"
+        line(t, sweep.objective)
         for t in trials
-        if not t.is_completed
+        if t.is_ended and not t.is_completed
     ]
     notes += [
         f"{p['palette']} at {p['image_size']} was left out: "

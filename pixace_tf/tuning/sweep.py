@@ -142,13 +142,13 @@ def tune(
     is_helper = launcher.is_distributed() and "chief" not in names[0]
     if is_helper:
         _wait_for(folder, say)
-        with _progress(folder, load_sweep(folder)) as update:
+        with _progress(folder, load_sweep(folder), say) as update:
             launcher.launch(folder, names, variables, update)
         return folder
     os.makedirs(folder, exist_ok=True)
     with _lock(folder):
         sweep = _prepare(folder, sweep, say)
-        with _progress(folder, sweep) as update:
+        with _progress(folder, sweep, say) as update:
             if workers == 1 and not launcher.is_distributed():
                 _search(folder, update)
             else:
@@ -286,17 +286,27 @@ def _memory_limit_bytes(gigabytes: float | None, workers: int) -> int:
 
 
 @contextlib.contextmanager
-def _progress(folder: str, sweep: Sweep) -> Iterator[Callable[[], None]]:
-    """Yield what shows how many trials have ended, and the best of them."""
+def _progress(
+    folder: str, sweep: Sweep, say: Callable[[str], None]
+) -> Iterator[Callable[[], None]]:
+    """Yield what shows how many trials have ended, and what came of them."""
     total = 1
     for values in sweep.space.values():
         total *= len(values)
     total = min(total, sweep.max_trials or total)
+    told = {
+        t.trial_id for t in results.read_trials(folder, sweep) if t.is_ended
+    }
     with console.ProgressBar("Trials") as bar:
 
         def update() -> None:
             trials = results.read_trials(folder, sweep)
-            ended = [t for t in trials if t.status != "RUNNING"]
+            ended = [t for t in trials if t.is_ended]
+            for trial in ended:
+                if trial.trial_id not in told:
+                    told.add(trial.trial_id)
+                    with bar.above():
+                        say(results.line(trial, sweep.objective))
             best = results.best_trial(trials, sweep.objective)
             note = f"{len(ended)}/{total}"
             if best is not None:

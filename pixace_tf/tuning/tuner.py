@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.errors import FailedTrialError, FatalRuntimeError
+from keras_tuner.src import config
 from keras_tuner.src.distribute import oracle_client
 
 from pixace_tf.tuning import processes
@@ -26,6 +27,7 @@ from pixace_tf.tuning.space import (
     load_sweep,
 )
 
+config.DEBUG = False  # It prints the traceback of every failed trial.
 # A chief that was killed is back long before that.
 _PATIENCE_S = 300.0
 _PAUSE_S = 0.5
