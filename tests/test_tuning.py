@@ -3,8 +3,10 @@
 import itertools
 import json
 import os
+import pathlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +16,9 @@ import keras_tuner
 import numpy as np
 import psutil
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import (
+    EventAccumulator,
+)
 
 from pixace_tf import presets
 from pixace_tf.cli import main
@@ -105,6 +110,20 @@ def test_an_oracle_killed_anywhere_tries_what_it_would_have_tried(
         assert set(combinations(calm)) == set(expected)
     best = killed.get_best_trials()[0].hyperparameters.values
     assert best == calm.get_best_trials()[0].hyperparameters.values
+
+
+@pytest.mark.parametrize("tuner", ["bayesian", "hyperband"])
+def test_the_other_oracles_end_in_spite_of_kills(tmp_path, tuner):
+    sweep = make_sweep(tuner, 8, **GRID)
+    sweep.fixed["epochs"] = 3
+    made = make_oracle(tmp_path, sweep)
+    while (trial := made.create_trial("tuner0")).status != oracle.STOPPED:
+        made = make_oracle(tmp_path, sweep)
+        trial = made.create_trial("tuner0")
+        finish(made, trial)
+    assert made.is_exhausted
+    assert len(made.end_order) == len(made.trials) >= 6
+    assert all(t.status == oracle.COMPLETED for t in made.trials.values())
 
 
 def test_a_trial_written_but_not_handed_out_is_made_again(tmp_path):
@@ -400,8 +419,11 @@ def test_a_sweep_records_a_killed_trial_and_resumes(cartoon_folder, tmp_path):
     figures = trials[1].figures
     assert figures["bits_per_pixel"] == pytest.approx(bits.mean(), abs=1e-3)
     assert figures["bits_per_dim"] == pytest.approx(dims.mean(), abs=1e-3)
-    events = list((folder / RUNS / "0001" / "tensorboard").glob("events*"))
-    assert events
+    (events,) = (folder / RUNS / "0001" / "tensorboard").glob("events*")
+    summaries = EventAccumulator(str(events)).Reload()
+    hparams = summaries.PluginTagToContent("hparams")
+    assert b"hsv 4,4,4" in hparams["_hparams_/session_start_info"]
+    assert "bits_per_pixel" in summaries.Tags()["tensors"]
     started = time.monotonic()
     again, _ = quick_sweep(
         tmp_path, cartoon_folder, bit_widths=WIDTHS[:2], flip=False
@@ -410,6 +432,69 @@ def test_a_sweep_records_a_killed_trial_and_resumes(cartoon_folder, tmp_path):
     assert time.monotonic() - started < 30
     with pytest.raises(ValueError, match="other arguments: flip was"):
         quick_sweep(tmp_path, cartoon_folder, bit_widths=WIDTHS[:2])
+
+
+@pytest.mark.slow
+def test_a_sweep_over_two_machines(cartoon_folder, tmp_path):
+    """Two command lines with keras-tuner's variables; the first has no worker.
+
+    The second is killed with all its workers and begun again.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    words = ["--image-size", "8", "--preset", "pico", "--epochs", "1"]
+    words += ["--batch-size", "8", "--min-psnr", "0", "--name", "sweep"]
+    words += ["--bit-widths", "3,2,2", "--bit-widths", "4,3,3"]
+    command = [sys.executable, "-m", "pixace_tf", "tune", str(cartoon_folder)]
+    shared = {
+        **os.environ,
+        "PYTHONPATH": os.getcwd(),
+        "KERASTUNER_ORACLE_IP": "127.0.0.1",
+        "KERASTUNER_ORACLE_PORT": port,
+    }
+
+    def begin(name, workers):
+        return subprocess.Popen(
+            [*command, *words, "--workers", str(workers)],
+            cwd=tmp_path,
+            env={**shared, "KERASTUNER_TUNER_ID": name},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    chief, helper = begin("chief", 0), begin("helper", 1)
+    folder = tmp_path / "sweeps" / "sweep"
+    while not (folder / RUNS / "0000" / "run.json").exists():
+        assert chief.poll() is None
+        time.sleep(0.5)
+    helper.kill()
+    helper.wait()
+    helper = begin("helper", 1)
+    output, _ = chief.communicate(timeout=300)
+    assert chief.returncode == 0
+    assert helper.wait(timeout=60) == 0
+    trials = results.read_trials(str(folder), load_sweep(str(folder)))
+    assert [t.status for t in trials] == [oracle.COMPLETED] * 2
+    assert "pixace-tf fit" in output
+
+
+@pytest.mark.slow
+def test_a_sweep_under_kills_records_every_trial(tmp_path):
+    """Kills a worker and the chief; `pipelines` does so with 20 trials."""
+    pipeline = pathlib.Path(__file__).parent.parent / "pipelines"
+    words = ["--trials", "4", "--kills", "1"]
+    done = subprocess.run(
+        [sys.executable, pipeline / "sweep_under_kills.py", *words],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    calm, killed, names, _ = done.stdout.splitlines()
+    assert calm.removeprefix("calm") == killed.removeprefix("killed")
+    assert "4 of 4 trials completed" in calm
+    assert "chief" in names
+    assert "worker" in names
 
 
 @pytest.mark.slow

@@ -56,7 +56,9 @@ class LastingOracle(keras_tuner.Oracle):
             self.end_trial(trial)
         trial = super().create_trial(tuner_id)
         if trial.status == STOPPED and self.ongoing_trials:
-            trial.status = IDLE  # One of those may need another worker.
+            # One of those may need another worker; it must be told to stop.
+            trial.status = IDLE
+            self.tuner_ids.add(tuner_id)
         elif trial.status == STOPPED:
             self.is_exhausted = True
         else:

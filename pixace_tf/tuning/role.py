@@ -34,7 +34,7 @@ def serve(tuner: SweepTuner) -> None:
     silence = Silence(os.path.join(tuner.folder, WORKERS))
     while not tuner.oracle.is_exhausted:
         time.sleep(1)
-        if not server.is_alive():
+        if not server.is_alive() and not tuner.oracle.is_exhausted:
             raise RuntimeError("The oracle's server has died; see above.")
         for tuner_id in tuner.oracle.busy_workers():
             if silence.seconds(tuner_id) > SILENCE_S:
