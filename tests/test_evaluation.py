@@ -1,0 +1,394 @@
+import itertools
+import json
+import os
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import scipy.linalg
+from click.testing import CliRunner
+from test_export import make_run
+
+from pixace_tf import cartoons, color_codes, evaluation, run_folder
+from pixace_tf.cli import main
+from pixace_tf.evaluation import baselines, features, learned, probe
+from pixace_tf.evaluation.completion import complete_halves
+from pixace_tf.evaluation.frechet import frechet_distance, gaussian_distance
+from pixace_tf.evaluation.html_report import render
+from pixace_tf.evaluation.nearest import find_nearest, with_mirrored
+from pixace_tf.evaluation.novelty import compare_with_learned
+from pixace_tf.tokenizer import PixelTokenizer
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None
+)
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+
+
+def random_pictures(count, height=8, width=12, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def pictures(cartoon_folder, tmp_path_factory):
+    """Those of the training, and half as many that the run has not seen."""
+    folder = tmp_path_factory.mktemp("pictures")
+    cartoons.draw_folder(str(folder / "all"), 24, seed=1)
+    for path in cartoon_folder.glob("*/*.png"):
+        shutil.copy(path, folder / "all" / path.parent.name / f"0{path.name}")
+    return folder / "all"
+
+
+@pytest.fixture(scope="module")
+def report(trained_run, pictures, tmp_path_factory):
+    """The folder of a report, and what the command printed."""
+    folder = tmp_path_factory.mktemp("reports") / "report"
+    done = call(
+        *(trained_run.path, pictures, "--json"),
+        *("--report", folder, "--samples", 6),
+    )
+    assert done.exit_code == 0, done.output
+    return folder, json.loads(done.stdout)
+
+
+@pytest.fixture
+def account(report):
+    folder, figures = report
+    pictures = {p.stem: p.read_bytes() for p in folder.glob("*.png")}
+    return evaluation.Account(json.loads(json.dumps(figures)), pictures)
+
+
+def test_chances_of_all_pictures_sum_to_one_for_counted_models():
+    codes = np.arange(16, dtype=np.int32)
+    codes = codes[color_codes.is_canonical(codes, (2, 1, 1), "hsv")]
+    pictures = np.array(list(itertools.product(codes, repeat=4)))
+    train = pictures[np.random.default_rng(0).integers(0, len(pictures), 5)]
+    train = np.where(train == codes[3], codes[2], train)  # One is never seen.
+    bits = baselines.count_models(train, pictures, (2, 2), len(codes))
+    assert list(bits) == ["unigram", "left", "left_and_above"]
+    for values in bits.values():
+        assert np.exp2(-values.sum(axis=1)).sum() == pytest.approx(1)
+
+
+def test_smoothing_by_hand():
+    """Of 0 0 1: three pixels, two kinds; after 0 two pixels, two kinds."""
+    counted = np.array([[0, 0, 1]])
+    scored = np.array([[0, 1, 2]])
+    bits = baselines.count_models(counted, scored, (1, 3), 4)
+    unigram = np.array([2 + 2 / 4, 1 + 2 / 4, 2 / 4]) / 5
+    np.testing.assert_allclose(bits["unigram"][0], -np.log2(unigram))
+    left = [
+        (1 + 1 * unigram[0]) / 2,  # Outside: seen once, with a 0.
+        (1 + 2 * unigram[1]) / 4,
+        unigram[2],  # Nothing was seen after a 1.
+    ]
+    np.testing.assert_allclose(bits["left"][0], -np.log2(left))
+
+
+def test_counting_does_not_depend_on_the_codes_of_the_colors():
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 40, (30, 12))
+    spelled = rng.choice(1 << 24, 40, replace=False)
+    plain, wide = (
+        baselines.count_models(x[:20], x[20:], (3, 4), 1 << 24)
+        for x in (small, spelled[small])
+    )
+    for name, bits in plain.items():
+        np.testing.assert_allclose(wide[name], bits)
+
+
+def test_canonical_codes_are_counted():
+    """Black; for each other value gray, or any hue of each saturation."""
+    assert baselines.num_canonical_codes(PixelTokenizer()) == 1 + 15 * (
+        1 + 15 * 32
+    )
+    rgb = PixelTokenizer(bit_widths=(8, 8, 8), color_space="rgb")
+    assert baselines.num_canonical_codes(rgb) == 1 << 24
+
+
+def test_noise_needs_its_bits_and_plain_pictures_few():
+    noise = baselines.lossless_bits_per_pixel(random_pictures(2, 64, 64))
+    plain = baselines.lossless_bits_per_pixel(
+        np.full((2, 64, 64, 3), 7, np.uint8)
+    )
+    for name in ("png", "webp"):
+        assert 24 < noise[name] < 26
+        assert 0 < plain[name] < 0.5
+
+
+def test_nearest_pictures_are_those_of_brute_force():
+    queries, references = random_pictures(5, 2, 2), random_pictures(5000, 2, 2)
+    indices, distances = find_nearest(queries, references, 3)
+    differences = queries[:, None].astype(float) - references
+    expected = np.sqrt(np.mean(differences**2, axis=(2, 3, 4)))
+    np.testing.assert_allclose(distances, np.sort(expected, axis=1)[:, :3])
+    np.testing.assert_array_equal(indices[:, 0], expected.argmin(axis=1))
+
+
+def test_copies_are_found_and_mirrored_ones():
+    seen = random_pictures(6)
+    new = np.concatenate([seen[2:3], seen[4:5, :, ::-1], random_pictures(1)])
+    new[2] = 255 - seen[0]
+    held_out = seen[:1] // 2
+    plain, _ = compare_with_learned(new, held_out, seen)
+    mirrored, sheet = compare_with_learned(new, held_out, with_mirrored(seen))
+    assert (plain["copies"], mirrored["copies"]) == (1, 2)
+    assert mirrored["new_least"] == 0 < mirrored["held_out_least"]
+    assert sheet.width > sheet.height
+
+
+def test_pictures_are_found_among_others_by_their_tokens():
+    tokens = np.arange(12).reshape(3, 4)
+    others = tokens[[2, 0]].astype(np.uint16)
+    found = learned.are_among(tokens, others)
+    np.testing.assert_array_equal(found, [True, False, True])
+
+
+def test_completing_an_odd_height_draws_the_larger_half(tmp_path):
+    run = make_run(tmp_path / "run", image_size=(5, 8))
+    run.arguments["flip"] = True
+    images = random_pictures(3, 5, 8)
+    shown = learned.decode(run.tokenizer.tokenize(images), run.tokenizer)
+    # The second picture is known, but mirrored.
+    known = np.concatenate([random_pictures(4, 5, 8, 1), shown[1:2, :, ::-1]])
+    figures, sheet = complete_halves(run, images[1:2], known)
+    assert (figures["rows"], figures["hidden_rows"]) == (5, 3)
+    quality = figures["psnr"]
+    assert quality["nearest"] == pytest.approx(quality["palette"])
+    assert quality["nearest"] == quality["nearest_best"]
+    assert quality["mirrored"] < quality["palette"]
+    assert quality["drawn"] <= quality["drawn_best"] < quality["palette"]
+    assert sheet.width > 6 * 100
+    without, _ = complete_halves(run, images, None)
+    assert "nearest" not in without["psnr"]
+
+
+def test_frechet_distance_of_gaussians_that_are_known():
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(2, 6, 6))
+    first, second = (root @ root.T for root in roots)
+    means = rng.normal(size=(2, 6))
+    root = np.real(scipy.linalg.sqrtm(first @ second))
+    expected = np.sum((means[0] - means[1]) ** 2) + np.trace(
+        first + second - 2 * root
+    )
+    found = gaussian_distance(means[0], first, means[1], second)
+    assert found == pytest.approx(expected)
+    # Of diagonal ones: by each dimension's mean and deviation.
+    apart = gaussian_distance(
+        *(np.zeros(2), np.diag([1.0, 4.0])),
+        *(np.array([3.0, 0.0]), np.diag([4.0, 0.0])),
+    )
+    assert apart == pytest.approx(9 + (1 - 2) ** 2 + (2 - 0) ** 2)
+
+
+def test_frechet_distance_of_equal_features_is_zero_even_if_few():
+    few = np.random.default_rng(0).normal(size=(3, 8))
+    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(few, few + 1) == pytest.approx(8)
+
+
+def save_network(path, *layers, shape=(4, 6, 3)):
+    keras.Sequential([keras.layers.Input(shape), *layers]).save(path)
+    return str(path)
+
+
+def test_features_of_a_given_network_are_means_over_places(tmp_path):
+    path = save_network(
+        tmp_path / "mean.keras",
+        keras.layers.Conv2D(
+            2, 1, kernel_initializer="ones", bias_initializer="ones"
+        ),
+    )
+    images = np.full((70, 8, 12, 3), 9, np.uint8)
+    found = features.extract(evaluation.load_network(path), images)
+    np.testing.assert_allclose(found, np.full((70, 2), 28.0), rtol=1e-6)
+
+
+def test_networks_that_do_not_fit_are_refused(tmp_path):
+    flat = save_network(
+        tmp_path / "flat.keras", keras.layers.Dense(2), shape=(5,)
+    )
+    code = save_network(
+        tmp_path / "code.keras", keras.layers.Lambda(lambda x: x)
+    )
+    (tmp_path / "bad.keras").write_bytes(b"bad")
+    for path, message in (
+        (flat, "must take one tensor"),
+        (code, "does not load"),
+        (tmp_path / "bad.keras", "does not load"),
+        (tmp_path / "none.keras", "There is no file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluation.load_network(str(path))
+
+
+def test_layer_means_do_not_depend_on_the_batch(trained_run):
+    tokens = trained_run.tokenizer.tokenize(random_pictures(18)).numpy()
+    found = probe.layer_means(trained_run.model, tokens)
+    states = trained_run.model.layer_states(tokens)
+    assert len(found) == len(states) > 1
+    for means, state in zip(found, states, strict=True):
+        expected = np.asarray(state).mean(axis=1)
+        np.testing.assert_allclose(means, expected, atol=1e-3)
+
+
+def test_classes_are_shared_where_both_sides_have_enough():
+    known = np.array(["cat"] * 3 + ["dog"] * 3 + ["fox"] * 2 + [""] * 5)
+    asked = np.array(["cat", "dog", "fox", "pig", ""])
+    assert probe.shared_classes(known, asked) == ["cat", "dog"]
+
+
+@pytest.mark.slow
+def test_figures_agree_with_each_other(report, trained_run):
+    _, figures = report
+    assert figures["pictures"] == 72
+    bits = figures["bits_per_pixel"]
+    assert sum(figures["channels"].values()) == pytest.approx(bits, rel=1e-4)
+    residual = figures["bits_per_dim_residual"]
+    assert figures["bits_per_dim"] == pytest.approx(bits / 3 + residual)
+    arrays, _ = run_folder.storage.read_npz(trained_run.file("tokens.npz"))
+    assert figures["in_training"] == len(arrays["train"])
+    assert figures["in_validation"] == len(arrays["validation"])
+    assert figures["probe"]["pictures"] == 72 - figures["in_training"]
+    assert figures["frechet"]["pictures"] == 6
+    assert figures["nearest"]["new"] == 6
+    layers = figures["probe"]["layers"]
+    best = layers[figures["probe"]["chosen_layer"] - 1]
+    assert best["cross_validation"] == max(
+        layer["cross_validation"] for layer in layers
+    )
+    assert best["accuracy"] == figures["probe"]["accuracy"]
+    assert figures["missing"] == {}
+
+
+@pytest.mark.slow
+def test_the_file_of_figures_is_what_the_command_prints(report):
+    folder, figures = report
+    assert json.loads((folder / "figures.json").read_text()) == figures
+    json.dumps(figures, allow_nan=False)
+    assert not list(folder.parent.glob(".*"))
+
+
+@pytest.mark.slow
+def test_the_page_needs_nothing_but_itself(report):
+    folder, _ = report
+    page = (folder / "index.html").read_text()
+    sources = re.findall(r"<img [^>]*src=\"([^\"]*)\"", page)
+    assert len(sources) == page.count("<img") == len(list(folder.glob("*.png")))
+    assert all(s.startswith("data:image/png;base64,") for s in sources)
+    assert page.count("alt=") == len(sources)
+    assert not re.search(r"(src|href)=\"?\s*(https?:|//)", page)
+    assert "<script" not in page
+    assert "were learned from.</b>" in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="apt-get install chromium")
+@pytest.mark.parametrize("width", [1200, 400])
+@pytest.mark.slow
+def test_the_page_opens_in_a_browser_that_asks_for_nothing(report, width):
+    from playwright.sync_api import sync_playwright
+
+    folder, _ = report
+    asked = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic"],
+        )
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"file://{folder}/index.html")
+        drawn = page.evaluate(
+            "[...document.images].map(i => i.complete && i.naturalWidth)"
+        )
+        overflow = page.evaluate("document.documentElement.scrollWidth")
+        browser.close()
+    assert all(drawn)
+    assert overflow == width
+    assert [url for url in asked if not url.startswith("data:")] == [
+        f"file://{folder}/index.html"
+    ]
+
+
+@pytest.mark.slow
+def test_names_from_outside_are_only_text(account):
+    account.figures["record"]["run"] = "/runs/<script>x"
+    account.figures["record"]["command"] = "<script>y"
+    account.figures["frechet"]["network"] = "<script>z"
+    page = render(account)
+    assert "<script>" not in page
+    assert page.count("&lt;script&gt;") >= 4
+
+
+@pytest.mark.slow
+def test_a_report_replaces_an_older_one_and_nothing_else(account, tmp_path):
+    folder = tmp_path / "report"
+    evaluation.check_folder(str(folder))
+    evaluation.write_report(account, str(folder))
+    (folder / "note.txt").write_text("mine")
+    del account.pictures["probe"]
+    account.figures.update(probe=None, missing={"probe": "No classes."})
+    evaluation.check_folder(str(folder))
+    evaluation.write_report(account, str(folder))
+    assert not (folder / "probe.png").exists()
+    assert (folder / "note.txt").read_text() == "mine"
+    assert "No classes." in (folder / "index.html").read_text()
+    shutil.rmtree(folder)
+    account.figures["bits_per_pixel"] = float("nan")
+    with pytest.raises(ValueError, match="JSON"):
+        evaluation.write_report(account, str(folder))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_run_without_its_tokens_says_what_is_missing(tmp_path):
+    run = make_run(tmp_path / "run")
+    image = np.asarray(cartoons.draw("cat", "1").resize((12, 8)))
+    evidence = evaluation.gather(run, image[None], [""])
+    measured = evaluation.measure(evidence)
+    assert measured.figures["bits_per_pixel_standard_error"] is None
+    assert measured.figures["baselines"] is None
+    assert "colors alone" not in evaluation.summary(measured.figures)
+    account = evaluation.illustrate(evidence, measured, samples=2)
+    assert set(account.figures["missing"]) == {"nearest", "frechet", "probe"}
+    assert account.figures["completion"]["pictures"] == 1
+    assert render(account).count("has lost") == 5
+
+
+def test_a_damaged_model_has_no_figures(tmp_path):
+    run = make_run(tmp_path / "run", "transformer")
+    weight = run.model.trainable_variables[0]
+    weight.assign(np.full(weight.shape, np.nan))
+    evidence = evaluation.gather(run, random_pictures(1), [""])
+    with pytest.raises(ValueError, match="no finite likelihood"):
+        evaluation.measure(evidence)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--samples", "4"], "need --report"),
+        (["--features", "x.keras"], "need --report"),
+        (["--report", "{tmp}/none/report"], "There is no folder"),
+        (["--report", "{tmp}"], "exists and is no report"),
+        (["--report", "{tmp}/r", "--features", "{tmp}/f"], "There is no file"),
+    ],
+)
+def test_bad_options_are_told_before_the_work(
+    trained_run, cartoon_folder, tmp_path, options, message
+):
+    (tmp_path / "mine.txt").write_text("mine")
+    done = call(
+        *(trained_run.path, cartoon_folder),
+        *(o.format(tmp=tmp_path) for o in options),
+    )
+    assert done.exit_code == 2
+    assert message in done.output
+    assert os.listdir(tmp_path) == ["mine.txt"]
