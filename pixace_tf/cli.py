@@ -406,7 +406,7 @@ def evaluate(
     max_megapixels: float,
     download: bool,
 ) -> None:
-    r"""Measure a run on IMAGES: a folder, a picture or a tfds: data set.
+    """Measure a run on IMAGES: a folder, a picture or a tfds: data set.
 
     Prints the bits per pixel of the model, beside those of simple methods on
     the same pictures, and what the palette loses. The report also shows

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pixace_tf import training
 from pixace_tf.cli import main
+from pixace_tf.tuning import sweep
 
 
 def call(*arguments):
@@ -44,18 +45,26 @@ def test_every_command_explains_itself(command):
     done = call(command, "--help")
     assert done.exit_code == 0
     assert len(done.output) > 200
+    assert "\\b" not in done.output  # Or its examples run together.
 
 
-def test_fit_offers_the_names_of_the_function():
-    options = {p.name for p in main.commands["fit"].params}
-    parameters = set(inspect.signature(training.fit).parameters)
+FUNCTIONS = {"fit": training.fit, "tune": sweep.tune}
+
+
+@pytest.mark.parametrize("command", FUNCTIONS)
+def test_options_have_the_names_of_the_function(command):
+    options = {p.name for p in main.commands[command].params}
+    parameters = set(inspect.signature(FUNCTIONS[command]).parameters)
     assert options == parameters - {"say"}
 
 
-def test_fit_offers_the_defaults_of_the_function():
-    parameters = inspect.signature(training.fit).parameters
-    context = main.commands["fit"].make_context("fit", ["folder"])
+@pytest.mark.parametrize("command", FUNCTIONS)
+def test_options_have_the_defaults_of_the_function(command):
+    parameters = inspect.signature(FUNCTIONS[command]).parameters
+    context = main.commands[command].make_context(command, ["folder"])
     for name, value in context.params.items():
+        if name == "objective":
+            value = value.replace("-", "_")
         if name != "source":
             assert value == parameters[name].default, name
 
