@@ -68,6 +68,7 @@ def sweep(pictures: str, folder: str, trials: int, workers: int) -> Trials:
         preset="pico",
         epochs=1,
         batch_size=8,
+        jit_compile=False,
         min_psnr=0,
         workers=workers,
         say=lambda line: None,

@@ -89,6 +89,11 @@ flip = click.option(
     default=True,
     help="Mirror half of the pictures, anew in each epoch.",
 )
+jit_compile = click.option(
+    "--jit-compile/--no-jit-compile",
+    default=True,
+    help="Compile the training step with XLA: twice as fast on a CPU.",
+)
 training_seed = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 2), default=0
 )

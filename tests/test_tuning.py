@@ -374,6 +374,7 @@ def quick_sweep(folder, pictures, **arguments):
         preset="pico",
         epochs=1,
         batch_size=8,
+        jit_compile=False,
         min_psnr=0,
         say=lines.append,
         **arguments,
@@ -445,6 +446,7 @@ def test_a_sweep_over_two_machines(cartoon_folder, tmp_path):
         port = str(free.getsockname()[1])
     words = ["--image-size", "8", "--preset", "pico", "--epochs", "1"]
     words += ["--batch-size", "8", "--min-psnr", "0", "--name", "sweep"]
+    words += ["--no-jit-compile"]
     words += ["--bit-widths", "3,2,2", "--bit-widths", "4,3,3"]
     command = [sys.executable, "-m", "pixace_tf", "tune", str(cartoon_folder)]
     shared = {
@@ -509,6 +511,7 @@ def test_hyperband_goes_on_with_the_better_trials(cartoon_folder, tmp_path):
         preset="pico",
         epochs=3,
         batch_size=8,
+        jit_compile=False,
         min_psnr=0,
         tuner="hyperband",
         say=lambda line: None,

@@ -48,6 +48,7 @@ def tune(
     max_minutes: float | None = None,
     batch_size: int | None = None,
     flip: bool = True,
+    jit_compile: bool = True,
     seed: int = 0,
     tuner: str = "grid",
     max_trials: int | None = None,
@@ -81,6 +82,7 @@ def tune(
         max_minutes: Of each trial, instead; 5 where neither is given.
         batch_size: See `fit`, like the next.
         flip: See `fit`.
+        jit_compile: See `fit`; tiny trials are quicker without.
         seed: Of the trials, and of what is tried where that is random.
         tuner: "grid", "random", "hyperband" or "bayesian".
         max_trials: At most so many; must be given for "random" and "bayesian".
@@ -122,6 +124,7 @@ def tune(
             "max_minutes": max_minutes,
             "batch_size": batch_size,
             "flip": flip,
+            "jit_compile": jit_compile,
             "seed": seed,
             "max_megapixels": max_megapixels,
             "download": download,
