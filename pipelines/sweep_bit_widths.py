@@ -53,7 +53,7 @@ def main(
             f"# Bit widths on {name}, {image_size}x{image_size}, {minutes:g} "
             "minutes each",
             "",
-            results.table(sweep, trials, None),
+            results.table(sweep, trials),
             *origin("keras-tuner"),
         ]
     )

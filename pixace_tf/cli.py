@@ -591,13 +591,14 @@ def app(
     "--tuner",
     default="grid",
     type=click.Choice(["grid", "random", "hyperband", "bayesian"]),
-    help="How keras-tuner chooses: all, at random, short trials first, or by "
-    "a Gaussian process.",
+    help="How keras-tuner chooses: all; at random; short trials, of which the "
+    "better ones go on for --epochs (3 or more); or by a Gaussian process.",
 )
 @click.option(
     "--max-trials",
     type=click.IntRange(1),
-    help="At most so many; random and bayesian need it.",
+    help="At most so many; random and bayesian need it, hyperband has its own "
+    "number.",
 )
 @click.option(
     "--objective",
@@ -616,13 +617,13 @@ def app(
     "--workers",
     type=click.IntRange(0),
     default=1,
-    help="Trials at a time on this machine.",
+    help="Trials at a time on this machine; 0 for a chief that only leads.",
 )
 @click.option(
     "--time-limit",
     type=click.FloatRange(0, min_open=True),
     help="Minutes after which a trial counts as failed.  [default: 10 more "
-    "than three times --max-minutes]",
+    "than three times --max-minutes, none with --epochs]",
 )
 @click.option(
     "--memory-limit",
@@ -640,11 +641,13 @@ def tune(objective: str, **arguments: Any) -> None:
     Each other trains in a process of its own. The table, a plot, sample
     pictures and the command that trains the winner lie in sweeps/NAME;
     `tensorboard --logdir sweeps/NAME/runs` compares the trials. Interrupt it
-    when you like: the same command goes on where it was.
+    when you like: the same command goes on where it was. Failed trials are not
+    tried again.
 
     On several machines, share the folder and set keras-tuner's variables
-    KERASTUNER_TUNER_ID (with "chief" in it on one of them),
-    KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT (those of the chief).
+    KERASTUNER_TUNER_ID (another on each, with "chief" in it on one of them),
+    KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT (those of the chief). The
+    limits are the chief's.
 
     \b
     Examples:

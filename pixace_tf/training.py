@@ -147,7 +147,7 @@ def fit(
         "seed": seed,
         "precision": precision,
     }
-    path = os.path.join(runs_dir, name or _default_name(source))
+    path = os.path.join(runs_dir, name or default_name(source))
     is_new = not os.path.exists(os.path.join(path, storage.RUN_FILE))
     if not is_new:
         _check_same(path, tokenizer, model_config, arguments)
@@ -412,7 +412,8 @@ def _lock(path: str) -> Iterator[None]:
         yield
 
 
-def _default_name(source: str) -> str:
+def default_name(source: str) -> str:
+    """Return the name of a run that is given none: that of its source."""
     if source.startswith(TFDS_PREFIX):
         return source.removeprefix(TFDS_PREFIX).translate(
             str.maketrans("/:", "--")

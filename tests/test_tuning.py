@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import pathlib
 import random
@@ -20,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from pixace_tf import presets
+from pixace_tf import cartoons, presets
 from pixace_tf.cli import main
 from pixace_tf.likelihood import Scorer, bits_per_dim
 from pixace_tf.run_folder import TOKENS_FILE, load_run
@@ -163,6 +164,63 @@ def test_idle_workers_wait_for_trials_that_may_come_back(tmp_path):
     assert made.is_exhausted
 
 
+def test_a_grid_keeps_all_workers_busy(tmp_path):
+    made = make_oracle(tmp_path, make_sweep(**GRID))
+    trials = [made.create_trial(f"worker-{i}") for i in range(12)]
+    assert [t.status for t in trials] == [oracle.RUNNING] * 12
+    assert len({str(t.hyperparameters.values) for t in trials}) == 12
+    assert made.create_trial("worker-12").status == oracle.IDLE
+    for each in reversed(trials):
+        finish(made, each)
+    assert made.create_trial("worker-12").status == oracle.STOPPED
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(9, 9), (20, 20)])
+def test_hyperband_reaches_its_longest_trials(tmp_path, epochs, expected):
+    """In a space smaller than its rounds, where keras-tuner gives up."""
+    sweep = make_sweep("hyperband", learning_rate=[0.1, 0.2, 0.3, 0.4])
+    sweep.fixed["epochs"] = epochs
+    made = make_oracle(tmp_path, sweep)
+    lengths = []
+    while (trial := made.create_trial("tuner0")).status != oracle.STOPPED:
+        values = trial.hyperparameters.values
+        lengths.append(values["tuner/epochs"])
+        if values.get("tuner/trial_id"):
+            before = made.trials[values["tuner/trial_id"]]
+            rate = before.hyperparameters.values["learning_rate"]
+            assert rate == values["learning_rate"]
+        finish(made, trial)
+    assert max(lengths) == expected
+    assert lengths[:4] == [min(lengths)] * 4
+
+
+def test_asking_in_vain_is_no_death(tmp_path):
+    made = make_oracle(tmp_path, make_sweep(max_trials=2, **GRID))
+    first = made.create_trial("busy")
+    made.create_trial("other")
+    for _ in range(2 * oracle.MAX_RUNS):
+        assert made.create_trial("waiting").status == oracle.IDLE
+    made.release("busy")
+    assert made.create_trial("waiting").trial_id == first.trial_id
+    assert made.create_trial("waiting").trial_id == first.trial_id
+
+
+def test_a_success_counts_more_than_a_failure_of_the_same_trial(tmp_path):
+    """Of a worker that slept past its limit, and of the one in its place."""
+    made = make_oracle(tmp_path, make_sweep(**GRID))
+    trial = made.create_trial("asleep")
+    made.release("asleep")
+    made.create_trial("other")
+    trial.status, trial.message = oracle.FAILED, "It took too long."
+    made.end_trial(trial)
+    finish(made, trial, bits=3.0)
+    assert made.end_order == [trial.trial_id]
+    assert made.trials[trial.trial_id].status == oracle.COMPLETED
+    trial.status = oracle.FAILED
+    made.end_trial(keras_tuner.engine.trial.Trial.from_state(trial.get_state()))
+    assert made.end_order == [trial.trial_id]
+
+
 def test_a_trial_that_kills_its_workers_is_given_up(tmp_path):
     made = make_oracle(tmp_path, make_sweep(**GRID))
     first = made.create_trial("tuner0").trial_id
@@ -213,8 +271,7 @@ def test_a_process_beyond_its_limits_is_ended(tmp_path, setup, limits, message):
 def test_a_process_ends_when_its_parent_is_killed(tmp_path):
     code = (
         "import time; from pixace_tf.tuning import processes;"
-        "hold = 'from pixace_tf.tuning.processes import end_with_parent as e';"
-        "p = processes.start('timeit', ['-n1', '-r1', '-s', hold + '; e()',"
+        "p = processes.start('timeit', ['-n1', '-r1',"
         " 'import time; time.sleep(60)'], 'log');"
         "print(p.pid, flush=True); time.sleep(60)"
     )
@@ -238,6 +295,7 @@ def test_the_reason_is_the_last_line_or_the_signal(tmp_path):
     log.write_text("much\nbatch_size must be smaller.\n\n")
     assert processes.reason(2, str(log)) == "batch_size must be smaller."
     assert "SIGKILL" in processes.reason(-9, str(log))
+    assert "signal 35" in processes.reason(-35, str(log))
 
 
 def test_the_hypermodel_builds_what_a_trial_trains():
@@ -272,8 +330,8 @@ def test_impossible_sizes_are_refused(sizes):
         presets.decoder_config("nano", "multiscale", **sizes)
 
 
-def trial(trial_id, psnr, bits, palette="hsv 5,4,4"):
-    values = {"palette": palette, "image_size": "8x8"}
+def trial(trial_id, psnr, bits, palette="hsv 5,4,4", image_size="8x8"):
+    values = {"palette": palette, "image_size": image_size}
     figures = {
         "bits_per_pixel": bits,
         "bits_per_dim": bits / 3,
@@ -281,7 +339,7 @@ def trial(trial_id, psnr, bits, palette="hsv 5,4,4"):
         "tokens_per_second": 1.0,
     }
     return results.Trial(
-        str(trial_id), oracle.COMPLETED, values, "", psnr, figures
+        str(trial_id), oracle.COMPLETED, values, palette, "", psnr, figures
     )
 
 
@@ -289,24 +347,37 @@ def test_the_front_is_what_no_other_trial_beats():
     rng = np.random.default_rng(0)
     points = rng.integers(0, 6, (40, 2)).astype(float)
     trials = [trial(i, *point) for i, point in enumerate(points)]
-    front = {(t.psnr, t.figures["bits_per_pixel"]) for t in trials} & {
-        (t.psnr, t.figures["bits_per_pixel"])
-        for t in results.pareto_front(trials)
-    }
+    front = {t.trial_id for t in results.pareto_front(trials)}
     expected = {
-        (x, y)
-        for x, y in points
+        str(i)
+        for i, (x, y) in enumerate(points)
         if not any(a >= x and b <= y and (a, b) != (x, y) for a, b in points)
     }
     assert front == expected
 
 
+def test_sizes_have_fronts_and_winners_of_their_own(tmp_path):
+    trials = [
+        trial(0, 30.0, 3.0),
+        trial(1, 29.0, 3.5),
+        trial(2, 31.0, 1.0, image_size="16x16"),
+        trial(3, math.inf, 2.0, image_size="16x16"),
+    ]
+    front = [t.trial_id for t in results.pareto_front(trials)]
+    assert sorted(front) == ["0", "2", "3"]
+    best = results.best_trials(trials, "bits_per_pixel")
+    assert [t.trial_id for t in best] == ["0", "2"]
+    results.plot_pareto(trials, best, str(tmp_path / "pareto.png"))
+    assert (tmp_path / "pareto.png").stat().st_size > 10_000
+
+
 def test_the_winners_command_is_understood_by_fit(tmp_path):
     sweep = make_sweep(learning_rate=[1e-3, 2e-3])
-    sweep.fixed.update(flip=False, max_minutes=3.0, download=False)
+    sweep.fixed.update(flip=False, epochs=None, max_minutes=3.0, download=False)
     chosen = trial(0, 30.0, 2.0, "rgb 4,5,4")
     chosen.values["learning_rate"] = 2e-3
-    program, command, *words = results.winner_command(sweep, chosen).split()
+    line = results.winner_command(sweep, chosen, "pictures-0000")
+    program, command, *words = line.split()
     assert (program, command) == ("pixace-tf", "fit")
     context = main.commands["fit"].make_context("fit", words)
     given = context.params
@@ -316,17 +387,15 @@ def test_the_winners_command_is_understood_by_fit(tmp_path):
     assert given["learning_rate"] == 2e-3
     assert given["preset"] == "pico"
     assert given["flip"] is False
-    assert given["max_minutes"] is None
+    assert given["max_minutes"] == 12
+    assert given["name"] == "pictures-0000"
 
 
-def test_palettes_are_judged_without_training(cartoon_folder):
+def test_palettes_are_judged_without_training():
+    faces = [np.asarray(cartoons.draw("fox", str(i))) for i in range(5)]
+    sizes = {"96x96": np.stack(faces), "48x96": np.stack(faces)[:, ::2]}
     rows = palettes.measure_palettes(
-        str(cartoon_folder),
-        ["hsv 2,1,1", "hsv 5,4,4", "rgb 8,8,8"],
-        ["8x8", "12x8"],
-        "crop",
-        30.0,
-        10**8,
+        sizes, ["hsv 2,1,1", "hsv 5,4,4", "rgb 8,8,8"], 30.0
     )
     verdicts = {(r["palette"], r["is_excluded"]) for r in rows}
     assert verdicts == {
@@ -349,6 +418,19 @@ def test_palettes_are_judged_without_training(cartoon_folder):
         ({"workers": 0}, "workers must be positive"),
         ({"hidden_dim": [33]}, "multiple of"),
         ({"objective": "loss"}, "objective one of"),
+        ({"tuner": "hyperband", "epochs": 2}, "at least 3"),
+        (
+            {"tuner": "hyperband", "epochs": 9, "max_trials": 2},
+            "the number of trials itself",
+        ),
+        ({"learning_rate": [math.nan]}, "positive and finite"),
+        ({"memory_limit": math.inf}, "positive and finite"),
+        ({"min_psnr": math.nan}, "must be finite"),
+        ({"max_minutes": 5.0, "time_limit": 3.0}, "more than max_minutes"),
+        ({"batch_size": 100}, "at most the"),
+        ({"color_space": ["lab"]}, "color_space must be"),
+        ({"color_space": []}, "at least one color_space"),
+        ({"name": "a [1]"}, "may not have"),
     ],
 )
 def test_impossible_sweeps_are_refused(
@@ -362,6 +444,14 @@ def test_impossible_sweeps_are_refused(
             say=lambda line: None,
             **arguments,
         )
+    assert not os.listdir(tmp_path)
+
+
+def test_a_sweep_needs_pictures_to_validate(tmp_path):
+    for i in range(5):
+        cartoons.draw("fox", "same").save(tmp_path / f"{i}.png")
+    with pytest.raises(ValueError, match="needs both"):
+        tune(str(tmp_path), sweeps_dir=str(tmp_path), say=lambda line: None)
 
 
 def quick_sweep(folder, pictures, **arguments):
@@ -412,7 +502,7 @@ def test_a_sweep_records_a_killed_trial_and_resumes(cartoon_folder, tmp_path):
     for name in ("table.md", "results.json", "pareto.png", "strips.png"):
         assert (folder / name).stat().st_size > 100, name
     found = json.loads((folder / "results.json").read_text())
-    assert found["best"] == "0001"
+    assert found["best"] == ["0001"]
     run = load_run(folder / RUNS / "0001")
     tokens, _ = read_npz(run.file(TOKENS_FILE))
     bits = Scorer(run.model).bits(tokens["validation"])
@@ -433,6 +523,10 @@ def test_a_sweep_records_a_killed_trial_and_resumes(cartoon_folder, tmp_path):
     assert time.monotonic() - started < 30
     with pytest.raises(ValueError, match="other arguments: flip was"):
         quick_sweep(tmp_path, cartoon_folder, bit_widths=WIDTHS[:2])
+    other = tmp_path / "other"
+    cartoons.draw_folder(str(other), 8, seed=9)
+    with pytest.raises(ValueError, match="pictures was"):
+        quick_sweep(tmp_path, other, bit_widths=WIDTHS[:2], flip=False)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from pixace_tf.tuning import processes
-from pixace_tf.tuning.space import LOGS
+from pixace_tf.tuning.space import GAVE_UP, LOGS
 
 ID = "KERASTUNER_TUNER_ID"
 ADDRESS = "KERASTUNER_ORACLE_IP"
@@ -16,6 +16,8 @@ PORT = "KERASTUNER_ORACLE_PORT"
 MAX_DEATHS = 10
 _POLL_S = 0.5
 _FAREWELL_S = 30.0
+# Who lives longer has done some work.
+_YOUTH_S = 300.0
 
 
 @dataclasses.dataclass
@@ -26,12 +28,14 @@ class Member:
         tuner_id: Its name for keras-tuner; a chief's holds "chief".
         log: Where its output goes.
         process: The running one, None when it has done its work.
-        deaths: How often it ended before that.
+        began: When it was started, by the monotonic clock.
+        deaths: How often it ended soon after that, in a row.
     """
 
     tuner_id: str
     log: str
     process: processes.Process | None = None
+    began: float = 0.0
     deaths: int = 0
 
     @property
@@ -115,6 +119,7 @@ def launch(
 
 
 def _start(member: Member, folder: str, variables: dict[str, str]) -> None:
+    member.began = time.monotonic()
     member.process = processes.start(
         "pixace_tf.tuning.role",
         [folder],
@@ -133,10 +138,13 @@ def _look_after(member: Member, folder: str, variables: dict[str, str]) -> None:
     member.process = None
     if code == 0:
         return
-    member.deaths += 1
+    if code == GAVE_UP:
+        raise ValueError(processes.reason(code, member.log))
+    is_young = time.monotonic() - member.began < _YOUTH_S
+    member.deaths = member.deaths + 1 if is_young else 1
     if member.deaths > MAX_DEATHS:
         raise ValueError(
-            f"{member.tuner_id} died {member.deaths} times: "
+            f"{member.tuner_id} died {member.deaths} times in a row: "
             f"{processes.reason(code, member.log)}"
         )
     _start(member, folder, variables)

@@ -9,6 +9,7 @@ doing so.
 
 import collections
 import functools
+import math
 import os
 from typing import Any
 
@@ -20,6 +21,7 @@ from pixace_tf.tuning.space import Sweep
 COMPLETED = "COMPLETED"
 FAILED = "FAILED"
 IDLE = "IDLE"
+RUNNING = "RUNNING"
 STOPPED = "STOPPED"
 # Runs of a trial whose worker died each time, before it is given up.
 MAX_RUNS = 5
@@ -61,15 +63,22 @@ class LastingOracle(keras_tuner.Oracle):
             self.tuner_ids.add(tuner_id)
         elif trial.status == STOPPED:
             self.is_exhausted = True
-        else:
+        elif trial.status == RUNNING:
             self._handed_out[trial.trial_id] += 1
         return trial
 
     @keras_tuner.synchronized
     def end_trial(self, trial: Any) -> None:
-        """Record a trial, once, whoever reports it."""
+        """Record a trial, once, whoever reports it.
+
+        A worker that was thought gone may report a failure, and the one that
+        got its trial a success: that counts.
+        """
         if trial.trial_id in self.end_order:
-            return
+            known = self.trials[trial.trial_id]
+            if (known.status, trial.status) != (FAILED, COMPLETED):
+                return
+            self.end_order.remove(trial.trial_id)
         while trial.trial_id in self._retry_queue:
             self._retry_queue.remove(trial.trial_id)
         super().end_trial(trial)
@@ -86,11 +95,6 @@ class LastingOracle(keras_tuner.Oracle):
     def busy_workers(self) -> list[str]:
         """Return the workers that have a trial."""
         return list(self.ongoing_trials)
-
-    def get_best_trials(self, num_trials: int = 1) -> list[Any]:
-        """Return the best trials, completed ones only."""
-        best = super().get_best_trials(max(num_trials, len(self.trials)))
-        return [t for t in best if t.status == COMPLETED][:num_trials]
 
     def save(self) -> None:
         """Write the state, whole or not at all."""
@@ -119,7 +123,7 @@ class LastingOracle(keras_tuner.Oracle):
 
 
 class LastingGrid(LastingOracle, keras_tuner.oracles.GridSearchOracle):
-    """A grid that finds its place again."""
+    """A grid that finds its place again, and keeps all workers busy."""
 
     def reload(self) -> None:
         """Go on from the files, behind the combinations that were tried."""
@@ -133,7 +137,15 @@ class LastingGrid(LastingOracle, keras_tuner.oracles.GridSearchOracle):
 
         for name in sorted(self.trials, key=functools.cmp_to_key(compare)):
             self._ordered_ids.insert(name)
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Choose the next combination, without waiting for a trial to end.
+
+        keras-tuner waits, since a trial might bring new hyperparameters.
+        """
         self._populate_next = list(self.start_order)
+        chosen: dict[str, Any] = super().populate_space(trial_id)
+        return chosen
 
 
 class LastingRandom(LastingOracle, keras_tuner.oracles.RandomSearchOracle):
@@ -141,7 +153,16 @@ class LastingRandom(LastingOracle, keras_tuner.oracles.RandomSearchOracle):
 
 
 class LastingHyperband(LastingOracle, keras_tuner.oracles.HyperbandOracle):
-    """Many short trainings, of which the better ones go on."""
+    """Many short trainings, of which the better ones go on.
+
+    Its rounds are no larger than the space: keras-tuner's would wait for more
+    combinations than there are, and end before any training goes on.
+    """
+
+    def _get_size(self, bracket_num: int, round_num: int) -> int:
+        choices = (len(hp.values) for hp in self.hyperparameters.space)
+        most = math.ceil(math.prod(choices) / self.factor**round_num)
+        return min(super()._get_size(bracket_num, round_num), most)
 
 
 class LastingBayesian(

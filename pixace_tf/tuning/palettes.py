@@ -1,12 +1,10 @@
 """What is known of palettes before any training."""
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from pixace_tf.fidelity import count_colors, psnr, through_palette
-from pixace_tf.sources import load_pictures
 from pixace_tf.tokenizer import PixelTokenizer
 from pixace_tf.tuning.space import parse_palette, parse_size
 
@@ -17,52 +15,33 @@ DEFAULT_BIT_WIDTHS = {
 # Enough for a figure that does not change in its first decimal.
 _MAX_PICTURES = 500
 
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
-
 
 def measure_palettes(
-    source: str,
-    names: list[str],
-    image_sizes: list[str],
-    resize: str,
-    min_psnr: float,
-    max_pixels: int,
-    download: bool = False,
-    progress: Progress | None = None,
+    images_by_size: dict[str, np.ndarray], names: list[str], min_psnr: float
 ) -> list[dict[str, Any]]:
     """Compare palettes with the pictures they are to show.
 
     Args:
-        source: The pictures, as for `fit`.
+        images_by_size: uint8 `(N, height, width, 3)` by size, such as
+            `"32x32"`; 500 of them, evenly spread, are compared.
         names: Palettes of a sweep's space.
-        image_sizes: Such as `"32x32"`.
-        resize: See `PixelTokenizer`.
         min_psnr: In dB; a palette that misses it at any size is excluded.
-        max_pixels: Larger pictures are skipped.
-        download: Whether a TensorFlow data set may be downloaded.
-        progress: Wraps an iterable in a progress bar.
 
     Returns:
         For each palette and size "palette", "image_size", "psnr" (None where
         nothing is lost), "colors" used, and "is_excluded".
-
-    Raises:
-        ValueError: If there is no usable picture.
     """
     rows: list[dict[str, Any]] = []
-    for size in image_sizes:
-        plain = PixelTokenizer(parse_size(size), resize=resize)
-        images = load_pictures(
-            source, plain, max_pixels, download, progress
-        ).images
+    for size, images in images_by_size.items():
         chosen = np.linspace(
             0, len(images) - 1, min(len(images), _MAX_PICTURES)
         )
         images = images[chosen.astype(int)]
         for name in names:
             space, widths = parse_palette(name)
-            palette = PixelTokenizer(parse_size(size), widths, space, resize)
-            decoded = through_palette(images, palette)
+            decoded = through_palette(
+                images, PixelTokenizer(parse_size(size), widths, space)
+            )
             quality = psnr(images, decoded)
             rows.append(
                 {
@@ -72,5 +51,10 @@ def measure_palettes(
                     "colors": count_colors(decoded),
                 }
             )
-    poor = {r["palette"] for r in rows if (r["psnr"] or min_psnr) < min_psnr}
+    poor = {row["palette"] for row in rows if is_poor(row, min_psnr)}
     return [{**row, "is_excluded": row["palette"] in poor} for row in rows]
+
+
+def is_poor(row: dict[str, Any], min_psnr: float) -> bool:
+    """Tell whether a palette misses a fidelity at one size."""
+    return row["psnr"] is not None and bool(row["psnr"] < min_psnr)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import psutil
 POLL_S = 0.5
 # For a training to save its state.
 STOP_S = 20.0
-_ORPHAN_S = 3.0
+
+# This module, which as the main one goes by another name.
+_NAME = "pixace_tf.tuning.processes"
 
 Process = subprocess.Popen[bytes]
 
@@ -32,7 +35,7 @@ def start(
     """Start a module of this package, tied to this process by its stdin.
 
     Args:
-        module: Its full name; it must call `end_with_parent`.
+        module: Its full name.
         arguments: Of its command line.
         log: The file that its output is appended to.
         environment: Variables beside those of this process.
@@ -43,7 +46,7 @@ def start(
     """
     with open(log, "ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-m", _NAME, module, *arguments],
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
@@ -52,18 +55,18 @@ def start(
         )
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """Make this process, begun by `start`, end when its parent does.
 
-    Whatever ends the parent closes the pipe to our stdin. A training gets a
-    moment to save its state.
+    Whatever ends the parent closes the pipe to our stdin. A training gets some
+    time to save its state.
     """
 
     def wait() -> None:
         while os.read(0, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(_ORPHAN_S)
+        time.sleep(STOP_S)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -131,7 +134,8 @@ def reason(code: int, log: str) -> str:
         log: What it wrote.
     """
     if code < 0:
-        name = signal.Signals(-code).name
+        names = {s.value: s.name for s in signal.Signals}
+        name = names.get(-code, f"signal {-code}")
         hint = ", perhaps for lack of memory" if name == "SIGKILL" else ""
         return f"It was ended by {name}{hint}; see {log}."
     with open(log, encoding="utf-8", errors="replace") as file:
@@ -144,3 +148,9 @@ def _resident_bytes(pid: int) -> int:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:  # It has just ended.
         return 0
+
+
+if __name__ == "__main__":  # Before the module's imports, which take long.
+    _end_with_parent()
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

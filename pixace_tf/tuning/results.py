@@ -15,6 +15,7 @@ from PIL import Image
 
 from pixace_tf import sheets, storage
 from pixace_tf.training import fit
+from pixace_tf.tuning.palettes import is_poor
 from pixace_tf.tuning.space import (
     FIGURES_FILE,
     RUNS,
@@ -28,6 +29,8 @@ TABLE_FILE = "table.md"
 RESULTS_FILE = "results.json"
 PARETO_FILE = "pareto.png"
 STRIPS_FILE = "strips.png"
+# The winner is to be trained so many times as long.
+_LONGER = 4
 _UNITS = {"bits_per_pixel": "bits/pixel", "bits_per_dim": "bits/dim"}
 
 
@@ -39,6 +42,7 @@ class Trial:
         trial_id: Name of its run.
         status: "COMPLETED", "FAILED" or "RUNNING".
         values: What was chosen, by name.
+        name: What distinguishes it, such as `hsv 5,4,4`.
         message: Why it failed.
         psnr: Of the palette, in dB; infinite where nothing is lost.
         figures: See `trial.measure`; empty unless completed.
@@ -47,6 +51,7 @@ class Trial:
     trial_id: str
     status: str
     values: dict[str, Any]
+    name: str
     message: str
     psnr: float
     figures: dict[str, float]
@@ -60,14 +65,6 @@ class Trial:
     def is_ended(self) -> bool:
         """Whether it will not change any more."""
         return self.status in ("COMPLETED", "FAILED")
-
-    @property
-    def name(self) -> str:
-        """What distinguishes it, such as `hsv 5,4,4, 32x32`."""
-        return ", ".join(
-            f"{value}" if isinstance(value, str) else f"{name} {value:g}"
-            for name, value in self.values.items()
-        )
 
 
 def read_trials(folder: str, sweep: Sweep) -> list[Trial]:
@@ -88,12 +85,25 @@ def read_trials(folder: str, sweep: Sweep) -> list[Trial]:
                 state["trial_id"],
                 state["status"],
                 values,
+                _name(sweep, chosen),
                 state.get("message") or "",
                 math.inf if palette["psnr"] is None else palette["psnr"],
                 _read_json(figures) if is_completed else {},
             )
         )
     return trials
+
+
+def _name(sweep: Sweep, values: dict[str, Any]) -> str:
+    parts = [
+        f"{values[name]}"
+        if isinstance(values[name], str)
+        else f"{name} {values[name]:g}"
+        for name in sweep.swept
+    ]
+    if "tuner/epochs" in values:
+        parts.append(f"{values['tuner/epochs']} epochs")
+    return ", ".join(parts)
 
 
 def line(trial: Trial, objective: str) -> str:
@@ -106,17 +116,28 @@ def line(trial: Trial, objective: str) -> str:
     )
 
 
-def best_trial(trials: list[Trial], objective: str) -> Trial | None:
-    """Return the completed trial with the lowest objective, if there is one.
+def by_size(trials: list[Trial]) -> list[list[Trial]]:
+    """Return the completed trials of each image size: they do not compare."""
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if trial.is_completed:
+            groups.setdefault(trial.values["image_size"], []).append(trial)
+    return list(groups.values())
+
+
+def best_trials(trials: list[Trial], objective: str) -> list[Trial]:
+    """Return the completed trial with the lowest objective of each size.
 
     Among equals the first.
     """
-    completed = [t for t in trials if t.is_completed]
-    return min(completed, key=lambda t: t.figures[objective], default=None)
+    return [
+        min(group, key=lambda t: t.figures[objective])
+        for group in by_size(trials)
+    ]
 
 
 def pareto_front(trials: list[Trial]) -> list[Trial]:
-    """Return the completed trials that no other beats.
+    """Return the completed trials that no other of their size beats.
 
     One beats another where its palette is as good and its bits/pixel as low,
     and one of both is better.
@@ -124,24 +145,27 @@ def pareto_front(trials: list[Trial]) -> list[Trial]:
     Returns:
         The front, from the poorest palette to the best.
     """
-    completed = [t for t in trials if t.is_completed]
-    ordered = sorted(
-        completed, key=lambda t: (-t.psnr, t.figures["bits_per_pixel"])
-    )
+
+    def place(trial: Trial) -> tuple[float, float]:
+        return -trial.psnr, trial.figures["bits_per_pixel"]
+
     front: list[Trial] = []
-    for trial in ordered:
-        lowest = front[-1].figures["bits_per_pixel"] if front else math.inf
-        if trial.figures["bits_per_pixel"] < lowest:
-            front.append(trial)
-    return front[::-1]
+    for group in by_size(trials):
+        lowest: tuple[float, float] = (-math.inf, math.inf)
+        for trial in sorted(group, key=place):
+            if place(trial)[1] < lowest[1] or place(trial) == lowest:
+                front.append(trial)
+                lowest = place(trial)
+    return sorted(front, key=place, reverse=True)
 
 
-def winner_command(sweep: Sweep, trial: Trial) -> str:
-    """Return the command that trains a trial's model for longer.
+def winner_command(sweep: Sweep, trial: Trial, name: str) -> str:
+    """Return the command that trains a trial's model four times as long.
 
     Args:
         sweep: The sweep.
         trial: Any of its trials.
+        name: Of the run.
     """
     color_space, widths = parse_palette(trial.values["palette"])
     options = {
@@ -149,13 +173,15 @@ def winner_command(sweep: Sweep, trial: Trial) -> str:
         **{k: v for k, v in trial.values.items() if k != "palette"},
         "color_space": color_space,
         "bit_widths": ",".join(map(str, widths)),
+        "name": name,
     }
     words = ["pixace-tf", "fit", sweep.source]
     defaults = inspect.signature(fit).parameters
     for name, value in options.items():
-        is_budget = name in ("epochs", "max_minutes")
-        if is_budget or value is None or value == defaults[name].default:
+        if value is None or value == defaults[name].default:
             continue
+        if name in ("epochs", "max_minutes"):
+            value = f"{_LONGER * value:g}"
         option = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
@@ -171,26 +197,48 @@ def write_report(folder: str, sweep: Sweep) -> str:
         The table and the winner's command, as text.
     """
     trials = read_trials(folder, sweep)
-    best = best_trial(trials, sweep.objective)
-    text = table(sweep, trials, best)
+    best = best_trials(trials, sweep.objective)
+    name = os.path.basename(folder)
+    text = "\n".join([table(sweep, trials), *winners(sweep, best, name)])
     storage.write_atomic(os.path.join(folder, TABLE_FILE), text.encode())
     storage.write_json(
         os.path.join(folder, RESULTS_FILE),
         {
             "objective": sweep.objective,
-            "best": best and best.trial_id,
+            "best": [trial.trial_id for trial in best],
             "palettes": sweep.palettes,
             "trials": [_as_json(trial) for trial in trials],
         },
     )
-    if best is not None:
+    if best:
         plot_pareto(trials, best, os.path.join(folder, PARETO_FILE))
         sheet = strips(folder, trials)
-        sheets.save_picture(sheet, os.path.join(folder, STRIPS_FILE))
+        if sheet is not None:
+            sheets.save_picture(sheet, os.path.join(folder, STRIPS_FILE))
     return text
 
 
-def table(sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
+def winners(sweep: Sweep, best: list[Trial], name: str) -> list[str]:
+    """Return lines that name the best trial of each size, and its command."""
+    lines = []
+    for trial in best:
+        lines += [
+            f"Lowest {_UNITS[sweep.objective]}: {trial.name} (trial "
+            f"{trial.trial_id}). Train it for longer with",
+            "",
+            f"    {winner_command(sweep, trial, f'{name}-{trial.trial_id}')}",
+            "",
+        ]
+    if len(best) > 1:
+        lines += [
+            "Bits of different image sizes do not compare: small pictures "
+            "change more from pixel to pixel.",
+            "",
+        ]
+    return lines
+
+
+def table(sweep: Sweep, trials: list[Trial]) -> str:
     """Return the results as Markdown: best trials first, then the failed."""
     front = {t.trial_id for t in pareto_front(trials)}
     lines = [
@@ -217,32 +265,18 @@ def table(sweep: Sweep, trials: list[Trial], best: Trial | None) -> str:
         f"{p['palette']} at {p['image_size']} was left out: "
         f"{p['psnr']:.2f} dB are less than {sweep.min_psnr:g} dB."
         for p in sweep.palettes
-        if p["is_excluded"] and p["psnr"] is not None
+        if is_poor(p, sweep.min_psnr)
     ]
     lines += ["", *[f"- {note}" for note in notes], ""] if notes else [""]
-    if best is not None:
-        lines += [
-            f"Lowest {_UNITS[sweep.objective]}: {best.name} (trial "
-            f"{best.trial_id}). Train it for longer with",
-            "",
-            f"    {winner_command(sweep, best)}",
-            "",
-        ]
-    if len(sweep.space["image_size"]) > 1:
-        lines += [
-            "Bits of different image sizes do not compare: small pictures "
-            "change more from pixel to pixel.",
-            "",
-        ]
     return "\n".join(lines)
 
 
-def plot_pareto(trials: list[Trial], best: Trial, path: str) -> None:
+def plot_pareto(trials: list[Trial], best: list[Trial], path: str) -> None:
     """Plot the cost of each trial against the fidelity of its palette.
 
     Args:
         trials: Some of them completed.
-        best: The one to mark.
+        best: Those to mark.
         path: The PNG to write.
     """
     from matplotlib.figure import Figure
@@ -260,18 +294,18 @@ def plot_pareto(trials: list[Trial], best: Trial, path: str) -> None:
             x, y = min(t.psnr, edge), t.figures[key]
             color = "C0" if t in front or key != "bits_per_pixel" else "0.6"
             axes.plot(x, y, "o", color=color)
-            if t.trial_id == best.trial_id:
+            if t in best:
                 axes.plot(x, y, "*", color="C1", ms=15)
             exact = " (exact)" if math.isinf(t.psnr) else ""
             axes.annotate(
-                t.values["palette"] + exact,
+                t.name + exact,
                 (x, y),
                 textcoords="offset points",
                 xytext=(6, 5),
                 fontsize=8,
             )
-        if key == "bits_per_pixel":
-            points = [(min(t.psnr, edge), t.figures[key]) for t in front]
+        for group in by_size(front) if key == "bits_per_pixel" else []:
+            points = [(min(t.psnr, edge), t.figures[key]) for t in group]
             axes.plot(*zip(*points, strict=True), color="0.6", lw=1, zorder=0)
         axes.set_xlabel("PSNR of the palette, dB")
         axes.set_ylabel(f"validation {unit}")
@@ -282,8 +316,8 @@ def plot_pareto(trials: list[Trial], best: Trial, path: str) -> None:
     storage.write_atomic(path, buffer.getvalue())
 
 
-def strips(folder: str, trials: list[Trial]) -> Image.Image:
-    """Return a sheet with a row of pictures for each completed trial.
+def strips(folder: str, trials: list[Trial]) -> Image.Image | None:
+    """Return a sheet with a row of pictures for each trial that has some.
 
     Completions of validation pictures (the lower half is drawn), then new
     pictures.
@@ -297,31 +331,30 @@ def strips(folder: str, trials: list[Trial]) -> Image.Image:
         )
         images = [np.asarray(Image.open(p)) for p in sorted(glob.glob(pattern))]
         bits = f"{t.figures['bits_per_pixel']:.2f} bits/pixel"
-        captions = [t.values["palette"], bits, *[""] * len(images)]
-        rows.append(
-            [
-                sheets.Tile(image, caption)
-                for image, caption in zip(images, captions, strict=False)
-            ]
-        )
-    largest = max(
-        (row[0].pixels.shape[:2] for row in rows), key=lambda s: s[0] * s[1]
+        captions = [t.name, bits, *[""] * len(images)]
+        row = [
+            sheets.Tile(image, caption)
+            for image, caption in zip(images, captions, strict=False)
+        ]
+        rows += [row] if row else []
+    if not rows:
+        return None
+    height, width = (
+        max(row[0].pixels.shape[axis] for row in rows) for axis in (0, 1)
     )
     rows = [
         [
-            sheets.Tile(
-                np.asarray(
-                    Image.fromarray(tile.pixels).resize(
-                        largest[::-1], Image.Resampling.NEAREST
-                    )
-                ),
-                tile.caption,
-            )
+            sheets.Tile(_on_white(tile.pixels, height, width), tile.caption)
             for tile in row
         ]
         for row in rows
     ]
     return sheets.contact_sheet(rows)
+
+
+def _on_white(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    down, right = height - pixels.shape[0], width - pixels.shape[1]
+    return np.pad(pixels, ((0, down), (0, right), (0, 0)), constant_values=255)
 
 
 def _read_json(path: str) -> dict[str, float]:

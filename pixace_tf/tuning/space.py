@@ -21,6 +21,8 @@ FIGURES_FILE = "figures.json"
 STRIP = "strip"
 LOGS = "logs"
 WORKERS = "workers"  # Touched by those that live.
+# The exit code of a worker whose chief is gone.
+GAVE_UP = 3
 OBJECTIVES = ("bits_per_pixel", "bits_per_dim")
 TUNERS = ("grid", "random", "hyperband", "bayesian")
 
@@ -40,6 +42,7 @@ class Sweep:
         max_trials: At most so many, or None for all of a grid.
         seed: Of what is chosen at random; trials use that of `fixed`.
         min_psnr: Least fidelity of a palette in dB.
+        pictures: Digest of the pictures, so that all trials see the same.
         palettes: What is known of each palette before any training: "palette",
             "image_size", "psnr" in dB (None where nothing is lost), "colors"
             used, and "is_excluded".
@@ -55,9 +58,16 @@ class Sweep:
     max_trials: int | None
     seed: int
     min_psnr: float
+    pictures: str = ""
     palettes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     time_limit_s: float | None = None
     memory_limit_bytes: int | None = None
+
+    @property
+    def swept(self) -> list[str]:
+        """What has several values: the names that tell trials apart."""
+        names = [name for name, values in self.space.items() if values[1:]]
+        return names or ["palette"]
 
     def with_palettes(self, palettes: list[dict[str, Any]]) -> "Sweep":
         """Return the sweep without the palettes that are excluded."""

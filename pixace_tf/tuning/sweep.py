@@ -3,8 +3,12 @@
 import contextlib
 import dataclasses
 import fcntl
+import glob
+import hashlib
 import importlib.util
+import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,6 +18,9 @@ import psutil
 from pixace_tf import console
 from pixace_tf.bit_widths import check_bit_widths, check_color_space
 from pixace_tf.presets import decoder_config
+from pixace_tf.sources import SmallPictures, load_pictures
+from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.training import default_name
 from pixace_tf.tuning import launcher, results
 from pixace_tf.tuning.palettes import DEFAULT_BIT_WIDTHS, measure_palettes
 from pixace_tf.tuning.space import (
@@ -23,9 +30,12 @@ from pixace_tf.tuning.space import (
     Sweep,
     load_sweep,
     palette_name,
+    parse_size,
 )
 
 DEFAULT_MAX_MINUTES = 5.0
+# With fewer, no trial goes on from a shorter one.
+MIN_HYPERBAND_EPOCHS = 3
 _MEMORY_SHARE = 0.8
 _WAIT_S = 300.0
 
@@ -114,7 +124,7 @@ def tune(
             image_size,
             num_layers=num_layers,
             hidden_dim=hidden_dim,
-            learning_rate=learning_rate,
+            learning_rate=[float(rate) for rate in learning_rate],
         ),
         fixed={
             "preset": preset,
@@ -138,9 +148,12 @@ def tune(
         memory_limit_bytes=_memory_limit_bytes(memory_limit, workers),
     )
     _check(sweep, workers)
-    folder = os.path.join(
-        sweeps_dir, name or os.path.basename(sweep.source.rstrip("/"))
-    )
+    folder = os.path.join(sweeps_dir, name or default_name(source))
+    if glob.has_magic(os.path.abspath(folder)):
+        raise ValueError(
+            f"The name of a sweep may not have *, ? or [ in it, as {folder!r} "
+            "has; give another --name."
+        )
     names, variables = launcher.local_roles(workers)
     is_helper = launcher.is_distributed() and "chief" not in names[0]
     if is_helper:
@@ -148,15 +161,27 @@ def tune(
         with _progress(folder, load_sweep(folder), say) as update:
             launcher.launch(folder, names, variables, update)
         return folder
+    is_new = not os.path.exists(folder)
     os.makedirs(folder, exist_ok=True)
     with _lock(folder):
-        sweep = _prepare(folder, sweep, say)
+        try:
+            sweep = _prepare(folder, sweep, say)
+        except BaseException:
+            if is_new:
+                shutil.rmtree(folder)
+            raise
         with _progress(folder, sweep, say) as update:
             if workers == 1 and not launcher.is_distributed():
                 _search(folder, update)
             else:
                 launcher.launch(folder, names, variables, update)
         say(results.write_report(folder, sweep))
+        trials = results.read_trials(folder, sweep)
+        if not any(trial.is_completed for trial in trials):
+            raise ValueError(
+                f"All trials failed, the first with: {trials[0].message} Mend "
+                f"that, remove {folder}, and begin again."
+            )
         say(f"The sweep lies in {folder}.")
     return folder
 
@@ -179,10 +204,12 @@ def _space(
     **others: Sequence[Any],
 ) -> dict[str, list[Any]]:
     palettes = [
-        palette_name(check_color_space(space), check_bit_widths(widths))
-        for space in color_space
+        palette_name(space, check_bit_widths(widths))
+        for space in map(check_color_space, color_space)
         for widths in bit_widths or DEFAULT_BIT_WIDTHS[space]
     ]
+    if not palettes or not image_size:
+        raise ValueError("Give at least one color_space and one image_size.")
     sizes = [f"{height}x{width}" for height, width in image_size]
     space = {"palette": palettes, "image_size": sizes, **others}
     return {key: list(dict.fromkeys(v)) for key, v in space.items() if v}
@@ -190,6 +217,8 @@ def _space(
 
 def _prepare(folder: str, sweep: Sweep, say: Callable[[str], None]) -> Sweep:
     """Begin a sweep, or check that it is the one that lies there."""
+    pictures = {size: _read(sweep, size) for size in sweep.space["image_size"]}
+    sweep = dataclasses.replace(sweep, pictures=_digest(pictures))
     if os.path.exists(os.path.join(folder, SWEEP_FILE)):
         before = load_sweep(folder)
         now = sweep.with_palettes(before.palettes)
@@ -197,15 +226,11 @@ def _prepare(folder: str, sweep: Sweep, say: Callable[[str], None]) -> Sweep:
         now.save(folder)  # Limits may change.
         say(f"Going on with {folder}.")
         return now
+    _check_pictures(sweep, next(iter(pictures.values())))
     palettes = measure_palettes(
-        sweep.source,
+        {size: small.images for size, small in pictures.items()},
         sweep.space["palette"],
-        sweep.space["image_size"],
-        sweep.fixed["resize"],
         sweep.min_psnr,
-        int(sweep.fixed["max_megapixels"] * 1e6),
-        sweep.fixed["download"],
-        console.track("Reading pictures"),
     )
     for row in palettes:
         psnr = "exact" if row["psnr"] is None else f"{row['psnr']:.2f} dB"
@@ -216,13 +241,46 @@ def _prepare(folder: str, sweep: Sweep, say: Callable[[str], None]) -> Sweep:
         )
     sweep = sweep.with_palettes(palettes)
     if not sweep.space["palette"]:
-        best = max(row["psnr"] for row in palettes)
         raise ValueError(
-            f"No palette reaches min_psnr={sweep.min_psnr:g} dB; the best has "
-            f"{best:.2f} dB. Lower it, or give --bit-widths with more bits."
+            f"No palette reaches min_psnr={sweep.min_psnr:g} dB (see above). "
+            "Lower it, or give --bit-widths with more bits."
         )
     sweep.save(folder)
     return sweep
+
+
+def _read(sweep: Sweep, size: str) -> SmallPictures:
+    return load_pictures(
+        sweep.source,
+        PixelTokenizer(parse_size(size), resize=sweep.fixed["resize"]),
+        int(sweep.fixed["max_megapixels"] * 1e6),
+        sweep.fixed["download"],
+        console.track("Reading pictures"),
+    )
+
+
+def _digest(pictures: dict[str, SmallPictures]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for small in pictures.values():
+        digest.update(small.images.tobytes())
+        digest.update(small.in_train().tobytes())
+    return digest.hexdigest()
+
+
+def _check_pictures(sweep: Sweep, pictures: SmallPictures) -> None:
+    """Raise ValueError if every trial would fail on them."""
+    num_train = int(pictures.in_train().sum())
+    if num_train in (0, len(pictures.images)):
+        raise ValueError(
+            f"{sweep.source!r} has {num_train} training and "
+            f"{len(pictures.images) - num_train} validation pictures; a sweep "
+            "needs both. Give it more, or folders train/ and val/."
+        )
+    if (sweep.fixed["batch_size"] or 1) > num_train:
+        raise ValueError(
+            f"batch_size must be at most the {num_train} training pictures. "
+            f"Received: batch_size={sweep.fixed['batch_size']}"
+        )
 
 
 def _check(sweep: Sweep, workers: int) -> None:
@@ -236,8 +294,36 @@ def _check(sweep: Sweep, workers: int) -> None:
         )
     if fixed["epochs"] is not None and fixed["max_minutes"] is not None:
         raise ValueError("Give epochs or max_minutes, not both.")
-    if sweep.tuner == "hyperband" and fixed["epochs"] is None:
-        raise ValueError("hyperband needs epochs: those of its longest trials.")
+    numbers = {
+        "epochs": fixed["epochs"],
+        "max_minutes": fixed["max_minutes"],
+        "batch_size": fixed["batch_size"],
+        "max_trials": sweep.max_trials,
+        "time_limit": sweep.time_limit_s,
+        **{
+            f"learning_rate {r}": r
+            for r in sweep.space.get("learning_rate", [])
+        },
+    }
+    for name, number in numbers.items():
+        if number is not None and not 0 < number < math.inf:
+            raise ValueError(f"{name} must be positive and finite.")
+    if not math.isfinite(sweep.min_psnr):
+        raise ValueError("min_psnr must be finite.")
+    minutes, limit = fixed["max_minutes"], sweep.time_limit_s
+    if minutes is not None and limit is not None and limit <= 60 * minutes:
+        raise ValueError(
+            f"time_limit must be more than max_minutes={minutes:g}, or every "
+            "trial would fail."
+        )
+    if sweep.tuner == "hyperband":
+        if (fixed["epochs"] or 0) < MIN_HYPERBAND_EPOCHS:
+            raise ValueError(
+                "hyperband needs epochs, those of its longest trials, of at "
+                f"least {MIN_HYPERBAND_EPOCHS}."
+            )
+        if sweep.max_trials is not None:
+            raise ValueError("hyperband chooses the number of trials itself.")
     if sweep.tuner in ("random", "bayesian") and sweep.max_trials is None:
         raise ValueError(f"{sweep.tuner} needs max_trials.")
     if sweep.tuner == "bayesian" and not importlib.util.find_spec("sklearn"):
@@ -283,6 +369,8 @@ def _time_limit_s(
 
 def _memory_limit_bytes(gigabytes: float | None, workers: int) -> int:
     if gigabytes is not None:
+        if not 0 < gigabytes < math.inf:
+            raise ValueError("memory_limit must be positive and finite.")
         return int(gigabytes * 1e9)
     total = psutil.virtual_memory().total
     return int(_MEMORY_SHARE * total / max(workers, 1))
@@ -310,9 +398,8 @@ def _progress(
                     told.add(trial.trial_id)
                     with bar.above():
                         say(results.line(trial, sweep.objective))
-            best = results.best_trial(trials, sweep.objective)
             note = f"{len(ended)}/{total}"
-            if best is not None:
+            for best in results.best_trials(trials, sweep.objective):
                 bits = best.figures[sweep.objective]
                 note += f", best {bits:.3f} with {best.name}"
             # Hyperband's number of trials is not known beforehand.

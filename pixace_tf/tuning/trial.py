@@ -5,6 +5,7 @@
 The run lies in SWEEP_FOLDER/runs/TRIAL_ID, its figures in `figures.json` there.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,7 +21,6 @@ from pixace_tf.likelihood import colors_per_token
 from pixace_tf.run_folder import HISTORY_FILE, TOKENS_FILE, Run
 from pixace_tf.sheets import save_tiles
 from pixace_tf.training import RunInUseError, fit
-from pixace_tf.tuning.processes import end_with_parent
 from pixace_tf.tuning.space import (
     FIGURES_FILE,
     RUNS,
@@ -63,9 +63,9 @@ def run_trial(folder: str, trial_id: str, values: dict[str, Any]) -> None:
         except RunInUseError:  # By a worker that was thought dead.
             time.sleep(_BUSY_S)
     figures = measure(run)
+    storage.write_json(run.file(FIGURES_FILE), figures)
     _write_hparams(run, sweep, values, figures)
     _draw_strip(run)
-    storage.write_json(run.file(FIGURES_FILE), figures)
 
 
 def measure(run: Run) -> dict[str, float]:
@@ -102,7 +102,13 @@ def measure(run: Run) -> dict[str, float]:
 def _copy_run(source: str, target: str) -> None:
     if os.path.exists(target):
         return
-    with storage.new_folder(target) as temporary:
+    if not os.path.isdir(source):
+        raise ValueError(f"{source} is gone, which was to be trained on.")
+    # Another worker may have done so meanwhile.
+    with (
+        contextlib.suppress(FileExistsError),
+        storage.new_folder(target) as temporary,
+    ):
         shutil.copytree(
             source,
             temporary,
@@ -139,7 +145,6 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    end_with_parent()
     try:
         run_trial(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
     except ValueError as error:

@@ -41,16 +41,16 @@ class SweepTuner(BaseTuner):
 
     Args:
         folder: The sweep's.
-        on_trial_end: Called after each trial of this process.
+        on_poll: Called some times a second.
     """
 
     def __init__(
-        self, folder: str, on_trial_end: Callable[[], None] = lambda: None
+        self, folder: str, on_poll: Callable[[], None] = lambda: None
     ) -> None:
         self.oracle: Any
         self.folder = folder
         self.sweep = load_sweep(folder)
-        self._tell = on_trial_end
+        self._on_poll = on_poll
         for name in (TUNER, WORKERS, LOGS, RUNS):
             os.makedirs(os.path.join(folder, name), exist_ok=True)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -109,7 +109,6 @@ class SweepTuner(BaseTuner):
             last = trial.message.strip().splitlines()[-1]
             trial.message = last.partition(": ")[2] or last
         super().on_trial_end(trial)
-        self._tell()
 
     def save(self) -> None:
         """Write the state; it is all in the oracle."""
@@ -133,7 +132,9 @@ class SweepTuner(BaseTuner):
 
     def _beat(self) -> None:
         """Show the chief, through the shared folder, that a worker lives."""
-        pathlib.Path(self.folder, WORKERS, self.tuner_id).touch()
+        with contextlib.suppress(OSError):  # Next time, perhaps.
+            pathlib.Path(self.folder, WORKERS, self.tuner_id).touch()
+        self._on_poll()
 
 
 class _PatientClient:
