@@ -525,7 +525,7 @@ def test_a_sweep_records_a_killed_trial_and_resumes(cartoon_folder, tmp_path):
         quick_sweep(tmp_path, cartoon_folder, bit_widths=WIDTHS[:2])
     other = tmp_path / "other"
     cartoons.draw_folder(str(other), 8, seed=9)
-    with pytest.raises(ValueError, match="pictures was"):
+    with pytest.raises(ValueError, match="with other pictures"):
         quick_sweep(tmp_path, other, bit_widths=WIDTHS[:2], flip=False)
 
 

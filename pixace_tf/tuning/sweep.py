@@ -347,6 +347,11 @@ def _check_same(folder: str, before: Sweep, now: Sweep) -> None:
         for free in ("time_limit_s", "memory_limit_bytes", "palettes"):
             del state[free]
         state.update(state.pop("fixed"), **state.pop("space"))
+    if old.pop("pictures") != new.pop("pictures"):
+        raise ValueError(
+            f"{folder} was begun with other pictures. Start a new sweep with "
+            "--name."
+        )
     differ = [
         f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
         for key in {**old, **new}
