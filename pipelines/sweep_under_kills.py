@@ -104,7 +104,7 @@ def killing(folder: str, kills: int, seed: int = 0) -> Iterator[list[str]]:
                 if busy and found and _trials(folder):
                     break
             # Anywhere within a trial: before, in, or after its training.
-            if is_over.wait(chance.uniform(0, 20)):
+            if is_over.wait(chance.uniform(0, 10)):
                 return
             found = [p for p in _roles(folder) if target in p[0]]
             if found:
