@@ -24,8 +24,9 @@ import summary
 from origin import origin
 from PIL import Image
 
-from pixace_tf import cartoons, console, images
-from pixace_tf.presets import PRESETS
+from pixace_tf import console
+from pixace_tf.data import cartoons, image_files
+from pixace_tf.model.presets import PRESETS
 from pixace_tf.storage import write_atomic
 
 PEERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers")
@@ -329,7 +330,7 @@ def _sizes(preset: str) -> dict[str, int]:
 
 def _make_jpegs(folder: str, out: str, count: int, edge: int) -> None:
     """Write detailed JPEG files: sixteen pictures of the folder in each."""
-    scanned = images.scan(folder)
+    scanned = image_files.scan(folder)
     paths = [os.path.join(scanned.root, p.path) for p in scanned.loads]
     os.makedirs(out)
     tile = edge // 4

@@ -14,9 +14,9 @@ import click
 import numpy as np
 
 from pixace_tf import load_run
-from pixace_tf.causal_lm import PixaceCausalLM
 from pixace_tf.demo import run_demo
-from pixace_tf.likelihood import Scorer
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.storage import read_npz
 
 

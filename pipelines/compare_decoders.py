@@ -19,7 +19,7 @@ import tempfile
 import click
 from origin import origin
 
-from pixace_tf.presets import PRESETS
+from pixace_tf.model.presets import PRESETS
 from pixace_tf.storage import write_atomic
 
 
@@ -65,7 +65,7 @@ def train(
     """Train in a fresh process; return the best validation bits per pixel."""
     with tempfile.TemporaryDirectory() as runs_dir:
         command = [
-            *(sys.executable, "-m", "pixace_tf.cli", "fit", folder),
+            *(sys.executable, "-m", "pixace_tf", "fit", folder),
             *("--runs-dir", runs_dir, "--name", "run"),
             *("--image-size", image_size, "--preset", preset),
             *("--decoder", decoder, "--max-minutes", minutes),

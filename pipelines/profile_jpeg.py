@@ -23,8 +23,8 @@ import click
 import tensorflow as tf
 from PIL import Image
 
-from pixace_tf import images
-from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.data import image_files
+from pixace_tf.data.tokenizer import PixelTokenizer
 
 MAX_FILES = 500
 
@@ -34,7 +34,7 @@ MAX_FILES = 500
 @click.option("--size", default=32, help="Pixels to scale down to.")
 def main(folder: str, size: int) -> None:
     """Time the steps on the JPEG files of FOLDER."""
-    scanned = images.scan(folder, is_header_only=True)
+    scanned = image_files.scan(folder, is_header_only=True)
     paths = [
         os.path.join(scanned.root, picture.path)
         for picture in scanned.loads
@@ -49,7 +49,9 @@ def main(folder: str, size: int) -> None:
     steps: dict[str, Callable[[str], Any]] = {
         "read the file": _read,
         "hash it": lambda path: hashlib.blake2b(_read(path)).digest(),
-        "check its header": lambda p: images.inspect(p, is_header_only=True),
+        "check its header": lambda p: image_files.inspect(
+            p, is_header_only=True
+        ),
         "Pillow, at an eighth": lambda path: _pillow(path, 8),
         "Pillow, in full": lambda path: _pillow(path, 1),
         "TensorFlow, at an eighth": lambda path: tf.io.decode_jpeg(

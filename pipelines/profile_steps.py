@@ -23,11 +23,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-from pixace_tf.causal_lm import PixaceCausalLM
-from pixace_tf.presets import PRESETS, decoder_config
-from pixace_tf.sampling import Sampler
-from pixace_tf.tokenizer import PixelTokenizer
-from pixace_tf.training import compile_model
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.presets import PRESETS, decoder_config
+from pixace_tf.sampling.sampler import Sampler
+from pixace_tf.training.fit import compile_model
 
 # What XLA names a kernel after.
 KINDS = {

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import click
 import psutil
 
-from pixace_tf import cartoons
+from pixace_tf.data import cartoons
 from pixace_tf.tuning import results
 from pixace_tf.tuning.launcher import ID
 from pixace_tf.tuning.space import load_sweep

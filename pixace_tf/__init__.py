@@ -12,13 +12,13 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "PixaceCausalLM": "causal_lm",
-    "PixelTokenizer": "tokenizer",
-    "Sampler": "sampling",
-    "complete": "painting",
-    "fit": "training",
-    "generate": "painting",
-    "load_run": "run_folder",
+    "PixaceCausalLM": "model.causal_lm",
+    "PixelTokenizer": "data.tokenizer",
+    "Sampler": "sampling.sampler",
+    "complete": "painting.local",
+    "fit": "training.fit",
+    "generate": "painting.local",
+    "load_run": "runs.run_folder",
 }
 
 __all__ = list(_HOME)

@@ -21,7 +21,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from pixace_tf import sheets
+from pixace_tf.painting import sheets
 
 MAX_FILE_SIZE = "32mb"
 MAX_WAITING = 64
@@ -107,12 +107,12 @@ class Studio:
         """Return the picture beside itself in a palette."""
         if picture is None:
             return None
-        from pixace_tf import painting
-        from pixace_tf.tokenizer import PixelTokenizer
+        from pixace_tf.data.tokenizer import PixelTokenizer
+        from pixace_tf.painting import local
 
         widths = int(first), int(second), int(third)
         palette = PixelTokenizer((64, 64), widths, space.lower())
-        return painting.palette_sheet([picture], [palette], scale=5)
+        return local.palette_sheet([picture], [palette], scale=5)
 
 
 def build(

@@ -4,8 +4,10 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from pixace_tf import cartoons, console, painting, sheets
-from pixace_tf.training import fit
+from pixace_tf import console
+from pixace_tf.data import cartoons
+from pixace_tf.painting import local, sheets
+from pixace_tf.training.fit import fit
 
 # Not among the training pictures: those have the seed 0.
 HELD_OUT_SEED = 1
@@ -55,7 +57,7 @@ def run_demo(
         for name in names
     )
     with console.ProgressBar("Completing") as bar:
-        completions = painting.complete(
+        completions = local.complete(
             run,
             unseen,
             samples=4,
@@ -64,7 +66,7 @@ def run_demo(
             progress=bar.count,
         )
     with console.ProgressBar("Painting") as bar:
-        (painted,) = painting.generate(
+        (painted,) = local.generate(
             run, 24, temperatures=(0.9,), min_p=0.02, progress=bar.count
         )
     for name, sheet in (

@@ -7,8 +7,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 import numpy as np
 import pytest
 
-from pixace_tf import cartoons
-from pixace_tf.training import fit
+from pixace_tf.data import cartoons
+from pixace_tf.training.fit import fit
 
 DECODERS = ("multiscale", "transformer", "reformer")
 

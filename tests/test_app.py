@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from test_export import make_run
 
-from pixace_tf import cartoons, painting, sheets
+from pixace_tf.data import cartoons
+from pixace_tf.painting import local, sheets
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None
@@ -162,7 +163,7 @@ def test_a_watched_picture_grows_row_by_row(tmp_path):
     run = make_run(tmp_path / "run", "transformer")
     picture = np.asarray(cartoons.draw("cat", "3"))
     frames = []
-    done = painting.complete(run, [picture], keep=0.5, watch=frames.append)
+    done = local.complete(run, [picture], keep=0.5, watch=frames.append)
     assert len(frames) == 4  # of 8 rows, half are drawn
     np.testing.assert_array_equal(frames[-1], done.images)
     height, width = run.tokenizer.image_size
@@ -172,7 +173,7 @@ def test_a_watched_picture_grows_row_by_row(tmp_path):
         for image in np.array(frames)[:, 0, 0, 0]
     ]
     assert covered == [3, 2, 1, 0]
-    studio = app.Studio(painting, run)
+    studio = app.Studio(local, run)
     shown = list(studio.complete(picture, 0.5, 2, 1.0, 0))
     assert [sheet is None for _, sheet in shown[:-1]] == [True] * (
         len(shown) - 1
@@ -187,7 +188,7 @@ def test_errors_become_messages(tmp_path):
 
     from pixace_tf import app
 
-    studio = app.Studio(painting, make_run(tmp_path / "run"))
+    studio = app.Studio(local, make_run(tmp_path / "run"))
     bad = tmp_path / "bad.png"
     bad.write_text("no picture")
     with pytest.raises(gr.Error, match=r"bad\.png"):

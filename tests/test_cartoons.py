@@ -1,12 +1,12 @@
 import pytest
 
-from pixace_tf import cartoons, images
+from pixace_tf.data import cartoons, image_files
 
 
 def test_the_same_seed_draws_the_same_files(tmp_path):
     for name in ("a", "b"):
         cartoons.draw_folder(str(tmp_path / name), 20, seed=3)
-    first, second = (images.scan(tmp_path / name).loads for name in "ab")
+    first, second = (image_files.scan(tmp_path / name).loads for name in "ab")
     assert first == second
     assert len({p.digest for p in first}) == 20
 
@@ -14,7 +14,7 @@ def test_the_same_seed_draws_the_same_files(tmp_path):
 def test_species_are_labels_and_another_seed_draws_others(tmp_path):
     cartoons.draw_folder(str(tmp_path / "a"), 16, seed=0)
     cartoons.draw_folder(str(tmp_path / "b"), 16, seed=1)
-    first, second = (images.scan(tmp_path / name).loads for name in "ab")
+    first, second = (image_files.scan(tmp_path / name).loads for name in "ab")
     assert {p.label for p in first} == set(cartoons.SPECIES)
     assert len(cartoons.SPECIES) >= 6
     assert not {p.digest for p in first} & {p.digest for p in second}
@@ -24,7 +24,7 @@ def test_a_shorter_series_is_the_beginning_of_a_longer_one(tmp_path):
     cartoons.draw_folder(str(tmp_path / "a"), 9)
     cartoons.draw_folder(str(tmp_path / "b"), 17)
     short, long = (
-        {p.path: p.digest for p in images.scan(tmp_path / name).loads}
+        {p.path: p.digest for p in image_files.scan(tmp_path / name).loads}
         for name in "ab"
     )
     assert short.items() <= long.items()

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from pixace_tf import training
-from pixace_tf.cli import main
+from pixace_tf.cli.commands import main
+from pixace_tf.training import fit
 from pixace_tf.tuning import sweep
 
 
@@ -24,7 +24,7 @@ def call(*arguments):
 
 def test_help_is_quick_and_imports_nothing_heavy():
     code = (
-        "import sys; from pixace_tf.cli import main; "
+        "import sys; from pixace_tf.cli.commands import main; "
         "main(['--help'], standalone_mode=False); "
         "heavy = {'tensorflow', 'keras', 'numpy', 'PIL'} & set(sys.modules); "
         "assert not heavy, heavy"
@@ -48,7 +48,7 @@ def test_every_command_explains_itself(command):
     assert "\\b" not in done.output  # Or its examples run together.
 
 
-FUNCTIONS = {"fit": training.fit, "tune": sweep.tune}
+FUNCTIONS = {"fit": fit.fit, "tune": sweep.tune}
 
 
 @pytest.mark.parametrize("command", FUNCTIONS)
@@ -157,7 +157,7 @@ def test_the_terminal_shows_a_bar_and_no_chatter(cartoon_folder, tmp_path):
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "pixace_tf.cli", "fit"),
+            *(sys.executable, "-m", "pixace_tf", "fit"),
             *(str(cartoon_folder), "--runs-dir", str(tmp_path)),
             *("--preset", "pico", "--image-size", "8", "--epochs", "40"),
         ],

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pixace_tf import color_codes
-from pixace_tf.bit_widths import check_bit_widths
+from pixace_tf.data import color_codes
+from pixace_tf.data.bit_widths import check_bit_widths
 
 WIDTHS = [(5, 4, 4), (4, 3, 3), (3, 2, 2), (4, 4, 5), (8, 8, 8), (0, 0, 4)]
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from pixace_tf import cartoons, dataset, images, sources
-from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.data import cartoons, image_files, sources, token_dataset
+from pixace_tf.data.tokenizer import PixelTokenizer
 
 TOKENIZER = PixelTokenizer((8, 8))
 
@@ -18,7 +18,7 @@ def rows(token_ids):
 
 
 def test_every_picture_lies_on_one_side(cartoon_folder):
-    data = dataset.load(str(cartoon_folder), TOKENIZER)
+    data = token_dataset.load(str(cartoon_folder), TOKENIZER)
     assert len(data.train) + len(data.validation) == 48
     assert len(data.validation) >= 1
     assert not rows(data.train) & rows(data.validation)
@@ -27,9 +27,9 @@ def test_every_picture_lies_on_one_side(cartoon_folder):
 
 def test_the_split_is_stable_and_keeps_equal_files_together(tmp_path):
     cartoons.draw_folder(str(tmp_path / "a"), 60)
-    before = dataset.load(str(tmp_path / "a"), TOKENIZER)
+    before = token_dataset.load(str(tmp_path / "a"), TOKENIZER)
     shutil.copytree(tmp_path / "a", tmp_path / "a" / "copies")
-    after = dataset.load(str(tmp_path / "a"), TOKENIZER)
+    after = token_dataset.load(str(tmp_path / "a"), TOKENIZER)
     assert len(after.train) == 2 * len(before.train)
     assert rows(after.validation) == rows(before.validation)
 
@@ -37,13 +37,13 @@ def test_the_split_is_stable_and_keeps_equal_files_together(tmp_path):
 def test_given_parts_are_kept(tmp_path):
     cartoons.draw_folder(str(tmp_path / "train"), 16, seed=0)
     cartoons.draw_folder(str(tmp_path / "val"), 8, seed=1)
-    data = dataset.load(str(tmp_path), TOKENIZER)
+    data = token_dataset.load(str(tmp_path), TOKENIZER)
     assert (len(data.train), len(data.validation)) == (16, 8)
 
 
 def test_one_picture_trains_without_validation(tmp_path):
     cartoons.draw("cat", "0").save(tmp_path / "a.png")
-    data = dataset.load(str(tmp_path), TOKENIZER)
+    data = token_dataset.load(str(tmp_path), TOKENIZER)
     assert (len(data.train), len(data.validation)) == (1, 0)
 
 
@@ -51,7 +51,7 @@ def test_equal_stems_in_different_folders_are_different(tmp_path):
     for species in ("cat", "dog"):
         (tmp_path / species).mkdir()
         cartoons.draw(species, "0").save(tmp_path / species / "1.png")
-    data = dataset.load(str(tmp_path), TOKENIZER)
+    data = token_dataset.load(str(tmp_path), TOKENIZER)
     assert len(data.train) + len(data.validation) == 2
 
 
@@ -60,7 +60,7 @@ def test_a_truncated_jpeg_never_trains_as_a_grey_half(tmp_path):
     whole = tmp_path / "whole.jpg"
     cartoons.draw("cat", "0").save(whole)
     (tmp_path / "half.jpg").write_bytes(whole.read_bytes()[:1500])
-    data = dataset.load(str(tmp_path), TOKENIZER)
+    data = token_dataset.load(str(tmp_path), TOKENIZER)
     assert len(data.train) + len(data.validation) == 9
     assert [s.path for s in data.skipped] == ["half.jpg"]
 
@@ -76,41 +76,41 @@ def test_kinds_that_need_pillow_train_too(tmp_path):
 def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     cartoons.draw_folder(str(tmp_path / "a"), 16)
     cache = str(tmp_path / "tokens.npz")
-    first = dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
-    dataset.save_cache(first, cache)
+    first = token_dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
+    token_dataset.save_cache(first, cache)
     scans = []
-    scan = images.scan
+    scan = image_files.scan
     monkeypatch.setattr(
-        images, "scan", lambda *a, **k: scans.append(1) or scan(*a, **k)
+        image_files, "scan", lambda *a, **k: scans.append(1) or scan(*a, **k)
     )
-    again = dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
+    again = token_dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
     assert not scans
     np.testing.assert_array_equal(first.train, again.train)
     Image.new("RGB", (9, 9)).save(tmp_path / "a" / "cat" / "cat-00000.png")
-    changed = dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
+    changed = token_dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
     assert scans
     assert changed.fingerprint != first.fingerprint
 
 
 def test_a_damaged_cache_is_made_again(tmp_path, cartoon_folder):
     cache = tmp_path / "tokens.npz"
-    first = dataset.load(str(cartoon_folder), TOKENIZER)
-    dataset.save_cache(first, str(cache))
+    first = token_dataset.load(str(cartoon_folder), TOKENIZER)
+    token_dataset.save_cache(first, str(cache))
     cache.write_bytes(cache.read_bytes()[:500])
-    again = dataset.load(str(cartoon_folder), TOKENIZER, str(cache))
+    again = token_dataset.load(str(cartoon_folder), TOKENIZER, str(cache))
     np.testing.assert_array_equal(first.train, again.train)
 
 
 def test_no_usable_picture_is_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="There are no pictures"):
-        dataset.load(str(tmp_path), TOKENIZER)
+        token_dataset.load(str(tmp_path), TOKENIZER)
     (tmp_path / "a.jpg").write_text("text")
     with pytest.raises(ValueError, match=r"1 skipped, the first a\.jpg"):
-        dataset.load(str(tmp_path), TOKENIZER)
+        token_dataset.load(str(tmp_path), TOKENIZER)
 
 
 def batches_of(token_ids, num, **options):
-    batches = dataset.training_batches(token_ids, (2, 2), 4, **options)
+    batches = token_dataset.training_batches(token_ids, (2, 2), 4, **options)
     return [x.numpy() for x, _ in batches.take(num)]
 
 
@@ -139,7 +139,7 @@ def test_an_epoch_serves_every_picture_once():
 
 def test_tfds_mock_data_loads():
     with tfds.testing.mock_data(num_examples=40):
-        data = dataset.load("tfds:cifar10", TOKENIZER)
+        data = token_dataset.load("tfds:cifar10", TOKENIZER)
     assert len(data.train) + len(data.validation) == 40
     assert len(data.label_names) > 1
 
@@ -185,7 +185,7 @@ def test_tfds_mistakes_are_one_clear_line(tmp_path, monkeypatch):
         ("tfds:cifar10", "add --download"),
     ):
         with pytest.raises(ValueError, match=message) as error:
-            dataset.load(source, TOKENIZER)
+            token_dataset.load(source, TOKENIZER)
         assert "\n" not in str(error.value)
 
 
@@ -196,7 +196,7 @@ def test_paths_that_are_not_utf8_are_read(tmp_path):
 
 
 def test_tokens_are_those_of_the_graph_function(cartoon_folder):
-    data = dataset.load(str(cartoon_folder), TOKENIZER)
+    data = token_dataset.load(str(cartoon_folder), TOKENIZER)
     path = next(cartoon_folder.glob("cat/*.png"))
     tokens = TOKENIZER.tokenize_bytes(tf.io.read_file(str(path))).numpy()
     all_rows = rows(np.concatenate([data.train, data.validation]))

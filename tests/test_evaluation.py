@@ -11,15 +11,17 @@ import scipy.linalg
 from click.testing import CliRunner
 from test_export import make_run
 
-from pixace_tf import cartoons, color_codes, evaluation, run_folder
-from pixace_tf.cli import main
+from pixace_tf import evaluation
+from pixace_tf.cli.commands import main
+from pixace_tf.data import cartoons, color_codes
+from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.evaluation import baselines, features, learned, probe
 from pixace_tf.evaluation.completion import complete_halves
 from pixace_tf.evaluation.frechet import frechet_distance, gaussian_distance
 from pixace_tf.evaluation.html_report import render
 from pixace_tf.evaluation.nearest import find_nearest, with_mirrored
 from pixace_tf.evaluation.novelty import compare_with_learned
-from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.runs import run_folder
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None

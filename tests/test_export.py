@@ -17,13 +17,16 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
-from pixace_tf import cartoons, export, run_folder, storage
-from pixace_tf.filters import Filters
-from pixace_tf.likelihood import Scorer
-from pixace_tf.presets import decoder_config
-from pixace_tf.sampling import Sampler
-from pixace_tf.served_model import BLOCK_ROWS, ServedModel
-from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf import storage
+from pixace_tf.data import cartoons
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.model.presets import decoder_config
+from pixace_tf.runs import run_folder
+from pixace_tf.sampling.likelihood import Scorer
+from pixace_tf.sampling.sampler import Sampler
+from pixace_tf.sampling.sampling_config import Filters
+from pixace_tf.serving import export
+from pixace_tf.serving.served_model import BLOCK_ROWS, ServedModel
 
 TESTS = pathlib.Path(__file__).parent
 IMAGE_SIZE = (8, 12)

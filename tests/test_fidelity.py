@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from pixace_tf import cartoons, fidelity
-from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.data import cartoons, fidelity
+from pixace_tf.data.tokenizer import PixelTokenizer
 
 
 def test_psnr_of_a_known_difference():

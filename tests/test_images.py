@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixace_tf import images
-from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.data import image_files
+from pixace_tf.data.tokenizer import PixelTokenizer
 
 PICTURE = Image.fromarray(
     np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
@@ -17,7 +17,7 @@ PICTURE = Image.fromarray(
 
 
 def scan_of(root):
-    result = images.scan(root)
+    result = image_files.scan(root)
     return (
         [p.path for p in result.loads],
         {s.path: s.reason for s in result.skipped},
@@ -26,7 +26,7 @@ def scan_of(root):
 
 def small(path):
     tokenizer = PixelTokenizer((40, 30))
-    return tokenizer.decode(images.read(str(path))).numpy().astype(int)
+    return tokenizer.decode(image_files.read(str(path))).numpy().astype(int)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_folders_give_parts_and_labels(tmp_path, layout, expected):
     for path in layout:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         PICTURE.save(tmp_path / path)
-    loads = images.scan(tmp_path).loads
+    loads = image_files.scan(tmp_path).loads
     assert len(loads) == len(layout)
     assert {(p.part, p.label) for p in loads} == expected
 
@@ -180,16 +180,16 @@ def test_pictures_are_read_over_http(server, tmp_path):
 
 def test_a_failed_download_names_the_address(server, monkeypatch):
     with pytest.raises(ValueError, match=r"none\.png: download failed"):
-        images.read(f"{server}/none.png")
-    monkeypatch.setattr(images, "MAX_DOWNLOAD_BYTES", 100)
+        image_files.read(f"{server}/none.png")
+    monkeypatch.setattr(image_files, "MAX_DOWNLOAD_BYTES", 100)
     with pytest.raises(ValueError, match="larger than"):
-        images.read(f"{server}/a.png")
+        image_files.read(f"{server}/a.png")
 
 
 def test_what_does_not_speak_http_is_one_clear_error():
     for address in ("http://localhost:abc/x.png", "http://local host/a.png"):
         with pytest.raises(ValueError, match="download failed"):
-            images.read(address)
+            image_files.read(address)
 
 
 def test_broken_exif_does_not_stop_a_picture(tmp_path):
@@ -210,6 +210,6 @@ def test_a_run_folder_among_the_pictures_is_no_source(tmp_path):
 
 def test_a_missing_file_is_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
-        images.read(str(tmp_path / "none.png"))
+        image_files.read(str(tmp_path / "none.png"))
     with pytest.raises(ValueError, match="There is no folder"):
-        images.scan(tmp_path / "none")
+        image_files.scan(tmp_path / "none")

@@ -3,11 +3,11 @@ import itertools
 import numpy as np
 import pytest
 
-from pixace_tf import color_codes
-from pixace_tf.causal_lm import HEADS, PixaceCausalLM
-from pixace_tf.likelihood import Scorer, bits_per_dim, colors_per_token
-from pixace_tf.presets import decoder_config
-from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.data import color_codes
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.model.causal_lm import HEADS, PixaceCausalLM
+from pixace_tf.model.presets import decoder_config
+from pixace_tf.sampling.likelihood import Scorer, bits_per_dim, colors_per_token
 
 
 def small_model(bit_widths, color_space="hsv", head="chain", size=(1, 2)):

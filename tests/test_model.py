@@ -9,19 +9,20 @@ import pytest
 import tensorflow as tf
 from conftest import DECODERS
 
-from pixace_tf import color_codes, recompute
-from pixace_tf.attention import causal_attention
-from pixace_tf.causal_lm import PixaceCausalLM
-from pixace_tf.color_head import ChainHead, PackedHead
-from pixace_tf.pixel_inputs import (
+from pixace_tf.data import color_codes
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.model import recompute
+from pixace_tf.model.attention import causal_attention
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.color_head import ChainHead, PackedHead
+from pixace_tf.model.pixel_inputs import (
     NEIGHBORS,
     gather_neighbors,
     neighbor_tokens,
     pad_grid,
 )
-from pixace_tf.presets import PRESETS, decoder_config
-from pixace_tf.tokenizer import PixelTokenizer
-from pixace_tf.transformer_stack import CausalDecoderLayer
+from pixace_tf.model.presets import PRESETS, decoder_config
+from pixace_tf.model.transformer_stack import CausalDecoderLayer
 
 SIZE = (9, 15)  # Neither decoder's segments divide 135 pixels.
 

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 import pixace_tf
-from pixace_tf import cartoons, painting, sheets
-from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.data import cartoons
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.painting import local, sheets
 
 SIZE = (8, 12)
 
@@ -84,5 +85,5 @@ def test_palettes_lose_more_with_fewer_bits(tmp_path):
     path = tmp_path / "a.png"
     cartoons.draw("fox", "0").save(path)
     palettes = [PixelTokenizer((32, 32), w) for w in ((5, 4, 4), (3, 2, 2))]
-    sheet = painting.palette_sheet([str(path)], palettes)
+    sheet = local.palette_sheet([str(path)], palettes)
     assert sheet.width > 3 * 128

@@ -12,8 +12,8 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from pixace_tf import cartoons
-from pixace_tf.cli import main
+from pixace_tf.cli.commands import main
+from pixace_tf.data import cartoons
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "pixace_tf"

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pixace_tf import recompute
-from pixace_tf.attention import causal_attention
-from pixace_tf.causal_lm import PixaceCausalLM
-from pixace_tf.presets import decoder_config
-from pixace_tf.reformer import (
+from pixace_tf.model import recompute
+from pixace_tf.model.attention import causal_attention
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.presets import decoder_config
+from pixace_tf.model.reformer import (
     CausalSelfAttention,
     FeedForward,
     LSHSelfAttention,
@@ -205,7 +205,7 @@ def test_an_odd_number_of_branches_is_an_error():
 MEMORY = """
 import resource, sys
 import tensorflow as tf
-from pixace_tf.reformer import CausalSelfAttention, FeedForward, ReversibleStack
+from pixace_tf.model.reformer import CausalSelfAttention, FeedForward, ReversibleStack
 stack = ReversibleStack([
     layer for _ in range(int(sys.argv[1]))
     for layer in (CausalSelfAttention(2), FeedForward(128))

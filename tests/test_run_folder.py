@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pixace_tf import storage
-from pixace_tf.run_folder import load_run
-from pixace_tf.sampling import Sampler
+from pixace_tf.runs.run_folder import load_run
+from pixace_tf.sampling.sampler import Sampler
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ import pytest
 import tensorflow as tf
 from conftest import DECODERS
 
-from pixace_tf import color_codes, sampling
-from pixace_tf.causal_lm import PixaceCausalLM
-from pixace_tf.filters import Filters
-from pixace_tf.presets import decoder_config
-from pixace_tf.sampling import Sampler
+from pixace_tf.data import color_codes
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.presets import decoder_config
+from pixace_tf.sampling import sampler as draws
+from pixace_tf.sampling.sampler import Sampler
+from pixace_tf.sampling.sampling_config import Filters
 
 SIZE = (8, 12)
 
@@ -106,8 +107,8 @@ def test_top_k_of_one_is_the_likeliest_pixel(model, sampler):
 def test_draws_follow_the_model_distribution():
     logits = np.log([[0.5, 0.3, 0.15, 0.05]]).astype("float32")
     count = 20_000
-    uniform = sampling.uniform_noise(tf.constant([7], tf.int64), count, 1)
-    drawn = sampling.inverse_transform(
+    uniform = draws.uniform_noise(tf.constant([7], tf.int64), count, 1)
+    drawn = draws.inverse_transform(
         tf.repeat(logits, count, axis=0), uniform[0, :, 0]
     )
     shares = np.bincount(drawn, minlength=4) / count
@@ -118,8 +119,8 @@ def test_draws_follow_the_model_distribution():
 def test_the_largest_noise_draws_the_last_possible_choice():
     logits = np.array([[0.0, 1.0, -np.inf]], "float32")
     largest = np.array([1 - 2**-23], "float32")
-    assert sampling.inverse_transform(logits, largest) == [1]
-    assert sampling.inverse_transform(logits, largest * 0) == [0]
+    assert draws.inverse_transform(logits, largest) == [1]
+    assert draws.inverse_transform(logits, largest * 0) == [0]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_the_largest_noise_draws_the_last_possible_choice():
 )
 def test_filters_keep_what_they_say(settings, kept):
     logits = np.log([[0.5, 0.05, 0.3, 0.15]]).astype("float32")
-    filtered = sampling.filter_logits(logits, Filters(**settings).arrays(1))
+    filtered = draws.filter_logits(logits, Filters(**settings).arrays(1))
     np.testing.assert_array_equal(np.isfinite(filtered)[0], np.array(kept) > 0)
 
 

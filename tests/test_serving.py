@@ -32,9 +32,11 @@ from test_export import (
     png,
 )
 
-from pixace_tf import cartoons, client, export, painting
-from pixace_tf.cli import main
-from pixace_tf.served_model import ServedModel
+from pixace_tf.cli.commands import main
+from pixace_tf.data import cartoons
+from pixace_tf.painting import local, served
+from pixace_tf.serving import export
+from pixace_tf.serving.served_model import ServedModel
 
 ROOT = pathlib.Path(__file__).parent.parent
 STAND_IN = pathlib.Path(__file__).parent / "stand_in.py"
@@ -81,7 +83,7 @@ def stand_in(tmp_path_factory):
 
 @pytest.fixture(params=["rest", "grpc"])
 def server(request, stand_in):
-    return client.Server(getattr(stand_in, request.param), "animals")
+    return served.Server(getattr(stand_in, request.param), "animals")
 
 
 def as_json(inputs):
@@ -172,7 +174,7 @@ def test_bad_requests_get_an_error_and_the_server_lives(stand_in, server, case):
     if case == "other rows":
         inputs["seed"] = np.arange(2)
         message = "equal"
-    with pytest.raises((ValueError, client.ServerError), match=message):
+    with pytest.raises((ValueError, served.ServerError), match=message):
         server.predict("complete", inputs)
     good = server.predict("complete", inputs_of(1))
     assert good["token_ids"].shape == (1, LENGTH)
@@ -202,8 +204,8 @@ def test_malformed_json_gets_a_400(stand_in, body):
 
 
 def test_a_wrong_model_name_is_one_clear_line(stand_in, server):
-    server = client.Server(server.address, "no-such-model")
-    with pytest.raises(client.ServerError, match=r"NOT_FOUND.*--model"):
+    server = served.Server(server.address, "no-such-model")
+    with pytest.raises(served.ServerError, match=r"NOT_FOUND.*--model"):
         server.predict("score", {"image_bytes": np.array([png()], object)})
 
 
@@ -212,35 +214,35 @@ def test_an_absent_server_is_tried_again_then_one_clear_line(
     scheme, monkeypatch
 ):
     pauses = []
-    monkeypatch.setattr(client.time, "sleep", pauses.append)
-    server = client.Server(f"{scheme}://127.0.0.1:9", "animals", timeout_s=5)
-    with pytest.raises(client.ServerError, match=r"UNAVAILABLE.*running"):
+    monkeypatch.setattr(served.time, "sleep", pauses.append)
+    server = served.Server(f"{scheme}://127.0.0.1:9", "animals", timeout_s=5)
+    with pytest.raises(served.ServerError, match=r"UNAVAILABLE.*running"):
         server.predict("score", {"image_bytes": np.array([png()], object)})
-    assert len(pauses) == client.TRIES - 1
+    assert len(pauses) == served.TRIES - 1
     assert pauses[-1] > 4 * pauses[0]
 
 
 def test_an_address_of_another_form_is_refused():
     with pytest.raises(ValueError, match="grpc://HOST:PORT"):
-        client.Server("localhost:8501")
+        served.Server("localhost:8501")
 
 
 def test_the_client_paints_what_the_server_paints(stand_in, server):
     pictures = [np.asarray(cartoons.draw("cat", s)) for s in ("1", "2", "3")]
     options = {"samples": 3, "temperatures": (0.8, 1.0), "seed": 5, "keep": 0.3}
     done = []
-    remote = client.complete(
+    remote = served.complete(
         server, pictures, **options, progress=lambda *d: done.append(d)
     )
-    local = painting.complete(stand_in.run, pictures, **options)
-    np.testing.assert_array_equal(remote.originals, local.originals)
-    np.testing.assert_array_equal(remote.kept, local.kept)
-    np.testing.assert_array_equal(remote.images, local.images)
-    assert remote.temperatures == local.temperatures
+    painted = local.complete(stand_in.run, pictures, **options)
+    np.testing.assert_array_equal(remote.originals, painted.originals)
+    np.testing.assert_array_equal(remote.kept, painted.kept)
+    np.testing.assert_array_equal(remote.images, painted.images)
+    assert remote.temperatures == painted.temperatures
     assert done[-1] == (18, 18)
-    new = client.generate(server, 3, temperatures=(0.9,), seed=2)
+    new = served.generate(server, 3, temperatures=(0.9,), seed=2)
     np.testing.assert_array_equal(
-        new, painting.generate(stand_in.run, 3, temperatures=(0.9,), seed=2)
+        new, local.generate(stand_in.run, 3, temperatures=(0.9,), seed=2)
     )
 
 
@@ -263,9 +265,9 @@ def test_the_command_line_paints_on_a_server(stand_in, server, tmp_path):
 
 def test_the_page_paints_on_a_server(stand_in, server):
     app = pytest.importorskip("pixace_tf.app")
-    studio = app.Studio(client, server)
+    studio = app.Studio(served, server)
     picture, small = studio.choose(np.asarray(cartoons.draw("cat", "2")))
-    np.testing.assert_array_equal(small, painting.shrink(stand_in.run, picture))
+    np.testing.assert_array_equal(small, local.shrink(stand_in.run, picture))
     *_, (shown, sheet) = studio.complete(picture, 0.5, 2, 1.0, 3)
     assert sheet.width > shown.width
     *_, (_, grid) = studio.generate(4, 1.0, 3)
@@ -282,8 +284,8 @@ def test_a_wrong_dtype_is_refused(stand_in, server):
 def test_rest_needs_no_tensorflow(stand_in, tmp_path):
     code = (
         "import sys; from pixace_tf import client;"
-        f"server = client.Server({stand_in.rest!r}, 'animals');"
-        "print(client.generate(server, 1).shape);"
+        f"server = served.Server({stand_in.rest!r}, 'animals');"
+        "print(served.generate(server, 1).shape);"
         "assert 'tensorflow' not in sys.modules"
     )
     done = subprocess.run(
@@ -298,7 +300,7 @@ def test_a_thousand_pictures_of_sixteen_clients(stand_in):
     count, clients = 1000, 16
     inputs = inputs_of(count)
     expected = call(stand_in.served, "complete", inputs)["token_ids"]
-    server = client.Server(stand_in.grpc, "animals")
+    server = served.Server(stand_in.grpc, "animals")
     process = psutil.Process(stand_in.process.pid)
     drawn = np.full((count, LENGTH), -1)
     batches = len(stand_in.get("/stand-in")["batches"])
@@ -333,7 +335,7 @@ def test_the_servers_settings_fit_the_export():
     allowed = [int(n) for n in re.findall(r"allowed_batch_sizes: (\d+)", text)]
     (largest,) = re.findall(r"max_batch_size { value: (\d+) }", text)
     assert tuple(allowed) == export.BATCH_SIZES
-    assert int(largest) == allowed[-1] == client.MAX_ROWS
+    assert int(largest) == allowed[-1] == served.MAX_ROWS
     flags = compose_flags()
     assert flags["batching_parameters_file"] == "/config/batching.txt"
     assert flags["monitoring_config_file"] == "/config/monitoring.txt"
@@ -386,7 +388,7 @@ def test_the_real_server_paints_what_python_paints(tmp_path):
             text=True,
             check=True,
         ).stdout.strip()
-        server = client.Server(f"http://{port}", "animals")
+        server = served.Server(f"http://{port}", "animals")
         inputs = inputs_of(5)
         answer = server.predict("complete", inputs)
     finally:

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from pixace_tf.cartoons import draw
-from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.data.cartoons import draw
+from pixace_tf.data.tokenizer import PixelTokenizer
 
 
 def encode(image, kind="PNG", **options):

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from conftest import DECODERS
 
-from pixace_tf import callbacks, run_folder, storage, training
-from pixace_tf.callbacks import Budget, InterruptedTraining, Progress
+from pixace_tf import storage
 from pixace_tf.demo import run_demo
-from pixace_tf.likelihood import Scorer
-from pixace_tf.run_folder import load_run
+from pixace_tf.runs import run_folder
+from pixace_tf.runs.run_folder import load_run
+from pixace_tf.sampling.likelihood import Scorer
+from pixace_tf.training import callbacks
+from pixace_tf.training import fit as training
+from pixace_tf.training.callbacks import Budget, InterruptedTraining, Progress
 
 SETTINGS = {
     "preset": "pico",
@@ -153,7 +156,7 @@ def test_an_interrupted_run_equals_one_that_was_not(
 def test_ten_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
     def command(runs_dir):
         return [
-            *(sys.executable, "-m", "pixace_tf.cli", "fit"),
+            *(sys.executable, "-m", "pixace_tf", "fit"),
             *(str(cartoon_folder), "--runs-dir", str(runs_dir)),
             *("--preset", "pico", "--image-size", "8", "--batch-size", "8"),
             *("--dropout", "0.1", "--epochs", "600"),

@@ -21,10 +21,11 @@ from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from pixace_tf import cartoons, presets
-from pixace_tf.cli import main
-from pixace_tf.likelihood import Scorer, bits_per_dim
-from pixace_tf.run_folder import TOKENS_FILE, load_run
+from pixace_tf.cli.commands import main
+from pixace_tf.data import cartoons
+from pixace_tf.model import presets
+from pixace_tf.runs.run_folder import TOKENS_FILE, load_run
+from pixace_tf.sampling.likelihood import Scorer, bits_per_dim
 from pixace_tf.storage import read_npz
 from pixace_tf.tuning import oracle, palettes, processes, results
 from pixace_tf.tuning.role import Silence

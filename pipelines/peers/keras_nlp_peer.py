@@ -14,11 +14,11 @@ import tensorflow as tf
 import timing
 from keras import ops
 
-from pixace_tf import transformer_stack
-from pixace_tf.causal_lm import PixaceCausalLM
-from pixace_tf.pixel_inputs import NEIGHBORS, neighbor_tokens
-from pixace_tf.presets import decoder_config
-from pixace_tf.training import compile_model
+from pixace_tf.model import transformer_stack
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.pixel_inputs import NEIGHBORS, neighbor_tokens
+from pixace_tf.model.presets import decoder_config
+from pixace_tf.training.fit import compile_model
 
 
 def sample(

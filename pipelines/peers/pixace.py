@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 import timing
 
-from pixace_tf import dataset
-from pixace_tf.causal_lm import PixaceCausalLM
-from pixace_tf.presets import decoder_config
-from pixace_tf.reformer import CausalSelfAttention, LSHSelfAttention
-from pixace_tf.sampling import Sampler
-from pixace_tf.tokenizer import PixelTokenizer
-from pixace_tf.training import compile_model, fit
+from pixace_tf.data import token_dataset
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.presets import decoder_config
+from pixace_tf.model.reformer import CausalSelfAttention, LSHSelfAttention
+from pixace_tf.sampling.sampler import Sampler
+from pixace_tf.training.fit import compile_model, fit
 
 
 def sample(
@@ -48,7 +48,7 @@ def train(
     """Train with `model.fit` as `pixace-tf fit` does; pixels per second."""
     model = _model(preset, decoder, head, size)
     compile_model(model, 1e-3, True)
-    batches = dataset.training_batches(
+    batches = token_dataset.training_batches(
         _pictures(4 * batch_size, size), (size, size), batch_size, 0, True, 0, 0
     )
     ends = _Ends(seconds)
@@ -124,7 +124,7 @@ def load_pictures(
     """Scan a folder and turn it into tokens; pictures per second."""
     tokenizer = PixelTokenizer((size, size))
     return timing.rates(
-        lambda: dataset.load(folder, tokenizer), num_pictures, seconds
+        lambda: token_dataset.load(folder, tokenizer), num_pictures, seconds
     )
 
 

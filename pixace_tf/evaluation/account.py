@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from pixace_tf import fidelity
 from pixace_tf.console import ProgressBar
-from pixace_tf.dataset import tokenize
+from pixace_tf.data import fidelity
+from pixace_tf.data.token_dataset import tokenize
 from pixace_tf.evaluation.baselines import (
     count_models,
     lossless_bits_per_pixel,
@@ -27,8 +27,8 @@ from pixace_tf.evaluation.learned import (
     read_learned,
     spread,
 )
-from pixace_tf.likelihood import Scorer, bits_per_dim
-from pixace_tf.run_folder import Run
+from pixace_tf.runs.run_folder import Run
+from pixace_tf.sampling.likelihood import Scorer, bits_per_dim
 
 # WebP takes its time; so many files tell enough.
 _MAX_FILES = 256

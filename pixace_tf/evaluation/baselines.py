@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from pixace_tf.color_codes import is_canonical
-from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.data.color_codes import is_canonical
+from pixace_tf.data.tokenizer import PixelTokenizer
 
 # The models that count, each smoothed with the one before it.
 COUNTED = ("unigram", "left", "left_and_above")

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixace_tf import fidelity
+from pixace_tf.data import fidelity
 from pixace_tf.evaluation.learned import decode, spread
 from pixace_tf.evaluation.nearest import find_nearest, with_mirrored
-from pixace_tf.run_folder import Run
-from pixace_tf.sheets import Tile, contact_sheet, hide_after
+from pixace_tf.painting.sheets import Tile, contact_sheet, hide_after
+from pixace_tf.runs.run_folder import Run
 
 PICTURES = 16
 SAMPLES = 8

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from PIL import Image
 
-from pixace_tf import fidelity, sheets
 from pixace_tf.console import ProgressBar
+from pixace_tf.data import fidelity
 from pixace_tf.evaluation.account import Evidence, Measurement, json_ready
 from pixace_tf.evaluation.completion import complete_halves
 from pixace_tf.evaluation.features import (
@@ -34,7 +34,8 @@ from pixace_tf.evaluation.probe import (
     probe_layers,
     shared_classes,
 )
-from pixace_tf.sheets import Tile
+from pixace_tf.painting import sheets
+from pixace_tf.painting.sheets import Tile
 
 # All that an account may have.
 PICTURES = frozenset(

@@ -6,8 +6,8 @@ import os
 import numpy as np
 
 from pixace_tf import storage
-from pixace_tf.run_folder import TOKENS_FILE, Run
-from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.runs.run_folder import TOKENS_FILE, Run
 
 _CHUNK = 1024
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from pixace_tf.evaluation.nearest import find_nearest
-from pixace_tf.sheets import Tile, contact_sheet
+from pixace_tf.painting.sheets import Tile, contact_sheet
 
 _PAIRS = 12
 _PAIRS_IN_A_ROW = 4

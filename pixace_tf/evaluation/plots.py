@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pixace_tf.color_codes import is_canonical
+from pixace_tf.data.color_codes import is_canonical
 from pixace_tf.evaluation.learned import decode
 from pixace_tf.evaluation.summary import RIVALS, rivals
-from pixace_tf.run_folder import Run
+from pixace_tf.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

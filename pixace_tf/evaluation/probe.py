@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pixace_tf.causal_lm import PixaceCausalLM
 from pixace_tf.evaluation.learned import LearnedPictures, decode, spread
-from pixace_tf.run_folder import Run
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.runs.run_folder import Run
 
 HAS_SCIKIT_LEARN = importlib.util.find_spec("sklearn") is not None
 _FOLDS = 3

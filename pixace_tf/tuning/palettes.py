@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from pixace_tf.fidelity import count_colors, psnr, through_palette
-from pixace_tf.tokenizer import PixelTokenizer
+from pixace_tf.data.fidelity import count_colors, psnr, through_palette
+from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.tuning.space import parse_palette, parse_size
 
 DEFAULT_BIT_WIDTHS = {

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pixace_tf import sheets, storage
-from pixace_tf.training import fit
+from pixace_tf import storage
+from pixace_tf.painting import sheets
+from pixace_tf.training.fit import fit
 from pixace_tf.tuning.palettes import is_poor
 from pixace_tf.tuning.space import (
     FIGURES_FILE,

@@ -8,9 +8,9 @@ from typing import Any
 import keras_tuner
 
 from pixace_tf import storage
-from pixace_tf.causal_lm import PixaceCausalLM
-from pixace_tf.presets import LEARNING_RATES, decoder_config
-from pixace_tf.training import compile_model
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.presets import LEARNING_RATES, decoder_config
+from pixace_tf.training.fit import compile_model
 
 FORMAT = 1
 # What lies in the folder of a sweep.

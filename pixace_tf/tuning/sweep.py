@@ -16,11 +16,11 @@ from typing import Any
 import psutil
 
 from pixace_tf import console
-from pixace_tf.bit_widths import check_bit_widths, check_color_space
-from pixace_tf.presets import decoder_config
-from pixace_tf.sources import SmallPictures, load_pictures
-from pixace_tf.tokenizer import PixelTokenizer
-from pixace_tf.training import default_name
+from pixace_tf.data.bit_widths import check_bit_widths, check_color_space
+from pixace_tf.data.sources import SmallPictures, load_pictures
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.model.presets import decoder_config
+from pixace_tf.training.fit import default_name
 from pixace_tf.tuning import launcher, results
 from pixace_tf.tuning.palettes import DEFAULT_BIT_WIDTHS, measure_palettes
 from pixace_tf.tuning.space import (

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pixace_tf import painting, storage
-from pixace_tf.likelihood import colors_per_token
-from pixace_tf.run_folder import HISTORY_FILE, TOKENS_FILE, Run
-from pixace_tf.sheets import save_tiles
-from pixace_tf.training import RunInUseError, fit
+from pixace_tf import storage
+from pixace_tf.painting import local
+from pixace_tf.painting.sheets import save_tiles
+from pixace_tf.runs.run_folder import HISTORY_FILE, TOKENS_FILE, Run
+from pixace_tf.sampling.likelihood import colors_per_token
+from pixace_tf.training.fit import RunInUseError, fit
 from pixace_tf.tuning.space import (
     FIGURES_FILE,
     RUNS,
@@ -134,9 +135,9 @@ def _write_hparams(
 
 def _draw_strip(run: Run) -> None:
     """Keep some completions of validation pictures, and some new pictures."""
-    given = painting.examples(run, NUM_STRIP)
-    completed = painting.complete(run, list(given)).images[:, 0, 0]
-    painted = painting.generate(run, NUM_STRIP)[0]
+    given = local.examples(run, NUM_STRIP)
+    completed = local.complete(run, list(given)).images[:, 0, 0]
+    painted = local.generate(run, NUM_STRIP)[0]
     save_tiles(np.concatenate([completed, painted]), run.file(STRIP))
 
 

@@ -1,0 +1,5 @@
+"""."""
+
+from pixace_tf.cli.commands import main
+
+__all__ = ["main"]

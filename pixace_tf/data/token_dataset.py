@@ -1,0 +1,225 @@
+"""Data sets: from pictures to tokens once, from tokens to training batches."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pixace_tf.data import image_files
+from pixace_tf.data.image_files import Skipped
+from pixace_tf.data.sources import TFDS_PREFIX, Progress, load_pictures
+from pixace_tf.storage import read_npz, write_npz
+from pixace_tf.data.tokenizer import PixelTokenizer
+
+_CHUNK = 4096
+
+
+@dataclasses.dataclass
+class TokenDataset:
+    """The tokens of a set of pictures.
+
+    Attributes:
+        train: uint16 or int32 `(N, T)`.
+        validation: Like `train`, `(M, T)`; no picture equals one of `train`.
+        train_labels: int32 `(N,)`, indices into `label_names`.
+        validation_labels: int32 `(M,)`.
+        label_names: The class folders in order; `[""]` where there are none.
+        skipped: Files that do not load.
+        fingerprint: Changes when a file is touched or the tokenizer changes;
+            "" where that cannot be told.
+        is_cached: Whether it came from a cache.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    train_labels: np.ndarray
+    validation_labels: np.ndarray
+    label_names: list[str]
+    skipped: list[Skipped]
+    fingerprint: str
+    is_cached: bool = False
+
+    def digest(self) -> str:
+        """Return a hex digest of the tokens: what a model is trained on."""
+        digest = hashlib.blake2b(self.train.tobytes(), digest_size=16)
+        digest.update(self.validation.tobytes())
+        return digest.hexdigest()
+
+
+def load(
+    source: str,
+    tokenizer: PixelTokenizer,
+    cache_path: str | None = None,
+    max_pixels: int = image_files.MAX_PIXELS,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> TokenDataset:
+    """Tokenize a folder or a TensorFlow data set, once.
+
+    Args:
+        source: A folder of pictures, or `tfds:NAME[/CONFIG][:SPLIT]`.
+        tokenizer: Makes the tokens.
+        cache_path: What `save_cache` wrote; read instead of the pictures while
+            neither files nor tokenizer have changed.
+        max_pixels: Largest picture to decode, by its header.
+        download: Whether a TensorFlow data set may be downloaded.
+        progress: Wraps an iterable, given its length, for a progress bar.
+
+    Returns:
+        The tokens in two parts. Where the source has no validation part, a
+        stable 5% by content hash become one, so equal pictures stay together.
+
+    Raises:
+        ValueError: If there is no usable picture.
+    """
+    fingerprint = _fingerprint(source, tokenizer, max_pixels)
+    if cache_path and fingerprint and os.path.exists(cache_path):
+        cached = _load_cache(cache_path, fingerprint)
+        if cached is not None:
+            return cached
+    pictures = load_pictures(source, tokenizer, max_pixels, download, progress)
+    in_train = pictures.in_train()
+    dtype = np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.int32
+    token_ids = tokenize(pictures.images, tokenizer).astype(dtype)
+    label_names = sorted(set(pictures.labels))
+    labels = np.array([label_names.index(x) for x in pictures.labels], np.int32)
+    return TokenDataset(
+        train=token_ids[in_train],
+        validation=token_ids[~in_train],
+        train_labels=labels[in_train],
+        validation_labels=labels[~in_train],
+        label_names=label_names,
+        skipped=pictures.skipped,
+        fingerprint=fingerprint,
+    )
+
+
+def tokenize(small: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
+    """Tokenize many small pictures, some at a time.
+
+    Args:
+        small: uint8 `(N, height, width, 3)`.
+        tokenizer: Makes the tokens.
+
+    Returns:
+        int32 `(N, height*width)`.
+    """
+    chunks = [
+        tokenizer.tokenize(small[start : start + _CHUNK]).numpy()
+        for start in range(0, len(small), _CHUNK)
+    ]
+    return np.concatenate(chunks)
+
+
+def _fingerprint(
+    source: str, tokenizer: PixelTokenizer, max_pixels: int
+) -> str:
+    if source.startswith(TFDS_PREFIX):
+        return ""
+    key = hashlib.blake2b(digest_size=16)
+    key.update(json.dumps(tokenizer.get_config(), sort_keys=True).encode())
+    key.update(f"{max_pixels}".encode())
+    for path, state in image_files.file_states(source):
+        key.update(os.fsencode(path) + f"\0{state}\0".encode())
+    return key.hexdigest()
+
+
+def save_cache(data: TokenDataset, path: str) -> None:
+    """Keep the tokens for the next `load`, if they are not kept already.
+
+    Args:
+        data: The tokens.
+        path: The `.npz` file to write.
+    """
+    if data.is_cached or not data.fingerprint:
+        return
+    skipped = [dataclasses.asdict(s) for s in data.skipped]
+    arrays = ("train", "validation", "train_labels", "validation_labels")
+    write_npz(
+        path,
+        {name: getattr(data, name) for name in arrays},
+        {
+            "label_names": data.label_names,
+            "skipped": skipped,
+            "fingerprint": data.fingerprint,
+        },
+    )
+
+
+def _load_cache(path: str, fingerprint: str) -> TokenDataset | None:
+    try:
+        arrays, meta = read_npz(path)
+    except ValueError:
+        return None
+    if meta["fingerprint"] != fingerprint:
+        return None
+    meta["skipped"] = [Skipped(**s) for s in meta["skipped"]]
+    fields: dict[str, Any] = {**arrays, **meta}
+    return TokenDataset(**fields, is_cached=True)
+
+
+def training_batches(
+    token_ids: np.ndarray,
+    image_size: tuple[int, int],
+    batch_size: int,
+    seed: int,
+    flip: bool = True,
+    epoch: int = 0,
+    step: int = 0,
+) -> tf.data.Dataset:
+    """Serve training batches without end.
+
+    The order and the flips are a function of seed and epoch alone, so a run
+    that starts at `(epoch, step)` sees what an uninterrupted one would.
+
+    Args:
+        token_ids: integers `(N, T)`.
+        image_size: `(height, width)`.
+        batch_size: At most N; what an epoch leaves over is dropped.
+        seed: Of order and flips.
+        flip: Whether half of the pictures are mirrored left to right.
+        epoch: The first epoch to serve.
+        step: Batches of that epoch to leave out.
+
+    Returns:
+        Pairs of the same int32 `(batch_size, T)`: inputs and targets.
+    """
+    tokens = tf.constant(token_ids)
+    num_pictures = len(token_ids)
+
+    def epoch_indices(e: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(num_pictures, dtype=tf.int64), seed=tf.stack([seed, e])
+        )
+        coins = tf.random.stateless_uniform(
+            [num_pictures], seed=tf.stack([seed + 1, e])
+        )
+        skip = tf.where(e == epoch, tf.cast(step, tf.int64), 0)
+        return (
+            tf.data.Dataset.from_tensor_slices((order, coins < 0.5))
+            .batch(batch_size, drop_remainder=True)
+            .skip(skip)
+        )
+
+    def gather(index: tf.Tensor, mirrored: tf.Tensor) -> Any:
+        batch = tf.cast(tf.gather(tokens, index), tf.int32)
+        if flip:
+            grid = tf.reshape(batch, (-1, *image_size))
+            grid = tf.where(mirrored[:, None, None], grid[:, :, ::-1], grid)
+            batch = tf.reshape(grid, tf.shape(batch))
+        batch = tf.ensure_shape(batch, (batch_size, token_ids.shape[1]))
+        return batch, batch
+
+    epochs = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max)
+    options = tf.data.Options()
+    options.deterministic = True
+    return (
+        epochs.flat_map(epoch_indices)
+        .map(gather, num_parallel_calls=1)
+        .prefetch(2)
+        .with_options(options)
+    )

@@ -1,0 +1,275 @@
+"""The picture tokenizer: picture file bytes to token ids, and back to RGB."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from pixace_tf.data import bit_widths as widths
+from pixace_tf.data import color_codes
+from pixace_tf.data.image_files import MAX_PIXELS
+
+RESIZES = ("crop", "squash", "pad")
+
+
+class PixelTokenizer:
+    """Turn pictures into sequences of color codes, one token per pixel.
+
+    Everything is graph ops: the same function serves training, completion and
+    a SavedModel, so a picture has the same tokens everywhere.
+
+    Args:
+        image_size: `(height, width)` in pixels of the small picture.
+        bit_widths: Bits per channel of `color_space`, each in `[0, 8]`, their
+            sum in `[1, 24]`.
+        color_space: `"hsv"` (hue, saturation, value) or `"rgb"`.
+        resize: `"crop"` cuts the centre to the aspect of `image_size`,
+            `"squash"` stretches, `"pad"` adds white.
+
+    Raises:
+        ValueError: If an argument is out of bounds.
+
+    Example:
+    >>> import numpy as np
+    >>> tokenizer = PixelTokenizer(image_size=(1, 2), bit_widths=(5, 4, 4))
+    >>> red_and_black = np.array([[[255, 0, 0], [0, 0, 0]]], "uint8")
+    >>> tokenizer.tokenize(red_and_black).numpy().tolist()
+    [8160, 0]
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] = (32, 32),
+        bit_widths: widths.BitWidths = (5, 4, 4),
+        color_space: str = "hsv",
+        resize: str = "crop",
+    ) -> None:
+        size = tuple(image_size)
+        if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
+            raise ValueError(
+                "image_size must be two positive integers. "
+                f"Received: image_size={image_size!r}"
+            )
+        if resize not in RESIZES:
+            raise ValueError(
+                f"resize must be one of {', '.join(RESIZES)}. "
+                f"Received: resize={resize!r}"
+            )
+        self.image_size = size
+        self.bit_widths = widths.check_bit_widths(bit_widths)
+        self.color_space = widths.check_color_space(color_space)
+        self.resize = resize
+
+    @property
+    def sequence_length(self) -> int:
+        """Pixels, and so tokens, of a picture."""
+        return self.image_size[0] * self.image_size[1]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of color codes; the codes are `[0, vocabulary_size)`."""
+        return 1 << sum(self.bit_widths)
+
+    @property
+    def start_token_id(self) -> int:
+        """The token that stands outside the picture, above all colors."""
+        return self.vocabulary_size
+
+    @property
+    def name(self) -> str:
+        """The short name of the palette, such as `HSV 544`."""
+        return (
+            f"{self.color_space.upper()} {''.join(map(str, self.bit_widths))}"
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as JSON-ready values."""
+        return {
+            "image_size": list(self.image_size),
+            "bit_widths": list(self.bit_widths),
+            "color_space": self.color_space,
+            "resize": self.resize,
+        }
+
+    def decode(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        """Decode one JPEG or PNG file and resize it.
+
+        A JPEG much larger than `image_size` is decoded at a reduced scale of
+        its cosine transform; alpha is laid over white.
+
+        Args:
+            image_bytes: string scalar, the bytes of the file.
+
+        Returns:
+            uint8 `(height, width, 3)`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: If the bytes are no JPEG or PNG, or
+                the header names more than 64 megapixels.
+        """
+        image = tf.cond(
+            tf.io.is_jpeg(image_bytes),
+            lambda: self._decode_jpeg(image_bytes),
+            lambda: _decode_png(image_bytes),
+        )
+        return self.resize_image(image)
+
+    def resize_image(self, image: tf.Tensor) -> tf.Tensor:
+        """Crop, squash or pad one picture to `image_size`, antialiased.
+
+        Args:
+            image: uint8 `(any_height, any_width, 3)`.
+
+        Returns:
+            uint8 `(height, width, 3)`.
+        """
+        height, width = self.image_size
+        if self.resize == "crop":
+            image = _crop_to_aspect(image, height, width)
+        size = tf.constant(self.image_size)
+        if self.resize == "pad":
+            shape = tf.cast(tf.shape(image)[:2], tf.float32)
+            scale = tf.reduce_min(tf.cast(size, tf.float32) / shape)
+            fitting = tf.cast(tf.round(shape * scale), tf.int32)
+            size = tf.clip_by_value(fitting, 1, size)
+        image = tf.image.resize(image, size, antialias=True)
+        image = tf.saturate_cast(tf.floor(image + 0.5), tf.uint8)
+        if self.resize == "pad":
+            # Black pads the negative, so white the picture.
+            image = 255 - tf.image.resize_with_crop_or_pad(
+                255 - image, height, width
+            )
+        return tf.ensure_shape(image, (height, width, 3))
+
+    def tokenize(self, images: tf.Tensor) -> tf.Tensor:
+        """Turn small pictures into tokens.
+
+        Args:
+            images: uint8 `(..., height, width, 3)`.
+
+        Returns:
+            int32 `(..., height*width)` in `[0, vocabulary_size)`.
+        """
+        images = tf.convert_to_tensor(images)
+        if images.shape[-3:].as_list() != [*self.image_size, 3]:
+            raise ValueError(
+                f"images must have the shape (..., {self.image_size[0]}, "
+                f"{self.image_size[1]}, 3). Received: shape={images.shape}"
+            )
+        channels = color_codes.quantize(
+            images, self.bit_widths, self.color_space
+        )
+        tokens = color_codes.pack(channels, self.bit_widths)
+        batch = tf.shape(tokens)[:-2]
+        return tf.reshape(tokens, tf.concat([batch, [-1]], 0))
+
+    def detokenize(self, token_ids: tf.Tensor) -> tf.Tensor:
+        """Turn tokens back into pictures.
+
+        Args:
+            token_ids: int32 `(..., height*width)`.
+
+        Returns:
+            uint8 `(..., height, width, 3)`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: If a token stands for no color.
+        """
+        token_ids = tf.cast(token_ids, tf.int32)
+        channels = color_codes.unpack(token_ids, self.bit_widths)
+        rgb = color_codes.dequantize(
+            channels, self.bit_widths, self.color_space
+        )
+        batch = tf.shape(token_ids)[:-1]
+        shape = tf.concat([batch, [*self.image_size, 3]], 0)
+        return tf.reshape(rgb, shape)
+
+    def tokenize_bytes(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        """Turn one JPEG or PNG file into tokens, as `decode` then `tokenize`.
+
+        Args:
+            image_bytes: string scalar.
+
+        Returns:
+            int32 `(height*width,)`.
+        """
+        return self.tokenize(self.decode(image_bytes))
+
+    def _decode_jpeg(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        shape = tf.io.extract_jpeg_shape(image_bytes)
+        with tf.control_dependencies([_assert_small(shape[0], shape[1])]):
+            image_bytes = tf.identity(image_bytes)
+        scale = tf.cast(shape[:2], tf.float32) / self.image_size
+        limit = tf.reduce_max if self.resize == "pad" else tf.reduce_min
+        # Keep twice the target's size, for the antialiased resize to work on.
+        halvings = tf.math.log(limit(scale) / 2) / tf.math.log(2.0)
+        ratio_index = tf.clip_by_value(
+            tf.cast(tf.floor(halvings), tf.int32), 0, 3
+        )
+
+        def decode(ratio: int) -> tf.Tensor:
+            return tf.io.decode_jpeg(
+                image_bytes,
+                channels=3,
+                ratio=ratio,
+                # The default differs from other decoders by up to 4 levels.
+                dct_method="INTEGER_ACCURATE",
+            )
+
+        return tf.switch_case(
+            ratio_index, [lambda r=r: decode(r) for r in (1, 2, 4, 8)]
+        )
+
+
+def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:
+    signature = tf.strings.substr(image_bytes, 0, 8)
+    is_png = (signature == b"\x89PNG\r\n\x1a\n") & (
+        tf.strings.length(image_bytes) >= 24
+    )
+    message = "image_bytes must be a JPEG or PNG file."
+    with tf.control_dependencies([tf.debugging.Assert(is_png, [message])]):
+        header = tf.strings.substr(image_bytes, 16, 8)
+    size = tf.io.decode_raw(header, tf.int32, little_endian=False)
+    # The decode must wait for the check, or it allocates the whole picture.
+    with tf.control_dependencies([_assert_small(size[1], size[0])]):
+        image_bytes = tf.identity(image_bytes)
+    rgba = tf.io.decode_png(image_bytes, channels=4)
+    rgb, alpha = rgba[..., :3], rgba[..., 3:]
+    return tf.cond(
+        tf.reduce_all(alpha == 255), lambda: rgb, lambda: over_white(rgb, alpha)
+    )
+
+
+def over_white(rgb: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
+    """Lay colors over white, as far as they are transparent.
+
+    Args:
+        rgb: uint8 `(..., 3)`.
+        alpha: uint8 `(..., 1)`; 255 is opaque.
+
+    Returns:
+        uint8 `(..., 3)`, rounded halves up.
+    """
+    color, alpha = tf.cast(rgb, tf.int32), tf.cast(alpha, tf.int32)
+    mixed = color * alpha + 255 * (255 - alpha)
+    return tf.cast((2 * mixed + 255) // 510, tf.uint8)
+
+
+def _assert_small(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
+    pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+    return tf.debugging.Assert(
+        (pixels > 0) & (pixels <= MAX_PIXELS),
+        [f"A picture may have 1 to {MAX_PIXELS} pixels. Received:", pixels],
+    )
+
+
+def _crop_to_aspect(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    shape = tf.shape(image)
+    crop_height = tf.minimum(shape[0], _ceil_divide(shape[1] * height, width))
+    crop_width = tf.minimum(shape[1], _ceil_divide(shape[0] * width, height))
+    top = (shape[0] - crop_height) // 2
+    left = (shape[1] - crop_width) // 2
+    return image[top : top + crop_height, left : left + crop_width]
+
+
+def _ceil_divide(numerator: tf.Tensor, denominator: int) -> tf.Tensor:
+    return -(-numerator // denominator)

@@ -1,0 +1,304 @@
+"""Heads that predict the color of one pixel from the decoder's output.
+
+Shapes: B batch, T pixels, W hidden_dim, L logits.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from pixace_tf.data.bit_widths import BitWidths
+from pixace_tf.model.initializers import (
+    MIN_SMOOTH_LEVELS,
+    Transposed,
+    level_initializer,
+)
+from pixace_tf.model.pixel_inputs import split_channels
+
+# Value before saturation before hue; green, the brightest, first.
+CHAIN_ORDERS = {"hsv": (2, 1, 0), "rgb": (1, 0, 2)}
+
+# Takes logits `(B, n)` and the number of the draw; returns int32 `(B,)`.
+Choose = Callable[[Any, int], Any]
+
+
+class ChainHead(keras.layers.Layer):
+    """Predict the channels of a pixel one after the other, exactly.
+
+    HSV goes value, saturation given value, hue given both: a product of three
+    small softmaxes over the same colors as one over all packed codes. Channels
+    that the canonical code forces to 0 (see `color_codes.quantize`) cost
+    nothing and are never drawn.
+
+    Args:
+        bit_widths: Bits per channel.
+        color_space: `"hsv"` or `"rgb"`.
+        hidden_dim: Width of the head's one hidden layer per channel.
+    """
+
+    def __init__(
+        self,
+        bit_widths: BitWidths,
+        color_space: str,
+        hidden_dim: int,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.bit_widths = bit_widths
+        self.color_space = color_space
+        self.hidden_dim = hidden_dim
+        self.order = CHAIN_ORDERS[color_space]
+        self.sizes = [1 << self.bit_widths[c] for c in self.order]
+        self.num_draws = len(self.order)
+        self.norm = keras.layers.LayerNormalization(
+            dtype=self.dtype_policy, name="norm"
+        )
+        self.read = keras.layers.Dense(
+            3 * hidden_dim, dtype=self.dtype_policy, name="read"
+        )
+        self.given = [
+            self.add_weight(
+                name=f"given_{i}",
+                shape=(self.sizes[i], (2 - i) * hidden_dim),
+                initializer=level_initializer(self.sizes[i], stddev=0.1),
+            )
+            for i in range(2)
+        ]
+        self.write = [
+            keras.layers.Dense(
+                n,
+                kernel_initializer=_write_initializer(hidden_dim, n),
+                dtype="float32",
+                name=f"write_{i}",
+            )
+            for i, n in enumerate(self.sizes)
+        ]
+
+    def build(self, input_shape: Any) -> None:
+        self.norm.build(input_shape)
+        self.read.build(input_shape)
+        for dense in self.write:
+            dense.build((*input_shape[:-1], self.hidden_dim))
+        self.built = True
+
+    def call(self, hidden: Any, token_ids: Any) -> Any:
+        """Score every channel, given the true channels before it.
+
+        Args:
+            hidden: float `(B, T, W)`.
+            token_ids: int32 `(B, T)`, the true colors.
+
+        Returns:
+            float32 `(B, T, L)`, the logits of the three channels side by side
+            in chain order; `L` is the sum of `2**bit_widths`.
+        """
+        features = self._features(hidden)
+        logits = []
+        for i, channel in enumerate(self._channels(token_ids)):
+            logits.append(self._logits(features, i))
+            features = self._reveal(features, i, channel)
+        return ops.concatenate(logits, axis=-1)
+
+    def nats(self, token_ids: Any, logits: Any) -> Any:
+        """Return the cost of each pixel.
+
+        Args:
+            token_ids: int32 `(B, T)`, canonical codes.
+            logits: float32 `(B, T, L)` as returned by the call.
+
+        Returns:
+            float32 `(B, T)`: minus log probability, in nats.
+        """
+        return sum(self._nats(token_ids, logits))
+
+    def channel_nats(self, token_ids: Any, logits: Any) -> Any:
+        """Return the cost of each channel; `nats` is their sum.
+
+        Args:
+            token_ids: int32 `(B, T)`, canonical codes.
+            logits: float32 `(B, T, L)` as returned by the call.
+
+        Returns:
+            float32 `(B, T, 3)`, in chain order: minus log probability, given
+            the channels before, in nats.
+        """
+        return ops.stack(self._nats(token_ids, logits), axis=-1)
+
+    def _nats(self, token_ids: Any, logits: Any) -> list[Any]:
+        first, second = self.sizes[0], self.sizes[0] + self.sizes[1]
+        parts = ops.split(logits, [first, second], axis=-1)
+        channels = self._channels(token_ids)
+        costs = []
+        for i, (part, channel) in enumerate(zip(parts, channels, strict=True)):
+            nats = cross_entropy(channel, part)
+            forced = self._is_forced(i, channels)
+            costs.append(
+                nats if forced is None else ops.where(forced, 0.0, nats)
+            )
+        return costs
+
+    def draw(self, hidden: Any, choose: Choose) -> Any:
+        """Draw one pixel.
+
+        Args:
+            hidden: float `(B, W)`.
+            choose: Picks from the logits of one channel.
+
+        Returns:
+            int32 `(B,)`, a canonical token.
+        """
+        features = self._features(hidden)
+        drawn: list[Any] = []
+        for i in range(self.num_draws):
+            channel = choose(self._logits(features, i), i)
+            forced = self._is_forced(i, drawn)
+            drawn.append(
+                channel if forced is None else ops.where(forced, 0, channel)
+            )
+            features = self._reveal(features, i, drawn[-1])
+        shifts = [sum(self.bit_widths[:c]) for c in self.order]
+        return sum(c * (1 << s) for c, s in zip(drawn, shifts, strict=True))
+
+    def _features(self, hidden: Any) -> list[Any]:
+        return ops.split(self.read(self.norm(hidden)), 3, axis=-1)
+
+    def _logits(self, features: list[Any], i: int) -> Any:
+        return self.write[i](ops.gelu(features[i]))
+
+    def _reveal(self, features: list[Any], i: int, channel: Any) -> list[Any]:
+        """Tell the later channels what channel `i` is."""
+        if i == 2:
+            return features
+        hot = ops.one_hot(channel, self.sizes[i], dtype=features[0].dtype)
+        told = ops.matmul(hot, ops.cast(self.given[i], hot.dtype))
+        told = ops.split(told, 2 - i, axis=-1)
+        later = [f + t for f, t in zip(features[i + 1 :], told, strict=True)]
+        return features[: i + 1] + later
+
+    def _channels(self, token_ids: Any) -> list[Any]:
+        channels = split_channels(token_ids, self.bit_widths)
+        return [channels[c] for c in self.order]
+
+    def _is_forced(self, i: int, channels: list[Any]) -> Any:
+        if self.color_space != "hsv" or i == 0:
+            return None
+        if i == 1:
+            return channels[0] == 0 if self.bit_widths[2] else None
+        return channels[1] == 0
+
+
+def _write_initializer(hidden_dim: int, levels: int) -> Any:
+    if levels < MIN_SMOOTH_LEVELS:
+        return "glorot_uniform"
+    # As wide as that one.
+    stddev = (2 / (hidden_dim + levels)) ** 0.5
+    return Transposed(level_initializer(levels, stddev))
+
+
+class PackedHead(keras.layers.Layer):
+    """Predict the packed color code with one softmax over all canonical codes.
+
+    Args:
+        bit_widths: Bits per channel, at most 16 in sum.
+        color_space: `"hsv"` or `"rgb"`.
+
+    Raises:
+        ValueError: If there are more than 2**16 colors.
+    """
+
+    num_draws = 1
+
+    def __init__(
+        self, bit_widths: BitWidths, color_space: str, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if sum(bit_widths) > 16:
+            raise ValueError(
+                "The packed head needs bit_widths with a sum of at most 16; "
+                "take the chain head for more colors. Received: "
+                f"bit_widths={bit_widths!r}"
+            )
+        self.bit_widths = bit_widths
+        self.color_space = color_space
+        self.norm = keras.layers.LayerNormalization(
+            dtype=self.dtype_policy, name="norm"
+        )
+        self.write = keras.layers.Dense(
+            1 << sum(bit_widths), dtype="float32", name="write"
+        )
+
+    def build(self, input_shape: Any) -> None:
+        self.norm.build(input_shape)
+        self.write.build(input_shape)
+        self.built = True
+
+    def call(self, hidden: Any, token_ids: Any) -> Any:
+        """Score every code.
+
+        Args:
+            hidden: float `(B, T, W)`.
+            token_ids: int32 `(B, T)`, unused here.
+
+        Returns:
+            float32 `(B, T, 2**sum(bit_widths))`; minus infinity for codes
+            that are not canonical.
+        """
+        logits = self.write(self.norm(hidden))
+        if self.color_space != "hsv":
+            return logits
+        codes = ops.arange(1 << sum(self.bit_widths), dtype="int32")
+        hue, saturation, value = split_channels(codes, self.bit_widths)
+        canonical = (saturation > 0) | (hue == 0)
+        if self.bit_widths[2]:
+            canonical = canonical & ((value > 0) | (saturation == 0))
+        return ops.where(canonical, logits, -float("inf"))
+
+    def nats(self, token_ids: Any, logits: Any) -> Any:
+        """Return minus log probability of each pixel; see `ChainHead.nats`."""
+        return -ops.take_along_axis(
+            ops.log_softmax(logits), token_ids[..., None], axis=-1
+        )[..., 0]
+
+    def channel_nats(self, token_ids: Any, logits: Any) -> Any:
+        """Return the cost of each channel; see `ChainHead.channel_nats`.
+
+        A channel's probability is that of all codes that agree with it and
+        with the channels before.
+        """
+        sizes = [1 << b for b in reversed(self.bit_widths)]
+        codes = ops.log_softmax(logits)
+        codes = ops.reshape(codes, (*ops.shape(token_ids), *sizes))
+        channels = split_channels(token_ids, self.bit_widths)
+        left = ops.logsumexp(codes, axis=(-3, -2, -1))
+        costs = []
+        for channel in CHAIN_ORDERS[self.color_space]:
+            # The first channel has the lowest bits, so the last axis.
+            hot = ops.one_hot(channels[channel], 1 << self.bit_widths[channel])
+            shape = [1, 1, 1]
+            shape[2 - channel] = -1
+            hot = ops.reshape(hot, (*ops.shape(token_ids), *shape))
+            codes = ops.where(hot > 0, codes, -float("inf"))
+            chosen = ops.logsumexp(codes, axis=(-3, -2, -1))
+            costs.append(left - chosen)
+            left = chosen
+        return ops.stack(costs, axis=-1)
+
+    def draw(self, hidden: Any, choose: Choose) -> Any:
+        """Draw one pixel; see `ChainHead.draw`."""
+        return choose(self(hidden, None), 0)
+
+
+def cross_entropy(labels: Any, logits: Any) -> Any:
+    """Return `-log softmax(logits)[labels]` in nats.
+
+    Args:
+        labels: int32 `(...)` in `[0, n)`.
+        logits: float32 `(..., n)`.
+
+    Returns:
+        float32 `(...)`.
+    """
+    hot = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return ops.logsumexp(logits, axis=-1) - ops.sum(hot * logits, axis=-1)

@@ -1,0 +1,288 @@
+"""The branches of a reformer: attention, exact or by hashing, and feed-forward.
+
+Shapes: B batch, T positions, W width, H heads, D head_dim, R num_hashes,
+S cached positions, L positions of the cache's tail.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from pixace_tf.model.attention import (
+    causal_attention,
+    merge_heads,
+    split_heads,
+    step_attention,
+)
+from pixace_tf.model.reformer.lsh_attention import (
+    Layout,
+    bucket_layout,
+    default_num_buckets,
+    hash_vectors,
+    lsh_attention,
+)
+from pixace_tf.model.reformer.reversible import Branch
+
+
+class _Attention(Branch):
+    """Pre-norm self-attention; abstract.
+
+    Args:
+        num_heads: Attention heads; they divide the width.
+        dropout: Rate in `[0, 1)` on the output.
+        **kwargs: For `Branch`.
+
+    Raises:
+        ValueError: When it is built, if the heads do not divide the width or
+            the length is not known.
+    """
+
+    # What is projected: query, key and value, or less.
+    num_parts = 3
+    # Whether a position attends to itself where it is not alone.
+    sees_itself = True
+
+    def __init__(
+        self, num_heads: int, dropout: float = 0.0, **kwargs: Any
+    ) -> None:
+        super().__init__(dropout, **kwargs)
+        self.num_heads = num_heads
+        self.norm = keras.layers.LayerNormalization(
+            dtype="float32", name="norm"
+        )
+
+    def build(self, input_shape: Any) -> None:
+        length, width = input_shape[1:]
+        if length is None or width % self.num_heads:
+            raise ValueError(
+                "num_heads must divide the width, and the length must be "
+                f"known. Received: num_heads={self.num_heads}, "
+                f"input_shape={tuple(input_shape)}"
+            )
+        policy = self.inner_dtype
+        self.read = keras.layers.Dense(
+            self.num_parts * width, dtype=policy, name="read"
+        )
+        self.write = keras.layers.Dense(width, dtype=policy, name="write")
+        self.norm.build(input_shape)
+        self.read.build(input_shape)
+        self.write.build(input_shape)
+        self.built = True
+
+    def prefill(self, x: Any) -> tuple[Any, tuple[Any, Any]]:
+        """Run over a whole sequence, exactly, and keep what later ones need.
+
+        Args:
+            x: float32 `(B, T, W)`.
+
+        Returns:
+            float `(B, T, W)`, and keys and values `(B, H, T, D)`.
+        """
+        query, key, value = self._project(x)
+        attended = causal_attention(
+            query, key, value, sees_itself=self.sees_itself
+        )
+        return self.write(merge_heads(attended)), (key, value)
+
+    def step(
+        self,
+        x: Any,
+        frozen: tuple[Any, Any] | None,
+        tail: tuple[Any, Any],
+        index: Any,
+    ) -> tuple[Any, tuple[Any, Any]]:
+        """Run one position, exactly; see `attention.step_attention`.
+
+        Args:
+            x: float32 `(B, 1, W)`.
+            frozen: Keys and values of S positions, or None.
+            tail: Keys and values of L positions.
+            index: int32 scalar.
+
+        Returns:
+            float `(B, 1, W)`, and the tail with this position filled in.
+        """
+        attended, tail = step_attention(
+            *self._project(x), frozen, tail, index, self.sees_itself
+        )
+        return self.write(merge_heads(attended)), tail
+
+    def call(self, x: Any, plan: Any = None, seed: Any = None) -> Any:
+        if plan is None:
+            plan = self.plan(x)
+        attended = self._attend(*self._project(x), plan)
+        return self.drop(self.write(merge_heads(attended)), seed)
+
+    def _project(self, x: Any) -> tuple[Any, Any, Any]:
+        """Return query, key and value `(B, H, T, D)`."""
+        raise NotImplementedError
+
+    def _attend(self, query: Any, key: Any, value: Any, plan: Any) -> Any:
+        """Return `(B, H, T, D)`."""
+        raise NotImplementedError
+
+    def _parts(self, x: Any) -> list[Any]:
+        parts = split_heads(
+            self.read(self.norm(x)), self.num_parts * self.num_heads
+        )
+        return ops.split(parts, self.num_parts, axis=1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_heads": self.num_heads}
+
+
+@keras.saving.register_keras_serializable("pixace_tf")
+class CausalSelfAttention(_Attention):
+    """Exact causal attention, blockwise.
+
+    Args:
+        num_heads: Attention heads; they divide the width.
+        dropout: Rate in `[0, 1)` on the output.
+        **kwargs: For `Branch`.
+    """
+
+    def _project(self, x: Any) -> tuple[Any, Any, Any]:
+        query, key, value = self._parts(x)
+        return query * query.shape[-1] ** -0.5, key, value
+
+    def _attend(self, query: Any, key: Any, value: Any, plan: Any) -> Any:
+        return causal_attention(query, key, value)
+
+
+@keras.saving.register_keras_serializable("pixace_tf")
+class LSHSelfAttention(_Attention):
+    """Attention among positions that hash alike, for long sequences.
+
+    Query and key are one vector, the key scaled to length 1, and a position
+    attends to itself only where it sees no other. Sampling attends exactly, to
+    the whole cache: it is no dearer there.
+
+    Args:
+        num_heads: Attention heads; they divide the width.
+        num_hashes: Rounds of hashing; more find more of the best keys.
+        num_buckets: Buckets per round, 1 or even; by default, for the length
+            that it is built for, two chunks each on average.
+        chunk_length: Positions that are attended to at a time: a position
+            sees those before it in its bucket, in its own chunk and in the
+            one before.
+        dropout: Rate in `[0, 1)` on the output.
+        **kwargs: For `Branch`.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    num_parts = 2
+    sees_itself = False
+
+    def __init__(
+        self,
+        num_heads: int,
+        num_hashes: int = 2,
+        num_buckets: int | None = None,
+        chunk_length: int = 64,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_heads, dropout, **kwargs)
+        if num_hashes < 1 or chunk_length < 1:
+            raise ValueError(
+                "num_hashes and chunk_length must be positive. Received: "
+                f"num_hashes={num_hashes}, chunk_length={chunk_length}"
+            )
+        if num_buckets is not None and (
+            num_buckets < 1 or (num_buckets > 1 and num_buckets % 2)
+        ):
+            raise ValueError(
+                "num_buckets must be 1 or a positive even number. Received: "
+                f"num_buckets={num_buckets}"
+            )
+        self.num_hashes = num_hashes
+        self.num_buckets = num_buckets
+        self.chunk_length = chunk_length
+
+    def build(self, input_shape: Any) -> None:
+        length, width = input_shape[1:]
+        self._num_buckets = self.num_buckets or default_num_buckets(
+            length, self.chunk_length
+        )
+        shape = (self.num_heads, self.num_hashes, width // self.num_heads)
+        self.rotations = self.add_weight(
+            name="rotations",
+            shape=(*shape, max(1, self._num_buckets // 2)),
+            initializer="random_normal",
+            trainable=False,
+            autocast=False,
+        )
+        super().build(input_shape)
+
+    def plan(self, x: Any) -> Layout:
+        query, _, _ = self._project(x)
+        buckets = hash_vectors(query, self.rotations, self._num_buckets)
+        return bucket_layout(buckets, self._num_buckets, self.chunk_length)
+
+    def _project(self, x: Any) -> tuple[Any, Any, Any]:
+        query, value = self._parts(x)
+        # In float32: a square may overflow float16.
+        wide = ops.cast(query, "float32")
+        norms = ops.sum(ops.square(wide), axis=-1, keepdims=True)
+        key = wide * ops.rsqrt(norms + 1e-6)
+        return query, ops.cast(key, query.dtype), value
+
+    def _attend(self, query: Any, key: Any, value: Any, plan: Any) -> Any:
+        if self._num_buckets == 1 and self.chunk_length >= query.shape[2]:
+            return causal_attention(query, key, value, sees_itself=False)
+        return lsh_attention(query, key, value, plan)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_hashes": self.num_hashes,
+            "num_buckets": self.num_buckets,
+            "chunk_length": self.chunk_length,
+        }
+
+
+@keras.saving.register_keras_serializable("pixace_tf")
+class FeedForward(Branch):
+    """Two pre-norm dense layers with a GELU between them.
+
+    Args:
+        intermediate_dim: Width between the layers.
+        dropout: Rate in `[0, 1)` on the output.
+        **kwargs: For `Branch`.
+    """
+
+    def __init__(
+        self, intermediate_dim: int, dropout: float = 0.0, **kwargs: Any
+    ) -> None:
+        super().__init__(dropout, **kwargs)
+        self.intermediate_dim = intermediate_dim
+        self.norm = keras.layers.LayerNormalization(
+            dtype="float32", name="norm"
+        )
+        self.read = keras.layers.Dense(
+            intermediate_dim,
+            activation="gelu",
+            dtype=self.inner_dtype,
+            name="read",
+        )
+
+    def build(self, input_shape: Any) -> None:
+        self.write = keras.layers.Dense(
+            input_shape[-1], dtype=self.inner_dtype, name="write"
+        )
+        self.norm.build(input_shape)
+        self.read.build(input_shape)
+        self.write.build((*input_shape[:-1], self.intermediate_dim))
+        self.built = True
+
+    def call(self, x: Any, plan: Any = None, seed: Any = None) -> Any:
+        return self.drop(self.write(self.read(self.norm(x))), seed)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "intermediate_dim": self.intermediate_dim,
+        }

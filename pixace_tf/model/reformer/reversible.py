@@ -1,0 +1,206 @@
+"""Reversible residual layers: the backward pass recomputes their inputs.
+
+Two streams pass through the branches in turn, `a, b = b, a + branch(b)`; two
+such steps are `y1 = x1 + f(x2)`, `y2 = x2 + g(y1)` of RevNet
+(arXiv 1707.04585) and the Reformer (arXiv 2001.04451). The step can be undone,
+so only the last two streams are kept, however deep the stack, and what the
+branches plan. As with `recompute`, that saves memory in graphs and under XLA.
+
+Shapes: B batch, T positions, W width.
+"""
+
+import functools
+from typing import Any
+
+import keras
+from keras import ops
+
+from pixace_tf.model.recompute import (
+    float_weights,
+    map_pieces,
+    num_pieces,
+    using,
+    vjp_in_pieces,
+)
+
+
+class Branch(keras.layers.Layer):
+    """What a reversible stack adds to a stream; abstract.
+
+    The backward pass calls it again on an input that is the same up to
+    rounding. Whatever must not differ then is decided once: random masks by
+    the `seed`, and what jumps with its input, as a choice of buckets does, in
+    the `plan`.
+
+    The streams are float32, and so is a branch itself; `dtype` is the policy
+    for the layers inside.
+
+    Args:
+        dropout: Rate in `[0, 1)` on the output.
+        dtype: Keras dtype policy of the layers inside: `inner_dtype`.
+        **kwargs: For `keras.layers.Layer`.
+
+    Call arguments:
+        x: float32 `(B, T, W)`.
+        plan: What `plan` returned, or None to make it here.
+        seed: For `drop`; None switches dropout off.
+
+    Returns:
+        float `(B, T, W)`, each row of the batch computed by itself.
+    """
+
+    def __init__(
+        self, dropout: float = 0.0, dtype: Any = None, **kwargs: Any
+    ) -> None:
+        super().__init__(dtype="float32", autocast=False, **kwargs)
+        self.inner_dtype = keras.dtype_policies.get(
+            dtype or keras.config.dtype_policy()
+        )
+        self.dropout = dropout
+        self.seed_generator = keras.random.SeedGenerator(0)
+
+    def plan(self, x: Any) -> Any:
+        """Return integer tensors `(B, ...)` for all calls on this input."""
+        return ()
+
+    def drop(self, x: Any, seed: Any) -> Any:
+        """Drop out elements, the same ones for the same seed.
+
+        Args:
+            x: float tensor.
+            seed: `(2,)` as a `SeedGenerator` yields them; None keeps all.
+        """
+        if seed is None or not self.dropout:
+            return x
+        with using([self.seed_generator.state], [seed]):
+            return keras.random.dropout(
+                x, self.dropout, seed=self.seed_generator
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "dropout": self.dropout,
+            "dtype": keras.dtype_policies.serialize(self.inner_dtype),
+        }
+
+
+@keras.saving.register_keras_serializable("pixace_tf")
+class ReversibleStack(keras.layers.Layer):
+    """Branches between two streams, with activations of one at a time.
+
+    Args:
+        branches: An even number of `Branch` layers; usually attention and
+            feed-forward in turn.
+        **kwargs: For `keras.layers.Layer`; the streams are float32 whatever
+            the `dtype`, that of the work inside is the branches' own.
+
+    Call arguments:
+        first: float `(B, T, W)`; T is known when it is built.
+        second: float `(B, T, W)`.
+        training: Whether dropout acts.
+
+    Returns:
+        The two streams after all branches, float32 `(B, T, W)` each.
+
+    Raises:
+        ValueError: If the number of branches is odd.
+    """
+
+    def __init__(self, branches: list[Branch], **kwargs: Any) -> None:
+        super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
+        if len(branches) % 2:
+            raise ValueError(
+                "branches must be an even number of layers. Received: "
+                f"{len(branches)} layers"
+            )
+        self.branches = list(branches)
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def build(self, first_shape: Any, second_shape: Any) -> None:
+        for branch in self.branches:
+            if not branch.built:
+                branch.build(first_shape)
+        self.built = True
+
+    def call(
+        self, first: Any, second: Any, training: bool | None = None
+    ) -> tuple[Any, Any]:
+        count = num_pieces(first)
+        variables = [float_weights(b) for b in self.branches]
+        seeds = self._seeds(training, count)
+
+        def add(i: int, x: Any, values: Any, constants: Any) -> Any:
+            plan, seed = constants
+            with using(variables[i], values):
+                change = self.branches[i](
+                    x, plan=plan, seed=seed[0][0] if seed else None
+                )
+            return ops.cast(change, "float32")
+
+        def decide(i: int, values: Any, x: Any, seed: Any) -> Any:
+            with using(variables[i], values):
+                plan = self.branches[i].plan(x)
+            return add(i, x, values, (plan, seed)), plan
+
+        @ops.custom_gradient
+        def run(a: Any, b: Any, *flat: Any) -> Any:
+            values = keras.tree.pack_sequence_as(variables, list(flat))
+            plans = []
+            for i in range(len(values)):
+                change, plan = map_pieces(
+                    functools.partial(decide, i, values[i]), b, seeds[i]
+                )
+                plans.append(plan)
+                a, b = b, a + change
+            streams = a, b
+
+            def gradient(*upstream: Any) -> Any:
+                a, b = streams
+                of_a, of_b = keras.tree.flatten(upstream)
+                of_values: list[Any] = []
+                for i in reversed(range(len(values))):
+                    change, of_x, of_weights = vjp_in_pieces(
+                        functools.partial(add, i),
+                        a,
+                        values[i],
+                        (plans[i], seeds[i]),
+                        of_b,
+                    )
+                    a, b = b - change, a
+                    of_a, of_b = of_b, of_a + of_x
+                    of_values = [*of_weights, *of_values]
+                return of_a, of_b, *of_values
+
+            return streams, gradient
+
+        flat = [v.value for group in variables for v in group]
+        first, second = run(
+            ops.cast(first, "float32"), ops.cast(second, "float32"), *flat
+        )
+        return first, second
+
+    def get_config(self) -> dict[str, Any]:
+        branches = [
+            keras.saving.serialize_keras_object(b) for b in self.branches
+        ]
+        return {**super().get_config(), "branches": branches}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ReversibleStack":
+        branches = [
+            keras.saving.deserialize_keras_object(b) for b in config["branches"]
+        ]
+        return cls(**{**config, "branches": branches})
+
+    def _seeds(self, training: bool | None, count: int) -> list[list[Any]]:
+        """Return for each branch the seeds of its pieces, `(count, 2)`."""
+        if not training or not any(b.dropout for b in self.branches):
+            return [[] for _ in self.branches]
+        seed = self.seed_generator.next()
+        numbers = ops.arange(count, dtype=seed.dtype)[:, None]
+        steps = ops.convert_to_tensor([[1, 0]], dtype=seed.dtype)
+        return [
+            [seed + (numbers + i * count) * steps]
+            for i in range(len(self.branches))
+        ]

@@ -1,0 +1,241 @@
+"""The transformer stack: keras_nlp layers with blockwise attention and a cache.
+
+Shapes: B batch, T positions, W hidden_dim, H heads, D head_dim, S cached
+positions, L positions of the tail.
+"""
+
+from typing import Any
+
+import keras
+import keras_nlp
+from keras import ops
+
+from pixace_tf.model.attention import (
+    causal_attention,
+    merge_heads,
+    split_heads,
+    step_attention,
+)
+from pixace_tf.model.kv_cache import Cache, empty_cache, layer_cache
+from pixace_tf.model.recompute import recompute
+
+
+class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
+    """A pre-norm `TransformerDecoder` with blockwise attention and a cache.
+
+    The weights and the mathematics are those of `keras_nlp`; only the way to
+    compute them differs: queries, keys and values come from one product,
+    attention goes block by block, the branches of a large batch piece by
+    piece, and a step touches only its own row. Attention weights are not
+    dropped out, `dropout` acts on the two residual branches.
+
+    Args:
+        intermediate_dim: Width of the feed-forward layer.
+        num_heads: Attention heads.
+        dropout: Rate in `[0, 1)` on the residual branches.
+        **kwargs: For `keras_nlp.layers.TransformerDecoder`.
+    """
+
+    def __init__(
+        self,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("normalize_first", True)
+        kwargs.setdefault("activation", "gelu")
+        super().__init__(intermediate_dim, num_heads, dropout, **kwargs)
+
+    def call(
+        self, x: Any, training: bool | None = None, return_cache: bool = False
+    ) -> Any:
+        """Run over a whole sequence.
+
+        Args:
+            x: float `(B, T, W)`.
+            training: Whether dropout acts.
+            return_cache: Whether keys and values are returned too.
+
+        Returns:
+            float `(B, T, W)`, or that and `(keys, values)`, each
+            `(B, H, T, D)`.
+        """
+        if return_cache:
+            query, key, value = self._project(x)
+            attended = self._write(causal_attention(query, key, value))
+            return self._finish(x, attended, training), (key, value)
+        layers = (self._self_attention_layer_norm, self._self_attention_layer)
+        return self._finish(x, recompute(self._attend, layers, x), training)
+
+    def step(
+        self,
+        x: Any,
+        frozen: tuple[Any, Any] | None,
+        tail: tuple[Any, Any],
+        index: Any,
+    ) -> tuple[Any, tuple[Any, Any]]:
+        """Run one position, given the keys and values of those before.
+
+        Args:
+            x: float `(B, 1, W)`.
+            frozen: Keys and values of S positions, all of them visible, or
+                None.
+            tail: Keys and values of L positions, visible below `index`.
+            index: int32 scalar, where in the tail this position stands.
+
+        Returns:
+            float `(B, 1, W)`, and the tail with this position filled in.
+        """
+        query, key, value = self._project(x)
+        attended, tail = step_attention(query, key, value, frozen, tail, index)
+        return self._finish(x, self._write(attended), False), tail
+
+    def _attend(self, x: Any) -> Any:
+        return self._write(causal_attention(*self._project(x)))
+
+    def _project(self, x: Any) -> list[Any]:
+        attention = self._self_attention_layer
+        denses = (
+            attention._query_dense,
+            attention._key_dense,
+            attention._value_dense,
+        )
+        x = self._self_attention_layer_norm(x)
+        width, num_heads, head_dim = denses[0].kernel.shape
+        scales = (head_dim**-0.5, 1.0, 1.0)
+        # Flat before they are joined: XLA multiplies by a reshaped join slowly.
+        kernel = ops.concatenate(
+            [
+                ops.reshape(d.kernel, (width, -1)) * s
+                for d, s in zip(denses, scales, strict=True)
+            ],
+            axis=1,
+        )
+        bias = ops.concatenate(
+            [
+                ops.reshape(d.bias, (-1,)) * s
+                for d, s in zip(denses, scales, strict=True)
+            ],
+            axis=0,
+        )
+        x = ops.matmul(x, ops.cast(kernel, x.dtype)) + ops.cast(bias, x.dtype)
+        return ops.split(split_heads(x, 3 * num_heads), 3, axis=1)
+
+    def _write(self, attended: Any) -> Any:
+        """Project what the heads read, `(B, H, T, D)`, to `(B, T, W)`."""
+        dense = self._self_attention_layer._output_dense
+        num_heads, head_dim, width = dense.kernel.shape
+        kernel = ops.reshape(dense.kernel, (num_heads * head_dim, width))
+        attended = merge_heads(attended)
+        attended = ops.matmul(attended, ops.cast(kernel, attended.dtype))
+        return attended + ops.cast(dense.bias, attended.dtype)
+
+    def _finish(self, x: Any, attended: Any, training: bool | None) -> Any:
+        x = x + self._self_attention_dropout(attended, training=training)
+        layers = (
+            self._feedforward_layer_norm,
+            self._feedforward_intermediate_dense,
+            self._feedforward_output_dense,
+        )
+        hidden = recompute(self._feed_forward, layers, x)
+        return x + self._feedforward_dropout(hidden, training=training)
+
+    def _feed_forward(self, x: Any) -> Any:
+        hidden = self._feedforward_layer_norm(x)
+        hidden = self._feedforward_intermediate_dense(hidden)
+        return self._feedforward_output_dense(hidden)
+
+
+class TransformerStack(keras.layers.Layer):
+    """Decoder layers over a whole sequence, or one position at a time.
+
+    Args:
+        num_layers: Number of `CausalDecoderLayer`s.
+        hidden_dim: Width W.
+        num_heads: Attention heads.
+        intermediate_dim: Width of the feed-forward layers.
+        dropout: Rate in `[0, 1)` on the residual branches.
+        **kwargs: For `keras.layers.Layer`.
+
+    Call arguments:
+        x: float `(B, T, W)`.
+        training: Whether dropout acts.
+
+    Returns:
+        float `(B, T, W)`.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        hidden_dim: int,
+        num_heads: int,
+        intermediate_dim: int,
+        dropout: float,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.blocks = [
+            CausalDecoderLayer(
+                intermediate_dim,
+                num_heads,
+                dropout,
+                decoder_sequence_shape=(None, None, hidden_dim),
+                dtype=self.dtype_policy,
+                # Unique in the model: it names the weights in the run folder.
+                name=f"{self.name}_layer_{i}",
+            )
+            for i in range(num_layers)
+        ]
+        self.built = True
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        for block in self.blocks:
+            x = block(x, training=training)
+        return x
+
+    def layer_states(self, x: Any) -> list[Any]:
+        """Return what each layer makes of `(B, T, W)`, in the same shape."""
+        states = []
+        for block in self.blocks:
+            x = block(x)
+            states.append(x)
+        return states
+
+    def prefill(self, x: Any) -> Cache:
+        """Return every layer's cache of a whole sequence `(B, T, W)`."""
+        cache = []
+        for block in self.blocks:
+            x, keys_values = block(x, return_cache=True)
+            cache.append(layer_cache(*keys_values))
+        return cache
+
+    def empty_cache(self, batch_size: Any, length: int) -> Cache:
+        """Return a cache of zeros, of `length` positions."""
+        rows = batch_size * self.num_heads
+        head_dim = self.hidden_dim // self.num_heads
+        return empty_cache(len(self.blocks), rows, head_dim, length)
+
+    def step(
+        self, x: Any, frozen: Cache | None, tail: Cache, index: Any
+    ) -> tuple[Any, Cache]:
+        """Run one position through every layer.
+
+        Args:
+            x: float `(B, 1, W)`.
+            frozen: A cache of positions that are all visible, or None.
+            tail: A cache visible below `index`.
+            index: int32 scalar, where in the tail this position stands.
+
+        Returns:
+            float `(B, 1, W)`, and the tail with this position filled in.
+        """
+        filled = []
+        for i, block in enumerate(self.blocks):
+            past = None if frozen is None else frozen[i]
+            x, keys_values = block.step(x, past, tail[i], index)
+            filled.append(keys_values)
+        return x, filled

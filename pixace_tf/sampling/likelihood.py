@@ -1,0 +1,129 @@
+"""How likely pictures are: bits per pixel, per channel and per dimension.
+
+Shapes: N pictures, T pixels.
+"""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from pixace_tf.data.bit_widths import BitWidths
+from pixace_tf.data.color_codes import pack, quantize
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.model.causal_lm import PixaceCausalLM
+
+
+class Scorer:
+    """Computes the cost of whole pictures, compiled once.
+
+    Args:
+        model: The model that scores.
+        batch_size: Pictures at a time; the last batch is filled up.
+        jit_compile: Whether XLA compiles it.
+    """
+
+    def __init__(
+        self,
+        model: PixaceCausalLM,
+        batch_size: int = 16,
+        jit_compile: bool = True,
+    ) -> None:
+        self.batch_size = batch_size
+
+        def nats(token_ids: tf.Tensor) -> tf.Tensor:
+            logits = model(token_ids, training=False)
+            return model.channel_nats(token_ids, logits)
+
+        self._nats = tf.function(
+            nats,
+            input_signature=[
+                tf.TensorSpec((batch_size, model.sequence_length), tf.int32)
+            ],
+            jit_compile=jit_compile,
+        )
+
+    def channel_bits(
+        self,
+        token_ids: np.ndarray,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Return the cost of each channel of each pixel.
+
+        Args:
+            token_ids: integers `(N, T)`, canonical codes.
+            progress: Told the pictures done and their number.
+
+        Returns:
+            float32 `(N, T, 3)`: minus log2 probability of each channel, given
+            those before it in the order of `PixaceCausalLM.channel_names`.
+        """
+        done = []
+        for start in range(0, len(token_ids), self.batch_size):
+            batch = token_ids[start : start + self.batch_size].astype(np.int32)
+            missing = self.batch_size - len(batch)
+            full = np.pad(batch, ((0, missing), (0, 0)), mode="edge")
+            done.append(self._nats(full).numpy()[: len(batch)])
+            if progress is not None:
+                progress(start + len(batch), len(token_ids))
+        return np.concatenate(done) / np.float32(np.log(2))
+
+    def bits(
+        self,
+        token_ids: np.ndarray,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Return the cost of each pixel; see `channel_bits`.
+
+        Returns:
+            float32 `(N, T)`: minus log2 probability.
+        """
+        return self.channel_bits(token_ids, progress).sum(axis=-1)
+
+
+@functools.lru_cache(maxsize=4)
+def colors_per_token(bit_widths: BitWidths, color_space: str) -> np.ndarray:
+    """Count the 8-bit colors that become each token, over all 2**24.
+
+    Args:
+        bit_widths: Bits per channel.
+        color_space: `"hsv"` or `"rgb"`.
+
+    Returns:
+        int64 `(2**sum(bit_widths),)`, read-only; 0 for codes that no color
+        has, such as those that are not canonical.
+    """
+    plane = np.zeros((256, 256, 3), np.uint8)
+    plane[..., 1], plane[..., 2] = np.indices((256, 256))
+    counts = np.zeros(1 << sum(bit_widths), np.int64)
+    for red in range(256):
+        plane[..., 0] = red
+        token_ids = pack(quantize(plane, bit_widths, color_space), bit_widths)
+        tokens, times = np.unique(token_ids, return_counts=True)
+        counts[tokens] += times
+    counts.flags.writeable = False
+    return counts
+
+
+def bits_per_dim(
+    bits: np.ndarray, token_ids: np.ndarray, tokenizer: PixelTokenizer
+) -> np.ndarray:
+    """Bound the cost of the 8-bit RGB pictures behind tokens.
+
+    A code says which colors a pixel may have, all of them equally likely: the
+    cost of the token, plus log2 of their number, over three channels. It is an
+    upper bound for the best model of the 8-bit pictures that begins with these
+    tokens, and exact for RGB 888.
+
+    Args:
+        bits: float `(N, T)` of the tokens, as `Scorer.bits` returns them.
+        token_ids: integers `(N, T)`, tokens of 8-bit pictures.
+        tokenizer: What the tokens mean.
+
+    Returns:
+        float64 `(N,)`: bits per channel and pixel, mean of each picture.
+    """
+    counts = colors_per_token(tokenizer.bit_widths, tokenizer.color_space)
+    within = np.log2(counts[token_ids])
+    return np.mean(bits.astype(np.float64) + within, axis=1) / 3

@@ -1,0 +1,130 @@
+"""From a run to numbered SavedModels in its folder, as TF Serving wants them.
+
+    saved_models/NAME/
+        1/, 2/, ...      versions; the server takes the highest
+        README.md        what the model is and how to call it
+
+A version appears whole or not at all, and is never written again.
+"""
+
+import contextlib
+import io
+import os
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from pixace_tf import storage
+from pixace_tf.runs.run_folder import Run
+from pixace_tf.sampling.sampling_config import Filters
+from pixace_tf.serving import model_card
+from pixace_tf.serving.served_model import BLOCK_ROWS, ServedModel
+
+# What the server may put together, as `serving/batching.txt` says.
+BATCH_SIZES = (1, 2, 4, BLOCK_ROWS)
+WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
+
+
+def export(
+    run: Run,
+    keep: int | None = None,
+    say: Callable[[str], None] = print,
+) -> str:
+    """Write the next version of a run, and the card of the model.
+
+    Args:
+        run: A trained model.
+        keep: Versions to keep, this one included; older ones are removed. By
+            default all.
+        say: Takes each line of the report.
+
+    Returns:
+        The folder of the version.
+
+    Raises:
+        ValueError: If `keep` is not positive.
+    """
+    if keep is not None and keep < 1:
+        raise ValueError(f"keep must be positive. Received: keep={keep}")
+    path = _write_version(run)
+    say(f"{path}: {_megabytes(path):.1f} MB")
+    if keep is not None:
+        for number in versions(run.path)[:-keep]:
+            storage.remove_folder(run.file(str(number)))
+            say(f"Removed version {number}.")
+    card = run.file(model_card.CARD_FILE)
+    storage.write_atomic(card, model_card.write(run, path).encode())
+    return path
+
+
+def versions(path: str) -> list[int]:
+    """Return the exported versions in a run folder, the oldest first."""
+    return sorted(
+        int(name)
+        for name in os.listdir(path)
+        if name.isdecimal() and os.path.isdir(os.path.join(path, name))
+    )
+
+
+def example_inputs(run: Run, count: int) -> dict[str, np.ndarray]:
+    """Return inputs of `complete`, as cheap ones as there are.
+
+    Args:
+        run: The run.
+        count: Number of rows.
+    """
+    height, width = run.tokenizer.image_size
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "gray").save(buffer, "PNG")
+    return {
+        "image_bytes": np.array([buffer.getvalue()] * count, object),
+        "prefix_length": np.full(count, height * width - 1, np.int32),
+        **Filters().arrays(count),
+        "seed": np.arange(count, dtype=np.int64),
+    }
+
+
+def _write_version(run: Run) -> str:
+    served = ServedModel(run.model, run.tokenizer)
+    number = max(versions(run.path), default=0) + 1
+    while True:
+        path = run.file(str(number))
+        # Another export may be quicker.
+        with contextlib.suppress(FileExistsError):
+            with storage.new_folder(path) as temporary:
+                served.save(temporary)
+                _write_warmup(run, os.path.join(temporary, WARMUP_FILE))
+            return path
+        number += 1
+
+
+def _write_warmup(run: Run, path: str) -> None:
+    """Write requests that the server plays when it loads the version."""
+    os.makedirs(os.path.dirname(path))
+    with tf.io.TFRecordWriter(path) as writer:
+        for count in BATCH_SIZES:
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name = os.path.basename(
+                os.path.abspath(run.path)
+            )
+            request.model_spec.signature_name = "serving_default"
+            for name, value in example_inputs(run, count).items():
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            log = prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=request)
+            )
+            writer.write(log.SerializeToString())
+
+
+def _megabytes(path: str) -> float:
+    return (
+        sum(
+            os.path.getsize(os.path.join(folder, name))
+            for folder, _, names in os.walk(path)
+            for name in names
+        )
+        / 1e6
+    )

@@ -1,0 +1,343 @@
+"""What a server runs: picture bytes in, picture bytes out, in plain ops.
+
+TensorFlow Serving switches XLA off and knows nothing of this package, so the
+functions here hold built-in ops only. The rows of a batch belong to different
+people: they are drawn in blocks of a fixed number of rows, of pictures whose
+prefixes end in the same segment, so that a picture is the same alone and in
+any batch.
+
+Shapes: B batch, T pixels.
+"""
+
+import inspect
+import math
+import operator
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.sampling.sampler import Sampler
+from pixace_tf.sampling.sampling_config import FILTER_RULES, Filters
+
+# Pictures of a block. Fewer would make a batch slower, more a single picture.
+BLOCK_ROWS = 8
+
+Tensors = dict[str, tf.Tensor]
+
+
+class ServedModel:
+    """The functions of a SavedModel, each with a signature.
+
+    - `complete` takes `image_bytes` string (JPEG or PNG), `prefix_length`
+      int32, the fields of `Filters` float32 (`top_k` int32), `seed` int64.
+    - `complete_tokens` takes `token_ids` int32 `(B, T)` instead of
+      `image_bytes`, and reads them up to each prefix.
+    - `generate` takes neither a picture nor a prefix.
+    - `score` takes `image_bytes` alone.
+
+    The first three return the pictures that were drawn as `image_bytes`, their
+    `token_ids` int32 `(B, T)`, and `bits_per_pixel` float32 `(B,)`, what a
+    picture costs the model. `score` returns the same for the given pictures;
+    its `image_bytes` is the picture scaled down, before the palette.
+
+    Every input is `(B, ...)`, and one of a single row counts for all rows.
+    Every output is `(B, ...)`; those that end in `_bytes` are PNG files. What
+    is out of range is refused with InvalidArgumentError and a sentence.
+
+    Args:
+        model: The model.
+        tokenizer: What its tokens mean.
+    """
+
+    def __init__(
+        self, model: PixaceCausalLM, tokenizer: PixelTokenizer
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._sampler = Sampler(model, BLOCK_ROWS, jit_compile=False)
+        length = model.sequence_length
+        self._nats = tf.function(
+            lambda token_ids: model.pixel_nats(
+                token_ids, model(token_ids, training=False)
+            ),
+            # Of no fixed batch: in pieces, it would need an XLA op.
+            input_signature=[tf.TensorSpec((None, length), tf.int32)],
+        )
+        row = tf.TensorSpec((None,), tf.string)
+        tokens = tf.TensorSpec((None, length), tf.int32)
+        prefix = {"prefix_length": tf.constant([length // 2])}
+        options = {
+            "seed": tf.constant([0], tf.int64),
+            **{
+                name: tf.constant(value)
+                for name, value in Filters().arrays(1).items()
+            },
+        }
+        # Functions of their own, for the signatures to share.
+        self._decode = tf.function(self._decode_all, input_signature=[row])
+        self._draw = _function(
+            self._draw_all, token_ids=tokens, **prefix, **options
+        )
+        self.signatures = {
+            "complete": _function(
+                self._complete, image_bytes=row, **prefix, **options
+            ),
+            "complete_tokens": _function(
+                self._complete_tokens, token_ids=tokens, **prefix, **options
+            ),
+            "generate": _function(self._generate, **options),
+            "score": _function(self._score, image_bytes=row),
+        }
+
+    def save(self, path: str) -> None:
+        """Write a SavedModel.
+
+        Args:
+            path: A folder; made here.
+        """
+        module = tf.Module()
+        # Nothing but these: a Keras model would store its weights twice, and
+        # the loader of TensorFlow Serving would not find them.
+        module.weights = [variable.value for variable in self._model.weights]
+        tf.saved_model.save(
+            module,
+            path,
+            {"serving_default": self.signatures["complete"], **self.signatures},
+            tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+        )
+        _shorten_names(path)
+
+    def _complete(
+        self, image_bytes: tf.Tensor, **options: tf.Tensor
+    ) -> Tensors:
+        given = self._check(image_bytes=image_bytes, **options)
+        images = self._decode(given.pop("image_bytes"))
+        return self._draw(token_ids=self._tokenize(images), **given)
+
+    def _complete_tokens(self, **given: tf.Tensor) -> Tensors:
+        return self._draw(**self._check(**given))
+
+    def _generate(self, **given: tf.Tensor) -> Tensors:
+        given = self._check(**given)
+        given["prefix_length"] = tf.zeros_like(given["top_k"])
+        shape = tf.size(given["seed"]), self._tokenizer.sequence_length
+        return self._draw(token_ids=tf.zeros(shape, tf.int32), **given)
+
+    def _score(self, image_bytes: tf.Tensor) -> Tensors:
+        images = self._decode(
+            self._check(image_bytes=image_bytes)["image_bytes"]
+        )
+        return self._outputs(images, self._tokenize(images))
+
+    def _check(self, **given: tf.Tensor) -> Tensors:
+        """Refuse what is out of range; return as many rows of each input."""
+        length = self._tokenizer.sequence_length
+        sizes = [tf.shape(tensor)[0] for tensor in given.values()]
+        count = tf.reduce_max(sizes)
+        checks = [
+            _assert(
+                (size == count) | (size == 1),
+                f"{name} must have as many rows as the other inputs, or one.",
+                tf.stack([size, count]),
+            )
+            for name, size in zip(given, sizes, strict=True)
+        ]
+        checks.append(
+            _assert(tf.reduce_min(sizes) > 0, "There must be a row.", sizes)
+        )
+        rules = {
+            **FILTER_RULES,
+            "prefix_length": (
+                f"from 0 to {length}",
+                lambda x: (x >= 0) & (x <= length),
+            ),
+        }
+        checks += [
+            _assert(rule(given[name]), f"{name} must be {text}.", given[name])
+            for name, (text, rule) in rules.items()
+            if name in given
+        ]
+        # Nothing may begin before this.
+        with tf.control_dependencies(checks):
+            return {
+                name: tf.gather(
+                    tensor, tf.range(count) % tf.shape(tensor)[0], axis=0
+                )
+                for name, tensor in given.items()
+            }
+
+    def _decode_all(self, image_bytes: tf.Tensor) -> tf.Tensor:
+        """Return uint8 `(B, height, width, 3)`, scaled down."""
+        return tf.map_fn(
+            self._tokenizer.decode,
+            image_bytes,
+            fn_output_signature=tf.TensorSpec(
+                (*self._tokenizer.image_size, 3), tf.uint8
+            ),
+            # Large pictures of a batch would fill the memory together.
+            parallel_iterations=1,
+        )
+
+    def _tokenize(self, images: tf.Tensor) -> tf.Tensor:
+        shape = (None, self._tokenizer.sequence_length)
+        return tf.ensure_shape(self._tokenizer.tokenize(images), shape)
+
+    def _draw_all(
+        self,
+        token_ids: tf.Tensor,
+        prefix_length: tf.Tensor,
+        seed: tf.Tensor,
+        **filters: tf.Tensor,
+    ) -> Tensors:
+        length = self._tokenizer.sequence_length
+        is_given = tf.range(length) < prefix_length[:, None]
+        token_ids = tf.where(is_given, token_ids, 0)
+        is_color = (token_ids >= 0) & (
+            token_ids < self._tokenizer.vocabulary_size
+        )
+        check = _assert(
+            is_color,
+            "token_ids must lie within the prefix from 0 to "
+            f"{self._tokenizer.vocabulary_size - 1}.",
+            tf.boolean_mask(token_ids, ~is_color),
+        )
+        with tf.control_dependencies([check]):
+            token_ids = tf.identity(token_ids)
+        segment_length = self._model.decoder.segment_length
+        num_segments = math.ceil(length / segment_length)
+        # A whole picture is in none of them.
+        first_segment = tf.where(
+            prefix_length < length,
+            prefix_length // segment_length,
+            num_segments,
+        )
+        # Blocks of pictures that are drawn from the same segment on.
+        blocks = [
+            _blocks(tf.where(first_segment == segment)[:, 0])
+            for segment in range(num_segments)
+        ]
+        index = tf.concat(blocks, axis=0)
+        numbers = tf.repeat(
+            tf.range(num_segments), [tf.shape(b)[0] for b in blocks]
+        )
+        arguments = tf.nest.map_structure(
+            lambda x: tf.gather(x, index),
+            (token_ids, prefix_length, seed, filters),
+        )
+        drawn = tf.map_fn(
+            lambda block: self._sampler.draw_rows(*block),
+            (numbers, *arguments),
+            fn_output_signature=tf.TensorSpec((BLOCK_ROWS, length), tf.int32),
+        )
+        token_ids = tf.tensor_scatter_nd_update(
+            token_ids,
+            tf.reshape(index, (-1, 1)),
+            tf.reshape(drawn, (-1, length)),
+        )
+        images = self._tokenizer.detokenize(token_ids)
+        return self._outputs(images, token_ids)
+
+    def _outputs(self, images: tf.Tensor, token_ids: tf.Tensor) -> Tensors:
+        count, length = tf.shape(token_ids)[0], token_ids.shape[1]
+        nats = tf.map_fn(
+            lambda index: self._nats(tf.gather(token_ids, index)),
+            _blocks(tf.range(count)),
+            fn_output_signature=tf.TensorSpec((BLOCK_ROWS, length), tf.float32),
+        )
+        nats = tf.reshape(nats, (-1, length))[:count]
+        return {
+            "image_bytes": tf.map_fn(
+                tf.io.encode_png,
+                images,
+                fn_output_signature=tf.TensorSpec((), tf.string),
+            ),
+            "token_ids": token_ids,
+            "bits_per_pixel": tf.reduce_mean(nats, axis=1) / math.log(2),
+        }
+
+
+def _shorten_names(path: str) -> None:
+    """Number the nodes of a SavedModel's functions.
+
+    Their names tell all the layers that they are in; with shapes that loaders
+    find by themselves they would be more than half of the graph.
+    """
+    file = pathlib.Path(path, "saved_model.pb")
+    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    (meta_graph,) = model.meta_graphs
+    functions = operator.attrgetter("library.function")(meta_graph.graph_def)
+    for function in functions:
+        numbers = {n.name: f"n{i}" for i, n in enumerate(function.node_def)}
+
+        def renamed(place: str, numbers: dict[str, str] = numbers) -> str:
+            """Rename `name`, `^name` or `name:output:0`; keep arguments."""
+            mark = "^" if place.startswith("^") else ""
+            name, *rest = place.removeprefix("^").split(":")
+            return mark + ":".join([numbers.get(name, name), *rest])
+
+        for node in function.node_def:
+            node.name = renamed(node.name)
+            node.input[:] = [renamed(place) for place in node.input]
+            for key in ("_output_shapes", "_class"):
+                if key in node.attr:
+                    del node.attr[key]
+        for places in (function.ret, function.control_ret):
+            for key, place in list(places.items()):
+                places[key] = renamed(place)
+    file.write_bytes(model.SerializeToString())
+    # It is that of the file before.
+    file.with_name("fingerprint.pb").unlink()
+
+
+def _function(
+    function: Callable[..., Tensors], **inputs: tf.Tensor | tf.TensorSpec
+) -> Any:
+    """Return a `tf.function` with named inputs.
+
+    Args:
+        function: Takes them as keywords.
+        **inputs: A spec, or the default of a single row.
+    """
+
+    def call(*values: tf.Tensor) -> Tensors:
+        return function(**dict(zip(inputs, values, strict=True)))
+
+    call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=inspect.Parameter.empty
+                if isinstance(value, tf.TensorSpec)
+                else value,
+            )
+            for name, value in inputs.items()
+        ]
+    )
+    return tf.function(
+        call,
+        input_signature=[
+            tf.TensorSpec((None, *value.shape[1:]), value.dtype, name)
+            for name, value in inputs.items()
+        ],
+        autograph=False,
+    )
+
+
+def _blocks(index: tf.Tensor) -> tf.Tensor:
+    """Return `(N, BLOCK_ROWS)` of an index, filled up with its last entry."""
+    count = tf.shape(index)[0]
+    num_blocks = -(-count // BLOCK_ROWS)
+    full = tf.minimum(tf.range(num_blocks * BLOCK_ROWS), count - 1)
+    return tf.reshape(tf.gather(index, full), (-1, BLOCK_ROWS))
+
+
+def _assert(is_good: tf.Tensor, rule: str, received: Any) -> tf.Operation:
+    return tf.debugging.Assert(
+        tf.reduce_all(is_good), [rule, "Received:", received]
+    )

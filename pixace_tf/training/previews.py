@@ -1,0 +1,96 @@
+"""True samples and completions while training, as PNG and in TensorBoard."""
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from pixace_tf.data.token_dataset import TokenDataset
+from pixace_tf.painting import sheets
+from pixace_tf.runs.run_folder import Run
+
+NUM_NEW = 8
+NUM_COMPLETED = 4
+# Drawing may take this share of the time of training.
+MAX_SHARE = 0.05
+
+
+class Gallery:
+    """Draws the same pictures again as the model learns.
+
+    Args:
+        run: The run with the model.
+        data: Validation pictures to complete, else training pictures.
+        stop: Asks to stop.
+    """
+
+    def __init__(self, run: Run, data: TokenDataset, stop: Any) -> None:
+        self._run = run
+        self._stop = stop
+        source = data.validation if len(data.validation) else data.train
+        # Spread over the files, which lie in the order of their names.
+        chosen = np.linspace(0, len(source) - 1, NUM_COMPLETED).astype(int)
+        self._given = source[np.unique(chosen)].astype(np.int32)
+        self._drawn_at = 0.0
+        self._cost_s = 0.0
+
+    def update(self, entry: dict[str, float], is_last: bool = False) -> None:
+        """Draw, unless the last drawing was too short a time ago.
+
+        Args:
+            entry: The newest entry of the history.
+            is_last: Draw in any case.
+        """
+        start = time.monotonic()
+        rested = start - self._drawn_at
+        if not is_last and rested * MAX_SHARE < self._cost_s:
+            return
+        new, completed = self._draw()
+        name = f"epoch-{entry['epoch']:08.2f}"
+        folder = self._run.file("pictures")
+        os.makedirs(folder, exist_ok=True)
+        for kind, sheet in (("new", new), ("completed", completed)):
+            sheets.save_picture(
+                sheet, os.path.join(folder, f"{name}-{kind}.png")
+            )
+        writer = tf.summary.create_file_writer(
+            self._run.file("tensorboard", "pictures")
+        )
+        with writer.as_default(step=round(100 * entry["epoch"])):
+            for kind, sheet in (("new", new), ("completed", completed)):
+                tf.summary.image(kind, np.asarray(sheet)[None])
+        writer.close()
+        self._drawn_at = time.monotonic()
+        self._cost_s = self._drawn_at - start
+
+    def _draw(self) -> tuple[Image.Image, Image.Image]:
+        tokenizer = self._run.tokenizer
+        length = tokenizer.sequence_length
+        blank = np.zeros((NUM_NEW, length), np.int32)
+        prefix_length = [0] * NUM_NEW + [length // 2] * len(self._given)
+        token_ids = self._run.sampler.complete(
+            np.concatenate([blank, self._given]),
+            prefix_length,
+            np.arange(len(prefix_length)),
+            progress=self._stop.check,
+        )
+        pixels = tokenizer.detokenize(token_ids).numpy()
+        originals = tokenizer.detokenize(self._given).numpy()
+        rows = [
+            [
+                sheets.Tile(original),
+                sheets.Tile(sheets.hide_after(original, length // 2)),
+                sheets.Tile(completed),
+            ]
+            for original, completed in zip(
+                originals, pixels[NUM_NEW:], strict=True
+            )
+        ]
+        headings = ["original", "kept", "completed"]
+        return (
+            sheets.grid(pixels[:NUM_NEW]),
+            sheets.contact_sheet(rows, headings),
+        )
