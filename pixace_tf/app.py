@@ -11,7 +11,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
 from typing import Any
 
 # Read when it is imported.
@@ -21,7 +20,11 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from pixace_tf.data.palette import Palette
+from pixace_tf.errors import UserError
 from pixace_tf.painting import sheets
+from pixace_tf.painting.painter import Painter
+from pixace_tf.painting.request import ImageLike, Request, generation
 
 MAX_FILE_SIZE = "32mb"
 MAX_WAITING = 64
@@ -38,49 +41,46 @@ class Studio:
     """What the page does, apart from its looks.
 
     Args:
-        painter: The module `painting` or `client`.
-        source: The run or the server that it paints with.
+        painter: Paints with a run or on a server.
     """
 
-    def __init__(self, painter: ModuleType, source: Any) -> None:
+    def __init__(self, painter: Painter) -> None:
         self._painter = painter
-        self._source = source
 
-    def choose(self, picture: Any) -> tuple[Any, np.ndarray]:
-        """Return a picture, a path or an array, and what the model sees."""
+    def choose(self, image: ImageLike) -> tuple[ImageLike, np.ndarray]:
+        """Return an image, a path or an array, and what the model sees."""
         # An address would be fetched from here, by whoever sends it.
-        if isinstance(picture, str) and not os.path.isfile(picture):
-            raise ValueError("Choose a file.")
-        return picture, self._painter.shrink(self._source, picture)
+        if isinstance(image, str) and not os.path.isfile(image):
+            raise UserError("Choose a file.")
+        return image, self._painter.shrink(image)
 
     def preview(self, small: np.ndarray | None, keep: float) -> Any:
         """Return the picture with a cover over what will be drawn."""
         if small is None:
             return None
-        prefix_length = round(keep * small.shape[0] * small.shape[1])
-        covered = sheets.hide_after(small, prefix_length)
+        length = small.shape[0] * small.shape[1]
+        covered = sheets.hide_after(small, Request(keep=keep).prefix_in(length))
         return sheets.enlarge(covered, _scale(small))
 
     def complete(
         self,
-        picture: Any,
+        image: ImageLike | None,
         keep: float,
         samples: float,
         temperature: float,
         seed: float,
     ) -> Iterator[tuple[Image.Image, Image.Image | None]]:
         """Yield completions while they grow, at last with the sheet."""
-        if picture is None:
-            raise ValueError("Choose a picture first.")
-        for images, done in _growing(
-            self._painter.complete,
-            self._source,
-            [picture],
+        if image is None:
+            raise UserError("Choose a picture first.")
+        request = Request(
+            [image],
             keep=keep,
             samples=int(samples),
             temperatures=(temperature,),
             seed=int(seed or 0),
-        ):
+        )
+        for images, done in _growing(self._painter.complete, request):
             if done is None:
                 yield _row(images[0, 0]), None
             else:
@@ -90,29 +90,32 @@ class Studio:
     def generate(
         self, count: float, temperature: float, seed: float
     ) -> Iterator[tuple[Image.Image, Image.Image | None]]:
-        """Yield new pictures while they grow; the last is the sheet too."""
-        for images, done in _growing(
-            self._painter.generate,
-            self._source,
-            int(count),
-            temperatures=(temperature,),
-            seed=int(seed or 0),
-        ):
+        """Yield new images while they grow; the last is the sheet too."""
+        request = generation(
+            int(count), temperatures=(temperature,), seed=int(seed or 0)
+        )
+        for images, done in _growing(self._painter.generate, request):
             sheet = sheets.grid((images if done is None else done)[0])
             yield sheet, None if done is None else sheet
 
     def palette(
-        self, picture: Any, first: int, second: int, third: int, space: str
+        self,
+        image: ImageLike | None,
+        first: int,
+        second: int,
+        third: int,
+        color_space: str,
     ) -> Any:
-        """Return the picture beside itself in a palette."""
-        if picture is None:
+        """Return the image beside itself in a palette."""
+        if image is None:
             return None
         from pixace_tf.data.tokenizer import PixelTokenizer
-        from pixace_tf.painting import local
+        from pixace_tf.painting.palette_sheet import palette_sheet
 
         widths = int(first), int(second), int(third)
-        palette = PixelTokenizer((64, 64), widths, space.lower())
-        return local.palette_sheet([picture], [palette], scale=5)
+        palette = Palette(color_space.lower(), widths)
+        tokenizer = PixelTokenizer((64, 64), palette)
+        return palette_sheet([image], [tokenizer], scale=5)
 
 
 def build(
@@ -123,7 +126,7 @@ def build(
     Args:
         studio: What it does.
         title: Name of the model.
-        examples: Pictures to pick, uint8 `(height, width, 3)`.
+        examples: Images to pick, uint8 `(height, width, 3)`.
     """
     with gr.Blocks(
         title=f"pixace-tf: {title}",
@@ -298,7 +301,7 @@ def _stream(
                     yield shown, gr.skip()
                 else:
                     path = os.path.join(folder, "pixace.png")
-                    sheets.save_picture(sheet, path)
+                    sheets.save_image(sheet, path)
                     yield shown, _download(path)
 
     return call
@@ -308,12 +311,12 @@ def _stream(
 def _messages() -> Iterator[None]:
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         raise gr.Error(str(error), duration=8, print_exception=False) from None
 
 
 def _growing(
-    function: Callable[..., Any], *arguments: Any, **options: Any
+    function: Callable[..., Any], request: Request
 ) -> Iterator[tuple[Any, Any]]:
     """Run something that can be watched.
 
@@ -331,7 +334,7 @@ def _growing(
 
     def work() -> None:
         try:
-            done = function(*arguments, **options, watch=show)
+            done = function(request, watch=show)
             frames.put(("done", done))
         except Exception as error:
             frames.put(("error", error))

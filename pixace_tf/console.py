@@ -3,10 +3,13 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tqdm import tqdm
+
+# Told how much is done, and of how much.
+ProgressCallback = Callable[[int, int], None]
 
 DELAY_S = 2.0
 LOG_INTERVAL_S = 30.0

@@ -42,7 +42,8 @@ def run_demo(
         (held_out, len(cartoons.SPECIES), HELD_OUT_SEED),
     ):
         if not os.path.isdir(path):
-            cartoons.draw_folder(path, number, seed, console.track("Drawing"))
+            with console.ProgressBar("Drawing") as bar:
+                cartoons.draw_folder(path, number, seed, bar.count)
     run = fit(
         train,
         runs_dir=os.path.join(folder, "saved_models"),
@@ -74,5 +75,5 @@ def run_demo(
         ("new.png", sheets.grid(painted)),
     ):
         path = os.path.join(folder, name)
-        sheets.save_picture(sheet, path)
+        sheets.save_image(sheet, path)
         say(f"Look at {path}")

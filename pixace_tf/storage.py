@@ -1,6 +1,7 @@
 """Files and folders that are whole or absent: written beside, then renamed."""
 
 import contextlib
+import fcntl
 import glob
 import io
 import json
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from pixace_tf.errors import UserError
 
 # Marks a folder as a run.
 RUN_FILE = "run.json"
@@ -68,11 +71,11 @@ def read_npz(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             arrays = {name: file[name] for name in file.files}
         return arrays, json.loads(arrays.pop(_META).tobytes())
     except FileNotFoundError:
-        raise ValueError(f"The file {path} is missing.") from None
+        raise UserError(f"The file {path} is missing.") from None
     except PermissionError:
         raise
     except Exception:  # A damaged archive can raise anything.
-        raise ValueError(f"The file {path} is damaged.") from None
+        raise UserError(f"The file {path} is damaged.") from None
 
 
 @contextlib.contextmanager
@@ -123,6 +126,25 @@ def remove_folder(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.rename(path, os.path.join(grave, name))
     shutil.rmtree(grave)
+
+
+@contextlib.contextmanager
+def lock(
+    folder: str, message: str, *, error: type[UserError] = UserError
+) -> Iterator[None]:
+    """Hold a folder, so that no two processes work in it.
+
+    Args:
+        folder: Gets the file `.lock`.
+        message: What to say when another process holds it.
+        error: What to raise then.
+    """
+    with open(os.path.join(folder, ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise error(message) from None
+        yield
 
 
 def remove_unfinished(folder: str) -> None:

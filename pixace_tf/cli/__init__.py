@@ -1,5 +1,10 @@
-"""."""
+"""The command line: one file per group of commands.
 
-from pixace_tf.cli.commands import main
+`main` is the program. TensorFlow is imported only by what needs it, so
+`--help` answers at once.
+"""
 
-__all__ = ["main"]
+from pixace_tf.cli import evaluation, images, painting, serving, training
+from pixace_tf.cli.group import main
+
+__all__ = ["evaluation", "images", "main", "painting", "serving", "training"]

@@ -1,9 +1,12 @@
 """Types and options that commands share."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import click
+
+from pixace_tf.training.training_arguments import TrainingArguments
 
 SPELLED = "Give it as NUMBER or HEIGHTxWIDTH, such as 32 or 24x40."
 
@@ -50,7 +53,64 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} should be like 1.0 or 0.9,1.0.", param, ctx)
 
 
-def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+_FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
+
+
+def training_options(*names: str) -> Callable[[Any], Any]:
+    """Return a decorator that adds options for arguments of a training.
+
+    Args:
+        *names: Fields of `TrainingArguments`; without any, all of them.
+    """
+    return together(*(training_option(name) for name in names or _FIELDS))
+
+
+def training_option(name: str, **changes: Any) -> Callable[[Any], Any]:
+    """Return the option for an argument of a training.
+
+    Args:
+        name: A field of `TrainingArguments`.
+        **changes: What is different, as arguments of `click.option`.
+    """
+    field = _FIELDS[name]
+    spelled = "--" + name.replace("_", "-")
+    settings: dict[str, Any] = {
+        "default": field.default,
+        "help": field.metadata["help"],
+    }
+    if field.type is bool:
+        if field.default:
+            spelled += f"/--no-{spelled[2:]}"
+        settings["is_flag"] = True
+    else:
+        settings["type"] = _type_of(field)
+    if name in _SPELLED_DEFAULTS:
+        settings["default"] = _SPELLED_DEFAULTS[name]
+    return click.option(spelled, name, **{**settings, **changes})
+
+
+# Defaults as a user would type them.
+_SPELLED_DEFAULTS = {"image_size": "32", "bit_widths": "5,4,4"}
+
+
+def _type_of(field: dataclasses.Field) -> click.ParamType:
+    """Return the type of the option for a field, with its range."""
+    rules = field.metadata
+    if rules["choices"]:
+        return click.Choice(rules["choices"])
+    if field.name in ("image_size", "bit_widths"):
+        return ImageSize() if field.name == "image_size" else BitWidths()
+    bounds = {"min": rules["low"], "max": rules["high"]}
+    if field.type in (int, int | None):
+        return click.IntRange(max_open=rules["high"] is not None, **bounds)
+    return click.FloatRange(
+        min_open=rules["is_open"], max_open=rules["high"] is not None, **bounds
+    )
+
+
+def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a decorator that adds options in their order."""
+
     def decorate(command: Any) -> Any:
         for option in reversed(options):
             command = option(command)
@@ -59,59 +119,21 @@ def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-preset = click.option(
-    "--preset",
-    default="nano",
-    type=click.Choice(["pico", "nano", "small", "base"]),
-    help="Size: nano 4.5, small 13, base 24 million parameters (multiscale); "
-    "a laptop wants nano.",
-)
-decoder = click.option(
-    "--decoder",
-    default="multiscale",
-    type=click.Choice(["multiscale", "transformer", "reformer"]),
-    help="Transformer over runs of pixels and inside each run; or one flat "
-    "stack over all pixels; or that with reversible layers, for small memory.",
-)
-resize = click.option(
-    "--resize",
-    default="crop",
-    type=click.Choice(["crop", "squash", "pad"]),
-    help="How to bring a picture to the aspect of --image-size.",
-)
-batch_size = click.option(
-    "--batch-size",
-    type=click.IntRange(1),
-    help="Pictures per step.  [default: 4 of 32x32, on a GPU 64, or what fits]",
-)
-flip = click.option(
-    "--flip/--no-flip",
-    default=True,
-    help="Mirror half of the pictures, anew in each epoch.",
-)
-jit_compile = click.option(
-    "--jit-compile/--no-jit-compile",
-    default=True,
-    help="Compile the training step with XLA: twice as fast on a CPU.",
-)
-training_seed = click.option(
-    "--seed", type=click.IntRange(0, 2**31 - 2), default=0
-)
-max_megapixels = click.option(
-    "--max-megapixels",
-    type=click.FloatRange(0, 64, min_open=True),
-    default=64.0,
-    help="Skip larger pictures, by their header.",
-)
-download = click.option(
-    "--download", is_flag=True, help="Download a tfds: data set if needed."
-)
+max_megapixels = training_option("max_megapixels")
+download = training_option("download")
 scale = click.option(
     "--scale",
     type=click.IntRange(1, 64),
     help="Enlargement on the sheet.  [default: tiles of about 128 pixels]",
 )
-filters = _together(
+sampling = together(
+    click.option(
+        "--temperature",
+        "temperatures",
+        type=Numbers(),
+        default="1.0",
+        help="Below 1 bolder, above 1 wilder; several with commas.",
+    ),
     click.option(
         "--top-k",
         type=click.IntRange(0),
@@ -130,16 +152,6 @@ filters = _together(
         default=0.0,
         help="Drop values below this share of the likeliest one.",
     ),
-)
-sampling = _together(
-    click.option(
-        "--temperature",
-        "temperatures",
-        type=Numbers(),
-        default="1.0",
-        help="Below 1 bolder, above 1 wilder; several with commas.",
-    ),
-    filters,
     click.option(
         "--seed",
         type=click.IntRange(0, 2**62),
@@ -153,7 +165,7 @@ sampling = _together(
         help="Folder for each picture by itself, as small PNG.",
     ),
 )
-served = _together(
+served = together(
     click.option(
         "--server",
         metavar="ADDRESS",

@@ -1,4 +1,4 @@
-"""Data sets: from pictures to tokens once, from tokens to training batches."""
+"""Data sets of tokens: made from images once, then served in batches."""
 
 import dataclasses
 import hashlib
@@ -9,22 +9,25 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pixace_tf.console import ProgressCallback
 from pixace_tf.data import image_files
 from pixace_tf.data.image_files import Skipped
-from pixace_tf.data.sources import TFDS_PREFIX, Progress, load_pictures
-from pixace_tf.storage import read_npz, write_npz
+from pixace_tf.data.sources import TFDS_PREFIX, load_images
 from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.errors import UserError
+from pixace_tf.storage import read_npz, write_npz
 
+_ARRAYS = ("train", "validation", "train_labels", "validation_labels")
 _CHUNK = 4096
 
 
 @dataclasses.dataclass
 class TokenDataset:
-    """The tokens of a set of pictures.
+    """The tokens of a set of images.
 
     Attributes:
         train: uint16 or int32 `(N, T)`.
-        validation: Like `train`, `(M, T)`; no picture equals one of `train`.
+        validation: Like `train`, `(M, T)`; no image equals one of `train`.
         train_labels: int32 `(N,)`, indices into `label_names`.
         validation_labels: int32 `(M,)`.
         label_names: The class folders in order; `[""]` where there are none.
@@ -49,57 +52,73 @@ class TokenDataset:
         digest.update(self.validation.tobytes())
         return digest.hexdigest()
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the tokens as `.npz`, unless they come from that file."""
+        if self.is_cached:
+            return
+        write_npz(
+            path,
+            {name: getattr(self, name) for name in _ARRAYS},
+            {
+                "label_names": self.label_names,
+                "skipped": [dataclasses.asdict(s) for s in self.skipped],
+                "fingerprint": self.fingerprint,
+            },
+        )
+
 
 def load(
-    source: str,
+    source: str | os.PathLike[str],
     tokenizer: PixelTokenizer,
-    cache_path: str | None = None,
+    cache_path: str | os.PathLike[str] | None = None,
     max_pixels: int = image_files.MAX_PIXELS,
     download: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> TokenDataset:
     """Tokenize a folder or a TensorFlow data set, once.
 
     Args:
-        source: A folder of pictures, or `tfds:NAME[/CONFIG][:SPLIT]`.
+        source: A folder of images, or `tfds:NAME[/CONFIG][:SPLIT]`.
         tokenizer: Makes the tokens.
-        cache_path: What `save_cache` wrote; read instead of the pictures while
-            neither files nor tokenizer have changed.
-        max_pixels: Largest picture to decode, by its header.
+        cache_path: What `TokenDataset.save` wrote; it is read instead of the
+            images while neither files nor tokenizer have changed. The files of
+            a TensorFlow data set are not watched, so it is always read.
+        max_pixels: Largest image to decode, by its header.
         download: Whether a TensorFlow data set may be downloaded.
-        progress: Wraps an iterable, given its length, for a progress bar.
+        progress: Told the images done and their number.
 
     Returns:
-        The tokens in two parts. Where the source has no validation part, a
-        stable 5% by content hash become one, so equal pictures stay together.
+        The tokens in two parts; see `SmallImages.in_train`.
 
     Raises:
-        ValueError: If there is no usable picture.
+        UserError: If there is no usable image.
     """
+    source = os.fspath(source)
     fingerprint = _fingerprint(source, tokenizer, max_pixels)
-    if cache_path and fingerprint and os.path.exists(cache_path):
+    if cache_path is not None and fingerprint:
         cached = _load_cache(cache_path, fingerprint)
         if cached is not None:
             return cached
-    pictures = load_pictures(source, tokenizer, max_pixels, download, progress)
-    in_train = pictures.in_train()
-    dtype = np.uint16 if tokenizer.vocabulary_size <= 1 << 16 else np.int32
-    token_ids = tokenize(pictures.images, tokenizer).astype(dtype)
-    label_names = sorted(set(pictures.labels))
-    labels = np.array([label_names.index(x) for x in pictures.labels], np.int32)
+    small = load_images(source, tokenizer, max_pixels, download, progress)
+    in_train = small.in_train()
+    is_narrow = tokenizer.palette.vocabulary_size <= 1 << 16
+    token_ids = tokenize(small.images, tokenizer)
+    token_ids = token_ids.astype(np.uint16 if is_narrow else np.int32)
+    label_names = sorted(set(small.labels))
+    labels = np.array([label_names.index(x) for x in small.labels], np.int32)
     return TokenDataset(
         train=token_ids[in_train],
         validation=token_ids[~in_train],
         train_labels=labels[in_train],
         validation_labels=labels[~in_train],
         label_names=label_names,
-        skipped=pictures.skipped,
+        skipped=small.skipped,
         fingerprint=fingerprint,
     )
 
 
 def tokenize(small: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
-    """Tokenize many small pictures, some at a time.
+    """Tokenize many small images, some at a time.
 
     Args:
         small: uint8 `(N, height, width, 3)`.
@@ -128,32 +147,12 @@ def _fingerprint(
     return key.hexdigest()
 
 
-def save_cache(data: TokenDataset, path: str) -> None:
-    """Keep the tokens for the next `load`, if they are not kept already.
-
-    Args:
-        data: The tokens.
-        path: The `.npz` file to write.
-    """
-    if data.is_cached or not data.fingerprint:
-        return
-    skipped = [dataclasses.asdict(s) for s in data.skipped]
-    arrays = ("train", "validation", "train_labels", "validation_labels")
-    write_npz(
-        path,
-        {name: getattr(data, name) for name in arrays},
-        {
-            "label_names": data.label_names,
-            "skipped": skipped,
-            "fingerprint": data.fingerprint,
-        },
-    )
-
-
-def _load_cache(path: str, fingerprint: str) -> TokenDataset | None:
+def _load_cache(
+    path: str | os.PathLike[str], fingerprint: str
+) -> TokenDataset | None:
     try:
         arrays, meta = read_npz(path)
-    except ValueError:
+    except UserError:  # Missing or damaged: it is made again.
         return None
     if meta["fingerprint"] != fingerprint:
         return None
@@ -181,7 +180,7 @@ def training_batches(
         image_size: `(height, width)`.
         batch_size: At most N; what an epoch leaves over is dropped.
         seed: Of order and flips.
-        flip: Whether half of the pictures are mirrored left to right.
+        flip: Whether half of the images are mirrored left to right.
         epoch: The first epoch to serve.
         step: Batches of that epoch to leave out.
 
@@ -189,14 +188,14 @@ def training_batches(
         Pairs of the same int32 `(batch_size, T)`: inputs and targets.
     """
     tokens = tf.constant(token_ids)
-    num_pictures = len(token_ids)
+    num_images = len(token_ids)
 
     def epoch_indices(e: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(
-            tf.range(num_pictures, dtype=tf.int64), seed=tf.stack([seed, e])
+            tf.range(num_images, dtype=tf.int64), seed=tf.stack([seed, e])
         )
         coins = tf.random.stateless_uniform(
-            [num_pictures], seed=tf.stack([seed + 1, e])
+            [num_images], seed=tf.stack([seed + 1, e])
         )
         skip = tf.where(e == epoch, tf.cast(step, tf.int64), 0)
         return (

@@ -1,36 +1,37 @@
-"""The picture tokenizer: picture file bytes to token ids, and back to RGB."""
+"""The tokenizer: from the bytes of an image file to token ids, and back."""
 
+import os
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from pixace_tf.data import bit_widths as widths
-from pixace_tf.data import color_codes
-from pixace_tf.data.image_files import MAX_PIXELS
+from pixace_tf.data.image_files import MAX_PIXELS, read
+from pixace_tf.data.palette import Palette
+from pixace_tf.data.quantization import dequantize, quantize
+from pixace_tf.errors import UserError
 
 RESIZES = ("crop", "squash", "pad")
 
 
 class PixelTokenizer:
-    """Turn pictures into sequences of color codes, one token per pixel.
+    """Turn images into sequences of color codes, one token per pixel.
 
     Everything is graph ops: the same function serves training, completion and
-    a SavedModel, so a picture has the same tokens everywhere.
+    a SavedModel, so an image has the same tokens everywhere.
 
     Args:
-        image_size: `(height, width)` in pixels of the small picture.
-        bit_widths: Bits per channel of `color_space`, each in `[0, 8]`, their
-            sum in `[1, 24]`.
-        color_space: `"hsv"` (hue, saturation, value) or `"rgb"`.
-        resize: `"crop"` cuts the centre to the aspect of `image_size`,
+        image_size: `(height, width)` in pixels of the small image.
+        palette: The colors; a `Palette` or its text, such as `"hsv 5,4,4"`.
+        resize: `"crop"` cuts the center to the aspect of `image_size`,
             `"squash"` stretches, `"pad"` adds white.
 
     Raises:
-        ValueError: If an argument is out of bounds.
+        UserError: If an argument is out of bounds.
 
     Example:
     >>> import numpy as np
-    >>> tokenizer = PixelTokenizer(image_size=(1, 2), bit_widths=(5, 4, 4))
+    >>> tokenizer = PixelTokenizer(image_size=(1, 2), palette="hsv 5,4,4")
     >>> red_and_black = np.array([[[255, 0, 0], [0, 0, 0]]], "uint8")
     >>> tokenizer.tokenize(red_and_black).numpy().tolist()
     [8160, 0]
@@ -39,56 +40,66 @@ class PixelTokenizer:
     def __init__(
         self,
         image_size: tuple[int, int] = (32, 32),
-        bit_widths: widths.BitWidths = (5, 4, 4),
-        color_space: str = "hsv",
+        palette: Palette | str = "hsv 5,4,4",
         resize: str = "crop",
     ) -> None:
         size = tuple(image_size)
         if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
-            raise ValueError(
+            raise UserError(
                 "image_size must be two positive integers. "
                 f"Received: image_size={image_size!r}"
             )
         if resize not in RESIZES:
-            raise ValueError(
+            raise UserError(
                 f"resize must be one of {', '.join(RESIZES)}. "
                 f"Received: resize={resize!r}"
             )
         self.image_size = size
-        self.bit_widths = widths.check_bit_widths(bit_widths)
-        self.color_space = widths.check_color_space(color_space)
+        self.palette = Palette.get(palette)
         self.resize = resize
 
     @property
     def sequence_length(self) -> int:
-        """Pixels, and so tokens, of a picture."""
+        """Number of pixels, and so of tokens, of an image."""
         return self.image_size[0] * self.image_size[1]
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of color codes; the codes are `[0, vocabulary_size)`."""
-        return 1 << sum(self.bit_widths)
-
-    @property
-    def start_token_id(self) -> int:
-        """The token that stands outside the picture, above all colors."""
-        return self.vocabulary_size
-
-    @property
-    def name(self) -> str:
-        """The short name of the palette, such as `HSV 544`."""
-        return (
-            f"{self.color_space.upper()} {''.join(map(str, self.bit_widths))}"
-        )
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON-ready values."""
         return {
             "image_size": list(self.image_size),
-            "bit_widths": list(self.bit_widths),
-            "color_space": self.color_space,
+            "palette": str(self.palette),
             "resize": self.resize,
         }
+
+    def read(self, image: str | os.PathLike[str] | np.ndarray) -> np.ndarray:
+        """Read and resize one image.
+
+        Args:
+            image: A path, an http(s) address, or uint8 `(any_height,
+                any_width, 3)`.
+
+        Returns:
+            uint8 `(height, width, 3)`.
+
+        Raises:
+            UserError: If the image is not usable.
+        """
+        if isinstance(image, str | os.PathLike):
+            location = os.fspath(image)
+            try:
+                decoded = self.decode(read(location))
+            except tf.errors.InvalidArgumentError:
+                # Rare kinds of JPEG and PNG that only Pillow reads.
+                decoded = self.decode(read(location, is_plain=False))
+            return np.asarray(decoded)
+        pixels = np.asarray(image)
+        is_rgb = pixels.ndim == 3 and pixels.shape[-1] == 3
+        if not is_rgb or pixels.dtype != np.uint8:
+            raise UserError(
+                "An image must be a path or a uint8 array (height, width, 3). "
+                f"Received: {pixels.dtype} {pixels.shape}"
+            )
+        return np.asarray(self.resize_image(pixels))
 
     def decode(self, image_bytes: tf.Tensor) -> tf.Tensor:
         """Decode one JPEG or PNG file and resize it.
@@ -114,7 +125,7 @@ class PixelTokenizer:
         return self.resize_image(image)
 
     def resize_image(self, image: tf.Tensor) -> tf.Tensor:
-        """Crop, squash or pad one picture to `image_size`, antialiased.
+        """Crop, squash or pad one image to `image_size`, antialiased.
 
         Args:
             image: uint8 `(any_height, any_width, 3)`.
@@ -134,36 +145,33 @@ class PixelTokenizer:
         image = tf.image.resize(image, size, antialias=True)
         image = tf.saturate_cast(tf.floor(image + 0.5), tf.uint8)
         if self.resize == "pad":
-            # Black pads the negative, so white the picture.
+            # Black pads the negative, so white the image.
             image = 255 - tf.image.resize_with_crop_or_pad(
                 255 - image, height, width
             )
         return tf.ensure_shape(image, (height, width, 3))
 
     def tokenize(self, images: tf.Tensor) -> tf.Tensor:
-        """Turn small pictures into tokens.
+        """Turn small images into tokens.
 
         Args:
             images: uint8 `(..., height, width, 3)`.
 
         Returns:
-            int32 `(..., height*width)` in `[0, vocabulary_size)`.
+            int32 `(..., height*width)` in `[0, palette.vocabulary_size)`.
         """
         images = tf.convert_to_tensor(images)
         if images.shape[-3:].as_list() != [*self.image_size, 3]:
-            raise ValueError(
+            raise UserError(
                 f"images must have the shape (..., {self.image_size[0]}, "
                 f"{self.image_size[1]}, 3). Received: shape={images.shape}"
             )
-        channels = color_codes.quantize(
-            images, self.bit_widths, self.color_space
-        )
-        tokens = color_codes.pack(channels, self.bit_widths)
+        tokens = self.palette.pack(quantize(images, self.palette))
         batch = tf.shape(tokens)[:-2]
         return tf.reshape(tokens, tf.concat([batch, [-1]], 0))
 
     def detokenize(self, token_ids: tf.Tensor) -> tf.Tensor:
-        """Turn tokens back into pictures.
+        """Turn tokens back into images.
 
         Args:
             token_ids: int32 `(..., height*width)`.
@@ -175,10 +183,16 @@ class PixelTokenizer:
             tf.errors.InvalidArgumentError: If a token stands for no color.
         """
         token_ids = tf.cast(token_ids, tf.int32)
-        channels = color_codes.unpack(token_ids, self.bit_widths)
-        rgb = color_codes.dequantize(
-            channels, self.bit_widths, self.color_space
-        )
+        size = self.palette.vocabulary_size
+        message = f"token_ids must lie in [0, {size})."
+        with tf.control_dependencies(
+            [
+                tf.debugging.assert_non_negative(token_ids, message),
+                tf.debugging.assert_less(token_ids, size, message),
+            ]
+        ):
+            token_ids = tf.identity(token_ids)
+        rgb = dequantize(self.palette.unpack(token_ids), self.palette)
         batch = tf.shape(token_ids)[:-1]
         shape = tf.concat([batch, [*self.image_size, 3]], 0)
         return tf.reshape(rgb, shape)
@@ -229,7 +243,7 @@ def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([tf.debugging.Assert(is_png, [message])]):
         header = tf.strings.substr(image_bytes, 16, 8)
     size = tf.io.decode_raw(header, tf.int32, little_endian=False)
-    # The decode must wait for the check, or it allocates the whole picture.
+    # The decode must wait for the check, or it allocates the whole image.
     with tf.control_dependencies([_assert_small(size[1], size[0])]):
         image_bytes = tf.identity(image_bytes)
     rgba = tf.io.decode_png(image_bytes, channels=4)
@@ -258,7 +272,7 @@ def _assert_small(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
     pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
     return tf.debugging.Assert(
         (pixels > 0) & (pixels <= MAX_PIXELS),
-        [f"A picture may have 1 to {MAX_PIXELS} pixels. Received:", pixels],
+        [f"An image may have 1 to {MAX_PIXELS} pixels. Received:", pixels],
     )
 
 

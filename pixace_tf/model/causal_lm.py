@@ -1,4 +1,4 @@
-"""The model: pixels in, the cost or the draw of the next pixel out."""
+"""The model: a language model over the pixels of small images."""
 
 import functools
 import math
@@ -8,14 +8,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.data.bit_widths import BitWidths
-from pixace_tf.model.color_head import (
-    CHAIN_ORDERS,
-    ChainHead,
-    Choose,
-    PackedHead,
-)
-from pixace_tf.model.decoders import FlatDecoder, MultiscaleDecoder
+from pixace_tf.data.palette import Palette
+from pixace_tf.errors import UserError
+from pixace_tf.model.color_head import ChainHead, Choose, PackedHead
+from pixace_tf.model.decoder import Decoder
+from pixace_tf.model.flat_decoder import FlatDecoder
+from pixace_tf.model.multiscale_decoder import MultiscaleDecoder
 from pixace_tf.model.pixel_inputs import (
     NEIGHBORS,
     PixelEmbedding,
@@ -24,24 +22,22 @@ from pixace_tf.model.pixel_inputs import (
     pad_grid,
 )
 from pixace_tf.model.recompute import recompute
-from pixace_tf.model.reformer import ReformerStack
-from pixace_tf.model.transformer_stack import TransformerStack
 
-DECODERS: dict[str, Callable[..., Any]] = {
+DECODERS: dict[str, Callable[..., Decoder]] = {
     "multiscale": MultiscaleDecoder,
-    "transformer": functools.partial(FlatDecoder, stack=TransformerStack),
-    "reformer": functools.partial(FlatDecoder, stack=ReformerStack),
+    "transformer": functools.partial(FlatDecoder, stack="transformer"),
+    "reformer": functools.partial(FlatDecoder, stack="reformer"),
 }
 HEADS = ("chain", "packed")
 
 
+@keras.saving.register_keras_serializable("pixace_tf")
 class PixaceCausalLM(keras.Model):
-    """A decoder-only language model over the pixels of small pictures.
+    """A decoder-only language model over the pixels of small images.
 
     Args:
         image_size: `(height, width)` in pixels.
-        bit_widths: Bits per channel of the tokens.
-        color_space: `"hsv"` or `"rgb"`.
+        palette: The colors, or their text, such as `"hsv 5,4,4"`.
         decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
         decoder_config: Sizes for the decoder's constructor, as in `presets`.
         head: `"chain"` (one softmax per channel) or `"packed"` (one over all
@@ -59,14 +55,13 @@ class PixaceCausalLM(keras.Model):
         channels of pixel t before the one it scores.
 
     Raises:
-        ValueError: If a name is unknown.
+        UserError: If a name is unknown.
     """
 
     def __init__(
         self,
         image_size: tuple[int, int],
-        bit_widths: BitWidths,
-        color_space: str,
+        palette: Palette | str,
         decoder: str,
         decoder_config: dict[str, int],
         head: str = "chain",
@@ -76,20 +71,17 @@ class PixaceCausalLM(keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         if decoder not in DECODERS or head not in HEADS:
-            raise ValueError(
+            raise UserError(
                 f"decoder must be one of {', '.join(DECODERS)}, head one of "
                 f"{', '.join(HEADS)}. Received: decoder={decoder!r}, "
                 f"head={head!r}"
             )
-        self.image_size = image_size
-        self.bit_widths = bit_widths
-        self.color_space = color_space
-        self.start_token_id = 1 << sum(self.bit_widths)
+        self.image_size = tuple(image_size)
+        self.palette = Palette.get(palette)
         self.sequence_length = image_size[0] * image_size[1]
         self._config = {
             "image_size": list(image_size),
-            "bit_widths": list(bit_widths),
-            "color_space": color_space,
+            "palette": str(self.palette),
             "decoder": decoder,
             "decoder_config": dict(decoder_config),
             "head": head,
@@ -98,10 +90,10 @@ class PixaceCausalLM(keras.Model):
         }
         policy = self.dtype_policy
         self.embed = PixelEmbedding(
-            self.bit_widths, embedding_dim, dtype=policy, name="embed"
+            self.palette, embedding_dim, dtype=policy, name="embed"
         )
         self.decoder = DECODERS[decoder](
-            self.image_size,
+            image_size=self.image_size,
             **decoder_config,
             dropout=dropout,
             dtype=policy,
@@ -109,13 +101,9 @@ class PixaceCausalLM(keras.Model):
         )
         width = self.decoder.hidden_dim
         self.head: ChainHead | PackedHead = (
-            ChainHead(
-                self.bit_widths, color_space, width, dtype=policy, name="head"
-            )
+            ChainHead(self.palette, width, dtype=policy, name="head")
             if head == "chain"
-            else PackedHead(
-                self.bit_widths, color_space, dtype=policy, name="head"
-            )
+            else PackedHead(self.palette, dtype=policy, name="head")
         )
         sequence = (None, self.sequence_length)
         self.decoder.build(
@@ -124,15 +112,6 @@ class PixaceCausalLM(keras.Model):
         )
         self.head.build((*sequence, width))
         self.built = True
-
-    @property
-    def channel_names(self) -> tuple[str, ...]:
-        """Names of the color channels, in the order of the chain."""
-        names = {
-            "hsv": ("hue", "saturation", "value"),
-            "rgb": ("red", "green", "blue"),
-        }[self.color_space]
-        return tuple(names[c] for c in CHAIN_ORDERS[self.color_space])
 
     @property
     def num_parameters(self) -> int:
@@ -164,20 +143,21 @@ class PixaceCausalLM(keras.Model):
             logits: float32 `(B, T, L)` as returned by the call.
 
         Returns:
-            float32 `(B, T, 3)`, nats, in the order of `channel_names`.
+            float32 `(B, T, 3)`, nats, in the order of
+            `palette.channel_names`.
         """
         return self.head.channel_nats(ops.cast(token_ids, "int32"), logits)
 
     def layer_states(self, token_ids: Any) -> list[Any]:
-        """Return what each layer of the decoder makes of whole pictures.
+        """Return what each layer of the decoder makes of whole images.
 
         Args:
             token_ids: int32 `(B, T)`.
 
         Returns:
-            float `(B, positions, width)` after each layer of the stack that
-            reads the whole picture: T positions of the flat decoders, the runs
-            of the multiscale one.
+            float `(B, positions, width)` for each layer of the stack that reads
+            the whole image: its positions are the T pixels of a flat decoder,
+            or the patches of the multiscale one.
         """
         return self.decoder.layer_states(*self._inputs(token_ids))
 
@@ -185,81 +165,76 @@ class PixaceCausalLM(keras.Model):
         """Return the decoder's state before the first pixel."""
         return self.decoder.empty_state(batch_size)
 
-    def prefill(self, token_ids: Any, num_segments: int) -> Any:
-        """Return the decoder's state after the first segments, in one pass.
-
-        The last of them is still open: decoding may go on within it, at any
-        multiple of `decoder.prefill_stride` up to which pixels are given, or
-        behind it, after `end_segment`.
+    def prefill(self, token_ids: Any, num_patches: int) -> Any:
+        """Return the decoder's state after the first patches, in one pass.
 
         Args:
-            token_ids: int32 `(B, T)`; later segments are not read.
-            num_segments: At least 1.
+            token_ids: int32 `(B, T)`; later patches are not read.
+            num_patches: At least 1.
 
         Returns:
-            An opaque structure of tensors.
+            A structure of tensors; see `Decoder`.
         """
-        return self.decoder.prefill(*self._inputs(token_ids), num_segments)
+        return self.decoder.prefill(*self._inputs(token_ids), num_patches)
 
-    def begin_run(self, state: Any, token_ids: Any, run: Any) -> Any:
-        """Prepare the state for the pixels of a run.
+    def begin_patch(self, state: Any, token_ids: Any, patch: Any) -> Any:
+        """Prepare the state for the pixels of a patch; see `Decoder`.
 
         Args:
-            state: As left by the call before.
-            token_ids: int32 `(B, T)`, filled up to the run.
-            run: int32 scalar.
+            state: A state that holds all pixels before the patch.
+            token_ids: int32 `(B, T)`, filled up to the patch.
+            patch: int32 scalar.
 
         Returns:
             The new state.
         """
-        length = self.decoder.run_length
-        start = ops.maximum(run - 1, 0) * length
-        # A picture may be smaller than its first run.
+        length = self.decoder.patch_length
+        start = ops.maximum(patch - 1, 0) * length
+        # An image may be smaller than its first patch.
         index = ops.minimum(
             start + ops.arange(length), self.sequence_length - 1
         )
         last = ops.take(token_ids, index, axis=1)
-        return self.decoder.begin_run(state, self.embed(last), run)
+        return self.decoder.begin_patch(state, self.embed(last), patch)
 
     def step(self, state: Any, token_ids: Any, position: Any) -> Any:
         """Decode one position.
 
         Args:
-            state: As left by the call before.
+            state: As returned by `begin_patch` or the step before.
             token_ids: int32 `(B, T)`, filled up to `position`.
             position: int32 scalar.
 
         Returns:
-            float `(B, W)` for `draw`, and the new state.
+            float `(B, W)` for `sample`, and the new state.
         """
         around = neighbor_tokens(
-            token_ids, position, self.image_size, self.start_token_id
+            token_ids, position, self.image_size, self.palette.start_token_id
         )
         features = len(NEIGHBORS) * self.embed.embedding_dim
         neighbors = ops.reshape(self.embed(around), (-1, 1, features))
         return self.decoder.step(state, neighbors, position)
 
-    def end_segment(self, state: Any) -> Any:
-        """Close a segment whose pixels have all been decoded."""
-        return self.decoder.end_segment(state)
-
-    def rewind(self, state: Any, position: Any) -> Any:
-        """Return a closed segment's state as it was where a segment began."""
-        return self.decoder.rewind(state, position)
-
-    def draw(self, hidden: Any, choose: Choose) -> Any:
-        """Draw the token of one position; see `ChainHead.draw`."""
-        return self.head.draw(hidden, choose)
+    def sample(self, hidden: Any, choose: Choose) -> Any:
+        """Sample the token of one position; see `ChainHead.sample`."""
+        return self.head.sample(hidden, choose)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the architecture as JSON-ready constructor arguments."""
-        return dict(self._config)
+        """Return the constructor's arguments as JSON-ready values."""
+        return {**super().get_config(), **self._config}
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "PixaceCausalLM":
+        """Build a model from what `get_config` returns."""
+        return cls(**config)
 
     def _inputs(self, token_ids: Any) -> tuple[Any, Any]:
         """Embed pixels `(B, T, E)` and their neighbors `(B, T, N*E)`."""
         token_ids = ops.cast(token_ids, "int32")
         grid = self.embed(
-            pad_grid(token_ids, self.image_size, self.start_token_id)
+            pad_grid(token_ids, self.image_size, self.palette.start_token_id)
         )
         neighbors = gather_neighbors(grid)
         margin = (grid.shape[1] - self.image_size[0]), 2

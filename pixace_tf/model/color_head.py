@@ -9,48 +9,40 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.data.bit_widths import BitWidths
+from pixace_tf.data.palette import Palette
+from pixace_tf.errors import UserError
 from pixace_tf.model.initializers import (
     MIN_SMOOTH_LEVELS,
     Transposed,
     level_initializer,
 )
-from pixace_tf.model.pixel_inputs import split_channels
-
-# Value before saturation before hue; green, the brightest, first.
-CHAIN_ORDERS = {"hsv": (2, 1, 0), "rgb": (1, 0, 2)}
 
 # Takes logits `(B, n)` and the number of the draw; returns int32 `(B,)`.
 Choose = Callable[[Any, int], Any]
 
 
+@keras.saving.register_keras_serializable("pixace_tf")
 class ChainHead(keras.layers.Layer):
     """Predict the channels of a pixel one after the other, exactly.
 
     HSV goes value, saturation given value, hue given both: a product of three
     small softmaxes over the same colors as one over all packed codes. Channels
-    that the canonical code forces to 0 (see `color_codes.quantize`) cost
-    nothing and are never drawn.
+    that the canonical code forces to 0 (see `Palette`) cost nothing and are
+    never sampled.
 
     Args:
-        bit_widths: Bits per channel.
-        color_space: `"hsv"` or `"rgb"`.
+        palette: The colors, or their text, such as `"hsv 5,4,4"`.
         hidden_dim: Width of the head's one hidden layer per channel.
     """
 
     def __init__(
-        self,
-        bit_widths: BitWidths,
-        color_space: str,
-        hidden_dim: int,
-        **kwargs: Any,
+        self, palette: Palette | str, hidden_dim: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.bit_widths = bit_widths
-        self.color_space = color_space
+        self.palette = Palette.get(palette)
         self.hidden_dim = hidden_dim
-        self.order = CHAIN_ORDERS[color_space]
-        self.sizes = [1 << self.bit_widths[c] for c in self.order]
+        self.order = self.palette.chain_order
+        self.sizes = [self.palette.channel_sizes[c] for c in self.order]
         self.num_draws = len(self.order)
         self.norm = keras.layers.LayerNormalization(
             dtype=self.dtype_policy, name="norm"
@@ -95,10 +87,11 @@ class ChainHead(keras.layers.Layer):
             in chain order; `L` is the sum of `2**bit_widths`.
         """
         features = self._features(hidden)
+        channels = self.palette.unpack(token_ids)
         logits = []
-        for i, channel in enumerate(self._channels(token_ids)):
+        for i, c in enumerate(self.order):
             logits.append(self._logits(features, i))
-            features = self._reveal(features, i, channel)
+            features = self._reveal(features, i, channels[c])
         return ops.concatenate(logits, axis=-1)
 
     def nats(self, token_ids: Any, logits: Any) -> Any:
@@ -129,18 +122,15 @@ class ChainHead(keras.layers.Layer):
     def _nats(self, token_ids: Any, logits: Any) -> list[Any]:
         first, second = self.sizes[0], self.sizes[0] + self.sizes[1]
         parts = ops.split(logits, [first, second], axis=-1)
-        channels = self._channels(token_ids)
+        channels = self.palette.unpack(token_ids)
         costs = []
-        for i, (part, channel) in enumerate(zip(parts, channels, strict=True)):
-            nats = cross_entropy(channel, part)
-            forced = self._is_forced(i, channels)
-            costs.append(
-                nats if forced is None else ops.where(forced, 0.0, nats)
-            )
+        for part, c in zip(parts, self.order, strict=True):
+            nats = cross_entropy(channels[c], part)
+            costs.append(self._unless_forced(nats, c, channels))
         return costs
 
-    def draw(self, hidden: Any, choose: Choose) -> Any:
-        """Draw one pixel.
+    def sample(self, hidden: Any, choose: Choose) -> Any:
+        """Sample one pixel.
 
         Args:
             hidden: float `(B, W)`.
@@ -150,16 +140,19 @@ class ChainHead(keras.layers.Layer):
             int32 `(B,)`, a canonical token.
         """
         features = self._features(hidden)
-        drawn: list[Any] = []
-        for i in range(self.num_draws):
-            channel = choose(self._logits(features, i), i)
-            forced = self._is_forced(i, drawn)
-            drawn.append(
-                channel if forced is None else ops.where(forced, 0, channel)
-            )
-            features = self._reveal(features, i, drawn[-1])
-        shifts = [sum(self.bit_widths[:c]) for c in self.order]
-        return sum(c * (1 << s) for c, s in zip(drawn, shifts, strict=True))
+        channels: list[Any] = [None, None, None]
+        for i, c in enumerate(self.order):
+            level = choose(self._logits(features, i), i)
+            channels[c] = self._unless_forced(level, c, channels)
+            features = self._reveal(features, i, channels[c])
+        return self.palette.pack(channels)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "palette": str(self.palette),
+            "hidden_dim": self.hidden_dim,
+        }
 
     def _features(self, hidden: Any) -> list[Any]:
         return ops.split(self.read(self.norm(hidden)), 3, axis=-1)
@@ -177,16 +170,12 @@ class ChainHead(keras.layers.Layer):
         later = [f + t for f, t in zip(features[i + 1 :], told, strict=True)]
         return features[: i + 1] + later
 
-    def _channels(self, token_ids: Any) -> list[Any]:
-        channels = split_channels(token_ids, self.bit_widths)
-        return [channels[c] for c in self.order]
-
-    def _is_forced(self, i: int, channels: list[Any]) -> Any:
-        if self.color_space != "hsv" or i == 0:
-            return None
-        if i == 1:
-            return channels[0] == 0 if self.bit_widths[2] else None
-        return channels[1] == 0
+    def _unless_forced(self, x: Any, channel: int, channels: list[Any]) -> Any:
+        """Return `x`, but 0 where the canonical code forces a channel to 0."""
+        by = self.palette.forced_by[channel]
+        if by is None:
+            return x
+        return ops.where(channels[by] == 0, ops.zeros_like(x), x)
 
 
 def _write_initializer(hidden_dim: int, levels: int) -> Any:
@@ -197,36 +186,34 @@ def _write_initializer(hidden_dim: int, levels: int) -> Any:
     return Transposed(level_initializer(levels, stddev))
 
 
+@keras.saving.register_keras_serializable("pixace_tf")
 class PackedHead(keras.layers.Layer):
     """Predict the packed color code with one softmax over all canonical codes.
 
     Args:
-        bit_widths: Bits per channel, at most 16 in sum.
-        color_space: `"hsv"` or `"rgb"`.
+        palette: The colors, or their text, such as `"hsv 5,4,4"`; at most 16
+            bits in sum.
 
     Raises:
-        ValueError: If there are more than 2**16 colors.
+        UserError: If there are more than 2**16 colors.
     """
 
     num_draws = 1
 
-    def __init__(
-        self, bit_widths: BitWidths, color_space: str, **kwargs: Any
-    ) -> None:
+    def __init__(self, palette: Palette | str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if sum(bit_widths) > 16:
-            raise ValueError(
+        self.palette = Palette.get(palette)
+        if sum(self.palette.bit_widths) > 16:
+            raise UserError(
                 "The packed head needs bit_widths with a sum of at most 16; "
                 "take the chain head for more colors. Received: "
-                f"bit_widths={bit_widths!r}"
+                f"bit_widths={self.palette.bit_widths!r}"
             )
-        self.bit_widths = bit_widths
-        self.color_space = color_space
         self.norm = keras.layers.LayerNormalization(
             dtype=self.dtype_policy, name="norm"
         )
         self.write = keras.layers.Dense(
-            1 << sum(bit_widths), dtype="float32", name="write"
+            self.palette.vocabulary_size, dtype="float32", name="write"
         )
 
     def build(self, input_shape: Any) -> None:
@@ -239,21 +226,16 @@ class PackedHead(keras.layers.Layer):
 
         Args:
             hidden: float `(B, T, W)`.
-            token_ids: int32 `(B, T)`, unused here.
+            token_ids: Not used here.
 
         Returns:
-            float32 `(B, T, 2**sum(bit_widths))`; minus infinity for codes
+            float32 `(B, T, vocabulary_size)`; minus infinity for codes
             that are not canonical.
         """
         logits = self.write(self.norm(hidden))
-        if self.color_space != "hsv":
-            return logits
-        codes = ops.arange(1 << sum(self.bit_widths), dtype="int32")
-        hue, saturation, value = split_channels(codes, self.bit_widths)
-        canonical = (saturation > 0) | (hue == 0)
-        if self.bit_widths[2]:
-            canonical = canonical & ((value > 0) | (saturation == 0))
-        return ops.where(canonical, logits, -float("inf"))
+        codes = ops.arange(self.palette.vocabulary_size, dtype="int32")
+        is_canonical = self.palette.is_canonical(codes)
+        return ops.where(is_canonical, logits, -float("inf"))
 
     def nats(self, token_ids: Any, logits: Any) -> Any:
         """Return minus log probability of each pixel; see `ChainHead.nats`."""
@@ -267,17 +249,17 @@ class PackedHead(keras.layers.Layer):
         A channel's probability is that of all codes that agree with it and
         with the channels before.
         """
-        sizes = [1 << b for b in reversed(self.bit_widths)]
+        # The first channel has the lowest bits, so it is the last axis.
+        sizes = self.palette.channel_sizes[::-1]
         codes = ops.log_softmax(logits)
         codes = ops.reshape(codes, (*ops.shape(token_ids), *sizes))
-        channels = split_channels(token_ids, self.bit_widths)
+        channels = self.palette.unpack(token_ids)
         left = ops.logsumexp(codes, axis=(-3, -2, -1))
         costs = []
-        for channel in CHAIN_ORDERS[self.color_space]:
-            # The first channel has the lowest bits, so the last axis.
-            hot = ops.one_hot(channels[channel], 1 << self.bit_widths[channel])
+        for c in self.palette.chain_order:
+            hot = ops.one_hot(channels[c], self.palette.channel_sizes[c])
             shape = [1, 1, 1]
-            shape[2 - channel] = -1
+            shape[2 - c] = -1
             hot = ops.reshape(hot, (*ops.shape(token_ids), *shape))
             codes = ops.where(hot > 0, codes, -float("inf"))
             chosen = ops.logsumexp(codes, axis=(-3, -2, -1))
@@ -285,9 +267,12 @@ class PackedHead(keras.layers.Layer):
             left = chosen
         return ops.stack(costs, axis=-1)
 
-    def draw(self, hidden: Any, choose: Choose) -> Any:
-        """Draw one pixel; see `ChainHead.draw`."""
+    def sample(self, hidden: Any, choose: Choose) -> Any:
+        """Sample one pixel; see `ChainHead.sample`."""
         return choose(self(hidden, None), 0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "palette": str(self.palette)}
 
 
 def cross_entropy(labels: Any, logits: Any) -> Any:

@@ -28,6 +28,7 @@ def level_initializer(
     return SmoothLevels(levels, stddev)
 
 
+@keras.saving.register_keras_serializable("pixace_tf")
 class SmoothLevels(keras.initializers.Initializer):
     """Draw each column as a smooth random function of the level.
 
@@ -63,6 +64,7 @@ class SmoothLevels(keras.initializers.Initializer):
         return {"levels": list(self.levels), "stddev": self.stddev}
 
 
+@keras.saving.register_keras_serializable("pixace_tf")
 class Transposed(keras.initializers.Initializer):
     """Initialize columns as another initializer does rows.
 
@@ -76,6 +78,15 @@ class Transposed(keras.initializers.Initializer):
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         """Return float of `shape`, two-dimensional."""
         return ops.transpose(self.rows(tuple(shape)[::-1], dtype=dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"rows": keras.saving.serialize_keras_object(self.rows)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Transposed":
+        """Build an initializer from what `get_config` returns."""
+        return cls(keras.saving.deserialize_keras_object(config["rows"]))
 
 
 def _cosines(levels: int) -> np.ndarray:

@@ -1,11 +1,14 @@
-"""What a decoder sees of a picture: embedded pixels and their neighbors."""
+"""What a decoder sees of an image: embedded pixels, neighbors and places.
+
+Shapes: B batch, T pixels, E embedding_dim, N neighbors, W hidden_dim.
+"""
 
 from typing import Any
 
 import keras
 from keras import ops
 
-from pixace_tf.data.bit_widths import BitWidths
+from pixace_tf.data.palette import Palette
 from pixace_tf.model.initializers import level_initializer
 
 # (rows down, columns right) of the causal neighbors, all earlier in raster
@@ -18,6 +21,7 @@ NEIGHBORS = (
 MARGIN = 2
 
 
+@keras.saving.register_keras_serializable("pixace_tf")
 class PixelEmbedding(keras.layers.Layer):
     """Embed pixels as the sum of one small table per color channel.
 
@@ -25,25 +29,24 @@ class PixelEmbedding(keras.layers.Layer):
     CPU as fast as a lookup, and its gradient is dense.
 
     Args:
-        bit_widths: Bits per channel; the tables have `2**b` rows each, and one
-            more row stands for the start token.
+        palette: The colors, or their text, such as `"hsv 5,4,4"`. Each channel
+            has a row per level; one more row stands for the start token.
         embedding_dim: Width of an embedded pixel.
 
     Call arguments:
-        token_ids: int32 `(...)` in `[0, 2**sum(bit_widths)]`, the last one
-            being the start token.
+        token_ids: int32 `(...)`, codes or the start token.
 
     Returns:
         float `(..., embedding_dim)`.
     """
 
     def __init__(
-        self, bit_widths: BitWidths, embedding_dim: int, **kwargs: Any
+        self, palette: Palette | str, embedding_dim: int, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.bit_widths = bit_widths
+        self.palette = Palette.get(palette)
         self.embedding_dim = embedding_dim
-        levels = tuple(1 << b for b in self.bit_widths)
+        levels = self.palette.channel_sizes
         self.table = self.add_weight(
             name="table",
             shape=(sum(levels) + 1, embedding_dim),
@@ -52,52 +55,86 @@ class PixelEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, token_ids: Any) -> Any:
-        outside = token_ids >= 1 << sum(self.bit_widths)
+        is_outside = token_ids >= self.palette.start_token_id
         hots = []
-        for channel, bits in zip(
-            split_channels(token_ids, self.bit_widths),
-            self.bit_widths,
+        for channel, size in zip(
+            self.palette.unpack(token_ids),
+            self.palette.channel_sizes,
             strict=True,
         ):
-            index = ops.where(outside, -1, channel)
-            hots.append(ops.one_hot(index, 1 << bits, dtype=self.compute_dtype))
-        hots.append(ops.cast(outside[..., None], self.compute_dtype))
+            index = ops.where(is_outside, -1, channel)
+            hots.append(ops.one_hot(index, size, dtype=self.compute_dtype))
+        hots.append(ops.cast(is_outside[..., None], self.compute_dtype))
         return ops.matmul(ops.concatenate(hots, axis=-1), self.table)
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "bit_widths": self.bit_widths,
+            "palette": str(self.palette),
             "embedding_dim": self.embedding_dim,
         }
 
 
-def split_channels(token_ids: Any, bit_widths: BitWidths) -> list[Any]:
-    """Split tokens into their three color channels, backend-neutral.
+@keras.saving.register_keras_serializable("pixace_tf")
+class RowColumnEmbedding(keras.layers.Layer):
+    """Add one learned vector per row and one per column of the image.
 
     Args:
-        token_ids: int32 `(...)`.
-        bit_widths: Bits per channel.
+        image_size: `(height, width)`.
+        hidden_dim: Width W of the vectors.
+
+    Call arguments:
+        x: float `(B, T, W)`, a whole sequence.
 
     Returns:
-        Three int32 tensors `(...)`, channel `c` in `[0, 2**bit_widths[c])`.
+        float `(B, T, W)`.
     """
-    channels, shift = [], 0
-    for bits in bit_widths:
-        channels.append((token_ids // (1 << shift)) % (1 << bits))
-        shift += bits
-    return channels
+
+    def __init__(
+        self, image_size: tuple[int, int], hidden_dim: int, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.image_size = tuple(image_size)
+        self.hidden_dim = hidden_dim
+        initializer = keras.initializers.RandomNormal(stddev=0.1)
+        self.rows, self.columns = (
+            self.add_weight(
+                name=name, shape=(n, hidden_dim), initializer=initializer
+            )
+            for name, n in zip(
+                ("rows", "columns"), self.image_size, strict=True
+            )
+        )
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        table = self.rows[:, None] + self.columns[None, :]
+        table = ops.reshape(table, (-1, table.shape[-1]))
+        return x + ops.cast(table, x.dtype)
+
+    def at(self, position: Any) -> Any:
+        """Return the vector of one position, an int32 scalar: float `(W,)`."""
+        width = self.image_size[1]
+        row = ops.take(self.rows, position // width, axis=0)
+        return row + ops.take(self.columns, position % width, axis=0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "image_size": self.image_size,
+            "hidden_dim": self.hidden_dim,
+        }
 
 
 def pad_grid(
     token_ids: Any, image_size: tuple[int, int], start_token_id: int
 ) -> Any:
-    """Lay a sequence out as a picture with a margin of start tokens.
+    """Lay a sequence out as an image with a margin of start tokens.
 
     Args:
         token_ids: int32 `(B, height*width)`.
         image_size: `(height, width)`.
-        start_token_id: What stands outside the picture.
+        start_token_id: What stands outside the image.
 
     Returns:
         int32 `(B, height + MARGIN, width + 2 * MARGIN)`: margins above, left
@@ -149,7 +186,7 @@ def neighbor_tokens(
         token_ids: int32 `(B, height*width)`; read at earlier positions only.
         position: int32 scalar in `[0, height*width)`.
         image_size: `(height, width)`.
-        start_token_id: What stands outside the picture.
+        start_token_id: What stands outside the image.
 
     Returns:
         int32 `(B, len(NEIGHBORS))`.

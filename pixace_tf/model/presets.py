@@ -1,10 +1,11 @@
 """Named model sizes.
 
 `pico` is for trying things out in seconds, `nano` learns on a laptop CPU in
-minutes, `small` wants an hour or a GPU,
-`base` has the size of the 2020 original and wants a GPU. Parameters at 32x32,
-HSV 544, chain head: see `pixace-tf fit --help`.
+minutes, `small` wants an hour or a GPU, `base` has the size of the 2020
+original and wants a GPU. `pixace-tf fit --help` tells their parameters.
 """
+
+from pixace_tf.errors import UserError
 
 PRESETS: dict[str, dict[str, dict[str, int]]] = {
     "pico": {
@@ -13,10 +14,10 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
             "hidden_dim": 64,
             "num_heads": 2,
             "intermediate_dim": 128,
-            "inner_num_layers": 1,
-            "inner_hidden_dim": 32,
-            "inner_num_heads": 2,
-            "inner_intermediate_dim": 64,
+            "local_num_layers": 1,
+            "local_hidden_dim": 32,
+            "local_num_heads": 2,
+            "local_intermediate_dim": 64,
         },
         "transformer": {
             "num_layers": 2,
@@ -31,10 +32,10 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
             "hidden_dim": 256,
             "num_heads": 4,
             "intermediate_dim": 1024,
-            "inner_num_layers": 2,
-            "inner_hidden_dim": 128,
-            "inner_num_heads": 4,
-            "inner_intermediate_dim": 512,
+            "local_num_layers": 2,
+            "local_hidden_dim": 128,
+            "local_num_heads": 4,
+            "local_intermediate_dim": 512,
         },
         "transformer": {
             "num_layers": 4,
@@ -49,10 +50,10 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
             "hidden_dim": 384,
             "num_heads": 6,
             "intermediate_dim": 1536,
-            "inner_num_layers": 2,
-            "inner_hidden_dim": 192,
-            "inner_num_heads": 6,
-            "inner_intermediate_dim": 768,
+            "local_num_layers": 2,
+            "local_hidden_dim": 192,
+            "local_num_heads": 6,
+            "local_intermediate_dim": 768,
         },
         "transformer": {
             "num_layers": 6,
@@ -67,10 +68,10 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
             "hidden_dim": 512,
             "num_heads": 8,
             "intermediate_dim": 2048,
-            "inner_num_layers": 2,
-            "inner_hidden_dim": 256,
-            "inner_num_heads": 8,
-            "inner_intermediate_dim": 1024,
+            "local_num_layers": 2,
+            "local_hidden_dim": 256,
+            "local_num_heads": 8,
+            "local_intermediate_dim": 1024,
         },
         "transformer": {
             "num_layers": 6,
@@ -86,7 +87,7 @@ for _sizes in PRESETS.values():
 
 # Peaks of the schedule; wider models want less.
 LEARNING_RATES = {"pico": 3e-3, "nano": 3e-3, "small": 2e-3, "base": 1e-3}
-RUN_LENGTH = 16
+PATCH_LENGTH = 16
 HASHING_DECODERS = ("reformer",)
 # Activations kept at each position: widths per layer and per stack, measured,
 # and the embedded neighbors with their gradient.
@@ -111,33 +112,33 @@ def decoder_config(
     Args:
         preset: `"pico"`, `"nano"`, `"small"` or `"base"`.
         decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
-        image_width: Pixels of a row. The runs of the multiscale decoder are
+        image_width: Pixels of a row. The patches of the multiscale decoder are
             about 16 pixels and, where the width allows it, fill rows evenly.
         num_hashes: Rounds of LSH attention of the reformer; 0 is exact.
-        num_layers: Layers of the (outer) stack instead of the preset's.
-        hidden_dim: Width of the (outer) stack instead of the preset's, a
+        num_layers: Layers of the (global) stack instead of the preset's.
+        hidden_dim: Width of the (global) stack instead of the preset's, a
             multiple of its width per head; heads and feed-forward follow.
 
     Returns:
         Arguments for the decoder's constructor.
 
     Raises:
-        ValueError: If a name is unknown, the decoder does not hash, or a size
+        UserError: If a name is unknown, the decoder does not hash, or a size
             is out of range.
     """
     if preset not in PRESETS:
-        raise ValueError(
+        raise UserError(
             f"preset must be one of {', '.join(PRESETS)}. Received: {preset!r}"
         )
     if decoder not in PRESETS[preset]:
-        raise ValueError(
+        raise UserError(
             f"decoder must be one of {', '.join(PRESETS[preset])}. "
             f"Received: {decoder!r}"
         )
     sizes = dict(PRESETS[preset][decoder])
     if num_layers is not None:
         if num_layers < 1:
-            raise ValueError(
+            raise UserError(
                 f"num_layers must be positive. Received: {num_layers}"
             )
         sizes["num_layers"] = num_layers
@@ -145,7 +146,7 @@ def decoder_config(
         sizes.update(_widened(sizes, hidden_dim))
     if num_hashes:
         if decoder not in HASHING_DECODERS or num_hashes < 0:
-            raise ValueError(
+            raise UserError(
                 "num_hashes must be 0, or positive for the decoder "
                 f"{' or '.join(HASHING_DECODERS)}. Received: "
                 f"num_hashes={num_hashes}, decoder={decoder!r}"
@@ -153,8 +154,8 @@ def decoder_config(
         sizes["num_hashes"] = num_hashes
     if decoder == "multiscale":
         fitting = [n for n in range(10, 25) if image_width % n == 0]
-        sizes["run_length"] = min(
-            fitting or [RUN_LENGTH], key=lambda n: abs(n - RUN_LENGTH)
+        sizes["patch_length"] = min(
+            fitting or [PATCH_LENGTH], key=lambda n: abs(n - PATCH_LENGTH)
         )
     return sizes
 
@@ -162,7 +163,7 @@ def decoder_config(
 def _widened(sizes: dict[str, int], hidden_dim: int) -> dict[str, int]:
     head_dim = sizes["hidden_dim"] // sizes["num_heads"]
     if hidden_dim < 1 or hidden_dim % head_dim:
-        raise ValueError(
+        raise UserError(
             f"hidden_dim must be a positive multiple of {head_dim}, the width "
             f"of a head. Received: hidden_dim={hidden_dim}"
         )
@@ -174,13 +175,13 @@ def _widened(sizes: dict[str, int], hidden_dim: int) -> dict[str, int]:
     }
 
 
-def picture_bytes(decoder: str, sizes: dict[str, int], length: int) -> float:
-    """Estimate the activations that training one more picture keeps.
+def image_bytes(decoder: str, sizes: dict[str, int], length: int) -> float:
+    """Estimate the activations that training one more image keeps.
 
     Args:
         decoder: Name of the decoder.
         sizes: As `decoder_config` returns them.
-        length: Pixels of the picture.
+        length: Pixels of the image.
 
     Returns:
         Bytes, in float32, of a batch larger than `recompute` leaves whole.
@@ -192,7 +193,7 @@ def picture_bytes(decoder: str, sizes: dict[str, int], length: int) -> float:
         return positions * widths * sizes[f"{prefix}hidden_dim"]
 
     kept: float = length * _INPUT_WIDTH
-    if "inner_hidden_dim" in sizes:
-        kept += stack("", length / sizes.get("run_length", RUN_LENGTH))
-        return 4 * (kept + stack("inner_", length))
+    if "local_hidden_dim" in sizes:
+        kept += stack("", length / sizes.get("patch_length", PATCH_LENGTH))
+        return 4 * (kept + stack("local_", length))
     return 4 * (kept + stack("", length))

@@ -20,6 +20,7 @@ from pixace_tf.model.kv_cache import Cache, empty_cache, layer_cache
 from pixace_tf.model.recompute import recompute
 
 
+@keras.saving.register_keras_serializable("pixace_tf")
 class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
     """A pre-norm `TransformerDecoder` with blockwise attention and a cache.
 
@@ -147,6 +148,7 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
         return self._feedforward_output_dense(hidden)
 
 
+@keras.saving.register_keras_serializable("pixace_tf")
 class TransformerStack(keras.layers.Layer):
     """Decoder layers over a whole sequence, or one position at a time.
 
@@ -172,12 +174,15 @@ class TransformerStack(keras.layers.Layer):
         hidden_dim: int,
         num_heads: int,
         intermediate_dim: int,
-        dropout: float,
+        dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.num_layers = num_layers
         self.hidden_dim = hidden_dim
         self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.dropout = dropout
         self.blocks = [
             CausalDecoderLayer(
                 intermediate_dim,
@@ -227,7 +232,7 @@ class TransformerStack(keras.layers.Layer):
         Args:
             x: float `(B, 1, W)`.
             frozen: A cache of positions that are all visible, or None.
-            tail: A cache visible below `index`.
+            tail: A cache whose positions below `index` are visible.
             index: int32 scalar, where in the tail this position stands.
 
         Returns:
@@ -239,3 +244,13 @@ class TransformerStack(keras.layers.Layer):
             x, keys_values = block.step(x, past, tail[i], index)
             filled.append(keys_values)
         return x, filled
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_layers": self.num_layers,
+            "hidden_dim": self.hidden_dim,
+            "num_heads": self.num_heads,
+            "intermediate_dim": self.intermediate_dim,
+            "dropout": self.dropout,
+        }

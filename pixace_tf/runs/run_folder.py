@@ -4,7 +4,7 @@
         run.json         architecture, tokenizer, arguments, versions
         weights.npz      the best weights so far, by validation
         checkpoint.npz   the latest state of training, optimizer included
-        tokens.npz       the tokens of the data set
+        tokens.npz       the tokens of the training and validation images
         history.json     one entry per epoch
         learning_curve.png, pictures/, tensorboard/
 
@@ -17,6 +17,7 @@ import functools
 import importlib.metadata
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -24,11 +25,12 @@ import numpy as np
 
 from pixace_tf import storage
 from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.storage import RUN_FILE
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS_FILE = "weights.npz"
 CHECKPOINT_FILE = "checkpoint.npz"
 TOKENS_FILE = "tokens.npz"
@@ -44,17 +46,19 @@ class Run:
         model: The model, weights loaded or fresh.
         tokenizer: What its tokens mean.
         arguments: The arguments of training.
+        jit_compile: Whether XLA compiles what samples and scores.
     """
 
     path: str
     model: PixaceCausalLM
     tokenizer: PixelTokenizer
     arguments: dict[str, Any]
+    jit_compile: bool = True
 
     @functools.cached_property
     def sampler(self) -> Sampler:
-        """What draws from the model, compiled at its first use."""
-        return Sampler(self.model)
+        """What samples from the model, compiled at its first use."""
+        return Sampler(self.model, jit_compile=self.jit_compile)
 
     def file(self, *names: str) -> str:
         """Return the path of a file of this run."""
@@ -62,11 +66,12 @@ class Run:
 
 
 def create_run(
-    path: str,
+    path: str | os.PathLike[str],
     tokenizer: PixelTokenizer,
     model_config: dict[str, Any],
     arguments: dict[str, Any],
     dtype: str = "float32",
+    jit_compile: bool = True,
 ) -> Run:
     """Build a model and start its run folder.
 
@@ -76,10 +81,12 @@ def create_run(
         model_config: Arguments of `PixaceCausalLM` beyond the tokenizer's.
         arguments: JSON-ready arguments of training.
         dtype: Keras dtype policy to train with.
+        jit_compile: Whether XLA compiles what samples and scores.
 
     Returns:
         The run with fresh weights.
     """
+    path = os.fspath(path)
     model = _build(tokenizer, model_config, dtype)
     os.makedirs(path, exist_ok=True)
     packages = ("tensorflow", "keras", "keras-nlp", "numpy", "pillow")
@@ -96,116 +103,145 @@ def create_run(
             "arguments": arguments,
         },
     )
-    return Run(path, model, tokenizer, arguments)
+    return Run(path, model, tokenizer, arguments, jit_compile)
 
 
-def read_config(path: str) -> dict[str, Any]:
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read and check the `run.json` of a run folder.
 
     Raises:
-        ValueError: If the folder or file is missing, damaged or made by a
-            newer version.
+        UserError: If the folder or file is missing, damaged or made by a
+            another version.
     """
+    path = os.fspath(path)
     if not os.path.isdir(path):
-        raise ValueError(f"There is no run folder {path!r}.")
+        raise UserError(f"There is no run folder {path!r}.")
     file = os.path.join(path, RUN_FILE)
     if not os.path.exists(file):
-        raise ValueError(f"{path!r} is no run folder: it has no {RUN_FILE}.")
+        raise UserError(f"{path!r} is no run folder: it has no {RUN_FILE}.")
     try:
         with open(file, encoding="utf-8") as opened:
             config: dict[str, Any] = json.load(opened)
         version = config["format"]
         missing = {"tokenizer", "model", "arguments"} - set(config)
     except (OSError, ValueError, KeyError, TypeError):
-        raise ValueError(f"The file {file} is damaged.") from None
-    if not isinstance(version, int) or version > FORMAT:
-        raise ValueError(
-            f"{path!r} was made by a newer pixace-tf (run format {version}, "
-            f"this version reads up to {FORMAT}); upgrade pixace-tf."
+        raise UserError(f"The file {file} is damaged.") from None
+    if version != FORMAT:
+        is_newer = not isinstance(version, int) or version > FORMAT
+        age, advice = (
+            ("a newer", "upgrade pixace-tf")
+            if is_newer
+            else ("an older", "train it anew")
+        )
+        raise UserError(
+            f"{path!r} was made by {age} pixace-tf (run format {version}, this "
+            f"version reads {FORMAT}); {advice}."
         )
     if missing:
-        raise ValueError(f"The file {file} lacks {', '.join(sorted(missing))}.")
+        raise UserError(f"The file {file} lacks {', '.join(sorted(missing))}.")
     return config
 
 
-def open_run(path: str, dtype: str = "float32") -> Run:
+def open_run(
+    path: str | os.PathLike[str],
+    dtype: str = "float32",
+    jit_compile: bool = True,
+) -> Run:
     """Build the model of a run folder, with fresh weights.
 
     Args:
         path: The run folder.
         dtype: Keras dtype policy.
+        jit_compile: Whether XLA compiles what samples and scores.
 
     Raises:
-        ValueError: If the folder is not a usable run.
+        UserError: If the folder is not a usable run.
     """
+    path = os.fspath(path)
     config = read_config(path)
     try:
         tokenizer = PixelTokenizer(**config["tokenizer"])
         model = _build(tokenizer, config["model"], dtype)
     except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(
+        raise UserError(
             f"The file {os.path.join(path, RUN_FILE)} is damaged: {error}"
         ) from None
-    return Run(path, model, tokenizer, config["arguments"])
+    return Run(path, model, tokenizer, config["arguments"], jit_compile)
 
 
-def load_run(path: str | os.PathLike[str]) -> Run:
-    """Load a trained model, ready to draw.
+def load_run(path: str | os.PathLike[str], jit_compile: bool = True) -> Run:
+    """Load a trained model, ready to sample from.
 
     Args:
         path: A run folder, as `fit` leaves it, finished or interrupted.
+        jit_compile: Whether XLA compiles what samples and scores. That pays
+            from some images on.
 
     Returns:
         The run with its best weights; before the first validation, with the
         latest ones.
 
     Raises:
-        ValueError: If the folder is not a usable run or has no weights yet.
+        UserError: If the folder is not a usable run or has no weights yet.
     """
-    return load_weights(open_run(os.fspath(path)))
+    return load_weights(open_run(path, jit_compile=jit_compile))
 
 
 def load_weights(run: Run) -> Run:
     """Set the weights of a run to those of its folder; see `load_run`.
 
     Raises:
-        ValueError: If the folder has no weights yet, or damaged ones.
+        UserError: If the folder has no weights yet, or damaged ones.
     """
     for name in (WEIGHTS_FILE, CHECKPOINT_FILE):
         if os.path.exists(run.file(name)):
             arrays, _ = storage.read_npz(run.file(name))
             set_weights(run, arrays, run.file(name))
             return run
-    raise ValueError(f"{run.path!r} has no weights yet; go on with `fit`.")
+    raise UserError(f"{run.path!r} has no weights yet; go on with `fit`.")
 
 
 def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
     """Return the model's weights by the path of each variable."""
-    arrays = {v.path: np.asarray(v.value) for v in model.weights}
-    assert len(arrays) == len(model.weights), "two weights share a path"
-    return arrays
+    return arrays_by_path(model.weights)
 
 
 def set_weights(run: Run, arrays: dict[str, np.ndarray], file: str) -> None:
-    """Set the model's weights from `get_weights`.
+    """Set the model's weights from `get_weights`; see `assign_by_path`."""
+    assign_by_path(run.model.weights, arrays, file)
+
+
+def arrays_by_path(variables: Sequence[Any]) -> dict[str, np.ndarray]:
+    """Return the values of Keras variables by the path of each one."""
+    arrays = {v.path: np.asarray(v.value) for v in variables}
+    assert len(arrays) == len(variables), "two variables share a path"
+    return arrays
+
+
+def assign_by_path(
+    variables: Sequence[Any], arrays: dict[str, np.ndarray], file: str
+) -> None:
+    """Assign Keras variables from `arrays_by_path`.
 
     Args:
-        run: The run with the model.
+        variables: The variables.
         arrays: Arrays by variable path; others are ignored.
         file: Where they come from, for the error.
 
     Raises:
-        ValueError: If an array is missing or has another shape.
+        UserError: If an array is missing or has another shape; nothing is
+            assigned then.
     """
-    for variable in run.model.weights:
+    for variable in variables:
         array = arrays.get(variable.path)
         if array is None or array.shape != tuple(variable.shape):
-            raise ValueError(
+            raise UserError(
                 f"The file {file} does not fit this model: {variable.path} "
                 f"should have the shape {tuple(variable.shape)}. Received: "
                 f"{None if array is None else array.shape}"
             )
-        variable.assign(array)
+    for variable in variables:
+        variable.assign(arrays[variable.path])
 
 
 def _build(
@@ -213,8 +249,7 @@ def _build(
 ) -> PixaceCausalLM:
     return PixaceCausalLM(
         image_size=tokenizer.image_size,
-        bit_widths=tokenizer.bit_widths,
-        color_space=tokenizer.color_space,
+        palette=tokenizer.palette,
         **model_config,
         dtype=dtype,
         name="pixace",

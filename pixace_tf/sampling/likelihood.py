@@ -1,22 +1,22 @@
-"""How likely pictures are: bits per pixel, per channel and per dimension.
+"""How likely images are: bits per pixel, per channel and per dimension.
 
-Shapes: N pictures, T pixels.
+Shapes: N images, T pixels.
 """
 
 import functools
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from pixace_tf.data.bit_widths import BitWidths
-from pixace_tf.data.color_codes import pack, quantize
+from pixace_tf.console import ProgressCallback
+from pixace_tf.data.palette import Palette
+from pixace_tf.data.quantization import quantize
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
 
 
 class Scorer:
-    """Computes the cost of whole pictures, compiled once.
+    """Computes the cost of whole images, compiled once.
 
     Args:
         model: The model that scores.
@@ -47,17 +47,17 @@ class Scorer:
     def channel_bits(
         self,
         token_ids: np.ndarray,
-        progress: Callable[[int, int], None] | None = None,
+        progress: ProgressCallback | None = None,
     ) -> np.ndarray:
         """Return the cost of each channel of each pixel.
 
         Args:
             token_ids: integers `(N, T)`, canonical codes.
-            progress: Told the pictures done and their number.
+            progress: Told the images done and their number.
 
         Returns:
             float32 `(N, T, 3)`: minus log2 probability of each channel, given
-            those before it in the order of `PixaceCausalLM.channel_names`.
+            those before it in the order of `Palette.channel_names`.
         """
         done = []
         for start in range(0, len(token_ids), self.batch_size):
@@ -72,7 +72,7 @@ class Scorer:
     def bits(
         self,
         token_ids: np.ndarray,
-        progress: Callable[[int, int], None] | None = None,
+        progress: ProgressCallback | None = None,
     ) -> np.ndarray:
         """Return the cost of each pixel; see `channel_bits`.
 
@@ -83,23 +83,22 @@ class Scorer:
 
 
 @functools.lru_cache(maxsize=4)
-def colors_per_token(bit_widths: BitWidths, color_space: str) -> np.ndarray:
+def colors_per_token(palette: Palette) -> np.ndarray:
     """Count the 8-bit colors that become each token, over all 2**24.
 
     Args:
-        bit_widths: Bits per channel.
-        color_space: `"hsv"` or `"rgb"`.
+        palette: The palette.
 
     Returns:
-        int64 `(2**sum(bit_widths),)`, read-only; 0 for codes that no color
+        int64 `(vocabulary_size,)`, read-only; 0 for codes that no color
         has, such as those that are not canonical.
     """
     plane = np.zeros((256, 256, 3), np.uint8)
     plane[..., 1], plane[..., 2] = np.indices((256, 256))
-    counts = np.zeros(1 << sum(bit_widths), np.int64)
+    counts = np.zeros(palette.vocabulary_size, np.int64)
     for red in range(256):
         plane[..., 0] = red
-        token_ids = pack(quantize(plane, bit_widths, color_space), bit_widths)
+        token_ids = palette.pack(quantize(plane, palette))
         tokens, times = np.unique(token_ids, return_counts=True)
         counts[tokens] += times
     counts.flags.writeable = False
@@ -109,21 +108,21 @@ def colors_per_token(bit_widths: BitWidths, color_space: str) -> np.ndarray:
 def bits_per_dim(
     bits: np.ndarray, token_ids: np.ndarray, tokenizer: PixelTokenizer
 ) -> np.ndarray:
-    """Bound the cost of the 8-bit RGB pictures behind tokens.
+    """Bound the cost of the 8-bit RGB images behind tokens.
 
     A code says which colors a pixel may have, all of them equally likely: the
     cost of the token, plus log2 of their number, over three channels. It is an
-    upper bound for the best model of the 8-bit pictures that begins with these
+    upper bound for the best model of the 8-bit images that begins with these
     tokens, and exact for RGB 888.
 
     Args:
         bits: float `(N, T)` of the tokens, as `Scorer.bits` returns them.
-        token_ids: integers `(N, T)`, tokens of 8-bit pictures.
+        token_ids: integers `(N, T)`, tokens of 8-bit images.
         tokenizer: What the tokens mean.
 
     Returns:
-        float64 `(N,)`: bits per channel and pixel, mean of each picture.
+        float64 `(N,)`: bits per channel and pixel, mean of each image.
     """
-    counts = colors_per_token(tokenizer.bit_widths, tokenizer.color_space)
+    counts = colors_per_token(tokenizer.palette)
     within = np.log2(counts[token_ids])
     return np.mean(bits.astype(np.float64) + within, axis=1) / 3

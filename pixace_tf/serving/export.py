@@ -18,8 +18,9 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from pixace_tf import storage
+from pixace_tf.errors import UserError
 from pixace_tf.runs.run_folder import Run
-from pixace_tf.sampling.sampling_config import Filters
+from pixace_tf.sampling.sampling_config import SamplingConfig
 from pixace_tf.serving import model_card
 from pixace_tf.serving.served_model import BLOCK_ROWS, ServedModel
 
@@ -45,10 +46,10 @@ def export(
         The folder of the version.
 
     Raises:
-        ValueError: If `keep` is not positive.
+        UserError: If `keep` is not positive.
     """
     if keep is not None and keep < 1:
-        raise ValueError(f"keep must be positive. Received: keep={keep}")
+        raise UserError(f"keep must be positive. Received: keep={keep}")
     path = _write_version(run)
     say(f"{path}: {_megabytes(path):.1f} MB")
     if keep is not None:
@@ -82,7 +83,7 @@ def example_inputs(run: Run, count: int) -> dict[str, np.ndarray]:
     return {
         "image_bytes": np.array([buffer.getvalue()] * count, object),
         "prefix_length": np.full(count, height * width - 1, np.int32),
-        **Filters().arrays(count),
+        **SamplingConfig().arrays(count),
         "seed": np.arange(count, dtype=np.int64),
     }
 

@@ -1,10 +1,10 @@
-"""What a server runs: picture bytes in, picture bytes out, in plain ops.
+"""What a server runs: image bytes in, image bytes out, in plain ops.
 
 TensorFlow Serving switches XLA off and knows nothing of this package, so the
 functions here hold built-in ops only. The rows of a batch belong to different
-people: they are drawn in blocks of a fixed number of rows, of pictures whose
-prefixes end in the same segment, so that a picture is the same alone and in
-any batch.
+people: they are sampled in blocks of a fixed number of rows, of images whose
+prefixes end in the same span, so that an image is the same alone and in any
+batch.
 
 Shapes: B batch, T pixels.
 """
@@ -21,10 +21,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.sampling.sampler import Sampler
-from pixace_tf.sampling.sampling_config import FILTER_RULES, Filters
+from pixace_tf.sampling.decode_loop import DecodeLoop
+from pixace_tf.sampling.draws import has_filters
+from pixace_tf.sampling.sampling_config import RULES, SamplingConfig
 
-# Pictures of a block. Fewer would make a batch slower, more a single picture.
+# Images of a block. Fewer would make a batch slower, more a single image.
 BLOCK_ROWS = 8
 
 Tensors = dict[str, tf.Tensor]
@@ -34,16 +35,17 @@ class ServedModel:
     """The functions of a SavedModel, each with a signature.
 
     - `complete` takes `image_bytes` string (JPEG or PNG), `prefix_length`
-      int32, the fields of `Filters` float32 (`top_k` int32), `seed` int64.
+      int32, the fields of `SamplingConfig` float32 (`top_k` int32), `seed`
+      int64.
     - `complete_tokens` takes `token_ids` int32 `(B, T)` instead of
       `image_bytes`, and reads them up to each prefix.
-    - `generate` takes neither a picture nor a prefix.
+    - `generate` takes neither an image nor a prefix.
     - `score` takes `image_bytes` alone.
 
-    The first three return the pictures that were drawn as `image_bytes`, their
-    `token_ids` int32 `(B, T)`, and `bits_per_pixel` float32 `(B,)`, what a
-    picture costs the model. `score` returns the same for the given pictures;
-    its `image_bytes` is the picture scaled down, before the palette.
+    The first three return the completed images as `image_bytes`, their
+    `token_ids` int32 `(B, T)`, and `bits_per_pixel` float32 `(B,)`, what an
+    image costs the model. `score` returns the same for the given images; its
+    `image_bytes` is the image scaled down, before the palette.
 
     Every input is `(B, ...)`, and one of a single row counts for all rows.
     Every output is `(B, ...)`; those that end in `_bytes` are PNG files. What
@@ -59,13 +61,13 @@ class ServedModel:
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._sampler = Sampler(model, BLOCK_ROWS, jit_compile=False)
+        self._loop = DecodeLoop(model, BLOCK_ROWS, jit_compile=False)
         length = model.sequence_length
         self._nats = tf.function(
             lambda token_ids: model.pixel_nats(
                 token_ids, model(token_ids, training=False)
             ),
-            # Of no fixed batch: in pieces, it would need an XLA op.
+            # The batch is not fixed, since a batch in pieces needs an XLA op.
             input_signature=[tf.TensorSpec((None, length), tf.int32)],
         )
         row = tf.TensorSpec((None,), tf.string)
@@ -75,13 +77,13 @@ class ServedModel:
             "seed": tf.constant([0], tf.int64),
             **{
                 name: tf.constant(value)
-                for name, value in Filters().arrays(1).items()
+                for name, value in SamplingConfig().arrays(1).items()
             },
         }
         # Functions of their own, for the signatures to share.
         self._decode = tf.function(self._decode_all, input_signature=[row])
-        self._draw = _function(
-            self._draw_all, token_ids=tokens, **prefix, **options
+        self._sample = _function(
+            self._complete_all, token_ids=tokens, **prefix, **options
         )
         self.signatures = {
             "complete": _function(
@@ -117,16 +119,16 @@ class ServedModel:
     ) -> Tensors:
         given = self._check(image_bytes=image_bytes, **options)
         images = self._decode(given.pop("image_bytes"))
-        return self._draw(token_ids=self._tokenize(images), **given)
+        return self._sample(token_ids=self._tokenize(images), **given)
 
     def _complete_tokens(self, **given: tf.Tensor) -> Tensors:
-        return self._draw(**self._check(**given))
+        return self._sample(**self._check(**given))
 
     def _generate(self, **given: tf.Tensor) -> Tensors:
         given = self._check(**given)
         given["prefix_length"] = tf.zeros_like(given["top_k"])
         shape = tf.size(given["seed"]), self._tokenizer.sequence_length
-        return self._draw(token_ids=tf.zeros(shape, tf.int32), **given)
+        return self._sample(token_ids=tf.zeros(shape, tf.int32), **given)
 
     def _score(self, image_bytes: tf.Tensor) -> Tensors:
         images = self._decode(
@@ -151,7 +153,7 @@ class ServedModel:
             _assert(tf.reduce_min(sizes) > 0, "There must be a row.", sizes)
         )
         rules = {
-            **FILTER_RULES,
+            **RULES,
             "prefix_length": (
                 f"from 0 to {length}",
                 lambda x: (x >= 0) & (x <= length),
@@ -179,7 +181,7 @@ class ServedModel:
             fn_output_signature=tf.TensorSpec(
                 (*self._tokenizer.image_size, 3), tf.uint8
             ),
-            # Large pictures of a batch would fill the memory together.
+            # Large images of a batch would fill the memory together.
             parallel_iterations=1,
         )
 
@@ -187,51 +189,46 @@ class ServedModel:
         shape = (None, self._tokenizer.sequence_length)
         return tf.ensure_shape(self._tokenizer.tokenize(images), shape)
 
-    def _draw_all(
+    def _complete_all(
         self,
         token_ids: tf.Tensor,
         prefix_length: tf.Tensor,
         seed: tf.Tensor,
-        **filters: tf.Tensor,
+        **config: tf.Tensor,
     ) -> Tensors:
         length = self._tokenizer.sequence_length
         is_given = tf.range(length) < prefix_length[:, None]
         token_ids = tf.where(is_given, token_ids, 0)
-        is_color = (token_ids >= 0) & (
-            token_ids < self._tokenizer.vocabulary_size
-        )
+        vocabulary_size = self._tokenizer.palette.vocabulary_size
+        is_color = (token_ids >= 0) & (token_ids < vocabulary_size)
         check = _assert(
             is_color,
-            "token_ids must lie within the prefix from 0 to "
-            f"{self._tokenizer.vocabulary_size - 1}.",
+            f"token_ids must lie within the prefix from 0 to "
+            f"{vocabulary_size - 1}.",
             tf.boolean_mask(token_ids, ~is_color),
         )
         with tf.control_dependencies([check]):
             token_ids = tf.identity(token_ids)
-        segment_length = self._model.decoder.segment_length
-        num_segments = math.ceil(length / segment_length)
-        # A whole picture is in none of them.
-        first_segment = tf.where(
-            prefix_length < length,
-            prefix_length // segment_length,
-            num_segments,
+        span_length = self._loop.span_length
+        num_spans = math.ceil(length / span_length)
+        # A whole image is in no span.
+        first_span = tf.where(
+            prefix_length < length, prefix_length // span_length, num_spans
         )
-        # Blocks of pictures that are drawn from the same segment on.
+        # The images of a block are sampled from the same span on.
         blocks = [
-            _blocks(tf.where(first_segment == segment)[:, 0])
-            for segment in range(num_segments)
+            _blocks(tf.where(first_span == span)[:, 0])
+            for span in range(num_spans)
         ]
         index = tf.concat(blocks, axis=0)
-        numbers = tf.repeat(
-            tf.range(num_segments), [tf.shape(b)[0] for b in blocks]
-        )
+        spans = tf.repeat(tf.range(num_spans), [tf.shape(b)[0] for b in blocks])
         arguments = tf.nest.map_structure(
             lambda x: tf.gather(x, index),
-            (token_ids, prefix_length, seed, filters),
+            (token_ids, prefix_length, seed, config),
         )
         drawn = tf.map_fn(
-            lambda block: self._sampler.draw_rows(*block),
-            (numbers, *arguments),
+            lambda block: self._complete_block(*block),
+            (spans, *arguments),
             fn_output_signature=tf.TensorSpec((BLOCK_ROWS, length), tf.int32),
         )
         token_ids = tf.tensor_scatter_nd_update(
@@ -241,6 +238,41 @@ class ServedModel:
         )
         images = self._tokenizer.detokenize(token_ids)
         return self._outputs(images, token_ids)
+
+    def _complete_block(
+        self,
+        span: tf.Tensor,
+        token_ids: tf.Tensor,
+        prefix_length: tf.Tensor,
+        seeds: tf.Tensor,
+        config: Tensors,
+    ) -> tf.Tensor:
+        """Complete the images of a block from the beginning of a span on.
+
+        Args:
+            span: int32 scalar; every prefix ends in this span or behind it.
+            token_ids: int32 `(BLOCK_ROWS, T)`, zeros behind each prefix.
+            prefix_length: int32 `(BLOCK_ROWS,)`.
+            seeds: int64 `(BLOCK_ROWS,)`.
+            config: `(BLOCK_ROWS,)` tensors, named as in `SamplingConfig`.
+
+        Returns:
+            int32 `(BLOCK_ROWS, T)`. A row depends on its own arguments and on
+            `span` only, not on the other rows.
+        """
+        loop = self._loop
+        start = span * loop.span_length
+        last_start = (self._model.sequence_length - 1) // loop.span_length
+        # One prefill program serves every beginning.
+        state = loop.state_at(token_ids, last_start * loop.span_length)
+        arguments = prefix_length, loop.noise(seeds), config
+
+        def run(is_filtered: bool) -> tf.Tensor:
+            return loop.run(is_filtered, state, token_ids, start, *arguments)
+
+        return tf.cond(
+            has_filters(config), lambda: run(True), lambda: run(False)
+        )
 
     def _outputs(self, images: tf.Tensor, token_ids: tf.Tensor) -> Tensors:
         count, length = tf.shape(token_ids)[0], token_ids.shape[1]

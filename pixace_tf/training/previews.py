@@ -1,8 +1,7 @@
-"""True samples and completions while training, as PNG and in TensorBoard."""
+"""Samples and completions while training, as PNG files and in TensorBoard."""
 
 import os
 import time
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,51 +10,50 @@ from PIL import Image
 from pixace_tf.data.token_dataset import TokenDataset
 from pixace_tf.painting import sheets
 from pixace_tf.runs.run_folder import Run
+from pixace_tf.training.interruption import StopRequest
 
 NUM_NEW = 8
 NUM_COMPLETED = 4
-# Drawing may take this share of the time of training.
+# Sampling may take this share of the time of training.
 MAX_SHARE = 0.05
 
 
-class Gallery:
-    """Draws the same pictures again as the model learns.
+class Previews:
+    """Samples with the same seeds again and again as the model learns.
 
     Args:
         run: The run with the model.
-        data: Validation pictures to complete, else training pictures.
+        data: Validation images to complete, else training images.
         stop: Asks to stop.
     """
 
-    def __init__(self, run: Run, data: TokenDataset, stop: Any) -> None:
+    def __init__(self, run: Run, data: TokenDataset, stop: StopRequest) -> None:
         self._run = run
         self._stop = stop
         source = data.validation if len(data.validation) else data.train
         # Spread over the files, which lie in the order of their names.
         chosen = np.linspace(0, len(source) - 1, NUM_COMPLETED).astype(int)
         self._given = source[np.unique(chosen)].astype(np.int32)
-        self._drawn_at = 0.0
+        self._sampled_at = 0.0
         self._cost_s = 0.0
 
     def update(self, entry: dict[str, float], is_last: bool = False) -> None:
-        """Draw, unless the last drawing was too short a time ago.
+        """Sample, unless the last time was too short ago.
 
         Args:
             entry: The newest entry of the history.
-            is_last: Draw in any case.
+            is_last: Sample in any case.
         """
         start = time.monotonic()
-        rested = start - self._drawn_at
+        rested = start - self._sampled_at
         if not is_last and rested * MAX_SHARE < self._cost_s:
             return
-        new, completed = self._draw()
+        new, completed = self._sample()
         name = f"epoch-{entry['epoch']:08.2f}"
         folder = self._run.file("pictures")
         os.makedirs(folder, exist_ok=True)
         for kind, sheet in (("new", new), ("completed", completed)):
-            sheets.save_picture(
-                sheet, os.path.join(folder, f"{name}-{kind}.png")
-            )
+            sheets.save_image(sheet, os.path.join(folder, f"{name}-{kind}.png"))
         writer = tf.summary.create_file_writer(
             self._run.file("tensorboard", "pictures")
         )
@@ -63,10 +61,10 @@ class Gallery:
             for kind, sheet in (("new", new), ("completed", completed)):
                 tf.summary.image(kind, np.asarray(sheet)[None])
         writer.close()
-        self._drawn_at = time.monotonic()
-        self._cost_s = self._drawn_at - start
+        self._sampled_at = time.monotonic()
+        self._cost_s = self._sampled_at - start
 
-    def _draw(self) -> tuple[Image.Image, Image.Image]:
+    def _sample(self) -> tuple[Image.Image, Image.Image]:
         tokenizer = self._run.tokenizer
         length = tokenizer.sequence_length
         blank = np.zeros((NUM_NEW, length), np.int32)

@@ -1,4 +1,4 @@
-"""The reformer stack, with the face of `transformer_stack.TransformerStack`.
+"""The reformer stack; it has the methods of `TransformerStack`.
 
 Shapes: B batch, T positions, W hidden_dim.
 """
@@ -17,6 +17,7 @@ from pixace_tf.model.reformer.branches import (
 from pixace_tf.model.reformer.reversible import ReversibleStack
 
 
+@keras.saving.register_keras_serializable("pixace_tf")
 class ReformerStack(keras.layers.Layer):
     """A reversible stack over a whole sequence, or one position at a time.
 
@@ -47,15 +48,21 @@ class ReformerStack(keras.layers.Layer):
         hidden_dim: int,
         num_heads: int,
         intermediate_dim: int,
-        dropout: float,
+        dropout: float = 0.0,
         num_hashes: int = 0,
         num_buckets: int | None = None,
         chunk_length: int = 64,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.num_layers = num_layers
         self.hidden_dim = hidden_dim
         self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.dropout = dropout
+        self.num_hashes = num_hashes
+        self.num_buckets = num_buckets
+        self.chunk_length = chunk_length
         shared: dict[str, Any] = {
             "dropout": dropout,
             "dtype": self.dtype_policy,
@@ -123,7 +130,7 @@ class ReformerStack(keras.layers.Layer):
         Args:
             x: float `(B, 1, W)`.
             frozen: A cache of positions that are all visible, or None.
-            tail: A cache visible below `index`.
+            tail: A cache whose positions below `index` are visible.
             index: int32 scalar, where in the tail this position stands.
 
         Returns:
@@ -138,6 +145,12 @@ class ReformerStack(keras.layers.Layer):
             second = second + ops.cast(feed_forward(first), "float32")
             filled.append(keys_values)
         return ops.cast(first + second, self.compute_dtype), filled
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("num_layers", "hidden_dim", "num_heads", "intermediate_dim")
+        names += ("dropout", "num_hashes", "num_buckets", "chunk_length")
+        own = {name: getattr(self, name) for name in names}
+        return {**super().get_config(), **own}
 
     def _pairs(self) -> list[tuple[Any, Any]]:
         branches = self.reversible.branches

@@ -1,0 +1,108 @@
+"""The group of all commands: errors as one line, TensorFlow without chatter."""
+
+import contextlib
+import errno
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+
+from pixace_tf.errors import UserError
+
+
+class Commands(click.Group):
+    """Shows what a user can mend as one clear line, with an exit code.
+
+    A mistake of this program keeps its traceback.
+    """
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _fail(str(error), 2)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # click ends quietly then.
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            _fail(f"{place}{error.strerror or error}", 1)
+        except KeyboardInterrupt as error:
+            signum = getattr(error, "signum", signal.SIGINT)
+            name = signal.Signals(signum).name
+            _fail(f"Stopped by {name}.", 128 + signum)
+        except Exception as error:
+            if type(error).__name__ != "ResourceExhaustedError":
+                raise
+            if "No space left" in str(error):
+                _fail("No space left on the disk.", 1)
+            _fail("Out of memory; try a smaller --batch-size.", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"pixace-tf: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 88,
+        "show_default": True,
+    },
+)
+@click.version_option(package_name="pixace-tf")
+def main() -> None:
+    """Learn to finish half-covered pictures and to paint new ones.
+
+    \b
+    The way to go:
+      pixace-tf demo                                  # all of it, 10 minutes
+      pixace-tf fit data/animals                      # train on your pictures
+      pixace-tf complete saved_models/animals cat.jpg --out completed.png
+      pixace-tf generate saved_models/animals --count 16 --out new.png
+
+    Every command has its own --help.
+    """
+
+
+def needs_tensorflow(command: Callable[..., None]) -> Callable[..., None]:
+    """Import TensorFlow before the command, without its chatter."""
+
+    @functools.wraps(command)
+    def wrapped(**arguments: Any) -> None:
+        import_tensorflow()
+        command(**arguments)
+
+    return wrapped
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without its chatter.
+
+    The chatter comes from C++ and heeds no setting. It is shown where
+    TF_CPP_MIN_LOG_LEVEL is set.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+        with _silent_stderr():
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,190 @@
+"""Commands that paint, with a run or on a server."""
+
+import importlib.util
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pixace_tf.cli.group import import_tensorflow, main
+from pixace_tf.cli.options import sampling, served
+
+if TYPE_CHECKING:
+    from pixace_tf.painting.painter import Painter
+
+
+@main.command()
+@click.argument("paths", metavar="[RUN] IMAGE...", nargs=-1, required=True)
+@click.option("--out", default="completed.png", help="The sheet to write.")
+@click.option(
+    "--keep",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    help="Share of each picture to keep, from the top.",
+)
+@click.option(
+    "--prefix-length",
+    type=click.IntRange(0),
+    help="Pixels to keep, row by row, instead of --keep.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=1,
+    help="Completions for each picture and temperature.",
+)
+@sampling
+@served
+def complete(
+    paths: tuple[str, ...],
+    out: str,
+    server: str | None,
+    model: str,
+    scale: int | None,
+    tiles: str | None,
+    **arguments: Any,
+) -> None:
+    """Keep the top of each IMAGE (path or http address), draw the rest.
+
+    The sheet shows original, what was kept, and one column of completions for
+    each temperature and sample.
+
+    \b
+    Examples:
+      pixace-tf complete saved_models/animals cat.jpg dog.png
+      pixace-tf complete saved_models/animals cat.jpg --keep 0.3 --samples 4
+      pixace-tf complete saved_models/animals cat.jpg --temperature 0.9,1.0,1.1
+      pixace-tf complete --server http://localhost:8501 --model animals cat.jpg
+    """
+    from pixace_tf import console
+    from pixace_tf.painting import sheets
+    from pixace_tf.painting.request import Request
+
+    sheets.check_image_path(out)
+    run_path, images = (None, paths) if server else (paths[0], paths[1:])
+    if not images:
+        raise click.UsageError("Give RUN and then at least one IMAGE.")
+    request = Request(images, **arguments)
+    painter = _open_painter(run_path, server, model)
+    with console.ProgressBar("Completing") as bar:
+        completions = painter.complete(request, bar.count)
+    sheets.save_image(completions.sheet(scale), out)
+    if tiles is not None:
+        sheets.save_tiles(
+            completions.images.reshape(-1, *completions.kept.shape[1:]), tiles
+        )
+    click.echo(f"{len(images)} pictures completed: {out}")
+
+
+@main.command()
+@click.argument("run_path", metavar="[RUN]", type=click.Path(), required=False)
+@click.option("--out", default="new.png", help="The sheet to write.")
+@click.option("--count", type=click.IntRange(1), default=16)
+@sampling
+@served
+def generate(
+    run_path: str | None,
+    server: str | None,
+    model: str,
+    out: str,
+    count: int,
+    temperatures: tuple[float, ...],
+    scale: int | None,
+    tiles: str | None,
+    **arguments: Any,
+) -> None:
+    """Paint new pictures, in a grid; the k-th has the seed SEED + k.
+
+    Several temperatures give one row of pictures each.
+
+    \b
+    Examples:
+      pixace-tf generate saved_models/animals
+      pixace-tf generate saved_models/animals --count 8 --temperature 0.9,1.0
+      pixace-tf generate --server grpc://localhost:8500 --model animals
+    """
+    from pixace_tf import console
+    from pixace_tf.painting import sheets
+    from pixace_tf.painting.request import generation
+
+    sheets.check_image_path(out)
+    request = generation(count, temperatures=temperatures, **arguments)
+    painter = _open_painter(run_path, server, model)
+    with console.ProgressBar("Painting") as bar:
+        images = painter.generate(request, bar.count)
+    sheet = (
+        sheets.grid(images[0], scale)
+        if len(temperatures) == 1
+        else sheets.contact_sheet(
+            [
+                [sheets.Tile(pixels, f"T {temperature:g}") for pixels in row]
+                for temperature, row in zip(temperatures, images, strict=True)
+            ],
+            scale=scale,
+        )
+    )
+    images = images.reshape(-1, *images.shape[2:])
+    sheets.save_image(sheet, out)
+    if tiles is not None:
+        sheets.save_tiles(images, tiles)
+    click.echo(f"{len(images)} new pictures: {out}")
+
+
+@main.command()
+@click.argument("run_path", metavar="[RUN]", type=click.Path(), required=False)
+@served
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    help="Address to listen at; 0.0.0.0 lets in everyone who can reach you.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=7860,
+    help="0 takes a free one.",
+)
+def app(
+    run_path: str | None, server: str | None, model: str, host: str, port: int
+) -> None:
+    """Open a web page to play with RUN: finish pictures, paint new ones.
+
+    Needs `pip install 'pixace-tf[app]'`. Works without internet.
+
+    \b
+    Examples:
+      pixace-tf app saved_models/animals
+      pixace-tf app --server grpc://localhost:8500 --model animals
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise click.UsageError("The page needs: pip install 'pixace-tf[app]'")
+    painter = _open_painter(run_path, server, model)
+    from pixace_tf import app as page
+
+    title = os.path.basename(os.path.abspath(run_path)) if run_path else model
+    layout = page.build(page.Studio(painter), title, painter.examples())
+    address = page.launch(layout, host, port)
+    click.echo(f"Open {address} in a browser; Ctrl-C ends it.")
+    while True:
+        time.sleep(3600)
+
+
+def _open_painter(
+    run_path: str | None, server: str | None, model: str
+) -> "Painter":
+    """Return a painter with a run or with a model on a server."""
+    if (run_path is None) == (server is None):
+        raise click.UsageError("Give either RUN or --server.")
+    if server is None:
+        import_tensorflow()
+        from pixace_tf.painting.local import LocalPainter
+        from pixace_tf.runs.run_folder import load_run
+
+        return LocalPainter(load_run(str(run_path)))
+    if server.startswith("grpc:"):
+        import_tensorflow()
+    from pixace_tf.painting.served import ServedPainter
+    from pixace_tf.painting.wire import Server
+
+    return ServedPainter(Server(server, model))

@@ -1,0 +1,31 @@
+"""The command that exports a run for a server."""
+
+import click
+
+from pixace_tf.cli.group import main, needs_tensorflow
+
+
+@main.command()
+@click.argument("run_path", metavar="RUN", type=click.Path())
+@click.option(
+    "--keep",
+    type=click.IntRange(1),
+    help="Versions to keep, the new one included.  [default: all]",
+)
+@needs_tensorflow
+def export(run_path: str, keep: int | None) -> None:
+    """Write the next version of RUN for TensorFlow Serving, and a model card.
+
+    The version is a SavedModel in a numbered folder of the run; a stock
+    TensorFlow Serving takes it up within a second, without this package.
+
+    \b
+    Examples:
+      pixace-tf export saved_models/animals
+      MODEL=animals docker compose up serve
+      pixace-tf complete --server http://localhost:8501 --model animals cat.jpg
+    """
+    from pixace_tf.runs.run_folder import load_run
+    from pixace_tf.serving.export import export as run_export
+
+    run_export(load_run(run_path), keep, click.echo)

@@ -1,0 +1,97 @@
+"""What every decoder over the pixels of an image offers.
+
+Shapes: B batch, T pixels, E embedding_dim, N neighbors, W hidden_dim.
+"""
+
+from typing import Any
+
+import keras
+
+
+class Decoder(keras.layers.Layer):
+    """A causal decoder over pixels in raster order; abstract.
+
+    A call runs over whole images, for training and likelihoods. For sampling,
+    an image is decoded patch by patch: `begin_patch` comes before the pixels of
+    a patch, then one `step` per pixel. Both take and return a state, a
+    structure of tensors that only the decoder understands. The state before
+    the first pixel is `empty_state`; `prefill` computes that of given pixels in
+    one pass. Decoding may then begin at any multiple of `prefill_stride`, after
+    `begin_patch` for the patch in which it begins; positions that the state
+    holds from there on are masked.
+
+    Attributes:
+        hidden_dim: Width W of the output.
+        patch_length: Pixels of a patch.
+        prefill_stride: A divisor of `patch_length`.
+        has_growing_cache: Whether `begin_patch` changes the shapes of the
+            state; a program that XLA compiles then ends with each patch.
+
+    Call arguments:
+        pixels: float `(B, T, E)`, the embedded pixels.
+        neighbors: float `(B, T, N*E)`, the embedded neighbors of each pixel.
+        training: Whether dropout acts.
+
+    Returns:
+        float `(B, T, W)`: row t depends on the pixels before t only.
+    """
+
+    hidden_dim: int
+    patch_length: int
+    prefill_stride: int
+    has_growing_cache: bool
+
+    def layer_states(self, pixels: Any, neighbors: Any) -> list[Any]:
+        """Return what each layer makes of whole images.
+
+        Args:
+            pixels: float `(B, T, E)`.
+            neighbors: float `(B, T, N*E)`.
+
+        Returns:
+            float `(B, positions, width)` after each layer of the stack that
+            reads the whole image.
+        """
+        raise NotImplementedError
+
+    def empty_state(self, batch_size: Any) -> Any:
+        """Return the state before the first pixel."""
+        raise NotImplementedError
+
+    def prefill(self, pixels: Any, neighbors: Any, num_patches: int) -> Any:
+        """Return the state after the first patches.
+
+        Args:
+            pixels: float `(B, T, E)`.
+            neighbors: float `(B, T, N*E)`.
+            num_patches: The patches to read, at least 1.
+        """
+        raise NotImplementedError
+
+    def begin_patch(self, state: Any, last_pixels: Any, patch: Any) -> Any:
+        """Prepare a state for the pixels of a patch.
+
+        Doing so again within the patch changes nothing.
+
+        Args:
+            state: A state that holds all pixels before the patch.
+            last_pixels: float `(B, patch_length, E)`, the patch before;
+                ignored for the first patch.
+            patch: int32 scalar, the number of the patch.
+        """
+        raise NotImplementedError
+
+    def step(
+        self, state: Any, neighbors: Any, position: Any
+    ) -> tuple[Any, Any]:
+        """Decode one pixel.
+
+        Args:
+            state: As returned by the step before, or by `begin_patch`.
+            neighbors: float `(B, 1, N*E)` of this position.
+            position: int32 scalar in `[0, T)`.
+
+        Returns:
+            float `(B, W)`, and the new state.
+        """
+        raise NotImplementedError

@@ -1,0 +1,76 @@
+"""What every painter can do, on this machine or on a server."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from pixace_tf.console import ProgressCallback
+from pixace_tf.painting.request import ImageLike, Request
+from pixace_tf.painting.sheets import Completions
+
+# Shown images while they grow, uint8, in the shape of the result.
+WatchCallback = Callable[[np.ndarray], None]
+
+
+class Painter(Protocol):
+    """Fulfills requests with one model."""
+
+    def complete(
+        self,
+        request: Request,
+        progress: ProgressCallback | None = None,
+        watch: WatchCallback | None = None,
+    ) -> Completions:
+        """Keep the first pixels of each image and sample the rest.
+
+        Args:
+            request: At least one image, and what to do with it.
+            progress: Told how much is done, and of how much.
+            watch: Shown the images while they grow, like
+                `Completions.images`.
+
+        Raises:
+            UserError: If an image is not usable or a value is out of range.
+        """
+
+    def generate(
+        self,
+        request: Request,
+        progress: ProgressCallback | None = None,
+        watch: WatchCallback | None = None,
+    ) -> np.ndarray:
+        """Sample new images.
+
+        Args:
+            request: See `request.generation`.
+            progress: Told how much is done, and of how much.
+            watch: Shown the images while they grow, like the result.
+
+        Returns:
+            uint8 `(temperatures, samples, height, width, 3)`.
+
+        Raises:
+            UserError: If a value is out of range.
+        """
+
+    def shrink(self, image: ImageLike) -> np.ndarray:
+        """Return an image as the model sees it.
+
+        Returns:
+            uint8 `(height, width, 3)`, in the colors of the palette.
+
+        Raises:
+            UserError: If the image is not usable.
+        """
+
+    def examples(self, count: int = 6) -> np.ndarray:
+        """Return images to play with that the model has not learned from.
+
+        Args:
+            count: How many, spread over the validation images.
+
+        Returns:
+            uint8 `(N, height, width, 3)`, N at most `count`; 0 where the model
+            has no such images beside it.
+        """

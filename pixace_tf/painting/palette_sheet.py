@@ -1,0 +1,43 @@
+"""What palettes do to images, side by side."""
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from pixace_tf.data.fidelity import count_colors, psnr
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.painting.request import ImageLike
+from pixace_tf.painting.sheets import Tile, contact_sheet
+
+
+def palette_sheet(
+    images: Sequence[ImageLike],
+    tokenizers: Sequence[PixelTokenizer],
+    scale: int | None = None,
+) -> Image.Image:
+    """Show images under several palettes, with PSNR and colors used.
+
+    Args:
+        images: Paths, http(s) addresses or uint8 arrays.
+        tokenizers: One for each palette, of one `image_size`.
+        scale: Enlargement.
+
+    Returns:
+        A sheet: the original, then a column for each palette.
+
+    Raises:
+        UserError: If an image is not usable.
+    """
+    rows = []
+    for image in images:
+        original = tokenizers[0].read(image)
+        tiles = [Tile(original, f"{count_colors(original)} colors")]
+        for tokenizer in tokenizers:
+            token_ids = tokenizer.tokenize(original)
+            decoded = tokenizer.detokenize(token_ids).numpy()
+            used = count_colors(decoded)
+            caption = f"{psnr(original, decoded):.1f} dB, {used} colors"
+            tiles.append(Tile(decoded, caption))
+        rows.append(tiles)
+    headings = ["original", *(t.palette.name for t in tokenizers)]
+    return contact_sheet(rows, headings, scale)

@@ -1,0 +1,241 @@
+"""The loop over the pixels of a block of images, as graph functions.
+
+The model knows one step; this module owns the loop over steps. It is driven
+from Python, some pixels at a time, or from within a graph; both use `advance`.
+
+Shapes: R rows of a block, T pixels.
+"""
+
+import functools
+from typing import Any
+
+import tensorflow as tf
+
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.sampling.draws import (
+    filter_logits,
+    inverse_transform,
+    uniform_noise,
+)
+from pixace_tf.sampling.sampling_config import SamplingConfig
+
+# An image is decoded in so many spans, or fewer.
+NUM_SPANS = 4
+
+
+class DecodeLoop:
+    """Decodes a block of images, with everything compiled once.
+
+    Attributes:
+        rows: Images of a block.
+        span_length: Pixels that one call of `advance` decodes at most; spans
+            begin at its multiples.
+
+    Args:
+        model: The model to sample from.
+        rows: Images of a block.
+        jit_compile: Whether XLA compiles the loop.
+    """
+
+    def __init__(
+        self, model: PixaceCausalLM, rows: int, jit_compile: bool
+    ) -> None:
+        self._model = model
+        self.rows = rows
+        patch_length = model.decoder.patch_length
+        num_patches = -(-model.sequence_length // patch_length)
+        self._patches_per_span = -(-num_patches // NUM_SPANS)
+        self.span_length = self._patches_per_span * patch_length
+        length, num_draws = model.sequence_length, model.head.num_draws
+        tokens = tf.TensorSpec((rows, length), tf.int32)
+        scalar = tf.TensorSpec((), tf.int32)
+        self._state_spec = tf.nest.map_structure(
+            _relax, model.empty_state(rows)
+        )
+        config = {
+            name: tf.TensorSpec((rows,), value.dtype)
+            for name, value in SamplingConfig().arrays(1).items()
+        }
+        # Where no filter is on, the program does not hold them.
+        self._programs = {
+            is_filtered: tf.function(
+                functools.partial(self._decode, is_filtered),
+                input_signature=[
+                    *(self._state_spec, tokens, scalar, scalar),
+                    tf.TensorSpec((rows,), tf.int32),
+                    tf.TensorSpec((rows, length, num_draws), tf.float32),
+                    config,
+                ],
+                jit_compile=jit_compile,
+            )
+            for is_filtered in (False, True)
+        }
+        self._begin_patch = tf.function(
+            model.begin_patch,
+            input_signature=[self._state_spec, tokens, scalar],
+        )
+        # There is one program for each number of patches. The batch is not
+        # fixed, since a batch that is cut into pieces needs an XLA op.
+        self._prefill = functools.cache(
+            lambda num_patches: tf.function(
+                lambda token_ids: model.prefill(token_ids, num_patches),
+                input_signature=[tf.TensorSpec((None, length), tf.int32)],
+            )
+        )
+        self.noise = tf.function(
+            lambda seeds: uniform_noise(seeds, length, num_draws),
+            input_signature=[tf.TensorSpec((rows,), tf.int64)],
+        )
+
+    def state_at(self, token_ids: tf.Tensor, position: int) -> Any:
+        """Return a state that holds all pixels before a position.
+
+        Args:
+            token_ids: int32 `(R, T)`, filled up to the position.
+            position: A multiple of the decoder's `prefill_stride`.
+
+        Returns:
+            The state for `advance` from this position on, or from the
+            beginning of an earlier span.
+        """
+        if not 0 < position < self._model.sequence_length:
+            return self._model.empty_state(self.rows)
+        num_spans = -(-position // self.span_length)
+        return self._prefill(num_spans * self._patches_per_span)(token_ids)
+
+    def advance(
+        self,
+        is_filtered: bool,
+        state: Any,
+        token_ids: tf.Tensor,
+        start: Any,
+        stop: Any,
+        prefix_length: tf.Tensor,
+        noise: tf.Tensor,
+        config: dict[str, tf.Tensor],
+    ) -> tuple[tf.Tensor, Any]:
+        """Decode some pixels, keeping those of the prefixes.
+
+        Args:
+            is_filtered: Whether the filters act.
+            state: From `state_at`, or from the call before.
+            token_ids: int32 `(R, T)`, filled up to `start`.
+            start: int32 scalar, a multiple of the decoder's `prefill_stride`.
+            stop: int32 scalar, another one, or T, in the same span or its end.
+            prefix_length: int32 `(R,)`, pixels to keep.
+            noise: float32 `(R, T, num_draws)`, from `noise`.
+            config: `(R,)` tensors by name, as in `SamplingConfig`.
+
+        Returns:
+            int32 `(R, T)`, filled up to `stop`, and the state there.
+        """
+        if self._model.decoder.has_growing_cache:
+            # XLA wants fixed shapes, so this stays outside of its program.
+            patch = start // self._model.decoder.patch_length
+            state = self._begin_patch(state, token_ids, patch)
+        return self._programs[is_filtered](
+            state, token_ids, start, stop, prefix_length, noise, config
+        )
+
+    def run(
+        self,
+        is_filtered: bool,
+        state: Any,
+        token_ids: tf.Tensor,
+        start: tf.Tensor,
+        *arguments: Any,
+    ) -> tf.Tensor:
+        """Decode from the beginning of a span to the end, all of it a graph.
+
+        Args:
+            is_filtered: See `advance`.
+            state: See `advance`.
+            token_ids: See `advance`.
+            start: int32 scalar, a multiple of `span_length`.
+            *arguments: `prefix_length`, `noise` and `config` of `advance`.
+
+        Returns:
+            int32 `(R, T)`.
+        """
+        length = self._model.sequence_length
+
+        def body(start: tf.Tensor, token_ids: tf.Tensor, state: Any) -> Any:
+            stop = tf.minimum(start + self.span_length, length)
+            state = tf.nest.map_structure(_set_shape, state, self._state_spec)
+            token_ids, state = self.advance(
+                is_filtered, state, token_ids, start, stop, *arguments
+            )
+            return stop, token_ids, state
+
+        tokens = tf.TensorSpec((self.rows, length), tf.int32)
+        _, token_ids, _ = tf.while_loop(
+            lambda start, *_: start < length,
+            body,
+            (start, token_ids, state),
+            shape_invariants=(
+                tf.TensorSpec((), tf.int32),
+                tokens,
+                self._state_spec,
+            ),
+        )
+        return token_ids
+
+    def _decode(
+        self,
+        is_filtered: bool,
+        state: Any,
+        token_ids: tf.Tensor,
+        start: tf.Tensor,
+        stop: tf.Tensor,
+        prefix_length: tf.Tensor,
+        noise: tf.Tensor,
+        config: dict[str, tf.Tensor],
+    ) -> tuple[tf.Tensor, Any]:
+        """Decode as `advance` does; XLA can compile this."""
+        model, decoder = self._model, self._model.decoder
+
+        def step(position: tf.Tensor, tokens: tf.Tensor, state: Any) -> Any:
+            hidden, state = model.step(state, tokens, position)
+            uniform = tf.gather(noise, position, axis=1)
+
+            def choose(logits: tf.Tensor, draw: int) -> tf.Tensor:
+                logits /= config["temperature"][:, None]
+                if is_filtered:
+                    logits = filter_logits(logits, config)
+                return inverse_transform(logits, uniform[:, draw])
+
+            sampled = model.sample(hidden, choose)
+            is_here = tf.range(model.sequence_length) == position
+            is_free = is_here & (position >= prefix_length[:, None])
+            tokens = tf.where(is_free, sampled[:, None], tokens)
+            return position + 1, tokens, state
+
+        def decode_patch(
+            position: tf.Tensor, tokens: tf.Tensor, state: Any
+        ) -> Any:
+            patch = position // decoder.patch_length
+            if not decoder.has_growing_cache:
+                state = model.begin_patch(state, tokens, patch)
+            end = tf.minimum((patch + 1) * decoder.patch_length, stop)
+            return tf.while_loop(
+                lambda position, *_: position < end,
+                step,
+                (position, tokens, state),
+            )
+
+        _, token_ids, state = tf.while_loop(
+            lambda position, *_: position < stop,
+            decode_patch,
+            (start, token_ids, state),
+        )
+        return token_ids, state
+
+
+def _set_shape(tensor: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+    """Return a tensor whose shape is known as far as the spec says."""
+    return tf.ensure_shape(tensor, spec.shape)
+
+
+def _relax(tensor: Any) -> tf.TensorSpec:
+    """Return a spec in which a dimension of 0 may grow."""
+    return tf.TensorSpec([n or None for n in tensor.shape], tensor.dtype)

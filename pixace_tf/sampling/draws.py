@@ -1,0 +1,90 @@
+"""The mathematics of one draw: noise, filters, inverse transform.
+
+Shapes: B batch, n choices of one draw.
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pixace_tf.sampling.sampling_config import SamplingConfig
+
+
+def uniform_noise(seeds: tf.Tensor, length: int, num_draws: int) -> tf.Tensor:
+    """Draw all noise of each image from its own seed.
+
+    Args:
+        seeds: int64 `(B,)`.
+        length: Pixels per image.
+        num_draws: Draws per pixel.
+
+    Returns:
+        float32 `(B, length, num_draws)` in `[0, 1)`.
+    """
+    return tf.map_fn(
+        lambda seed: tf.random.stateless_uniform(
+            (length, num_draws), seed=tf.stack([seed, 0]), alg="philox"
+        ),
+        seeds,
+        fn_output_signature=tf.TensorSpec((length, num_draws), tf.float32),
+    )
+
+
+def inverse_transform(logits: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+    """Draw from `softmax(logits)` by inverting its cumulative distribution.
+
+    Args:
+        logits: float32 `(B, n)`; minus infinity is never drawn.
+        uniform: float32 `(B,)`, multiples of 2**-23 in `[0, 1)`: their product
+            with a sum is below the sum, so the draw exists.
+
+    Returns:
+        int32 `(B,)` in `[0, n)`.
+    """
+    top = tf.reduce_max(logits, axis=-1, keepdims=True)
+    cumulative = tf.cumsum(tf.exp(logits - top), axis=-1)
+    threshold = uniform[:, None] * cumulative[:, -1:]
+    return tf.reduce_sum(tf.cast(cumulative <= threshold, tf.int32), axis=-1)
+
+
+def filter_logits(logits: tf.Tensor, config: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Remove unlikely choices: top-k, then top-p of the rest, and min-p.
+
+    Args:
+        logits: float32 `(B, n)`, temperature applied.
+        config: `top_k`, `top_p`, `min_p`, each `(B,)`, as in `SamplingConfig`.
+
+    Returns:
+        float32 `(B, n)` with minus infinity for what is removed; the likeliest
+        choice stays.
+    """
+    count = tf.shape(logits)[-1]
+    ranked = tf.sort(logits, direction="DESCENDING")
+    k = tf.where(config["top_k"] > 0, config["top_k"], count)
+    in_top_k = tf.range(count) < k[:, None]
+    probabilities = tf.nn.softmax(tf.where(in_top_k, ranked, -np.inf))
+    before = tf.cumsum(probabilities, axis=-1, exclusive=True)
+    top_p = config["top_p"][:, None]
+    # Rounded up, a sum may reach 1 before the end.
+    in_top_p = (before < top_p) | (top_p >= 1)
+    floor = config["min_p"][:, None] * probabilities[:, :1]
+    kept = in_top_k & in_top_p & (probabilities >= floor)
+    # The kept choices are the first of the ranking: the last one is the bar.
+    last = tf.reduce_sum(tf.cast(kept, tf.int32), axis=-1) - 1
+    bar = tf.gather(ranked, tf.maximum(last, 0), batch_dims=1)
+    return tf.where(logits >= bar[:, None], logits, -np.inf)
+
+
+def has_filters(config: dict[str, Any]) -> tf.Tensor:
+    """Return bool: whether any filter of any image removes anything.
+
+    Args:
+        config: Arrays or tensors `(B,)` by name, as in `SamplingConfig`.
+    """
+    return tf.reduce_any(
+        [
+            tf.reduce_any(config[name] != getattr(SamplingConfig, name))
+            for name in ("top_k", "top_p", "min_p")
+        ]
+    )

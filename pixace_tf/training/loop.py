@@ -1,0 +1,188 @@
+"""The training itself: `model.fit` with callbacks, until the budget is spent."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from pixace_tf import console
+from pixace_tf.data import token_dataset
+from pixace_tf.data.token_dataset import TokenDataset
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.painting.sheets import save_learning_curve
+from pixace_tf.runs.run_folder import CHECKPOINT_FILE, Run
+from pixace_tf.sampling.likelihood import Scorer
+from pixace_tf.training.callbacks import (
+    BudgetSchedule,
+    EpochEnd,
+    ProgressReport,
+)
+from pixace_tf.training.checkpoint import Checkpoint
+from pixace_tf.training.interruption import InterruptedTraining, StopRequest
+from pixace_tf.training.previews import Previews
+from pixace_tf.training.schedule import Budget, TrainingState
+
+
+def train(
+    run: Run,
+    data: TokenDataset,
+    budget: Budget,
+    checkpoint_seconds: float,
+    say: Callable[[str], None],
+) -> None:
+    """Train until the budget is spent, from the last checkpoint if there is one.
+
+    Args:
+        run: The run; `run.jit_compile` also holds for the training step.
+        data: The tokens.
+        budget: How long to train.
+        checkpoint_seconds: Time between two checkpoints.
+        say: Takes each line of the report.
+
+    Raises:
+        InterruptedTraining: If a signal stopped it; the checkpoint is written.
+        UserError: If the loss stops being finite.
+    """
+    compile_model(run.model, run.arguments["learning_rate"], run.jit_compile)
+    state, stop = TrainingState(), StopRequest()
+    checkpoint = Checkpoint(
+        run, state, budget.steps_per_epoch, checkpoint_seconds, stop
+    )
+    if os.path.exists(run.file(CHECKPOINT_FILE)):
+        checkpoint.restore()
+        if budget.is_spent(state) and state.is_closed(budget.steps_per_epoch):
+            say(f"{run.path} has finished this budget; give more to go on.")
+            return
+        say(f"Going on at epoch {state.epoch + 1}, step {state.step + 1}.")
+    say(_describe(run))
+    with console.ProgressBar("Training") as bar, stop.listening():
+        previews = Previews(run, data, stop)
+        report = ProgressReport(
+            bar, state, budget, run.arguments["batch_size"], say
+        )
+        epoch_end = EpochEnd(
+            run,
+            state,
+            budget.steps_per_epoch,
+            checkpoint,
+            _validation(run, data, stop),
+            [report.say_epoch, previews.update],
+        )
+        callbacks = [
+            BudgetSchedule(state, budget, run.arguments["learning_rate"]),
+            checkpoint,
+            report,
+            epoch_end,
+            keras.callbacks.TensorBoard(
+                run.file("tensorboard"), write_graph=False
+            ),
+        ]
+        try:
+            _fit_epochs(run, data, budget, state, callbacks, epoch_end)
+            checkpoint.save()
+            save_learning_curve(state.history, run.file("learning_curve.png"))
+            previews.update(state.history[-1], is_last=True)
+        except InterruptedTraining:  # Between two steps: the state is whole.
+            checkpoint.save()
+            say(f"Saved in {run.path}; the same command goes on from here.")
+            raise
+    _say_result(run, state, say)
+
+
+def compile_model(
+    model: PixaceCausalLM, learning_rate: float, jit_compile: bool
+) -> None:
+    """Give a model its loss and optimizer.
+
+    Args:
+        model: The model to train.
+        learning_rate: The peak of the schedule.
+        jit_compile: Whether XLA compiles the step.
+    """
+
+    def pixel_loss(token_ids: Any, logits: Any) -> Any:
+        return model.pixel_nats(token_ids, logits)
+
+    model.compile(
+        optimizer=keras.optimizers.AdamW(
+            learning_rate,
+            beta_2=0.99,
+            weight_decay=0.05,
+            global_clipnorm=1.0,
+        ),
+        loss=pixel_loss,
+        jit_compile=jit_compile,
+    )
+    model.optimizer.build(model.trainable_variables)
+
+
+def _fit_epochs(
+    run: Run,
+    data: TokenDataset,
+    budget: Budget,
+    state: TrainingState,
+    callbacks: list[Any],
+    epoch_end: EpochEnd,
+) -> None:
+    """Finish the running epoch, if there is one, then run the others."""
+    steps = budget.steps_per_epoch
+    is_due = state.step >= steps or budget.is_spent(state)
+    if is_due and not state.is_closed(steps):  # Stopped in the validation.
+        epoch_end.on_epoch_end(state.epoch)
+    for is_partial in (True, False):
+        if (is_partial and not state.step) or budget.is_spent(state):
+            continue
+        last = state.epoch + 1 if is_partial else budget.epochs
+        batches = token_dataset.training_batches(
+            data.train,
+            run.tokenizer.image_size,
+            run.arguments["batch_size"],
+            run.arguments["seed"],
+            run.arguments["flip"],
+            state.epoch,
+            state.step,
+        )
+        run.model.fit(
+            batches,
+            initial_epoch=state.epoch,
+            epochs=last or 10**9,  # The clock stops it.
+            steps_per_epoch=steps - state.step,
+            callbacks=callbacks,
+            shuffle=False,  # The batches are shuffled already.
+            verbose=0,
+        )
+
+
+def _validation(
+    run: Run, data: TokenDataset, stop: StopRequest
+) -> Callable[[], float | None]:
+    scorer = Scorer(run.model, run.arguments["batch_size"], run.jit_compile)
+
+    def validate() -> float | None:
+        if not len(data.validation):
+            return None
+        return float(scorer.bits(data.validation, stop.check).mean())
+
+    return validate
+
+
+def _describe(run: Run) -> str:
+    height, width = run.tokenizer.image_size
+    arguments = run.arguments
+    return (
+        f"{run.tokenizer.palette.name} at {height}x{width}, "
+        f"{arguments['preset']} {run.model.get_config()['decoder']}, "
+        f"{run.model.num_parameters:,} parameters, batches of "
+        f"{arguments['batch_size']}. The first step compiles and takes a while."
+    )
+
+
+def _say_result(
+    run: Run, state: TrainingState, say: Callable[[str], None]
+) -> None:
+    best = min(state.history, key=lambda e: e.get("val_bits_per_pixel", np.inf))
+    if "val_bits_per_pixel" in best:
+        say(f"Best validation: {best['val_bits_per_pixel']:.3f} bits/pixel.")
+    say(f"The run lies in {run.path}.")

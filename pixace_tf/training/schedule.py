@@ -1,0 +1,82 @@
+"""How long to train, where training is, and the learning rate there."""
+
+import dataclasses
+import math
+
+WARM_UP_SHARE = 0.05
+MIN_WARM_UP_STEPS = 10
+MAX_WARM_UP_STEPS = 100
+FINAL_LEARNING_RATE_SHARE = 0.02
+
+
+@dataclasses.dataclass
+class TrainingState:
+    """Where training is; all of it is part of the checkpoint.
+
+    Attributes:
+        epoch: Finished epochs.
+        step: Finished steps of the running epoch.
+        seconds: Wall time of training so far.
+        loss_sum: Sum of the losses of those steps, nats per pixel.
+        best: Lowest validation bits per pixel so far.
+        history: One entry per finished epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    loss_sum: float = 0.0
+    best: float | None = None
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    def position(self, steps_per_epoch: int) -> float:
+        """Return the epochs done, the running one as a fraction."""
+        return self.epoch + self.step / steps_per_epoch
+
+    def is_closed(self, steps_per_epoch: int) -> bool:
+        """Tell whether the history has an entry for the last step."""
+        position = self.position(steps_per_epoch)
+        return bool(self.history) and self.history[-1]["epoch"] == position
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How long to train: `epochs` or `max_minutes`, the other is None."""
+
+    epochs: int | None
+    max_minutes: float | None
+    steps_per_epoch: int
+
+    def share(self, state: TrainingState) -> float:
+        """Return how much of the budget is spent, from 0 to 1."""
+        if self.max_minutes is not None:
+            return min(state.seconds / (60 * self.max_minutes), 1.0)
+        assert self.epochs is not None
+        total = self.epochs * self.steps_per_epoch
+        return min(self.steps(state) / total, 1)
+
+    def steps(self, state: TrainingState) -> int:
+        """Return the optimizer steps taken so far."""
+        return state.epoch * self.steps_per_epoch + state.step
+
+    def is_spent(self, state: TrainingState) -> bool:
+        """Tell whether training is over."""
+        return self.share(state) >= 1
+
+
+def learning_rate_share(share: float, step: int) -> float:
+    """Return the learning rate relative to its peak: warm-up, then cosine.
+
+    The warm-up takes the first 5% of the budget, but from 10 to 100 steps.
+
+    Args:
+        share: Spent share of the budget, in `[0, 1]`.
+        step: Optimizer steps taken so far.
+
+    Returns:
+        A number in `(0, 1]`.
+    """
+    warm_up = max(share / WARM_UP_SHARE, (step + 1) / MAX_WARM_UP_STEPS)
+    warm_up = min(warm_up, (step + 1) / MIN_WARM_UP_STEPS, 1.0)
+    low = FINAL_LEARNING_RATE_SHARE
+    return warm_up * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))

@@ -1,0 +1,209 @@
+"""The arguments of a training: names, defaults, ranges and help, in one place.
+
+The command line makes its options from them. Needs no TensorFlow.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from pixace_tf.data.palette import COLOR_SPACES, BitWidths, Palette
+from pixace_tf.errors import UserError
+from pixace_tf.model.presets import LEARNING_RATES, PRESETS, decoder_config
+
+RESIZES = ("crop", "squash", "pad")
+HEADS = ("chain", "packed")
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+DEFAULT_MAX_MINUTES = 10.0
+
+
+def argument(
+    default: Any,
+    help: str,
+    choices: Iterable[str] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    is_open: bool = False,
+) -> Any:
+    """Return a dataclass field that can become an option.
+
+    Args:
+        default: The default value; None means that the help tells it.
+        help: What the command line says of it.
+        choices: The texts that are allowed.
+        low: The least value, which is not allowed itself where `is_open`.
+        high: The bound above all values.
+        is_open: Whether the values lie strictly above `low`.
+    """
+    rules = {
+        "help": help,
+        "choices": None if choices is None else tuple(choices),
+        "low": low,
+        "high": high,
+        "is_open": is_open,
+    }
+    return dataclasses.field(default=default, metadata=rules)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingArguments:
+    """What `fit` can be told beyond the images and the name of the run.
+
+    Raises:
+        UserError: If a value is out of range.
+    """
+
+    preset: str = argument(
+        "nano",
+        "Size: nano 4.5, small 13, base 24 million parameters (multiscale); a "
+        "laptop wants nano.",
+        PRESETS,
+    )
+    decoder: str = argument(
+        "multiscale",
+        "Transformer over patches of pixels and inside each patch; or one flat "
+        "stack over all pixels; or that with reversible layers, for small "
+        "memory.",
+        PRESETS["nano"],
+    )
+    num_layers: int | None = argument(
+        None, "Layers of the (global) stack.  [default: the preset's]", low=1
+    )
+    hidden_dim: int | None = argument(
+        None, "Width of the (global) stack.  [default: the preset's]", low=1
+    )
+    num_hashes: int = argument(
+        0,
+        "Reformer: LSH attention with so many rounds, from 64x64 on; 0 is "
+        "exact attention.",
+        low=0,
+    )
+    head: str = argument(
+        "chain",
+        "Predict a color channel by channel, or in one softmax.",
+        HEADS,
+    )
+    image_size: tuple[int, int] = argument(
+        (32, 32), "Pixels to scale down to: 32 or 24x40 (height x width)."
+    )
+    bit_widths: BitWidths = argument(
+        (5, 4, 4), "Bits per color channel, in the order of --color-space."
+    )
+    color_space: str = argument(
+        "hsv", "Color space of the tokens.", COLOR_SPACES
+    )
+    resize: str = argument(
+        "crop",
+        "How to bring an image to the aspect of --image-size.",
+        RESIZES,
+    )
+    epochs: int | None = argument(None, "Passes over the images.", low=1)
+    max_minutes: float | None = argument(
+        None,
+        "Time to train instead of --epochs.  [default: 10]",
+        low=0,
+        is_open=True,
+    )
+    batch_size: int | None = argument(
+        None,
+        "Images per step.  [default: 4 of 32x32, on a GPU 64, or what fits]",
+        low=1,
+    )
+    learning_rate: float | None = argument(
+        None,
+        "At its peak.  [default: nano 3e-3, small 2e-3, base 1e-3]",
+        low=0,
+        is_open=True,
+    )
+    dropout: float = argument(
+        0.0, "0.1 helps on few images and long runs.", low=0, high=1
+    )
+    flip: bool = argument(
+        True, "Mirror half of the images, anew in each epoch."
+    )
+    seed: int = argument(
+        0, "Of weights, order, flips and dropout.", low=0, high=2**31 - 1
+    )
+    precision: str = argument(
+        "auto",
+        "auto: mixed_float16 on a GPU, float32 on a CPU.",
+        PRECISIONS,
+    )
+    jit_compile: bool = argument(
+        True, "Compile with XLA: training is twice as fast on a CPU."
+    )
+    max_megapixels: float = argument(
+        64.0, "Skip larger images, by their header.", low=0, is_open=True
+    )
+    checkpoint_seconds: float = argument(
+        60.0, "Time between two checkpoints.", low=0
+    )
+    download: bool = argument(False, "Download a tfds: data set if needed.")
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.max_minutes is not None:
+            raise UserError("Give epochs or max_minutes, not both.")
+        for field in dataclasses.fields(self):
+            check(field.name, getattr(self, field.name), field.metadata)
+        self.decoder_config()
+        assert self.palette
+
+    @property
+    def palette(self) -> Palette:
+        """The colors of the tokens."""
+        return Palette(self.color_space, self.bit_widths)
+
+    @property
+    def max_pixels(self) -> int:
+        """Pixels of the largest image to read."""
+        return int(self.max_megapixels * 1e6)
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The peak of the schedule."""
+        return self.learning_rate or LEARNING_RATES[self.preset]
+
+    @property
+    def minutes(self) -> float | None:
+        """Time to train, None where epochs count."""
+        if self.epochs is None and self.max_minutes is None:
+            return DEFAULT_MAX_MINUTES
+        return self.max_minutes
+
+    def decoder_config(self) -> dict[str, int]:
+        """Return the sizes of the decoder; see `presets.decoder_config`."""
+        return decoder_config(
+            self.preset,
+            self.decoder,
+            self.image_size[1],
+            self.num_hashes,
+            self.num_layers,
+            self.hidden_dim,
+        )
+
+
+def check(name: str, value: Any, rules: Any) -> None:
+    """Refuse a value that breaks the rules of its `argument`.
+
+    Raises:
+        UserError: If it does; the message states the rule.
+    """
+    if value is None:
+        return
+    if rules["choices"] and value not in rules["choices"]:
+        raise UserError(
+            f"{name} must be one of {', '.join(rules['choices'])}. "
+            f"Received: {name}={value!r}"
+        )
+    low, high = rules["low"], rules["high"]
+    if low is None:
+        return
+    is_high = not value < (math.inf if high is None else high)
+    if value < low or (rules["is_open"] and value == low) or is_high:
+        bounds = f"above {low:g}" if rules["is_open"] else f"at least {low:g}"
+        if high is not None:
+            bounds += f" and below {high:g}"
+        raise UserError(
+            f"{name} must be finite and {bounds}. Received: {name}={value!r}"
+        )
