@@ -40,6 +40,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except ValueError as error:
             _fail(str(error), 2)
+        except BrokenPipeError:
+            raise  # The reader of the output left; click ends quietly.
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             _fail(f"{place}{error.strerror or error}", 1)
