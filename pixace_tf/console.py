@@ -3,12 +3,12 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
 
-# Told how much is done, and of how much.
+# Told how many are done and how many there are; 0 where nobody knows.
 ProgressCallback = Callable[[int, int], None]
 
 DELAY_S = 2.0
@@ -19,7 +19,10 @@ class ProgressBar:
     """A bar that appears when work takes longer than two seconds.
 
     In a terminal it is redrawn in place on standard error; elsewhere a line is
-    printed now and then.
+    printed now and then. Its `count` is a `ProgressCallback`:
+
+        with ProgressBar("Reading images") as bar:
+            scan(folder, progress=bar.count)
 
     Args:
         title: What is going on.
@@ -54,8 +57,11 @@ class ProgressBar:
             print(f"{self._title}: {share:4.0%} {note}", file=sys.stderr)
 
     def count(self, done: int, total: int) -> None:
-        """Show that `done` of `total` are done."""
-        self.update(done / max(total, 1), f"{done}/{total}")
+        """Show that `done` of `total` are done; a total of 0 is unknown."""
+        if total:
+            self.update(done / total, f"{done}/{total}")
+        else:
+            self.update(0.0, f"{done}")
 
     def above(self) -> contextlib.AbstractContextManager[None]:
         """Make room to print lines above the bar."""
@@ -70,22 +76,3 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def track(title: str) -> Any:
-    """Return a function that wraps an iterable in a progress bar.
-
-    Args:
-        title: What is going on.
-
-    Returns:
-        A function of an iterable and its length.
-    """
-
-    def wrap(iterable: Iterable[Any], total: int) -> Iterator[Any]:
-        with ProgressBar(title) as bar:
-            for done, item in enumerate(iterable, 1):
-                bar.count(done, total)
-                yield item
-
-    return wrap

@@ -16,16 +16,22 @@ import numpy as np
 
 from pixace_tf.errors import UserError
 
-# Marks a folder as a run.
+StrPath = str | os.PathLike[str]
+
+# The name that this program leaves in the images it writes.
+SOFTWARE = "pixace-tf"
+# A folder with this file is a run.
 RUN_FILE = "run.json"
+# A folder with this file holds what this program made.
+MARK_FILE = ".pixace"
 _META = "meta"
 _UNFINISHED = ".unfinished"
-# Folders in the making; what has not changed for so long was given up.
+# The ending of folders in the making, and the age at which one was given up.
 _NEW = ".new"
 _GIVEN_UP_S = 3600.0
 
 
-def write_atomic(path: str, content: bytes) -> None:
+def write_atomic(path: StrPath, content: bytes) -> None:
     """Write a file so that a reader sees the old or the new one, whole.
 
     Args:
@@ -40,13 +46,13 @@ def write_atomic(path: str, content: bytes) -> None:
         file.write(content)
 
 
-def write_json(path: str, value: Any) -> None:
+def write_json(path: StrPath, value: Any) -> None:
     """Write JSON, readable by eye; see `write_atomic`."""
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def write_npz(
-    path: str, arrays: dict[str, np.ndarray], meta: dict[str, Any]
+    path: StrPath, arrays: dict[str, np.ndarray], meta: dict[str, Any]
 ) -> None:
     """Write arrays and a JSON-ready dict as one `.npz`; see `write_atomic`."""
     packed = np.frombuffer(json.dumps(meta).encode(), np.uint8)
@@ -54,7 +60,7 @@ def write_npz(
         np.savez(file, **{_META: packed}, **arrays)  # type: ignore[arg-type]
 
 
-def read_npz(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_npz(path: StrPath) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read what `write_npz` wrote; runs no code from the file.
 
     Args:
@@ -64,7 +70,7 @@ def read_npz(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         The arrays and the dict.
 
     Raises:
-        ValueError: If the file is missing or damaged.
+        UserError: If the file is missing or damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -78,8 +84,18 @@ def read_npz(path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError(f"The file {path} is damaged.") from None
 
 
+def mark_folder(path: StrPath) -> None:
+    """Mark a folder, so that a scan for images leaves it out.
+
+    Args:
+        path: An existing folder whose content this program made.
+    """
+    note = f"Made by {SOFTWARE}: not scanned for images to train on.\n"
+    write_atomic(os.path.join(path, MARK_FILE), note.encode())
+
+
 @contextlib.contextmanager
-def new_folder(path: str) -> Iterator[str]:
+def new_folder(path: StrPath) -> Iterator[str]:
     """Make a folder so that a reader sees all of it or nothing.
 
     Args:
@@ -93,17 +109,11 @@ def new_folder(path: str) -> Iterator[str]:
         FileExistsError: If `path` exists when the rest is done.
     """
     parent, name = os.path.split(os.path.abspath(path))
-    for other in glob.glob(f".*{_NEW}", root_dir=parent):
-        left = os.path.join(parent, other)
-        if time.time() - os.path.getmtime(left) > _GIVEN_UP_S:
-            shutil.rmtree(left, ignore_errors=True)
+    _remove_given_up(parent)
     temporary = tempfile.mkdtemp(_NEW, f".{name}.", parent)
     try:
         yield temporary
-        for folder, _, names in os.walk(temporary):
-            for file in names:
-                _sync(os.path.join(folder, file))
-            _sync(folder)
+        _sync_tree(temporary)
         os.chmod(temporary, 0o777 & ~_umask())
         try:
             os.rename(temporary, path)
@@ -118,7 +128,7 @@ def new_folder(path: str) -> Iterator[str]:
     _sync(parent)
 
 
-def remove_folder(path: str) -> None:
+def remove_folder(path: StrPath) -> None:
     """Remove a folder so that a reader sees all of it or nothing."""
     parent, name = os.path.split(os.path.abspath(path))
     grave = tempfile.mkdtemp(_NEW, f".{name}.", parent)
@@ -130,7 +140,7 @@ def remove_folder(path: str) -> None:
 
 @contextlib.contextmanager
 def lock(
-    folder: str, message: str, *, error: type[UserError] = UserError
+    folder: StrPath, message: str, *, error: type[UserError] = UserError
 ) -> Iterator[None]:
     """Hold a folder, so that no two processes work in it.
 
@@ -147,7 +157,7 @@ def lock(
         yield
 
 
-def remove_unfinished(folder: str) -> None:
+def remove_unfinished(folder: StrPath) -> None:
     """Remove what a killed process was writing.
 
     Args:
@@ -158,8 +168,16 @@ def remove_unfinished(folder: str) -> None:
             os.unlink(os.path.join(folder, name))
 
 
+def _remove_given_up(parent: str) -> None:
+    """Remove the temporary folders that a killed process left."""
+    for name in glob.glob(f".*{_NEW}", root_dir=parent):
+        folder = os.path.join(parent, name)
+        if time.time() - os.path.getmtime(folder) > _GIVEN_UP_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextlib.contextmanager
-def _atomic(path: str) -> Iterator[io.BufferedWriter]:
+def _atomic(path: StrPath) -> Iterator[io.BufferedWriter]:
     folder, name = os.path.split(os.path.abspath(path))
     handle, temporary = tempfile.mkstemp(_UNFINISHED, f".{name}.", folder)
     try:
@@ -183,7 +201,14 @@ def _umask() -> int:
     return umask
 
 
-def _sync(path: str) -> None:
+def _sync_tree(root: str) -> None:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            _sync(os.path.join(folder, name))
+        _sync(folder)
+
+
+def _sync(path: StrPath) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

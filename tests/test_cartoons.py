@@ -1,33 +1,49 @@
 import pytest
 
-from pixace_tf.data import cartoons, image_files
+from pixace_tf.data import cartoons
+from pixace_tf.errors import UserError
+
+
+def files_of(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.glob("*/*.png")
+    }
+
+
+def drawn(folder, count, seed=0):
+    cartoons.draw_folder(folder, count, seed)
+    return files_of(folder)
 
 
 def test_the_same_seed_draws_the_same_files(tmp_path):
-    for name in ("a", "b"):
-        cartoons.draw_folder(str(tmp_path / name), 20, seed=3)
-    first, second = (image_files.scan(tmp_path / name).loads for name in "ab")
-    assert first == second
-    assert len({p.digest for p in first}) == 20
+    first = drawn(tmp_path / "a", 20, seed=3)
+    assert first == drawn(tmp_path / "b", 20, seed=3)
+    assert len(set(first.values())) == 20
 
 
-def test_species_are_labels_and_another_seed_draws_others(tmp_path):
-    cartoons.draw_folder(str(tmp_path / "a"), 16, seed=0)
-    cartoons.draw_folder(str(tmp_path / "b"), 16, seed=1)
-    first, second = (image_files.scan(tmp_path / name).loads for name in "ab")
-    assert {p.label for p in first} == set(cartoons.SPECIES)
+def test_species_are_folders_and_another_seed_draws_others(tmp_path):
+    first = drawn(tmp_path / "a", 16, seed=0)
+    second = drawn(tmp_path / "b", 16, seed=1)
+    assert {path.split("/")[0] for path in first} == set(cartoons.SPECIES)
     assert len(cartoons.SPECIES) >= 6
-    assert not {p.digest for p in first} & {p.digest for p in second}
+    assert not set(first.values()) & set(second.values())
 
 
 def test_a_shorter_series_is_the_beginning_of_a_longer_one(tmp_path):
-    cartoons.draw_folder(str(tmp_path / "a"), 9)
-    cartoons.draw_folder(str(tmp_path / "b"), 17)
-    short, long = (
-        {p.path: p.digest for p in image_files.scan(tmp_path / name).loads}
-        for name in "ab"
+    short = drawn(tmp_path / "a", 9)
+    assert len(short) == 9
+    assert short.items() <= drawn(tmp_path / "b", 17).items()
+
+
+def test_drawing_returns_the_paths_and_tells_how_far_it_is(tmp_path):
+    told = []
+    paths = cartoons.draw_folder(
+        tmp_path / "a", 3, progress=lambda *counts: told.append(counts)
     )
-    assert short.items() <= long.items()
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    expected = {str(path) for path in (tmp_path / "a").glob("*/*.png")}
+    assert set(paths) == expected
 
 
 def test_every_species_can_be_drawn_in_many_ways():
@@ -38,6 +54,12 @@ def test_every_species_can_be_drawn_in_many_ways():
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(ValueError, match="not an empty folder"):
+    with pytest.raises(UserError, match="not an empty folder"):
         cartoons.draw_folder(str(tmp_path), 4)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_nothing_to_draw_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match="count must be positive"):
+        cartoons.draw_folder(tmp_path / "a", 0)
+    assert not (tmp_path / "a").exists()

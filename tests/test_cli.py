@@ -104,6 +104,23 @@ def test_scan_reports_as_json(tmp_path):
     assert all(s["reason"] for s in report["skipped"])
 
 
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_a_reader_that_leaves_ends_a_command_quietly(tmp_path, option):
+    for i in range(3):
+        (tmp_path / f"{i}.png").touch()
+    end, pipe = os.pipe()
+    os.close(end)
+    done = subprocess.run(
+        [sys.executable, "-m", "pixace_tf", "scan", str(tmp_path), *option],
+        stdout=pipe,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(pipe)
+    assert done.stderr == ""
+    assert done.returncode == 1
+
+
 def test_palette_draws_a_sheet(cartoon_folder, tmp_path):
     picture = next(cartoon_folder.glob("fox/*.png"))
     out = tmp_path / "sheet.png"

@@ -1,4 +1,4 @@
-"""Cartoon animal faces, drawn from a seed: pictures to learn from, for free."""
+"""Cartoon animal faces, drawn from a seed: images to train on, for free."""
 
 import colorsys
 import dataclasses
@@ -6,11 +6,14 @@ import math
 import os
 import random
 import tempfile
-from collections.abc import Callable, Iterable
 
 from PIL import Image, ImageDraw
 
-PICTURE_SIZE = 96
+from pixace_tf.console import ProgressCallback
+from pixace_tf.errors import UserError
+from pixace_tf.storage import StrPath
+
+IMAGE_SIZE = 96
 _OVERSAMPLING = 3
 _INK = (45, 38, 42)
 _WHITE = (252, 250, 246)
@@ -80,42 +83,44 @@ SPECIES = {
 
 
 def draw_folder(
-    path: str,
+    path: StrPath,
     count: int,
     seed: int = 0,
-    progress: Callable[[Iterable[int], int], Iterable[int]] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[str]:
-    """Draw pictures into class folders.
+    """Draw images into class folders.
 
     Args:
         path: The folder to make; it must be missing or empty.
-        count: Pictures in all, dealt out to the species in turn.
-        seed: The same seed draws the same pictures.
-        progress: Wraps the numbers of the pictures, given how many.
+        count: Images in all, dealt out to the species in turn.
+        seed: The same seed draws the same images.
+        progress: Called with the images drawn and `count`.
 
     Returns:
         The paths written.
 
     Raises:
-        ValueError: If `count` is not positive or the folder holds something.
+        UserError: If `count` is not positive or the folder holds something.
     """
+    path = os.fspath(path)
     if count < 1:
-        raise ValueError(f"count must be positive. Received: count={count}")
+        raise UserError(f"count must be positive. Received: count={count}")
     if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
-        raise ValueError(f"{path!r} exists and is not an empty folder.")
+        raise UserError(f"{path!r} exists and is not an empty folder.")
     parent = os.path.dirname(os.path.abspath(path))
     os.makedirs(parent, exist_ok=True)
     names = []
-    # Renamed in the end, so that no half series is taken for a whole one.
+    # Renamed in the end, so that half a series is never taken for a whole one.
     with tempfile.TemporaryDirectory(prefix=".draw-", dir=parent) as temporary:
-        folder = os.path.join(temporary, "pictures")
-        numbers: Iterable[int] = range(count)
-        for i in numbers if progress is None else progress(numbers, count):
+        folder = os.path.join(temporary, "images")
+        for i in range(count):
             species = sorted(SPECIES)[i % len(SPECIES)]
             os.makedirs(os.path.join(folder, species), exist_ok=True)
             name = f"{species}-{i // len(SPECIES):05d}.png"
             names.append(os.path.join(species, name))
             draw(species, f"{seed}-{i}").save(os.path.join(folder, names[-1]))
+            if progress is not None:
+                progress(i + 1, count)
         os.rename(folder, path)
     return [os.path.join(path, name) for name in names]
 
@@ -128,10 +133,10 @@ def draw(species: str, seed: str) -> Image.Image:
         seed: Chooses color, pose and background.
 
     Returns:
-        An RGB picture of `PICTURE_SIZE` pixels a side.
+        An RGB image of `IMAGE_SIZE` pixels a side.
     """
     rng = random.Random(f"{species}-{seed}")
-    side = PICTURE_SIZE * _OVERSAMPLING
+    side = IMAGE_SIZE * _OVERSAMPLING
     image = Image.new("RGB", (side, side))
     canvas = ImageDraw.Draw(image)
     _draw_background(canvas, side, rng)
@@ -144,7 +149,7 @@ def draw(species: str, seed: str) -> Image.Image:
     )
     pen = _Pen(canvas, center, scale, rng.gauss(0, 0.13))
     _Face(pen, look, rng).draw()
-    return image.resize((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
+    return image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
 
 
 class _Pen:

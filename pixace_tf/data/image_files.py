@@ -1,51 +1,64 @@
-"""Picture files: find them, check them, read them.
+"""Image files: find them, check them, read them.
 
-Paths are `str` as `os.fsdecode` gives them, so every file name survives.
+Paths come back as the `str` that `os.fsdecode` gives, so every file name
+survives.
 """
 
 import dataclasses
-import hashlib
 import http.client
 import io
-import itertools
 import os
 import stat
 import time
 import urllib.request
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
-from pixace_tf.storage import RUN_FILE
+from pixace_tf.console import ProgressCallback
+from pixace_tf.errors import UserError
+from pixace_tf.storage import MARK_FILE, RUN_FILE, SOFTWARE, StrPath
 
 MAX_PIXELS = 64_000_000
 MAX_DOWNLOAD_BYTES = 32 * 2**20
 DOWNLOAD_TIMEOUT_S = 20.0
 # Formats that Pillow reads by itself, without running another program.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-PARTS = {"train": "train", "val": "validation", "validation": "validation"}
+PARTS = {
+    "train": "train",
+    "val": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 
 _PATHS_PER_TASK = 16
-_EXIF_ORIENTATION = 0x0112
+_PLAIN_MODES = {"JPEG": ("L", "RGB"), "PNG": ("L", "LA", "RGB", "RGBA")}
+_OWN = f"made by {SOFTWARE}"
+# Files that tell that a folder is not a source of images.
+_FOLDER_MARKS = {RUN_FILE: "a run folder", MARK_FILE: _OWN}
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
+# The text chunks of a PNG file in which Pillow looks for an orientation.
+_EXIF_KEYWORDS = (b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
-class UnloadableError(ValueError):
-    """A picture that cannot be used; the message is the reason."""
+class UnloadableError(UserError):
+    """An image that cannot be used; the message is the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture file that loads.
+class ImageFile:
+    """An image file that loads.
 
     Attributes:
         path: Path relative to the scanned folder.
         label: Name of the class folder, or "".
         part: "train", "validation", or "" where the folder does not say.
-        digest: Hex digest of the file's content.
         is_plain: Whether `PixelTokenizer.decode` reads the file as it is;
             otherwise `normalize` must turn it into a PNG first.
     """
@@ -53,13 +66,12 @@ class Picture:
     path: str
     label: str
     part: str
-    digest: str
     is_plain: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """A file that does not load, and why."""
+    """A file or folder that is left out, and why."""
 
     path: str
     reason: str
@@ -70,32 +82,37 @@ class Scan:
     """What a folder holds, each list sorted by path."""
 
     root: str
-    loads: list[Picture]
+    loads: list[ImageFile]
     skipped: list[Skipped]
 
 
 def scan(
-    root: str | os.PathLike[str],
+    root: StrPath,
     max_pixels: int = MAX_PIXELS,
-    progress: Callable[[Iterable[str], int], Iterable[str]] | None = None,
+    progress: ProgressCallback | None = None,
     is_header_only: bool = False,
 ) -> Scan:
     """Check every file below a folder.
 
+    The folder may be flat or hold class folders, each to any depth. It may
+    hold parts instead, which are flat or hold class folders: `train/` and
+    `val/` (or `validation/`), where a `test/` beside them is left out, or
+    `train/` and `test/` alone, where `test/` validates. Links are followed,
+    and each folder is visited once. Run folders, folders with a mark
+    (`storage.mark_folder`) and images with one (`own_mark`) are left out.
+
     Args:
-        root: A folder; flat, `label/`, `train|val/` or `train|val/label/`, to
-            any depth. Links are followed, each folder is visited once. Or a
-            single file.
-        max_pixels: Largest picture to decode, by its header.
-        progress: Wraps the iterable of paths, given their number.
-        is_header_only: Whether the data behind the headers stays unread, for
-            who decodes it anyway.
+        root: A folder, or a single file.
+        max_pixels: Largest image to decode, by its header.
+        progress: Called with the files checked and their number.
+        is_header_only: Whether to read the headers alone, for a caller who
+            decodes the images anyway.
 
     Returns:
         What loads and what does not.
 
     Raises:
-        ValueError: If there is no such folder or file.
+        UserError: If there is no such folder or file.
     """
     root = os.fspath(root)
     skipped: list[Skipped] = []
@@ -104,83 +121,70 @@ def scan(
         paths = [name]
     else:
         paths, skipped = _walk(root)
-    layout = _layout(root, paths)
-    loads: list[Picture] = []
+    places, misplaced = _places(paths)
 
-    def check(path: str) -> Picture | Skipped:
+    def check(path: str) -> ImageFile | Skipped:
         try:
-            part, label = layout(path)
             full_path = os.path.join(root, path)
-            is_plain = inspect(full_path, max_pixels, is_header_only)
-            digest = hashlib.blake2b(_read_file(full_path), digest_size=16)
+            is_plain = _check_file(full_path, max_pixels, is_header_only)
         except UnloadableError as error:
             return Skipped(path, str(error))
-        return Picture(path, label, part, digest.hexdigest(), is_plain)
+        part, label = places[path]
+        return ImageFile(path, label, part, is_plain)
 
-    # Some at a time: a task of one header would cost more than the header.
-    shares = [
-        paths[i : i + _PATHS_PER_TASK]
-        for i in range(0, len(paths), _PATHS_PER_TASK)
-    ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked: Iterable[Picture | Skipped] = itertools.chain.from_iterable(
-            pool.map(lambda share: [check(path) for path in share], shares)
-        )
+    loads: list[ImageFile] = []
+    skipped += misplaced
+    for done, result in enumerate(_in_threads(check, list(places)), 1):
+        if isinstance(result, ImageFile):
+            loads.append(result)
+        else:
+            skipped.append(result)
         if progress is not None:
-            checked = progress(checked, len(paths))  # type: ignore
-        for result in checked:
-            if isinstance(result, Picture):
-                loads.append(result)
-            else:
-                skipped.append(result)
+            progress(done, len(places))
     return Scan(root, loads, sorted(skipped, key=lambda s: s.path))
 
 
 def inspect(
-    source: str | io.BytesIO,
+    source: StrPath | io.BytesIO,
     max_pixels: int = MAX_PIXELS,
     is_header_only: bool = False,
 ) -> bool:
-    """Check one picture by decoding all of it.
+    """Check one image by decoding all of it.
 
     Args:
         source: A path, or the bytes of a file.
-        max_pixels: Largest picture to decode, by its header.
-        is_header_only: Whether the header is all that is read.
+        max_pixels: Largest image to decode, by its header.
+        is_header_only: Whether to read the header alone; nothing is decoded.
 
     Returns:
-        Whether it is plain (see `Picture`).
+        Whether it is plain (see `ImageFile`).
 
     Raises:
-        UnloadableError: If the picture cannot be used; says why.
+        UnloadableError: If the image cannot be used; says why.
     """
     with _open(source, max_pixels) as image:
-        is_plain = _is_plain(image)
-        if not is_header_only:
-            # A JPEG decodes at an eighth of its size: all data is still read.
-            image.draft(None, (1, 1))
-            _load(image)
-            _check_depth(image)
-        return is_plain and _orientation(image) == 1
+        return _inspect(image, is_header_only)
 
 
-def normalize(source: str | io.BytesIO, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Turn any picture into a plain 8-bit PNG, upright, alpha kept.
+def normalize(
+    source: StrPath | io.BytesIO, max_pixels: int = MAX_PIXELS
+) -> bytes:
+    """Turn any image into a plain 8-bit PNG, upright, alpha kept.
 
     Args:
         source: A path, or the bytes of a file.
-        max_pixels: Largest picture to decode, by its header.
+        max_pixels: Largest image to decode, by its header.
 
     Returns:
         The bytes of a PNG file in mode RGB or RGBA.
 
     Raises:
-        UnloadableError: If the picture cannot be used; says why.
+        UnloadableError: If the image cannot be used; says why.
     """
     with _open(source, max_pixels) as image:
         _load(image)
         _check_depth(image)
-        orientation = _orientation(image)
+        orientation = _exif_tag(image, ExifTags.Base.Orientation)
         if image.mode.startswith("I"):
             grey = np.asarray(image).astype(np.int64)
             small = ((grey * 255 + 32767) // 65535).astype(np.uint8)
@@ -188,10 +192,10 @@ def normalize(source: str | io.BytesIO, max_pixels: int = MAX_PIXELS) -> bytes:
         else:
             mode = "RGBA" if image.has_transparency_data else "RGB"
             upright = image.convert(mode)
-    # Only the pixels go on, turned upright: no profile, no broken metadata.
+    # Only the pixels are kept, turned upright; the metadata may be broken.
     upright.info.clear()
     upright.getexif().clear()
-    upright.getexif()[_EXIF_ORIENTATION] = orientation
+    upright.getexif()[ExifTags.Base.Orientation] = orientation
     upright = ImageOps.exif_transpose(upright)
     buffer = io.BytesIO()
     Image.frombytes(upright.mode, upright.size, upright.tobytes()).save(
@@ -201,24 +205,25 @@ def normalize(source: str | io.BytesIO, max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 def read(
-    location: str,
+    location: StrPath,
     max_pixels: int = MAX_PIXELS,
     is_plain: bool | None = None,
 ) -> bytes:
-    """Read one picture from a path or an http(s) address.
+    """Read one image from a path or an http(s) address.
 
     Args:
         location: A path, or an address; at most 32 MiB, within 20 seconds.
-        max_pixels: Largest picture to decode, by its header.
-        is_plain: Whether the file goes on as it is; by default where that is
-            possible.
+        max_pixels: Largest image to decode, by its header.
+        is_plain: Whether to return the file as it is; by default where that
+            is possible.
 
     Returns:
         The bytes of a plain JPEG or PNG, as `PixelTokenizer.decode` reads.
 
     Raises:
-        UnloadableError: If there is no usable picture; says which and why.
+        UnloadableError: If there is no usable image; says which and why.
     """
+    location = os.fspath(location)
     is_address = location.startswith(("http://", "https://"))
     try:
         content = _download(location) if is_address else None
@@ -232,19 +237,40 @@ def read(
         raise UnloadableError(f"{printable(location)}: {error}") from None
 
 
-def printable(path: str) -> str:
+def own_mark(kind: str) -> dict[str, Any]:
+    """Return options of `PIL.Image.save` that mark an image as made here.
+
+    A scan leaves marked images out: what this program painted is nothing to
+    train on.
+
+    Args:
+        kind: The format. PNG, GIF, JPEG, WEBP and TIFF carry the mark; other
+            formats have no place for it.
+    """
+    if kind == "PNG":
+        text = PngInfo()
+        text.add_text("Software", SOFTWARE)
+        return {"pnginfo": text}
+    if kind == "GIF":
+        return {"comment": SOFTWARE}
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = SOFTWARE
+    return {"exif": exif}
+
+
+def printable(path: StrPath) -> str:
     """Return a path fit for one line of a terminal."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def file_states(root: str) -> Iterator[tuple[str, str]]:
+def file_states(root: StrPath) -> Iterator[tuple[str, str]]:
     """Yield every file below `root` with its size and time, for a fingerprint.
 
     Raises:
-        ValueError: If `root` is not a folder.
+        UserError: If `root` is not a folder.
     """
-    for path in _walk(root)[0]:
+    for path in _walk(os.fspath(root))[0]:
         try:
             status = os.stat(os.path.join(root, path))
             yield path, f"{status.st_size} {status.st_mtime_ns}"
@@ -255,26 +281,17 @@ def file_states(root: str) -> Iterator[tuple[str, str]]:
 def _walk(root: str) -> tuple[list[str], list[Skipped]]:
     """List the files below `root`, relative to it, sorted."""
     if not os.path.isdir(root):
-        raise ValueError(f"There is no folder {printable(root)!r}.")
+        raise UserError(f"There is no folder {printable(root)!r}.")
     files: list[str] = []
     skipped: list[Skipped] = []
-    seen = set()
+    seen: set[tuple[int, int]] = set()
     folders = deque([""])
     while folders:
         folder = folders.popleft()
-        full_path = os.path.join(root, folder)
         try:
-            status = os.stat(full_path)
-            entries = sorted(os.scandir(full_path), key=lambda e: e.name)
-        except OSError as error:
-            skipped.append(Skipped(folder, _reason(error)))
-            continue
-        if (status.st_dev, status.st_ino) in seen:
-            skipped.append(Skipped(folder, "a link to a folder seen before"))
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        if folder and os.path.exists(os.path.join(full_path, RUN_FILE)):
-            skipped.append(Skipped(folder, "a run folder"))
+            entries = _enter(root, folder, seen)
+        except UnloadableError as error:
+            skipped.append(Skipped(folder, str(error)))
             continue
         for entry in entries:
             path = os.path.join(folder, entry.name)
@@ -283,39 +300,116 @@ def _walk(root: str) -> tuple[list[str], list[Skipped]]:
             elif entry.is_symlink() and not os.path.exists(entry.path):
                 reason = "a link that leads nowhere or in a circle"
                 skipped.append(Skipped(path, reason))
-            elif entry.is_dir(follow_symlinks=False):
-                folders.appendleft(path)
-            elif entry.is_dir():
-                folders.append(path)
-            else:
+            elif not entry.is_dir():
                 files.append(path)
+            elif entry.is_symlink():
+                folders.append(path)  # Visited after all real folders.
+            else:
+                folders.appendleft(path)
     return sorted(files), skipped
 
 
-def _layout(root: str, paths: list[str]) -> Callable[[str], tuple[str, str]]:
-    """Return a function from a path to its part and label."""
+def _enter(
+    root: str, folder: str, seen: set[tuple[int, int]]
+) -> list[os.DirEntry[str]]:
+    """List a folder, or raise UnloadableError if it is left out."""
+    full_path = os.path.join(root, folder)
+    try:
+        status = os.stat(full_path)
+        entries = sorted(os.scandir(full_path), key=lambda e: e.name)
+    except OSError as error:
+        raise UnloadableError(_reason(error)) from None
+    if (status.st_dev, status.st_ino) in seen:
+        raise UnloadableError("a link to a folder seen before")
+    seen.add((status.st_dev, status.st_ino))
+    for entry in entries:
+        # The user named the root, so it is scanned whatever it is.
+        if folder and entry.name in _FOLDER_MARKS:
+            raise UnloadableError(_FOLDER_MARKS[entry.name])
+    return entries
+
+
+def _places(
+    paths: list[str],
+) -> tuple[dict[str, tuple[str, str]], list[Skipped]]:
+    """Give each path its part and its label, after its folders.
+
+    Returns:
+        The part and label of each path, and what has no place: the folders
+        that are kept for testing, and the files outside the parts.
+    """
     tops = {path.split(os.sep)[0] for path in paths if os.sep in path}
-    parts = {top: PARTS[top] for top in tops if top in PARTS}
-    is_split = set(parts.values()) == {"train", "validation"}
-    if not is_split and tops != {"train"}:
-        parts = {}  # Else `train` or `val` is a class like its neighbors.
-
-    def place(path: str) -> tuple[str, str]:
+    parts = _parts(tops)
+    names = " and ".join(f"{top}/" for top in sorted(parts))
+    places: dict[str, tuple[str, str]] = {}
+    skipped = [
+        Skipped(top, f"kept for testing: the folder {top}/")
+        for top, part in parts.items()
+        if part == "test"
+    ]
+    for path in paths:
         *folders, _ = path.split(os.sep)
-        if not parts:
-            return "", folders[0] if folders else ""
-        if not folders or folders[0] not in parts:
-            raise UnloadableError("lies outside train/ and val/")
-        part = parts[folders[0]] if is_split else ""
-        return part, folders[1] if len(folders) > 1 else ""
+        part = ""
+        if parts:
+            if not folders or folders[0] not in parts:
+                skipped.append(Skipped(path, f"lies outside {names}"))
+                continue
+            part = parts[folders.pop(0)]
+        if part != "test":
+            places[path] = part, folders[0] if folders else ""
+    return places, skipped
 
-    return place
+
+def _parts(tops: set[str]) -> dict[str, str]:
+    """Return the part of each top folder; nothing where they are classes."""
+    parts = {top: PARTS[top] for top in tops if top in PARTS}
+    if {"train", "validation"} <= set(parts.values()):
+        return parts
+    if tops == {"train", "test"}:
+        return {"train": "train", "test": "validation"}
+    if tops == {"train"}:
+        return {"train": ""}  # All images lie in it, so it says nothing.
+    return {}
 
 
-def _open(source: str | io.BytesIO, max_pixels: int) -> Image.Image:
+def _in_threads(
+    check: Callable[[str], ImageFile | Skipped], paths: list[str]
+) -> Iterator[ImageFile | Skipped]:
+    """Check files in threads, in order.
+
+    A task has several files, since it costs more than the header of one.
+    """
+    tasks = [
+        paths[i : i + _PATHS_PER_TASK]
+        for i in range(0, len(paths), _PATHS_PER_TASK)
+    ]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for results in pool.map(lambda task: list(map(check, task)), tasks):
+            yield from results
+
+
+def _check_file(path: str, max_pixels: int, is_header_only: bool) -> bool:
+    """Return whether a file is plain, or raise UnloadableError."""
+    with _open(path, max_pixels) as image:
+        if _has_own_mark(image):
+            raise UnloadableError(_OWN)
+        return _inspect(image, is_header_only)
+
+
+def _inspect(image: Image.Image, is_header_only: bool) -> bool:
+    is_plain = _is_plain(image)
+    if not is_header_only:
+        # A JPEG decodes at an eighth of its size: all data is still read.
+        image.draft(None, (1, 1))
+        _load(image)
+        _check_depth(image)
+    return is_plain
+
+
+def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
     Image.init()  # Registers every format; does nothing the second time.
     try:
-        if isinstance(source, str):
+        if not isinstance(source, io.BytesIO):
             status = os.stat(source)
             if stat.S_ISDIR(status.st_mode):
                 raise UnloadableError("a folder, not a picture")
@@ -369,16 +463,59 @@ def _check_depth(image: Image.Image) -> None:
 
 
 def _is_plain(image: Image.Image) -> bool:
-    modes = {"JPEG": ("L", "RGB"), "PNG": ("L", "LA", "RGB", "RGBA")}
-    plain = image.mode in modes.get(image.format or "", ())
-    return plain and "transparency" not in image.info
+    """Return whether `PixelTokenizer.decode` shows the image as Pillow does.
+
+    TensorFlow knows no palettes and no orientation. Only headers are read.
+    """
+    return (
+        image.mode in _PLAIN_MODES.get(image.format or "", ())
+        and "transparency" not in image.info
+        and _exif_tag(image, ExifTags.Base.Orientation) in (None, 1)
+        and not (image.format == "PNG" and _has_late_exif(image.fp))
+    )
 
 
-def _orientation(image: Image.Image) -> int:
+def _exif_tag(image: Image.Image, tag: int) -> Any:
+    """Return an EXIF tag, or None; decodes nothing."""
     try:
-        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # Broken metadata: the pixels still count.
-        return 1
+        # The method of PngImageFile would decode every PNG without EXIF.
+        return Image.Image.getexif(image).get(tag)
+    except Exception:  # The pixels count even where metadata is broken.
+        return None
+
+
+def _has_late_exif(file: IO[bytes]) -> bool:
+    """Return whether a PNG file may tell its orientation behind its pixels.
+
+    Pillow finds such chunks only by decoding the pixels before them, so they
+    are looked for here, from chunk to chunk.
+    """
+    before = file.tell()
+    position, is_late, found = 8, False, False
+    while not found:
+        file.seek(position)
+        header = file.read(8)
+        kind = header[4:]
+        if len(header) < 8 or kind == b"IEND":
+            break
+        is_late = is_late or kind == b"IDAT"
+        if is_late and kind in _TEXT_CHUNKS:
+            found = file.read(80).split(b"\0")[0] in _EXIF_KEYWORDS
+        elif is_late:
+            found = kind == b"eXIf"
+        # Length and kind take four bytes each, and so does the checksum.
+        position += int.from_bytes(header[:4]) + 12
+    file.seek(before)
+    return found
+
+
+def _has_own_mark(image: Image.Image) -> bool:
+    """Return whether `own_mark` was used when the image was saved."""
+    return (
+        image.info.get("Software") == SOFTWARE
+        or image.info.get("comment") == SOFTWARE.encode()
+        or _exif_tag(image, ExifTags.Base.Software) == SOFTWARE
+    )
 
 
 def _download(address: str) -> bytes:

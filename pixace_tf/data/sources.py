@@ -1,134 +1,151 @@
-"""Sources of pictures: folders and TensorFlow data sets, scaled down."""
+"""Sources of images: folders and TensorFlow data sets, scaled down."""
 
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from pixace_tf.console import ProgressCallback
 from pixace_tf.data import image_files
-from pixace_tf.data.image_files import Skipped
+from pixace_tf.data.image_files import ImageFile, Skipped
 from pixace_tf.data.tokenizer import PixelTokenizer, over_white
+from pixace_tf.errors import UserError
+from pixace_tf.storage import StrPath
 
 VALIDATION_SHARE = 0.05
 TFDS_PREFIX = "tfds:"
 
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
-
 
 @dataclasses.dataclass
-class SmallPictures:
-    """Pictures at the size of a tokenizer, before the palette.
+class SmallImages:
+    """Images at the size of a tokenizer, before the palette.
 
     Attributes:
         images: uint8 `(N, height, width, 3)`.
-        digests: Hex digest of each one's content.
         parts: "train", "validation", or "" where the source does not say.
         labels: Class names, "" where there are none.
-        skipped: Files that do not load.
+        skipped: Files and folders that are left out.
     """
 
     images: np.ndarray
-    digests: list[str]
     parts: list[str]
     labels: list[str]
     skipped: list[Skipped]
 
     def in_train(self) -> np.ndarray:
-        """Return bool `(N,)`: which pictures train; the others validate.
+        """Return bool `(N,)`: which images train; the others validate.
 
-        Where the source has no parts, a stable 5% by content validate.
+        Where the source has no parts, a stable 5% validate: those whose
+        pixels have a BLAKE2b digest in the lowest 5% of its range, so that
+        more images leave each one on its side. Equal small images always lie
+        on one side, whatever files they come from. Since the small image
+        decides, the split depends on the `image_size` and the `resize` of the
+        tokenizer.
         """
-        return _split(self.digests, self.parts)
+        digests = [
+            hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
+            for image in self.images
+        ]
+        return _split(digests, self.parts)
 
 
-def load_pictures(
-    source: str,
+def load_images(
+    source: StrPath,
     tokenizer: PixelTokenizer,
     max_pixels: int = image_files.MAX_PIXELS,
     download: bool = False,
-    progress: Progress | None = None,
-) -> SmallPictures:
-    """Read pictures and scale them down; see `load` for the arguments.
+    progress: ProgressCallback | None = None,
+) -> SmallImages:
+    """Read images and scale them down.
+
+    Args:
+        source: A folder of images, or `tfds:NAME[/CONFIG][:SPLIT]`.
+        tokenizer: Decodes and resizes.
+        max_pixels: Largest image to decode, by its header.
+        download: Whether a TensorFlow data set may be downloaded.
+        progress: Called with the images read and their number. For a folder
+            the headers of all files are counted first, then the images.
 
     Raises:
-        ValueError: If there is no usable picture.
+        UserError: If there is no usable image.
     """
-    skipped: list[Skipped] = []
+    source = os.fspath(source)
     if source.startswith(TFDS_PREFIX):
-        rows = _read_tfds(source, tokenizer, download, progress)
+        small = _read_tfds(source, tokenizer, download, progress)
     else:
-        rows, skipped = _read_folder(source, tokenizer, max_pixels, progress)
-    if not rows:
-        raise ValueError(_nothing_usable(source, skipped))
-    return SmallPictures(
-        np.stack([row.image for row in rows]),
-        [row.digest for row in rows],
-        [row.part for row in rows],
-        [row.label for row in rows],
-        skipped,
-    )
-
-
-@dataclasses.dataclass
-class _Row:
-    image: np.ndarray
-    digest: str
-    part: str
-    label: str
+        small = _read_folder(source, tokenizer, max_pixels, progress)
+    if not len(small.images):
+        raise UserError(_nothing_usable(source, small.skipped))
+    return small
 
 
 def _read_folder(
     root: str,
     tokenizer: PixelTokenizer,
     max_pixels: int,
-    progress: Progress | None,
-) -> tuple[list[_Row], list[Skipped]]:
-    # A plain file that does not decode below is checked by Pillow after that.
+    progress: ProgressCallback | None,
+) -> SmallImages:
     scanned = image_files.scan(root, max_pixels, progress, is_header_only=True)
-    skipped = list(scanned.skipped)
-    full_paths = [os.path.join(scanned.root, p.path) for p in scanned.loads]
-    small = _decode_plain(scanned.loads, full_paths, tokenizer)
+    files, skipped = scanned.loads, list(scanned.skipped)
+    decoded: dict[int, np.ndarray] = {}
+    images = _decode(files, scanned.root, tokenizer, max_pixels)
+    for done, (i, image) in enumerate(images, 1):
+        if isinstance(image, Skipped):
+            skipped.append(image)
+        else:
+            decoded[i] = image
+        if progress is not None:
+            progress(done, len(files))
+    order = sorted(decoded)
+    return SmallImages(
+        np.array([decoded[i] for i in order], np.uint8),
+        [files[i].part for i in order],
+        [files[i].label for i in order],
+        skipped,
+    )
+
+
+def _decode(
+    files: list[ImageFile],
+    root: str,
+    tokenizer: PixelTokenizer,
+    max_pixels: int,
+) -> Iterator[tuple[int, np.ndarray | Skipped]]:
+    """Yield the index and the small image of each file, in any order."""
+    full_paths = [os.path.join(root, file.path) for file in files]
+    plain = [i for i, file in enumerate(files) if file.is_plain]
+    others = set(range(len(files)))
+    for i, image in _decode_plain(plain, full_paths, tokenizer):
+        others.remove(i)
+        yield i, image
     decode = tf.function(
         tokenizer.decode, input_signature=[tf.TensorSpec((), tf.string)]
     )
 
-    def decode_other(index: int) -> np.ndarray | Skipped:
+    def decode_other(index: int) -> tuple[int, np.ndarray | Skipped]:
         try:
             png = image_files.normalize(full_paths[index], max_pixels)
         except image_files.UnloadableError as error:
-            return Skipped(scanned.loads[index].path, str(error))
-        return np.asarray(decode(png))
+            return index, Skipped(files[index].path, str(error))
+        return index, np.asarray(decode(png))
 
-    others = [i for i in range(len(full_paths)) if i not in small]
+    # A plain file that TensorFlow cannot decode is among them: Pillow either
+    # reads it or tells what is wrong with it.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(decode_other, others)
-        for i, result in zip(others, results, strict=True):
-            if isinstance(result, Skipped):
-                skipped.append(result)
-            else:
-                small[i] = result
-    rows = [
-        _Row(small[i], picture.digest, picture.part, picture.label)
-        for i, picture in enumerate(scanned.loads)
-        if i in small
-    ]
-    return rows, skipped
+        yield from pool.map(decode_other, sorted(others))
 
 
 def _decode_plain(
-    pictures: list[image_files.Picture],
-    full_paths: list[str],
-    tokenizer: PixelTokenizer,
-) -> dict[int, np.ndarray]:
-    """Decode the plain files in parallel; leave out what fails."""
-    plain = [i for i, picture in enumerate(pictures) if picture.is_plain]
+    plain: list[int], full_paths: list[str], tokenizer: PixelTokenizer
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode plain files in parallel; leave out what fails."""
     if not plain:
-        return {}
+        return
     paths = [os.fsencode(full_paths[i]) for i in plain]
 
     def decode(index: tf.Tensor, path: tf.Tensor) -> Any:
@@ -141,61 +158,64 @@ def _decode_plain(
         .batch(256)
         .prefetch(1)
     )
-    return {
-        int(i): image
-        for index, decoded in batches.as_numpy_iterator()
-        for i, image in zip(index, decoded, strict=True)
-    }
+    for indices, images in batches.as_numpy_iterator():
+        yield from zip(indices.tolist(), images, strict=True)
 
 
 def _read_tfds(
     source: str,
     tokenizer: PixelTokenizer,
     download: bool,
-    progress: Progress | None,
-) -> list[_Row]:
+    progress: ProgressCallback | None,
+) -> SmallImages:
     builder, split = _tfds_builder(source, download)
-    info = builder.info
-    if "image" not in info.features:
-        raise ValueError(
-            f"{source} has no feature 'image', only {', '.join(info.features)}."
+    features = builder.info.features
+    if "image" not in features:
+        raise UserError(
+            f"{source} has no feature 'image', only {', '.join(features)}."
         )
-    has_label = "label" in info.features
-    names = (
-        getattr(info.features["label"], "names", None) if has_label else None
-    )
-    if split:
-        splits = {split: ""}
-    else:
-        known = list(info.splits)
-        first = "train" if "train" in known or not known else known[0]
-        other = next((s for s in ("validation", "test") if s in known), None)
-        splits = {first: "train" if other else ""}
-        if other:
-            splits[other] = "validation"
+    names = None
+    if "label" in features:
+        names = getattr(features["label"], "names", None)
     resize = tf.function(
         lambda image: tokenizer.resize_image(_to_rgb(image)),
         reduce_retracing=True,
     )
-    rows = []
-    for name, part in splits.items():
-        try:
-            examples = builder.as_dataset(split=name)
-        except Exception as error:
-            raise ValueError(
-                f"{source} has no split {name!r}: {_first_line(error)}"
-            ) from None
-        iterator: Iterable[Any] = examples.as_numpy_iterator()
-        if progress is not None:
-            iterator = progress(iterator, int(examples.cardinality()))
-        for example in iterator:
-            image = example["image"]
-            digest = hashlib.blake2b(image.tobytes(), digest_size=16)
-            label = _label_name(example["label"], names) if has_label else ""
-            rows.append(
-                _Row(resize(image).numpy(), digest.hexdigest(), part, label)
-            )
-    return rows
+    parts = {split: ""} if split else _tfds_parts(list(builder.info.splits))
+    examples = {name: _tfds_split(source, builder, name) for name in parts}
+    # A size below 0 is unknown or infinite.
+    sizes = [int(e.cardinality()) for e in examples.values()]
+    total = sum(sizes) if min(sizes) >= 0 else 0
+    small = SmallImages(np.array([]), [], [], [])
+    images = []
+    for name, part in parts.items():
+        for example in examples[name].as_numpy_iterator():
+            images.append(resize(example["image"]).numpy())
+            small.parts.append(part)
+            label = example.get("label", "")
+            small.labels.append(names[int(label)] if names else str(label))
+            if progress is not None:
+                progress(len(images), total)
+    small.images = np.array(images, np.uint8)
+    return small
+
+
+def _tfds_parts(splits: list[str]) -> dict[str, str]:
+    """Choose the splits to read; return the part of each."""
+    first = "train" if "train" in splits or not splits else splits[0]
+    for other in ("validation", "test"):
+        if other in splits and other != first:
+            return {first: "train", other: "validation"}
+    return {first: ""}
+
+
+def _tfds_split(source: str, builder: Any, name: str) -> tf.data.Dataset:
+    try:
+        return builder.as_dataset(split=name)
+    except Exception as error:
+        raise UserError(
+            f"{source} has no split {name!r}: {_first_line(error)}"
+        ) from None
 
 
 def _tfds_builder(source: str, download: bool) -> tuple[Any, str]:
@@ -203,7 +223,7 @@ def _tfds_builder(source: str, download: bool) -> tuple[Any, str]:
 
     name, _, split = source.removeprefix(TFDS_PREFIX).partition(":")
     if not name:
-        raise ValueError(
+        raise UserError(
             "A TensorFlow data set is given as tfds:NAME[/CONFIG][:SPLIT]. "
             f"Received: {source}"
         )
@@ -214,25 +234,21 @@ def _tfds_builder(source: str, download: bool) -> tuple[Any, str]:
         # Raises where the data are not on this machine.
         builder.as_dataset(split=split or None)
     except tfds.core.DatasetNotFoundError:
-        raise ValueError(f"There is no TensorFlow data set {name!r}.") from None
+        raise UserError(f"There is no TensorFlow data set {name!r}.") from None
     except AssertionError:
-        raise ValueError(
+        raise UserError(
             f"{source} is not on this machine yet; add --download to fetch it."
         ) from None
     except Exception as error:
-        raise ValueError(f"{source}: {_first_line(error)}") from None
+        raise UserError(f"{source}: {_first_line(error)}") from None
     return builder, split
 
 
 def _to_rgb(image: tf.Tensor) -> tf.Tensor:
-    """Give a uint8 picture of 1, 3 or 4 channels 3 of them, over white."""
+    """Give a uint8 image of 1, 3 or 4 channels 3 of them, over white."""
     if image.shape[-1] == 4:
         return over_white(image[..., :3], image[..., 3:])
     return tf.broadcast_to(image, [*tf.unstack(tf.shape(image)[:2]), 3])
-
-
-def _label_name(label: Any, names: list[str] | None) -> str:
-    return names[int(label)] if names else str(label)
 
 
 def _first_line(error: Exception) -> str:
@@ -240,10 +256,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _split(digests: list[str], parts: list[str]) -> np.ndarray:
-    """Return bool `(N,)`: which pictures train."""
-    if "train" in parts and "validation" in parts:
+    """Return bool `(N,)`: which images train; see `SmallImages.in_train`."""
+    if {"train", "validation"} <= set(parts):
         train = {d for d, p in zip(digests, parts, strict=True) if p == "train"}
-        # A validation picture that also trains would flatter the model.
+        # A validation image that also trains would flatter the model.
         return np.array([digest in train for digest in digests])
     different = sorted(set(digests))
     share = [d for d in different if int(d[:8], 16) < VALIDATION_SHARE * 2**32]

@@ -1,17 +1,29 @@
-"""Contact sheets and plots: what a person looks at."""
+"""Contact sheets and plots: what a person looks at.
+
+All that is saved here carries a mark (`image_files.own_mark`), so that a scan
+does not take it for images to train on.
+"""
 
 import dataclasses
 import io
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pixace_tf import storage
+from pixace_tf.data import image_files
+from pixace_tf.errors import UserError
+from pixace_tf.storage import StrPath
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _GAP = 6
 _TEXT_SIZE = 13
+_LINE = _TEXT_SIZE + 4
 _TEXT = (70, 70, 76)
 _PAPER = (255, 255, 255)
 _MISSING = ((214, 214, 218), (232, 232, 236))
@@ -20,7 +32,7 @@ TILE_SIDE = 128
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A small picture, uint8 `(height, width, 3)`, and a line below it."""
+    """A small image, uint8 `(height, width, 3)`, and a line below it."""
 
     pixels: np.ndarray
     caption: str = ""
@@ -36,7 +48,7 @@ def contact_sheet(
     headings: Sequence[str] = (),
     scale: int | None = None,
 ) -> Image.Image:
-    """Lay small pictures out in rows, enlarged.
+    """Lay small images out in rows, enlarged.
 
     Args:
         rows: Tiles of one size, row by row.
@@ -44,42 +56,41 @@ def contact_sheet(
         scale: Enlargement, Lanczos; by default tiles of about 128 pixels.
 
     Returns:
-        An RGB picture.
+        An RGB image.
     """
     height, width = rows[0][0].pixels.shape[:2]
     scale = scale or default_scale((height, width))
     font = ImageFont.load_default(size=_TEXT_SIZE)
     captions = [tile.caption for row in rows for tile in row]
-    text_width = max(font.getlength(t) for t in [*captions, *headings, ""])
+    texts = [*captions, *headings]
+    text_width = max((font.getlength(text) for text in texts), default=0)
     column_width = max(width * scale, round(text_width)) + _GAP
-    line = _TEXT_SIZE + 4
-    row_height = height * scale + _GAP + (line if any(captions) else 0)
-    top = _GAP + (line if headings else 0)
+    row_height = height * scale + _GAP + (_LINE if any(captions) else 0)
+    top = _GAP + (_LINE if headings else 0)
     columns = max(len(row) for row in rows)
-    sheet = Image.new(
-        "RGB",
-        (columns * column_width + _GAP, top + len(rows) * row_height),
-        _PAPER,
-    )
+    size = columns * column_width + _GAP, top + len(rows) * row_height
+    sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
+
+    def center(column: int) -> int:
+        return _GAP + column * column_width + (column_width - _GAP) // 2
+
     for column, heading in enumerate(headings):
-        center = _GAP + column * column_width + (column_width - _GAP) // 2
-        draw.text((center, 3), heading, _TEXT, font, anchor="mt")
+        draw.text((center(column), 3), heading, _TEXT, font, anchor="mt")
     for row, tiles in enumerate(rows):
+        y = top + row * row_height
+        below = y + height * scale + 2
         for column, tile in enumerate(tiles):
-            left = _GAP + column * column_width
-            center = left + (column_width - _GAP) // 2
-            y = top + row * row_height
+            x = center(column)
             large = enlarge(tile.pixels, scale)
-            sheet.paste(large, (center - large.width // 2, y))
-            below = y + height * scale + 2
-            draw.text((center, below), tile.caption, _TEXT, font, anchor="mt")
+            sheet.paste(large, (x - large.width // 2, y))
+            draw.text((x, below), tile.caption, _TEXT, font, anchor="mt")
     return sheet
 
 
 @dataclasses.dataclass(frozen=True)
 class Completions:
-    """Pictures, what was kept of them, and what was drawn.
+    """Images, what was kept of them, and how the model completed them.
 
     Attributes:
         originals: uint8 `(N, height, width, 3)`, scaled down.
@@ -112,7 +123,7 @@ class Completions:
 
 
 def grid(images: np.ndarray, scale: int | None = None) -> Image.Image:
-    """Lay pictures out in a near-square grid.
+    """Lay images out in a near-square grid.
 
     Args:
         images: uint8 `(N, height, width, 3)`.
@@ -127,7 +138,7 @@ def grid(images: np.ndarray, scale: int | None = None) -> Image.Image:
 
 
 def enlarge(pixels: np.ndarray, scale: int) -> Image.Image:
-    """Enlarge a picture with the Lanczos filter.
+    """Enlarge an image with the Lanczos filter.
 
     Args:
         pixels: uint8 `(height, width, 3)`.
@@ -139,7 +150,7 @@ def enlarge(pixels: np.ndarray, scale: int) -> Image.Image:
 
 
 def hide_after(pixels: np.ndarray, prefix_length: int) -> np.ndarray:
-    """Cover all but the first pixels of a picture with a chequered grey.
+    """Cover all but the first pixels of an image with a chequered grey.
 
     Args:
         pixels: uint8 `(height, width, 3)`.
@@ -166,47 +177,47 @@ def check_completing(
         samples: Completions per picture and temperature.
 
     Raises:
-        ValueError: If a value is out of range.
+        UserError: If a value is out of range.
     """
     if isinstance(pictures, str) or not len(pictures):
-        raise ValueError("Give a list of at least one picture to complete.")
+        raise UserError("Give a list of at least one picture to complete.")
     if not 0 <= keep <= 1:
-        raise ValueError(f"keep must lie in [0, 1]. Received: keep={keep}")
+        raise UserError(f"keep must lie in [0, 1]. Received: keep={keep}")
     check_positive("samples", samples)
 
 
 def check_positive(name: str, value: int) -> None:
-    """Raise a ValueError that names the argument, unless it is positive."""
+    """Raise a UserError that names the argument, unless it is positive."""
     if value < 1:
-        raise ValueError(f"{name} must be positive. Received: {name}={value}")
+        raise UserError(f"{name} must be positive. Received: {name}={value}")
 
 
-def check_picture_path(path: str) -> None:
-    """Check that a picture can be saved there, before long work.
+def check_image_path(path: StrPath) -> None:
+    """Check that an image can be saved there, before long work.
 
     Raises:
-        ValueError: If the folder is missing or the ending names no format.
+        UserError: If the folder is missing or the ending names no format.
     """
     folder, name = os.path.split(path)
     if folder and not os.path.isdir(folder):
-        raise ValueError(f"There is no folder {folder!r} for {name!r}.")
-    ending = os.path.splitext(name)[1].lower()
-    if Image.registered_extensions().get(ending) not in Image.SAVE:
-        raise ValueError(
-            f"{path!r} must end in .png, .jpg or another picture format."
-        )
+        raise UserError(f"There is no folder {folder!r} for {name!r}.")
+    _format(path)
 
 
-def save_picture(image: Image.Image, path: str) -> None:
-    """Save a picture, whole or not at all; the ending chooses the format."""
-    ending = os.path.splitext(path)[1].lower()
+def save_image(image: Image.Image, path: StrPath) -> None:
+    """Save an image, whole or not at all; the ending chooses the format.
+
+    Raises:
+        UserError: If the ending names no format.
+    """
+    kind = _format(path)
     buffer = io.BytesIO()
-    image.save(buffer, Image.registered_extensions()[ending])
+    image.save(buffer, kind, **image_files.own_mark(kind))
     storage.write_atomic(path, buffer.getvalue())
 
 
-def save_tiles(images: np.ndarray, folder: str) -> None:
-    """Save pictures one by one, as `000.png` and so on, at their own size.
+def save_tiles(images: np.ndarray, folder: StrPath) -> None:
+    """Save images one by one, as `000.png` and so on, at their own size.
 
     Args:
         images: uint8 `(N, height, width, 3)`.
@@ -215,10 +226,24 @@ def save_tiles(images: np.ndarray, folder: str) -> None:
     os.makedirs(folder, exist_ok=True)
     for i, pixels in enumerate(images):
         path = os.path.join(folder, f"{i:03d}.png")
-        save_picture(Image.fromarray(pixels), path)
+        save_image(Image.fromarray(pixels), path)
 
 
-def save_learning_curve(history: list[dict[str, float]], path: str) -> None:
+def save_figure(figure: "Figure", path: StrPath, dpi: int) -> None:
+    """Save a plot as PNG, whole or not at all.
+
+    Args:
+        figure: What to save.
+        path: The PNG to write.
+        dpi: Pixels per inch of the figure.
+    """
+    buffer = io.BytesIO()
+    mark = {"Software": storage.SOFTWARE}
+    figure.savefig(buffer, format="png", dpi=dpi, metadata=mark)
+    storage.write_atomic(path, buffer.getvalue())
+
+
+def save_learning_curve(history: list[dict[str, float]], path: StrPath) -> None:
     """Plot bits per pixel against minutes of training.
 
     Args:
@@ -241,6 +266,16 @@ def save_learning_curve(history: list[dict[str, float]], path: str) -> None:
     axes.set_ylabel("bits per pixel")
     axes.grid(alpha=0.3)
     axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    storage.write_atomic(path, buffer.getvalue())
+    save_figure(figure, path, dpi=120)
+
+
+def _format(path: StrPath) -> str:
+    """Return the format that the ending names, as Pillow calls it."""
+    ending = os.path.splitext(path)[1].lower()
+    kind = Image.registered_extensions().get(ending, "")
+    if kind not in Image.SAVE:
+        raise UserError(
+            f"{os.fspath(path)!r} must end in .png, .jpg or another picture "
+            "format."
+        )
+    return kind

@@ -1,0 +1,241 @@
+import hashlib
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from pixace_tf.data import cartoons, sources
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.errors import UserError
+
+TOKENIZER = PixelTokenizer((8, 8))
+
+
+def read(folder, **options):
+    return sources.load_images(folder, TOKENIZER, **options)
+
+
+def rows(images):
+    return {image.tobytes() for image in images}
+
+
+def sides(small):
+    """The images that train and those that validate, as bytes."""
+    in_train = small.in_train()
+    return rows(small.images[in_train]), rows(small.images[~in_train])
+
+
+def small_images(images, parts=None):
+    count = len(images)
+    return sources.SmallImages(images, parts or [""] * count, [""] * count, [])
+
+
+def noise(count, seed=0):
+    shape = (count, 8, 8, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_images_of_a_low_digest_validate():
+    images = noise(2000)
+    digests = [hashlib.blake2b(i.tobytes(), digest_size=16) for i in images]
+    in_train = small_images(images).in_train()
+    # The bound is 12.8 in the first byte: the other bytes decide at 12.
+    first_bytes = np.array([digest.digest()[0] for digest in digests])
+    assert in_train[first_bytes > 12].all()
+    assert not in_train[first_bytes < 12].any()
+
+
+def test_more_images_leave_each_one_on_its_side():
+    fewer, more = noise(300, 1), noise(400, 2)
+    before = small_images(fewer).in_train()
+    after = small_images(np.concatenate([more, fewer])).in_train()
+    np.testing.assert_array_equal(before, after[len(more) :])
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_few_images_have_both_sides(count):
+    for seed in range(100):
+        in_train = small_images(noise(count, seed)).in_train()
+        assert 1 <= in_train.sum() < count
+
+
+def test_one_image_trains_without_validation():
+    for seed in range(100):
+        assert small_images(noise(1, seed)).in_train().all()
+    assert small_images(np.repeat(noise(1), 9, axis=0)).in_train().all()
+
+
+def test_equal_pixels_lie_on_one_side_whatever_the_file(tmp_path):
+    for i in range(60):
+        image = cartoons.draw("cat", str(i)).resize((8, 8))
+        for ending in ("png", "bmp", "tiff"):
+            image.save(tmp_path / f"{i}.{ending}")
+    small = read(tmp_path)
+    assert len(small.images) == 180
+    train, validation = sides(small)
+    assert len(train) + len(validation) == 60
+    assert validation
+    assert not train & validation
+
+
+def test_a_copy_of_each_file_changes_no_side(tmp_path):
+    cartoons.draw_folder(tmp_path / "a", 60)
+    before = read(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "a" / "copies")
+    after = read(tmp_path / "a")
+    assert len(after.images) == 120
+    assert sides(after) == sides(before)
+
+
+def test_given_parts_are_kept(tmp_path):
+    cartoons.draw_folder(tmp_path / "train", 16, seed=0)
+    cartoons.draw_folder(tmp_path / "val", 8, seed=1)
+    cartoons.draw_folder(tmp_path / "test", 8, seed=2)
+    small = read(tmp_path)
+    assert small.in_train().tolist() == [True] * 16 + [False] * 8
+    assert set(small.labels) == set(cartoons.SPECIES)
+    assert [s.path for s in small.skipped] == ["test"]
+
+
+def test_a_lone_test_folder_validates(tmp_path):
+    cartoons.draw_folder(tmp_path / "train", 16, seed=0)
+    cartoons.draw_folder(tmp_path / "test", 8, seed=1)
+    small = read(tmp_path)
+    assert (~small.in_train()).sum() == 8
+    assert set(small.labels) == set(cartoons.SPECIES)
+
+
+def test_a_validation_image_that_also_trains_does_not_validate():
+    images = noise(3)
+    parts = ["train", "train", "validation", "validation"]
+    small = small_images(images[[0, 1, 1, 2]], parts)
+    assert small.in_train().tolist() == [True, True, True, False]
+
+
+def test_equal_stems_in_different_folders_are_different(tmp_path):
+    for species in ("cat", "dog"):
+        (tmp_path / species).mkdir()
+        cartoons.draw(species, "0").save(tmp_path / species / "1.png")
+    assert read(tmp_path).labels == ["cat", "dog"]
+
+
+def test_a_truncated_jpeg_never_trains_as_a_grey_half(tmp_path):
+    cartoons.draw_folder(tmp_path, 8)
+    whole = tmp_path / "whole.jpg"
+    cartoons.draw("cat", "0").save(whole)
+    (tmp_path / "half.jpg").write_bytes(whole.read_bytes()[:1500])
+    small = read(tmp_path)
+    assert len(small.images) == 9
+    assert [s.path for s in small.skipped] == ["half.jpg"]
+
+
+def test_kinds_that_need_pillow_train_too(tmp_path):
+    image = cartoons.draw("pig", "0")
+    image.save(tmp_path / "a.webp", lossless=True)
+    image.save(tmp_path / "b.png")
+    images = read(tmp_path).images
+    np.testing.assert_array_equal(images[0], images[1])
+
+
+def test_paths_that_are_not_utf8_are_read(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    cartoons.draw("cat", "0").save(tmp_path / name, "PNG")
+    assert len(read(tmp_path).images) == 1
+
+
+def test_reading_tells_how_far_it_is(tmp_path):
+    cartoons.draw_folder(tmp_path, 8)
+    (tmp_path / "bad.jpg").write_text("text")
+    Image.new("L", (9, 9)).save(tmp_path / "a.bmp")
+    told = []
+    read(tmp_path, progress=lambda *counts: told.append(counts))
+    headers = [(done, 10) for done in range(1, 11)]
+    assert told == headers + [(done, 9) for done in range(1, 10)]
+
+
+def test_no_usable_image_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match="There are no pictures"):
+        read(tmp_path)
+    (tmp_path / "a.jpg").write_text("text")
+    with pytest.raises(UserError, match=r"1 skipped, the first a\.jpg"):
+        read(tmp_path)
+
+
+def test_tfds_mock_data_loads():
+    told = []
+    with tfds.testing.mock_data(num_examples=20):
+        small = read(
+            "tfds:cifar10", progress=lambda *counts: told.append(counts)
+        )
+    assert len(small.images) == 40
+    assert small.parts == ["train"] * 20 + ["validation"] * 20
+    assert len(set(small.labels)) > 1
+    assert all(label.isalpha() for label in small.labels)
+    assert told == [(done, 40) for done in range(1, 41)]
+
+
+@pytest.mark.parametrize(
+    ("splits", "parts"),
+    [
+        (["train"], {"train": ""}),
+        (
+            ["test", "train", "validation"],
+            {"train": "train", "validation": "validation"},
+        ),
+        (["test", "train"], {"train": "train", "test": "validation"}),
+        (["a", "b"], {"a": ""}),
+        (["test"], {"test": ""}),
+        ([], {"train": ""}),
+    ],
+)
+def test_splits_of_tfds_give_parts(splits, parts):
+    assert sources._tfds_parts(splits) == parts
+
+
+def test_a_real_tfds_data_set_equals_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "tfds")
+    )
+    array = np.stack(
+        [np.asarray(cartoons.draw("cat", str(i))) for i in range(9)]
+    )
+
+    class TinyCats(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(
+                    {"image": tfds.features.Image(shape=(None, None, 3))}
+                ),
+            )
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i, image in enumerate(array):
+                yield i, {"image": image}
+
+    TinyCats(data_dir=str(tmp_path / "tfds")).download_and_prepare()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    small = read("tfds:tiny_cats:train")
+    expected = np.stack([TOKENIZER.resize_image(a) for a in array])
+    assert rows(small.images) == rows(expected)
+    assert set(small.labels) == {""}
+
+
+def test_tfds_mistakes_are_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for source, message in (
+        ("tfds:", "given as tfds:NAME"),
+        ("tfds:no_such_set", "There is no TensorFlow data set"),
+        ("tfds:cifar10", "add --download"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            read(source)
+        assert "\n" not in str(error.value)
