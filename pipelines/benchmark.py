@@ -125,11 +125,11 @@ def main(folder: str | None, out: str, sections: str, smoke: bool) -> None:
                 "figures": {},
             }
             cases = list(_cases(section, plan, folder, scratch))
-            for case in console.track(f"Measuring {section}")(
-                cases, len(cases)
-            ):
-                _keep(results[section]["figures"], case, ask(case))
-                write_atomic(f"{out}.json", json.dumps(results).encode())
+            with console.ProgressBar(f"Measuring {section}") as bar:
+                for done, case in enumerate(cases):
+                    bar.count(done, len(cases))
+                    _keep(results[section]["figures"], case, ask(case))
+                    write_atomic(f"{out}.json", json.dumps(results).encode())
     text = summary.markdown(results)
     write_atomic(f"{out}.md", text.encode())
     summary.plot(results, f"{out}.png")
@@ -273,7 +273,7 @@ def _jpeg(plan: Plan, folder: str, scratch: str) -> Iterator[tuple]:
     }
     table = f"JPEG {plan.jpeg_size}x{plan.jpeg_size}"
     cell = f"{plan.num_pictures} pictures"
-    yield table, "pixace-tf", cell, "pixace", "load_pictures", arguments
+    yield table, "pixace-tf", cell, "pixace", "load_images", arguments
     for name, function in (
         ("PIL and scikit-image, pool", "worker_pool"),
         ("torch DataLoader with PIL", "torch_loader"),

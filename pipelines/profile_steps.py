@@ -27,7 +27,7 @@ from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import PRESETS, decoder_config
 from pixace_tf.sampling.sampler import Sampler
-from pixace_tf.training.fit import compile_model
+from pixace_tf.training.loop import compile_model
 
 # What XLA names a kernel after.
 KINDS = {
@@ -53,8 +53,7 @@ def main(preset: str, decoder: str, batch_size: int, out: str) -> None:
     keras.utils.set_random_seed(0)
     model = PixaceCausalLM(
         (SIZE, SIZE),
-        (5, 4, 4),
-        "hsv",
+        "hsv 5,4,4",
         decoder,
         decoder_config(preset, decoder, SIZE),
     )

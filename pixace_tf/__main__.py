@@ -1,5 +1,5 @@
 """Lets `python -m pixace_tf` do what `pixace-tf` does."""
 
-from pixace_tf.cli.commands import main
+from pixace_tf.cli import main
 
 main()

@@ -119,7 +119,7 @@ class Studio:
 
 
 def build(
-    studio: Studio, title: str, examples: Sequence[np.ndarray] = ()
+    studio: Studio, title: str, examples: Sequence[np.ndarray] | np.ndarray = ()
 ) -> gr.Blocks:
     """Lay the page out.
 

@@ -173,7 +173,7 @@ def test_a_watched_picture_grows_row_by_row(tmp_path):
         for image in np.array(frames)[:, 0, 0, 0]
     ]
     assert covered == [3, 2, 1, 0]
-    studio = app.Studio(local, run)
+    studio = app.Studio(local.LocalPainter(run))
     shown = list(studio.complete(picture, 0.5, 2, 1.0, 0))
     assert [sheet is None for _, sheet in shown[:-1]] == [True] * (
         len(shown) - 1
@@ -188,7 +188,7 @@ def test_errors_become_messages(tmp_path):
 
     from pixace_tf import app
 
-    studio = app.Studio(local, make_run(tmp_path / "run"))
+    studio = app.Studio(local.LocalPainter(make_run(tmp_path / "run")))
     bad = tmp_path / "bad.png"
     bad.write_text("no picture")
     with pytest.raises(gr.Error, match=r"bad\.png"):

@@ -1,3 +1,4 @@
+import dataclasses
 import fcntl
 import inspect
 import json
@@ -12,9 +13,11 @@ import time
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from pixace_tf.cli import main
+from pixace_tf.data import image_files
 
-from pixace_tf.cli.commands import main
-from pixace_tf.training import fit
+from pixace_tf.training.fit import fit
+from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning import sweep
 
 
@@ -24,7 +27,7 @@ def call(*arguments):
 
 def test_help_is_quick_and_imports_nothing_heavy():
     code = (
-        "import sys; from pixace_tf.cli.commands import main; "
+        "import sys; from pixace_tf.cli import main; "
         "main(['--help'], standalone_mode=False); "
         "heavy = {'tensorflow', 'keras', 'numpy', 'PIL'} & set(sys.modules); "
         "assert not heavy, heavy"
@@ -48,25 +51,35 @@ def test_every_command_explains_itself(command):
     assert "\\b" not in done.output  # Or its examples run together.
 
 
-FUNCTIONS = {"fit": fit.fit, "tune": sweep.tune}
+def test_fit_has_an_option_for_every_argument_with_its_default():
+    context = main.commands["fit"].make_context("fit", ["folder"])
+    options = dict(context.params)
+    assert options.pop("source") == "folder"
+    parameters = dict(inspect.signature(fit).parameters)
+    for name in ("name", "runs_dir"):
+        assert options.pop(name) == parameters[name].default
+    assert options == dataclasses.asdict(TrainingArguments())
 
 
-@pytest.mark.parametrize("command", FUNCTIONS)
-def test_options_have_the_names_of_the_function(command):
-    options = {p.name for p in main.commands[command].params}
-    parameters = set(inspect.signature(FUNCTIONS[command]).parameters)
-    assert options == parameters - {"say"}
+def test_options_of_tune_have_the_names_and_defaults_of_the_function():
+    parameters = dict(inspect.signature(sweep.tune).parameters)
+    context = main.commands["tune"].make_context("tune", ["folder"])
+    options = {**context.params}
+    assert options.keys() == parameters.keys() - {"say"}
+    options["objective"] = options["objective"].replace("-", "_")
+    del options["source"]
+    assert options == {name: parameters[name].default for name in options}
 
 
-@pytest.mark.parametrize("command", FUNCTIONS)
-def test_options_have_the_defaults_of_the_function(command):
-    parameters = inspect.signature(FUNCTIONS[command]).parameters
-    context = main.commands[command].make_context(command, ["folder"])
-    for name, value in context.params.items():
-        if name == "objective":
-            value = value.replace("-", "_")
-        if name != "source":
-            assert value == parameters[name].default, name
+def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(image_files, "scan", broken)
+    done = call("scan", ".")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, ValueError)
+    assert "pixace-tf:" not in done.output
 
 
 def test_the_main_job_from_the_command_line(

@@ -18,8 +18,8 @@ def test_more_bits_come_nearer_to_the_picture():
         [np.asarray(cartoons.draw("fox", str(i))) for i in range(3)]
     )
     palettes = [
-        PixelTokenizer((96, 96), widths)
-        for widths in ((3, 2, 2), (5, 4, 4), (8, 8, 8))
+        PixelTokenizer((96, 96), f"hsv {widths}")
+        for widths in ("3,2,2", "5,4,4", "8,8,8")
     ]
     quality = [fidelity.palette_psnr(images, palette) for palette in palettes]
     assert quality == sorted(quality)

@@ -3,18 +3,16 @@ import itertools
 import numpy as np
 import pytest
 
-from pixace_tf.data import color_codes
+from pixace_tf.data.palette import Palette
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import HEADS, PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
 from pixace_tf.sampling.likelihood import Scorer, bits_per_dim, colors_per_token
 
 
-def small_model(bit_widths, color_space="hsv", head="chain", size=(1, 2)):
+def small_model(palette, head="chain", size=(1, 2)):
     sizes = decoder_config("pico", "transformer", size[1])
-    return PixaceCausalLM(
-        size, bit_widths, color_space, "transformer", sizes, head
-    )
+    return PixaceCausalLM(size, palette, "transformer", sizes, head)
 
 
 def test_scores_do_not_depend_on_the_batch(trained_run):
@@ -30,10 +28,10 @@ def test_scores_do_not_depend_on_the_batch(trained_run):
 @pytest.mark.parametrize("color_space", ["hsv", "rgb"])
 @pytest.mark.parametrize("head", HEADS)
 def test_channels_add_up_to_the_pixel(head, color_space):
-    model = small_model((3, 2, 2), color_space, head, (4, 4))
+    palette = Palette(color_space, (3, 2, 2))
+    model = small_model(palette, head, (4, 4))
     tokens = np.random.default_rng(0).integers(0, 128, (3, 16)).astype(np.int32)
-    is_known = color_codes.is_canonical(tokens, (3, 2, 2), color_space)
-    tokens = np.where(is_known, tokens, 0)
+    tokens = np.where(palette.is_canonical(tokens), tokens, 0)
     logits = model(tokens)
     parts = model.channel_nats(tokens, logits).numpy()
     assert parts.shape == (3, 16, 3)
@@ -43,7 +41,7 @@ def test_channels_add_up_to_the_pixel(head, color_space):
 
 
 def test_channels_of_the_packed_head_are_its_own_sums():
-    model = small_model((2, 1, 1), "hsv", "packed", (1, 2))
+    model = small_model("hsv 2,1,1", "packed")
     token = np.array([[0b1110, 0]], np.int32)
     logits = model(token)
     chances = np.exp(logits[0, 0]) / np.exp(logits[0, 0]).sum()
@@ -58,16 +56,14 @@ def test_channels_of_the_packed_head_are_its_own_sums():
 @pytest.mark.parametrize("head", HEADS)
 def test_probabilities_of_all_pictures_sum_to_one(head):
     """Of all tokens, and so of all 8-bit pictures, on a tiny palette."""
-    tokenizer = PixelTokenizer((1, 2), (2, 1, 1))
-    counts = colors_per_token((2, 1, 1), "hsv")
-    codes = np.flatnonzero(
-        color_codes.is_canonical(
-            np.arange(16, dtype=np.int32), (2, 1, 1), "hsv"
-        )
-    )
+    tokenizer = PixelTokenizer((1, 2), "hsv 2,1,1")
+    palette = tokenizer.palette
+    counts = colors_per_token(palette)
+    codes = np.arange(16, dtype=np.int32)
+    codes = codes[palette.is_canonical(codes)]
     assert set(codes) == set(np.flatnonzero(counts))
     pictures = np.array(list(itertools.product(codes, repeat=2)), np.int32)
-    model = small_model((2, 1, 1), head=head)
+    model = small_model(palette, head)
     bits = Scorer(model, len(pictures)).bits(pictures)
     assert np.exp2(-bits.sum(axis=1)).sum() == pytest.approx(1, abs=1e-5)
     # As many 8-bit pictures as the product of the counts share each chance.
@@ -87,11 +83,12 @@ def test_counts_of_rgb_are_products_of_channel_counts():
     ]
     red, green, blue = channels
     expected = np.einsum("b,g,r->bgr", blue, green, red).reshape(-1)
-    np.testing.assert_array_equal(colors_per_token(bits, "rgb"), expected)
+    counts = colors_per_token(Palette("rgb", bits))
+    np.testing.assert_array_equal(counts, expected)
 
 
 def test_counts_of_hsv_are_all_colors_and_agree_with_a_sample():
-    counts = colors_per_token((5, 4, 4), "hsv")
+    counts = colors_per_token(Palette())
     assert counts.sum() == 1 << 24
     tokenizer = PixelTokenizer((512, 512))
     rng = np.random.default_rng(0)
@@ -104,7 +101,7 @@ def test_counts_of_hsv_are_all_colors_and_agree_with_a_sample():
 
 
 def test_bits_per_dim_of_rgb_888_is_a_third_of_the_bits_per_pixel():
-    tokenizer = PixelTokenizer((1, 2), (8, 8, 8), "rgb")
+    tokenizer = PixelTokenizer((1, 2), "rgb 8,8,8")
     bits = np.array([[6.0, 12.0]])
     dims = bits_per_dim(bits, np.array([[0, 0xFFFFFF]]), tokenizer)
     np.testing.assert_allclose(dims, [3.0])
@@ -112,6 +109,6 @@ def test_bits_per_dim_of_rgb_888_is_a_third_of_the_bits_per_pixel():
 
 def test_bits_per_dim_counts_what_the_palette_hides():
     """With one gray and one bit, half of all colors share a code."""
-    tokenizer = PixelTokenizer((1, 2), (0, 1, 0), "rgb")
+    tokenizer = PixelTokenizer((1, 2), "rgb 0,1,0")
     dims = bits_per_dim(np.ones((1, 2)), np.array([[0, 1]]), tokenizer)
     np.testing.assert_allclose(dims, [(1 + 23) / 3])

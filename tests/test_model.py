@@ -1,6 +1,7 @@
 """The model, for every decoder and head: one suite, parametrized."""
 
 import itertools
+import json
 
 import keras
 import keras_nlp
@@ -9,7 +10,7 @@ import pytest
 import tensorflow as tf
 from conftest import DECODERS
 
-from pixace_tf.data import color_codes
+from pixace_tf.data.palette import Palette
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model import recompute
 from pixace_tf.model.attention import causal_attention
@@ -24,15 +25,14 @@ from pixace_tf.model.pixel_inputs import (
 from pixace_tf.model.presets import PRESETS, decoder_config
 from pixace_tf.model.transformer_stack import CausalDecoderLayer
 
-SIZE = (9, 15)  # Neither decoder's segments divide 135 pixels.
+SIZE = (9, 15)  # No decoder's patches divide 135 pixels.
 
 
-def build(decoder, head="chain", bit_widths=(5, 4, 4), size=SIZE, **options):
+def build(decoder, head="chain", palette="hsv 5,4,4", size=SIZE, **options):
     keras.utils.set_random_seed(0)
     return PixaceCausalLM(
         size,
-        bit_widths,
-        "hsv",
+        palette,
         decoder,
         decoder_config("pico", decoder),
         head,
@@ -81,37 +81,40 @@ def test_a_pixel_sees_all_pixels_before_it(decoder):
 def test_cached_steps_equal_the_whole_sequence(decoder, start):
     model = build(decoder)
     tokens = tf.constant(random_tokens())
-    pixels, neighbors = model._inputs(tokens)
-    whole = model.decoder(pixels, neighbors).numpy()
-    segment_length = model.decoder.segment_length
-    run_length = model.decoder.run_length
+    whole = model.decoder(*model._inputs(tokens)).numpy()
+    patch_length = model.decoder.patch_length
     position = start // model.decoder.prefill_stride
     position *= model.decoder.prefill_stride
     state = model.empty_state(2)
     if position:
-        state = model.prefill(tokens, -(-position // segment_length))
-    if position % segment_length == 0 and position:
-        state = model.end_segment(state)
+        state = model.prefill(tokens, -(-position // patch_length))
     for t in range(position, 135):
-        if t == position or t % run_length == 0:
-            state = model.begin_run(state, tokens, t // run_length)
+        if t == position or t % patch_length == 0:
+            state = model.begin_patch(state, tokens, t // patch_length)
         hidden, state = model.step(state, tokens, t)
         np.testing.assert_allclose(hidden, whole[:, t], rtol=1e-4, atol=1e-4)
-        if (t + 1) % segment_length == 0:
-            state = model.end_segment(state)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_beginning_a_patch_again_changes_nothing(decoder):
+    model = build(decoder)
+    tokens = tf.constant(random_tokens())
+    patch = 70 // model.decoder.patch_length
+    states = [model.begin_patch(model.prefill(tokens, patch), tokens, patch)]
+    states.append(model.begin_patch(states[0], tokens, patch))
+    position = patch * model.decoder.patch_length
+    first, second = (model.step(s, tokens, position)[0] for s in states)
+    np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("head", ["chain", "packed"])
 @pytest.mark.parametrize("widths", [(1, 2, 2), (0, 0, 3), (2, 1, 0), (1, 0, 2)])
 def test_probabilities_of_all_canonical_codes_sum_to_one(head, widths):
-    layer = (
-        ChainHead(widths, "hsv", 8)
-        if head == "chain"
-        else PackedHead(widths, "hsv")
-    )
+    palette = Palette("hsv", widths)
+    layer = ChainHead(palette, 8) if head == "chain" else PackedHead(palette)
     layer.build((None, None, 8))
-    codes = tf.range(1 << sum(widths))
-    codes = codes[color_codes.is_canonical(codes, widths, "hsv")][None]
+    codes = np.arange(palette.vocabulary_size, dtype=np.int32)
+    codes = codes[palette.is_canonical(codes)][None]
     hidden = np.random.default_rng(0).normal(size=(1, 1, 8)).astype("float32")
     hidden = np.repeat(hidden, codes.shape[1], axis=1)
     nats = layer.nats(codes, layer(hidden, codes))
@@ -255,10 +258,10 @@ def test_logits_are_float32_and_near_under_every_policy(decoder, policy):
 
 
 def test_many_colors_need_few_logits():
-    model = build("multiscale", bit_widths=(8, 8, 8))
+    model = build("multiscale", palette="hsv 8,8,8")
     assert model(random_tokens()).shape[-1] == 768
     with pytest.raises(ValueError, match="at most 16"):
-        build("multiscale", "packed", (8, 8, 8))
+        build("multiscale", "packed", "hsv 8,8,8")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -268,7 +271,7 @@ def test_every_decoder_has_every_preset(preset):
 
 def test_an_unknown_name_is_an_error():
     with pytest.raises(ValueError, match="decoder must be one of"):
-        PixaceCausalLM((8, 8), (5, 4, 4), "hsv", "lstm", {})
+        PixaceCausalLM((8, 8), "hsv 5,4,4", "lstm", {})
     with pytest.raises(ValueError, match="preset must be one of"):
         decoder_config("huge", "multiscale")
     with pytest.raises(ValueError, match="positive for the decoder reformer"):
@@ -292,25 +295,24 @@ def test_presets_have_the_parameters_that_the_docs_name(
     preset, decoder, millions
 ):
     model = PixaceCausalLM(
-        (32, 32), (5, 4, 4), "hsv", decoder, decoder_config(preset, decoder)
+        (32, 32), "hsv 5,4,4", decoder, decoder_config(preset, decoder)
     )
     assert model.count_params() / 1e6 == pytest.approx(millions, rel=0.04)
 
 
 @pytest.mark.parametrize(
-    ("width", "run_length"),
+    ("width", "patch_length"),
     [(32, 16), (16, 16), (64, 16), (24, 12), (28, 14), (20, 20), (31, 16)],
 )
-def test_runs_of_pixels_fill_rows_evenly(width, run_length):
+def test_patches_fill_rows_evenly(width, patch_length):
     sizes = decoder_config("nano", "multiscale", width)
-    assert sizes["run_length"] == run_length
+    assert sizes["patch_length"] == patch_length
 
 
 def test_many_levels_begin_alike_and_few_begin_apart():
     model = PixaceCausalLM(
         (4, 4),
-        (8, 3, 8),
-        "rgb",
+        "rgb 8,3,8",
         "transformer",
         decoder_config("pico", "transformer"),
     )
@@ -326,3 +328,25 @@ def test_many_levels_begin_alike_and_few_begin_apart():
     assert roughness(kernel) < 0.05
     assert np.std(table[:256]) == pytest.approx(0.5, rel=0.3)
     assert np.std(kernel) == pytest.approx((2 / (32 + 256)) ** 0.5, rel=0.3)
+
+
+@pytest.mark.parametrize("head", ["chain", "packed"])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_models_and_layers_are_what_their_configs_say(decoder, head):
+    model = build(decoder, head, dtype="mixed_float16", name="pixels")
+    config = json.loads(json.dumps(model.get_config()))
+    assert (config["name"], config["decoder"]) == ("pixels", decoder)
+    again = PixaceCausalLM.from_config(config)
+    assert again.dtype_policy.name == "mixed_float16"
+    assert [w.shape for w in again.weights] == [w.shape for w in model.weights]
+    assert again.get_config() == model.get_config()
+    layers = [model.embed, model.decoder, model.head, model.decoder.positions]
+    if decoder == "multiscale":
+        layers += [model.decoder.global_stack, model.decoder.local_stack]
+    else:
+        layers.append(model.decoder.stack)
+    for layer in (*layers, model):
+        serialized = keras.saving.serialize_keras_object(layer)
+        assert serialized["registered_name"].startswith("pixace_tf>")
+        twin = keras.saving.deserialize_keras_object(serialized)
+        assert twin.get_config() == layer.get_config()

@@ -4,7 +4,10 @@ import pytest
 import pixace_tf
 from pixace_tf.data import cartoons
 from pixace_tf.data.tokenizer import PixelTokenizer
-from pixace_tf.painting import local, sheets
+from pixace_tf.errors import UserError
+from pixace_tf.painting import sheets
+from pixace_tf.painting.palette_sheet import palette_sheet
+from pixace_tf.painting.request import Request
 
 SIZE = (8, 12)
 
@@ -67,23 +70,48 @@ def test_what_comes_after_the_prefix_is_covered():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pictures": []}, "at least one"),
-        ({"pictures": ["none.png"]}, "none.png: no such file"),
-        ({"pictures": [np.zeros((4, 4))]}, "uint8 array"),
+        ({"images": []}, "at least one"),
+        ({"images": ["none.png"]}, "none.png: no such file"),
+        ({"images": [np.zeros((4, 4))]}, "uint8 array"),
         ({"keep": 1.5}, "keep must lie"),
         ({"samples": 0}, "samples must be positive"),
         ({"prefix_length": 97}, "prefix_length"),
         ({"temperatures": (0.0,)}, "temperature"),
+        ({"temperatures": ()}, "at least one of temperatures"),
+        ({"images": "cat.png"}, "not a single path"),
     ],
 )
 def test_bad_input_is_one_clear_error(trained_run, cat, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        pixace_tf.complete(trained_run, **{"pictures": [cat], **arguments})
+    with pytest.raises(UserError, match=message):
+        pixace_tf.complete(trained_run, **{"images": [cat], **arguments})
 
 
 def test_palettes_lose_more_with_fewer_bits(tmp_path):
+    """Compared where the columns of the sheet show the image itself."""
     path = tmp_path / "a.png"
     cartoons.draw("fox", "0").save(path)
-    palettes = [PixelTokenizer((32, 32), w) for w in ((5, 4, 4), (3, 2, 2))]
-    sheet = local.palette_sheet([str(path)], palettes)
-    assert sheet.width > 3 * 128
+    palettes = ("hsv 8,8,8", "hsv 5,4,4", "hsv 3,2,2", "hsv 1,1,1")
+    tokenizers = [PixelTokenizer((32, 32), palette) for palette in palettes]
+    sheet = palette_sheet([path], tokenizers, scale=4)
+    top = np.asarray(sheet)[30:150].astype(float)  # Below the headings.
+    columns = np.split(top[:, : top.shape[1] // 5 * 5], 5, axis=1)
+    losses = [np.mean((c - columns[0]) ** 2) for c in columns[1:]]
+    assert losses == sorted(losses)
+    assert losses[-1] > 4 * losses[0]
+
+
+def test_a_request_keeps_the_same_share_everywhere():
+    request = Request(keep=0.3)
+    assert [request.prefix_in(n) for n in (10, 96, 1024)] == [3, 29, 307]
+    assert Request(prefix_length=7).prefix_in(96) == 7
+
+
+def test_samples_lie_row_by_row_temperature_by_temperature():
+    request = Request(["a", "b"], samples=3, temperatures=(0.8, 1.2), seed=5)
+    assert request.shape(2) == (2, 2, 3)
+    seeds = request.seeds(2).reshape(2, 2, 3)
+    np.testing.assert_array_equal(seeds, np.broadcast_to([5, 6, 7], (2, 2, 3)))
+    config = request.sampling_config(2).arrays(12)
+    temperatures = config["temperature"].reshape(2, 2, 3)
+    expected = np.broadcast_to([[[0.8], [1.2]]], (2, 2, 3))
+    np.testing.assert_allclose(temperatures, expected, rtol=1e-6)

@@ -205,7 +205,9 @@ def test_an_odd_number_of_branches_is_an_error():
 MEMORY = """
 import resource, sys
 import tensorflow as tf
-from pixace_tf.model.reformer import CausalSelfAttention, FeedForward, ReversibleStack
+from pixace_tf.model.reformer import (
+    CausalSelfAttention, FeedForward, ReversibleStack
+)
 stack = ReversibleStack([
     layer for _ in range(int(sys.argv[1]))
     for layer in (CausalSelfAttention(2), FeedForward(128))
@@ -412,7 +414,7 @@ def test_sampling_from_hashed_attention_attends_to_all():
     def model_of(**options):
         keras.utils.set_random_seed(0)
         sizes = {**decoder_config("pico", "reformer"), **options}
-        return PixaceCausalLM((8, 12), (5, 4, 4), "hsv", "reformer", sizes)
+        return PixaceCausalLM((8, 12), "hsv 5,4,4", "reformer", sizes)
 
     hashed = model_of(num_hashes=1, chunk_length=4)
     exact = model_of(num_hashes=1, num_buckets=1, chunk_length=length)
@@ -428,10 +430,8 @@ def test_sampling_from_hashed_attention_attends_to_all():
         state = hashed.empty_state(2)
         if start:
             state = hashed.prefill(tokens, -(-start // 24))
-        if start == 24:
-            state = hashed.end_segment(state)
         for t in range(start, 48):
+            if t == start or t % 24 == 0:
+                state = hashed.begin_patch(state, tokens, t // 24)
             hidden, state = hashed.step(state, tokens, t)
             np.testing.assert_allclose(hidden, whole[:, t], atol=1e-4)
-            if (t + 1) % 24 == 0:
-                state = hashed.end_segment(state)

@@ -4,12 +4,12 @@ import pytest
 import tensorflow as tf
 from conftest import DECODERS
 
-from pixace_tf.data import color_codes
+from pixace_tf.data.palette import Palette
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
-from pixace_tf.sampling import sampler as draws
+from pixace_tf.sampling import draws
 from pixace_tf.sampling.sampler import Sampler
-from pixace_tf.sampling.sampling_config import Filters
+from pixace_tf.sampling.sampling_config import SamplingConfig
 
 SIZE = (8, 12)
 
@@ -19,8 +19,7 @@ def model(request):
     keras.utils.set_random_seed(1)
     return PixaceCausalLM(
         SIZE,
-        (5, 4, 4),
-        "hsv",
+        "hsv 5,4,4",
         request.param,
         decoder_config("pico", request.param),
         name="pixace",
@@ -74,30 +73,30 @@ def test_completing_a_sample_with_its_seed_gives_the_sample(sampler):
 
 def test_drawn_codes_are_canonical(sampler):
     drawn = sampler.generate(np.arange(16))
-    assert np.all(color_codes.is_canonical(drawn, (5, 4, 4), "hsv"))
+    assert np.all(Palette().is_canonical(drawn))
 
 
 def test_settings_do_not_retrace(sampler):
     for count, filters in (
-        (1, Filters(0.5)),
-        (3, Filters(1.2, top_k=4)),
-        (2, Filters(1.2)),
-        (16, Filters(top_p=0.9, min_p=0.1)),
+        (1, SamplingConfig(0.5)),
+        (3, SamplingConfig(1.2, top_k=4)),
+        (2, SamplingConfig(1.2)),
+        (16, SamplingConfig(top_p=0.9, min_p=0.1)),
     ):
         sampler.generate(np.arange(count), filters)
-    for program in sampler._segment.values():
+    for program in sampler._loop._programs.values():
         assert program.experimental_get_tracing_count() == 1
 
 
 def test_a_filter_of_one_picture_leaves_the_others(sampler):
     plain = sampler.generate([3, 4])
-    mixed = sampler.generate([3, 4], Filters(top_k=[0, 1]))
+    mixed = sampler.generate([3, 4], SamplingConfig(top_k=[0, 1]))
     np.testing.assert_array_equal(mixed[0], plain[0])
     assert np.any(mixed[1] != plain[1])
 
 
 def test_top_k_of_one_is_the_likeliest_pixel(model, sampler):
-    drawn = sampler.generate([1, 2], Filters(top_k=1))
+    drawn = sampler.generate([1, 2], SamplingConfig(top_k=1))
     np.testing.assert_array_equal(drawn[0], drawn[1])
     logits = model(drawn[:1]).numpy()[0]
     value = logits[:, :16].argmax(axis=-1)
@@ -137,7 +136,7 @@ def test_the_largest_noise_draws_the_last_possible_choice():
 )
 def test_filters_keep_what_they_say(settings, kept):
     logits = np.log([[0.5, 0.05, 0.3, 0.15]]).astype("float32")
-    filtered = draws.filter_logits(logits, Filters(**settings).arrays(1))
+    filtered = draws.filter_logits(logits, SamplingConfig(**settings).arrays(1))
     np.testing.assert_array_equal(np.isfinite(filtered)[0], np.array(kept) > 0)
 
 
@@ -157,7 +156,7 @@ def test_filters_keep_what_they_say(settings, kept):
 )
 def test_a_setting_out_of_range_is_an_error(sampler, settings):
     with pytest.raises(ValueError, match="Received"):
-        sampler.generate([0], Filters(**settings))
+        sampler.generate([0], SamplingConfig(**settings))
 
 
 @pytest.mark.parametrize("prefix_length", [-1, 97])
@@ -171,7 +170,7 @@ def test_a_prefix_out_of_range_is_an_error(sampler, prefix_length):
 def test_sizes_that_segments_do_not_divide(decoder, size):
     keras.utils.set_random_seed(1)
     config = decoder_config("pico", decoder)
-    model = PixaceCausalLM(size, (5, 4, 4), "hsv", decoder, config)
+    model = PixaceCausalLM(size, "hsv 5,4,4", decoder, config)
     sampler = Sampler(model)
     length = size[0] * size[1]
     drawn = sampler.generate([5])
@@ -183,7 +182,7 @@ def test_sizes_that_segments_do_not_divide(decoder, size):
 
 
 def test_seeds_must_be_as_many_as_pictures(sampler):
-    with pytest.raises(ValueError, match="one for each of the 3 pictures"):
+    with pytest.raises(ValueError, match="one for each of the 3 images"):
         sampler.complete(np.zeros((3, 96)), 0, [1, 2])
 
 

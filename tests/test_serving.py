@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
+from pixace_tf.cli import main
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     predict_pb2,
@@ -32,9 +33,9 @@ from test_export import (
     png,
 )
 
-from pixace_tf.cli.commands import main
 from pixace_tf.data import cartoons
-from pixace_tf.painting import local, served
+from pixace_tf.painting import local, served, wire
+from pixace_tf.painting.request import Request, generation
 from pixace_tf.serving import export
 from pixace_tf.serving.served_model import ServedModel
 
@@ -83,7 +84,7 @@ def stand_in(tmp_path_factory):
 
 @pytest.fixture(params=["rest", "grpc"])
 def server(request, stand_in):
-    return served.Server(getattr(stand_in, request.param), "animals")
+    return wire.Server(getattr(stand_in, request.param), "animals")
 
 
 def as_json(inputs):
@@ -174,7 +175,7 @@ def test_bad_requests_get_an_error_and_the_server_lives(stand_in, server, case):
     if case == "other rows":
         inputs["seed"] = np.arange(2)
         message = "equal"
-    with pytest.raises((ValueError, served.ServerError), match=message):
+    with pytest.raises((ValueError, wire.ServerError), match=message):
         server.predict("complete", inputs)
     good = server.predict("complete", inputs_of(1))
     assert good["token_ids"].shape == (1, LENGTH)
@@ -204,8 +205,8 @@ def test_malformed_json_gets_a_400(stand_in, body):
 
 
 def test_a_wrong_model_name_is_one_clear_line(stand_in, server):
-    server = served.Server(server.address, "no-such-model")
-    with pytest.raises(served.ServerError, match=r"NOT_FOUND.*--model"):
+    server = wire.Server(server.address, "no-such-model")
+    with pytest.raises(wire.ServerError, match=r"NOT_FOUND.*--model"):
         server.predict("score", {"image_bytes": np.array([png()], object)})
 
 
@@ -214,36 +215,45 @@ def test_an_absent_server_is_tried_again_then_one_clear_line(
     scheme, monkeypatch
 ):
     pauses = []
-    monkeypatch.setattr(served.time, "sleep", pauses.append)
-    server = served.Server(f"{scheme}://127.0.0.1:9", "animals", timeout_s=5)
-    with pytest.raises(served.ServerError, match=r"UNAVAILABLE.*running"):
+    monkeypatch.setattr(wire.time, "sleep", pauses.append)
+    server = wire.Server(f"{scheme}://127.0.0.1:9", "animals", timeout_s=5)
+    with pytest.raises(wire.ServerError, match=r"UNAVAILABLE.*running"):
         server.predict("score", {"image_bytes": np.array([png()], object)})
-    assert len(pauses) == served.TRIES - 1
+    assert len(pauses) == wire.TRIES - 1
     assert pauses[-1] > 4 * pauses[0]
 
 
 def test_an_address_of_another_form_is_refused():
     with pytest.raises(ValueError, match="grpc://HOST:PORT"):
-        served.Server("localhost:8501")
+        wire.Server("localhost:8501")
 
 
 def test_the_client_paints_what_the_server_paints(stand_in, server):
     pictures = [np.asarray(cartoons.draw("cat", s)) for s in ("1", "2", "3")]
     options = {"samples": 3, "temperatures": (0.8, 1.0), "seed": 5, "keep": 0.3}
     done = []
-    remote = served.complete(
-        server, pictures, **options, progress=lambda *d: done.append(d)
+    painter = served.ServedPainter(server)
+    remote = painter.complete(
+        Request(pictures, **options), lambda *d: done.append(d)
     )
-    painted = local.complete(stand_in.run, pictures, **options)
-    np.testing.assert_array_equal(remote.originals, painted.originals)
-    np.testing.assert_array_equal(remote.kept, painted.kept)
-    np.testing.assert_array_equal(remote.images, painted.images)
-    assert remote.temperatures == painted.temperatures
+    here = local.complete(stand_in.run, pictures, **options)
+    np.testing.assert_array_equal(remote.originals, here.originals)
+    np.testing.assert_array_equal(remote.kept, here.kept)
+    np.testing.assert_array_equal(remote.images, here.images)
+    assert remote.temperatures == here.temperatures
     assert done[-1] == (18, 18)
-    new = served.generate(server, 3, temperatures=(0.9,), seed=2)
+    new = painter.generate(generation(3, temperatures=(0.9,), seed=2))
     np.testing.assert_array_equal(
         new, local.generate(stand_in.run, 3, temperatures=(0.9,), seed=2)
     )
+
+
+def test_the_client_takes_any_kind_of_path(stand_in, server, tmp_path):
+    cartoons.draw("cat", "9").save(tmp_path / "cat.png")
+    painter = served.ServedPainter(server)
+    here = local.complete(stand_in.run, [tmp_path / "cat.png"])
+    remote = painter.complete(Request([tmp_path / "cat.png"]))
+    np.testing.assert_array_equal(remote.images, here.images)
 
 
 def test_the_command_line_paints_on_a_server(stand_in, server, tmp_path):
@@ -265,9 +275,10 @@ def test_the_command_line_paints_on_a_server(stand_in, server, tmp_path):
 
 def test_the_page_paints_on_a_server(stand_in, server):
     app = pytest.importorskip("pixace_tf.app")
-    studio = app.Studio(served, server)
+    studio = app.Studio(served.ServedPainter(server))
     picture, small = studio.choose(np.asarray(cartoons.draw("cat", "2")))
-    np.testing.assert_array_equal(small, local.shrink(stand_in.run, picture))
+    here = local.LocalPainter(stand_in.run)
+    np.testing.assert_array_equal(small, here.shrink(picture))
     *_, (shown, sheet) = studio.complete(picture, 0.5, 2, 1.0, 3)
     assert sheet.width > shown.width
     *_, (_, grid) = studio.generate(4, 1.0, 3)
@@ -283,9 +294,11 @@ def test_a_wrong_dtype_is_refused(stand_in, server):
 
 def test_rest_needs_no_tensorflow(stand_in, tmp_path):
     code = (
-        "import sys; from pixace_tf import client;"
-        f"server = served.Server({stand_in.rest!r}, 'animals');"
-        "print(served.generate(server, 1).shape);"
+        "import sys; from pixace_tf.painting.request import generation;"
+        "from pixace_tf.painting.served import ServedPainter;"
+        "from pixace_tf.painting.wire import Server;"
+        f"server = Server({stand_in.rest!r}, 'animals');"
+        "print(ServedPainter(server).generate(generation(1)).shape);"
         "assert 'tensorflow' not in sys.modules"
     )
     done = subprocess.run(
@@ -300,7 +313,7 @@ def test_a_thousand_pictures_of_sixteen_clients(stand_in):
     count, clients = 1000, 16
     inputs = inputs_of(count)
     expected = call(stand_in.served, "complete", inputs)["token_ids"]
-    server = served.Server(stand_in.grpc, "animals")
+    server = wire.Server(stand_in.grpc, "animals")
     process = psutil.Process(stand_in.process.pid)
     drawn = np.full((count, LENGTH), -1)
     batches = len(stand_in.get("/stand-in")["batches"])
@@ -346,7 +359,7 @@ def test_the_servers_settings_fit_the_export():
         for name in (
             "docker-compose.yml",
             "Dockerfile",
-            "pixace_tf/model_card.py",
+            "pixace_tf/serving/model_card.py",
         )
         for image in re.findall(
             r"tensorflow/serving:\S+", (ROOT / name).read_text()
@@ -388,7 +401,7 @@ def test_the_real_server_paints_what_python_paints(tmp_path):
             text=True,
             check=True,
         ).stdout.strip()
-        server = served.Server(f"http://{port}", "animals")
+        server = wire.Server(f"http://{port}", "animals")
         inputs = inputs_of(5)
         answer = server.predict("complete", inputs)
     finally:

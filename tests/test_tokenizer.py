@@ -89,7 +89,7 @@ def test_eager_equals_graph_equals_tf_data():
 @pytest.mark.parametrize("color_space", ["hsv", "rgb"])
 def test_detokenized_pictures_keep_their_colors(color_space):
     images = np.stack([np.asarray(draw(s, "1")) for s in ("fox", "frog")])
-    tokenizer = PixelTokenizer((96, 96), (6, 6, 6), color_space)
+    tokenizer = PixelTokenizer((96, 96), f"{color_space} 6,6,6")
     again = tokenizer.detokenize(tokenizer.tokenize(images)).numpy()
     assert np.abs(again.astype(int) - images).mean() < 3
 
@@ -116,7 +116,7 @@ def test_a_picture_bomb_is_refused_by_its_header():
         {"image_size": (0, 32)},
         {"image_size": (32,)},
         {"resize": "zoom"},
-        {"color_space": "lab"},
+        {"palette": "lab 5,4,4"},
     ],
 )
 def test_a_bad_argument_names_what_came(arguments):
@@ -127,3 +127,16 @@ def test_a_bad_argument_names_what_came(arguments):
 def test_the_wrong_picture_size_is_an_error():
     with pytest.raises(ValueError, match="shape"):
         PixelTokenizer((8, 8)).tokenize(np.zeros((1, 9, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("token", [-1, 1 << 13])
+def test_a_token_without_a_color_is_an_error(token):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="must lie in"):
+        PixelTokenizer((1, 1)).detokenize([[token]])
+
+
+def test_a_tokenizer_is_what_its_config_says():
+    tokenizer = PixelTokenizer((24, 40), "rgb 5,4,4", "pad")
+    again = PixelTokenizer(**tokenizer.get_config())
+    assert again.get_config() == tokenizer.get_config()
+    assert again.palette == tokenizer.palette

@@ -16,9 +16,14 @@ from pixace_tf.demo import run_demo
 from pixace_tf.runs import run_folder
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.sampling.likelihood import Scorer
-from pixace_tf.training import callbacks
 from pixace_tf.training import fit as training
-from pixace_tf.training.callbacks import Budget, InterruptedTraining, Progress
+from pixace_tf.training.callbacks import BudgetSchedule
+from pixace_tf.training.interruption import InterruptedTraining
+from pixace_tf.training.schedule import (
+    Budget,
+    TrainingState,
+    learning_rate_share,
+)
 
 SETTINGS = {
     "preset": "pico",
@@ -108,15 +113,15 @@ class StopAt:
     """Asks to stop, by a real signal, when a number of steps is done."""
 
     def __init__(self, monkeypatch, step, signum=signal.SIGTERM):
-        self.steps, original = 0, callbacks.Pace.on_train_batch_end
+        self.steps, original = 0, BudgetSchedule.on_train_batch_end
 
-        def count(pace, batch, logs=None):
+        def count(schedule, batch, logs=None):
             self.steps += 1
             if self.steps == step:
                 signal.raise_signal(signum)
-            original(pace, batch, logs)
+            original(schedule, batch, logs)
 
-        monkeypatch.setattr(callbacks.Pace, "on_train_batch_end", count)
+        monkeypatch.setattr(BudgetSchedule, "on_train_batch_end", count)
 
 
 # The very first, within an epoch, at its last step (so in validation), and in
@@ -206,9 +211,9 @@ def test_more_epochs_extend_a_finished_run(cartoon_folder, tmp_path):
 
 def test_other_arguments_are_refused_by_name(cartoon_folder, tmp_path):
     fit(cartoon_folder, tmp_path, epochs=1)
-    with pytest.raises(ValueError, match=r"seed was 7, now 8\. .*--name") as e:
+    with pytest.raises(ValueError, match=r"seed was 7, now 8.*--name") as e:
         fit(cartoon_folder, tmp_path, epochs=2, seed=8, bit_widths=(4, 3, 3))
-    assert "bit_widths was [5, 4, 4], now [4, 3, 3]" in str(e.value)
+    assert "palette was 'hsv 5,4,4', now 'hsv 4,3,3'" in str(e.value)
     # Refused before anything is touched.
     fit(cartoon_folder, tmp_path, epochs=2)
 
@@ -220,7 +225,7 @@ def test_changed_pictures_are_refused(cartoon_folder, tmp_path):
     moved = shutil.copytree(folder, tmp_path / "moved" / "animals")
     fit(moved, tmp_path / "runs", epochs=2)
     shutil.copy(folder / "cat" / "cat-00000.png", folder / "dog" / "new.png")
-    with pytest.raises(ValueError, match="was trained on other pictures"):
+    with pytest.raises(ValueError, match="was trained on other images"):
         fit(folder, tmp_path / "runs", epochs=3)
 
 
@@ -238,10 +243,10 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
     run, _ = fit(cartoon_folder, tmp_path, epochs=1)
     before = run_folder.get_weights(run.model)
 
-    def explode(pace, batch, logs=None):
-        pace.model.optimizer.learning_rate.assign(1e30)
+    def explode(schedule, batch, logs=None):
+        schedule.model.optimizer.learning_rate.assign(1e30)
 
-    monkeypatch.setattr(callbacks.Pace, "on_train_batch_begin", explode)
+    monkeypatch.setattr(BudgetSchedule, "on_train_batch_begin", explode)
     with pytest.raises(ValueError, match="not a number") as error:
         fit(cartoon_folder, tmp_path, epochs=3)
     assert "\n" not in str(error.value)
@@ -302,7 +307,7 @@ def test_mixed_precision_trains_and_resumes(
 def test_two_trainings_cannot_share_a_run(cartoon_folder, tmp_path):
     os.makedirs(tmp_path / "animals")
     with (
-        training._lock(str(tmp_path / "animals")),
+        storage.lock(tmp_path / "animals", "Somebody is here."),
         pytest.raises(ValueError, match="Another training"),
     ):
         fit(cartoon_folder, tmp_path, epochs=1)
@@ -329,8 +334,8 @@ def test_a_bad_argument_leaves_no_run(cartoon_folder, tmp_path, arguments):
 def test_the_learning_rate_warms_up_and_falls():
     budget = Budget(10, None, 100)
     rates = [
-        callbacks.learning_rate_share(
-            budget.share(Progress(step // 100, step % 100)), step
+        learning_rate_share(
+            budget.share(TrainingState(step // 100, step % 100)), step
         )
         for step in range(1000)
     ]

@@ -18,7 +18,7 @@ from pixace_tf.model import transformer_stack
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.pixel_inputs import NEIGHBORS, neighbor_tokens
 from pixace_tf.model.presets import decoder_config
-from pixace_tf.training.fit import compile_model
+from pixace_tf.training.loop import compile_model
 
 
 def sample(
@@ -36,11 +36,11 @@ def sample(
 
     def next_logits(prompt: Any, cache: Any, index: Any) -> Any:
         around = neighbor_tokens(
-            prompt, index, (size, size), model.start_token_id
+            prompt, index, (size, size), model.palette.start_token_id
         )
         features = len(NEIGHBORS) * model.embed.embedding_dim
         x = ops.reshape(model.embed(around), (-1, 1, features))
-        x = model.decoder.project(x) + model.decoder.positions.at(index)
+        x = model.decoder.project_neighbors(x) + model.decoder.positions.at(index)
         filled = []
         for i, layer in enumerate(stack.blocks):
             x, layer_cache = layer(
@@ -104,8 +104,7 @@ def _model(preset: str, size: int) -> PixaceCausalLM:
     setattr(transformer_stack, "CausalDecoderLayer", _StockLayer)  # noqa: B010
     return PixaceCausalLM(
         (size, size),
-        (5, 4, 4),
-        "hsv",
+        "hsv 5,4,4",
         "transformer",
         decoder_config(preset, "transformer"),
         "packed",

@@ -15,7 +15,8 @@ from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
 from pixace_tf.model.reformer import CausalSelfAttention, LSHSelfAttention
 from pixace_tf.sampling.sampler import Sampler
-from pixace_tf.training.fit import compile_model, fit
+from pixace_tf.training.fit import fit
+from pixace_tf.training.loop import compile_model
 
 
 def sample(
@@ -118,7 +119,7 @@ def attend(preset: str, num_hashes: int, length: int, seconds: float) -> dict:
     return timing.rates(lambda: both_ways(x).numpy(), length, seconds)
 
 
-def load_pictures(
+def load_images(
     folder: str, size: int, num_pictures: int, seconds: float
 ) -> dict:
     """Scan a folder and turn it into tokens; pictures per second."""
@@ -147,8 +148,7 @@ def _model(preset: str, decoder: str, head: str, size: int) -> PixaceCausalLM:
     keras.utils.set_random_seed(0)
     return PixaceCausalLM(
         (size, size),
-        (5, 4, 4),
-        "hsv",
+        "hsv 5,4,4",
         decoder,
         decoder_config(preset, decoder, size),
         head,
@@ -163,4 +163,4 @@ def _pictures(count: int, size: int) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    timing.main(sample, train, learn, train_memory, attend, load_pictures)
+    timing.main(sample, train, learn, train_memory, attend, load_images)

@@ -17,12 +17,11 @@ def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
     from pixace_tf import console
     from pixace_tf.data import image_files
 
-    result = image_files.scan(
-        folder, int(max_megapixels * 1e6), console.track("Reading pictures")
-    )
+    with console.ProgressBar("Reading images") as bar:
+        result = image_files.scan(folder, int(max_megapixels * 1e6), bar.count)
     if as_json:
         skipped = [{"path": s.path, "reason": s.reason} for s in result.skipped]
-        loads = [picture.path for picture in result.loads]
+        loads = [image.path for image in result.loads]
         click.echo(json.dumps({"loads": loads, "skipped": skipped}))
         return
     for entry in result.skipped:
@@ -90,5 +89,6 @@ def draw(folder: str, count: int, seed: int) -> None:
     from pixace_tf import console
     from pixace_tf.data import cartoons
 
-    paths = cartoons.draw_folder(folder, count, seed, console.track("Drawing"))
+    with console.ProgressBar("Drawing") as bar:
+        paths = cartoons.draw_folder(folder, count, seed, bar.count)
     click.echo(f"{len(paths)} pictures: {folder}")

@@ -76,7 +76,7 @@ class PixaceCausalLM(keras.Model):
                 f"{', '.join(HEADS)}. Received: decoder={decoder!r}, "
                 f"head={head!r}"
             )
-        self.image_size = tuple(image_size)
+        self.image_size = image_size[0], image_size[1]
         self.palette = Palette.get(palette)
         self.sequence_length = image_size[0] * image_size[1]
         self._config = {

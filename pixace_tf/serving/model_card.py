@@ -4,6 +4,8 @@ import glob
 import importlib.metadata
 import json
 import os
+import shlex
+import urllib.parse
 
 from pixace_tf import storage
 from pixace_tf.runs.run_folder import HISTORY_FILE, TOKENS_FILE, Run
@@ -23,32 +25,32 @@ pixace-tf generate {path} --out new.png
 From a stock TensorFlow Serving, with nothing of pixace-tf on the server:
 
 ```sh
-docker run --rm -p 8501:8501 -v "{absolute}:/models/{name}:ro" \\
+docker run --rm -p 8501:8501 -v {volume} \\
   -e MODEL_NAME={name} tensorflow/serving:2.20.0 \\
   --rest_api_timeout_in_ms=600000
 pixace-tf complete --server http://localhost:8501 --model {name} cat.jpg
 ```
 
-Over REST, one picture a row, every input given:
+Over REST, one image a row, every input given:
 
 ```sh
 printf '{{"instances": [{{"image_bytes": {{"b64": "%s"}},
   "prefix_length": {half}, "temperature": 1.0, "top_k": 0, "top_p": 1.0,
   "min_p": 0.0, "seed": 0}}]}}' "$(base64 < cat.jpg | tr -d '\\n')" |
-  curl -s http://localhost:8501/v1/models/{name}:predict -d @-
+  curl -s http://localhost:8501/v1/models/{url_name}:predict -d @-
 ```
 
 - `complete`, the default, takes `image_bytes`, `prefix_length`,
   `temperature`, `top_k`, `top_p`, `min_p` and `seed`;
 - `complete_tokens` takes `token_ids` instead of `image_bytes`;
-- `generate` takes neither a picture nor a prefix;
+- `generate` takes neither an image nor a prefix;
 - `score` takes `image_bytes` alone.
 
-All return `image_bytes` (PNG; from `score` the picture scaled down),
+All return `image_bytes` (PNG; from `score` the image scaled down),
 `token_ids` and `bits_per_pixel`.
 
 `prefix_length` counts pixels in raster order, 0 to {length}. The same seed
-gives the same picture, alone or in a batch. A JPEG is not turned upright by
+gives the same image, alone or in a batch. A JPEG is not turned upright by
 its EXIF data: that is the client's. A picture that does not load or a value
 out of range is refused, and with it the batch that the server has put it into;
 `pixace-tf complete` checks both before it sends them.
@@ -66,9 +68,10 @@ def write(run: Run, version_path: str) -> str:
     height, width = tokenizer.image_size
     name = os.path.basename(os.path.abspath(run.path))
     rows = {
-        "pictures": _pictures(run),
-        "picture size": f"{width}x{height} pixels, {tokenizer.resize}",
-        "palette": f"{tokenizer.name}, {tokenizer.vocabulary_size:,} codes",
+        "images": _images(run),
+        "image size": f"{width}x{height} pixels, {tokenizer.resize}",
+        "palette": f"{tokenizer.palette.name}, "
+        f"{tokenizer.palette.vocabulary_size:,} codes",
         "decoder": f"{run.model.get_config()['decoder']}, preset "
         f"{arguments['preset']}",
         "parameters": f"{run.model.num_parameters:,}",
@@ -85,11 +88,14 @@ def write(run: Run, version_path: str) -> str:
         "\n".join(
             ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
         ),
-        *_pictures_of_training(run),
+        *_previews(run),
         _CALL.format(
-            path=run.path,
-            absolute=os.path.abspath(run.path),
-            name=name,
+            path=shlex.quote(run.path),
+            volume=shlex.quote(
+                f"{os.path.abspath(run.path)}:/models/{name}:ro"
+            ),
+            name=shlex.quote(name),
+            url_name=urllib.parse.quote(name, safe=""),
             half=tokenizer.sequence_length // 2,
             length=tokenizer.sequence_length,
         ),
@@ -97,7 +103,7 @@ def write(run: Run, version_path: str) -> str:
     return "\n\n".join(parts)
 
 
-def _pictures(run: Run) -> str:
+def _images(run: Run) -> str:
     source = os.path.basename(os.path.normpath(str(run.arguments["source"])))
     try:
         arrays, _ = storage.read_npz(run.file(TOKENS_FILE))
@@ -125,12 +131,12 @@ def _learning(run: Run) -> dict[str, str]:
     }
 
 
-def _pictures_of_training(run: Run) -> list[str]:
+def _previews(run: Run) -> list[str]:
     """Link the newest sheets."""
     links = []
     for kind, text in (
-        ("completed", "Validation pictures, completed while training"),
-        ("new", "New pictures"),
+        ("completed", "Validation images, completed while training"),
+        ("new", "New images"),
     ):
         found = sorted(
             glob.glob(glob.escape(run.file("pictures")) + f"/*-{kind}.png")

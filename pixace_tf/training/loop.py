@@ -1,4 +1,4 @@
-"""The training itself: `model.fit` with callbacks, until the budget is spent."""
+"""The training itself: `model.fit` and its callbacks, until the budget ends."""
 
 import os
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def train(
     checkpoint_seconds: float,
     say: Callable[[str], None],
 ) -> None:
-    """Train until the budget is spent, from the last checkpoint if there is one.
+    """Train until the budget is spent, from the last checkpoint on.
 
     Args:
         run: The run; `run.jit_compile` also holds for the training step.

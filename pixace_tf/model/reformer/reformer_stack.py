@@ -147,8 +147,10 @@ class ReformerStack(keras.layers.Layer):
         return ops.cast(first + second, self.compute_dtype), filled
 
     def get_config(self) -> dict[str, Any]:
-        names = ("num_layers", "hidden_dim", "num_heads", "intermediate_dim")
-        names += ("dropout", "num_hashes", "num_buckets", "chunk_length")
+        names = (
+            *("num_layers", "hidden_dim", "num_heads", "intermediate_dim"),
+            *("dropout", "num_hashes", "num_buckets", "chunk_length"),
+        )
         own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **own}
 

@@ -4,12 +4,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from pixace_tf.data import color_codes
-from pixace_tf.data.bit_widths import check_bit_widths
+from pixace_tf.data.palette import Palette
+from pixace_tf.data.quantization import dequantize, quantize
 
 WIDTHS = [(5, 4, 4), (4, 3, 3), (3, 2, 2), (4, 4, 5), (8, 8, 8), (0, 0, 4)]
+PALETTES = [Palette(space, w) for space in ("hsv", "rgb") for w in WIDTHS]
 
 
 def half_up(x):
@@ -63,45 +63,45 @@ def oracle_dequantize(codes, bit_widths, color_space):
     ][sixth]
 
 
-@pytest.mark.parametrize("color_space", ["hsv", "rgb"])
-@pytest.mark.parametrize("bit_widths", WIDTHS)
-def test_dequantize_equals_exact_arithmetic(bit_widths, color_space):
+@pytest.mark.parametrize("palette", PALETTES, ids=str)
+def test_dequantize_equals_exact_arithmetic(palette):
     rng = np.random.default_rng(4)
-    codes = np.stack([rng.integers(0, 2**b, 3000) for b in bit_widths], -1)
-    rgb = color_codes.dequantize(codes, bit_widths, color_space).numpy()
+    codes = [rng.integers(0, n, 3000) for n in palette.channel_sizes]
     expected = [
         [
             half_up(255 * c)
-            for c in oracle_dequantize(code, bit_widths, color_space)
+            for c in oracle_dequantize(
+                code, palette.bit_widths, palette.color_space
+            )
         ]
-        for code in codes
+        for code in zip(*codes, strict=True)
     ]
-    np.testing.assert_array_equal(rgb, expected)
+    np.testing.assert_array_equal(dequantize(codes, palette), expected)
 
 
-@pytest.mark.parametrize("color_space", ["hsv", "rgb"])
-@pytest.mark.parametrize("bit_widths", WIDTHS)
-def test_quantize_equals_exact_arithmetic(bit_widths, color_space):
+@pytest.mark.parametrize("palette", PALETTES, ids=str)
+def test_quantize_equals_exact_arithmetic(palette):
     rng = np.random.default_rng(1)
     rgb = rng.integers(0, 256, (3000, 3), dtype=np.uint8)
     edges = list(itertools.product((0, 1, 127, 128, 254, 255), repeat=3))
     rgb = np.concatenate([rgb, np.array(edges, np.uint8), rgb[:200] // 16])
-    codes = color_codes.quantize(rgb, bit_widths, color_space).numpy()
-    expected = [oracle_quantize(c, bit_widths, color_space) for c in rgb]
+    codes = np.stack(quantize(rgb, palette), axis=-1)
+    expected = [
+        oracle_quantize(c, palette.bit_widths, palette.color_space) for c in rgb
+    ]
     np.testing.assert_array_equal(codes, expected)
+    assert np.all(palette.is_canonical(palette.pack(quantize(rgb, palette))))
 
 
 @pytest.mark.parametrize("color_space", ["hsv", "rgb"])
 def test_all_codes_survive_the_round_trip(color_space):
-    token_ids = tf.range(1 << 13)
-    canonical = color_codes.is_canonical(token_ids, (5, 4, 4), color_space)
-    token_ids = tf.boolean_mask(token_ids, canonical)
-    channels = color_codes.unpack(token_ids, (5, 4, 4))
-    np.testing.assert_array_equal(
-        color_codes.pack(channels, (5, 4, 4)), token_ids
-    )
+    palette = Palette(color_space, (5, 4, 4))
+    token_ids = np.arange(1 << 13)
+    token_ids = token_ids[palette.is_canonical(token_ids)]
+    channels = palette.unpack(token_ids)
+    np.testing.assert_array_equal(palette.pack(channels), token_ids)
     # In exact numbers, since 8 bits cannot hold every dark hue.
-    for code in channels.numpy():
+    for code in zip(*channels, strict=True):
         red, green, blue = oracle_dequantize(code, (5, 4, 4), color_space)
         if color_space == "rgb":
             again = [
@@ -117,37 +117,36 @@ def test_all_codes_survive_the_round_trip(color_space):
         np.testing.assert_array_equal(again, code)
 
 
-def test_canonical_hsv_544_has_7201_codes():
-    count = int(
-        tf.reduce_sum(
-            tf.cast(
-                color_codes.is_canonical(tf.range(1 << 13), (5, 4, 4), "hsv"),
-                tf.int32,
-            )
-        )
-    )
-    # Black, 15 greys, and 15 values x 15 saturations x 32 hues.
-    assert count == 1 + 15 + 15 * 15 * 32
+def test_hsv_544_has_7216_colors():
+    """Black, 15 grays, and 15 values x 15 saturations x 32 hues."""
+    assert Palette("hsv", (5, 4, 4)).num_colors == 1 + 15 + 15 * 15 * 32
 
 
-def test_quantized_colors_are_canonical():
-    rgb = np.random.default_rng(2).integers(0, 64, (5000, 3), dtype=np.uint8)
-    codes = color_codes.quantize(rgb, (5, 4, 4), "hsv")
-    token_ids = color_codes.pack(codes, (5, 4, 4))
-    assert np.all(color_codes.is_canonical(token_ids, (5, 4, 4), "hsv"))
+@pytest.mark.parametrize("color_space", ["hsv", "rgb"])
+@pytest.mark.parametrize(
+    "widths", [*WIDTHS[:4], (0, 0, 4), (3, 0, 2), (0, 2, 1), (2, 3, 0)]
+)
+def test_the_number_of_colors_is_that_of_the_canonical_codes(
+    color_space, widths
+):
+    palette = Palette(color_space, widths)
+    codes = np.arange(palette.vocabulary_size)
+    assert np.count_nonzero(palette.is_canonical(codes)) == palette.num_colors
 
 
 def test_rgb_888_is_exact():
+    palette = Palette("rgb", (8, 8, 8))
     rgb = np.random.default_rng(3).integers(0, 256, (1000, 3), dtype=np.uint8)
-    codes = color_codes.quantize(rgb, (8, 8, 8), "rgb")
-    back = color_codes.dequantize(codes, (8, 8, 8), "rgb").numpy()
-    np.testing.assert_array_equal(back, rgb)
+    again = dequantize(quantize(rgb, palette), palette)
+    np.testing.assert_array_equal(again, rgb)
 
 
-@pytest.mark.parametrize("token", [-1, 1 << 13])
-def test_a_token_without_a_color_is_an_error(token):
-    with pytest.raises(tf.errors.InvalidArgumentError, match="must lie in"):
-        color_codes.unpack(tf.constant([token]), (5, 4, 4))
+@pytest.mark.parametrize("palette", PALETTES, ids=str)
+def test_a_palette_is_what_its_text_says(palette):
+    assert Palette.parse(str(palette)) == palette
+    assert Palette.get(str(palette)) == Palette.get(palette)
+    digits = "".join(map(str, palette.bit_widths))
+    assert palette.name == f"{palette.color_space.upper()} {digits}"
 
 
 @pytest.mark.parametrize(
@@ -155,4 +154,10 @@ def test_a_token_without_a_color_is_an_error(token):
 )
 def test_bad_bit_widths_are_an_error(bit_widths):
     with pytest.raises(ValueError, match=r"bit_widths must be .* Received"):
-        check_bit_widths(bit_widths)
+        Palette("hsv", bit_widths)
+
+
+@pytest.mark.parametrize("text", ["hsv", "hsv 5,4", "lab 5,4,4", "hsv a,b,c"])
+def test_a_text_that_names_no_palette_is_an_error(text):
+    with pytest.raises(ValueError, match="Received"):
+        Palette.parse(text)
