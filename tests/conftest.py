@@ -13,6 +13,13 @@ from pixace_tf.training.fit import fit
 DECODERS = ("multiscale", "transformer", "reformer")
 
 
+def pytest_collection_modifyitems(items):
+    """A test that soaks is slow too, so that `-m "not slow"` leaves it out."""
+    for item in items:
+        if "soak" in item.keywords:
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def cartoon_folder(tmp_path_factory):
     """Forty-eight labelled pictures."""
@@ -31,6 +38,7 @@ def trained_run(cartoon_folder, tmp_path_factory):
         image_size=(8, 12),
         epochs=3,
         batch_size=8,
+        jit_compile=False,
         say=lambda line: None,
     )
 

@@ -26,21 +26,24 @@ def call(*arguments):
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
+    """Quick beside starting Python itself, since machines differ."""
     code = (
         "import sys; from pixace_tf.cli import main; "
         "main(['--help'], standalone_mode=False); "
         "heavy = {'tensorflow', 'keras', 'numpy', 'PIL'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
-    seconds = []
-    for _ in range(3):  # The machine may be busy.
+
+    def seconds(code):
         start = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True
         )
-        seconds.append(time.monotonic() - start)
         assert done.returncode == 0, done.stderr
-    assert min(seconds) < 0.5
+        return time.monotonic() - start
+
+    ratios = [seconds(code) / seconds("import click") for _ in range(3)]
+    assert min(ratios) < 4
 
 
 @pytest.mark.parametrize("command", main.commands)

@@ -104,8 +104,11 @@ def kind(request, tmp_path_factory):
     options = dict(KINDS[request.param])
     decoder = request.param.split()[0]
     run = make_run(tmp_path_factory.mktemp("runs") / "run", decoder, **options)
-    path = export.export(run, say=lambda line: None)
-    return run, path, ServedModel(run.model, run.tokenizer)
+    served = ServedModel(run.model, run.tokenizer)
+    with pytest.MonkeyPatch.context() as patch:  # Tracing it takes long.
+        patch.setattr(export, "ServedModel", lambda *_: served)
+        path = export.export(run, say=lambda line: None)
+    return run, path, served
 
 
 @pytest.fixture(scope="module")

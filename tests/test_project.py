@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from pixace_tf.cli import main
 
 from pixace_tf.data import cartoons
+from pixace_tf.runs import run_folder
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "pixace_tf"
@@ -103,7 +104,8 @@ def readme_commands():
 def quickly(command):
     """Make a training of the README short; all else stays as written."""
     if command[0] == "tune":
-        return [*command, "--preset", "pico", "--epochs", "1"]
+        quick = ("--preset", "pico", "--epochs", "1", "--no-jit-compile")
+        return [*command, *quick]
     if command[0] != "fit":
         return command
     if "--max-minutes" in command:
@@ -111,11 +113,14 @@ def quickly(command):
         command = command[:at] + command[at + 2 :]
     if "--image-size" not in command:
         command = [*command, "--image-size", "16"]
-    return [*command, "--preset", "pico", "--epochs", "1"]
+    return [*command, "--preset", "pico", "--epochs", "1", "--no-jit-compile"]
 
 
+@pytest.mark.slow
 def test_every_command_and_block_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # Compiling for a handful of small pictures would take minutes.
+    monkeypatch.setattr(run_folder.load_run, "__defaults__", (False,))
     cartoons.draw_folder("data/animals", 24)
     cartoons.draw("cat", "9").save("cat.jpg")
     commands = list(readme_commands())

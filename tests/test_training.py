@@ -1,5 +1,7 @@
+import hashlib
 import json
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -19,6 +21,7 @@ from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.training import fit as training
 from pixace_tf.training.callbacks import BudgetSchedule
 from pixace_tf.training.interruption import InterruptedTraining
+from pixace_tf.training.previews import Previews
 from pixace_tf.training.schedule import (
     Budget,
     TrainingState,
@@ -157,47 +160,121 @@ def test_an_interrupted_run_equals_one_that_was_not(
         np.testing.assert_array_equal(array, other[name])
 
 
-@pytest.mark.slow
-def test_ten_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
-    def command(runs_dir):
-        return [
-            *(sys.executable, "-m", "pixace_tf", "fit"),
-            *(str(cartoon_folder), "--runs-dir", str(runs_dir)),
-            *("--preset", "pico", "--image-size", "8", "--batch-size", "8"),
-            *("--dropout", "0.1", "--epochs", "600"),
-            *("--checkpoint-seconds", "0.2"),
-        ]
+def snapshots_of_training(folder, runs_dir, monkeypatch, **options):
+    """Train, and copy the run before and after each file is put in place.
 
-    rng = random.Random(0)
-    checkpoint = tmp_path / "killed" / "animals" / "checkpoint.npz"
+    A kill at any moment leaves one of these states, and perhaps files in the
+    making, which are copied too.
+    """
+    replace, copies = os.replace, []
+
+    def copy():
+        copies.append(f"{runs_dir}-{len(copies):03d}")
+        shutil.copytree(runs_dir, copies[-1])
+
+    def replace_and_copy(source, target):
+        copy()
+        replace(source, target)
+        copy()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_and_copy)
+        fit(folder, runs_dir, **options)
+    return copies
+
+
+def test_a_kill_at_any_write_changes_nothing(
+    cartoon_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Previews, "update", lambda *_, **__: None)
+    options = {
+        "decoder": "transformer",
+        "image_size": (4, 4),
+        "epochs": 2,
+        "batch_size": 16,
+        "checkpoint_seconds": 0.0,
+    }
+    copies = snapshots_of_training(
+        cartoon_folder, tmp_path / "runs", monkeypatch, **options
+    )
+    straight = checkpoint_of(tmp_path / "runs")
+    states = {}
+    for copy in copies:  # Those that differ in what a training reads.
+        files = sorted(pathlib.Path(copy, "animals").glob("*.*[nz]"))
+        content = b"".join(path.read_bytes() for path in files)
+        states[hashlib.sha256(content).hexdigest()] = copy
+    assert len(states) > 6
+    for copy in states.values():
+        fit(cartoon_folder, copy, **options)
+        assert_same_state(straight, checkpoint_of(copy))
+        assert not list(pathlib.Path(copy, "animals").glob(".*.unfinished"))
+
+
+def command_of(folder, runs_dir, *options):
+    return [
+        *(sys.executable, "-m", "pixace_tf", "fit", str(folder)),
+        *("--runs-dir", str(runs_dir), "--preset", "pico"),
+        *("--image-size", "8", "--batch-size", "8", "--dropout", "0.1"),
+        *("--seed", "7", "--no-jit-compile", *options),
+    ]
+
+
+def kill_after_a_checkpoint(command, checkpoint, signum, wait_s):
+    """Begin a training and kill it some time after its next checkpoint.
+
+    Returns:
+        Whether it was still running.
+    """
 
     def saved_at():
-        return checkpoint.stat().st_mtime if checkpoint.exists() else 0
+        return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
 
-    kills = 0
-    for kill in range(10):
-        process = subprocess.Popen(
-            command(tmp_path / "killed"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        if kill % 4 == 3:  # While it starts or compiles.
-            time.sleep(rng.uniform(0, 12))
-        else:  # While it trains.
-            before, deadline = saved_at(), time.monotonic() + 120
-            while saved_at() == before and time.monotonic() < deadline:
-                time.sleep(0.01)
-            time.sleep(rng.uniform(0, 1))
-        process.send_signal(signal.SIGKILL if kill % 2 else signal.SIGTERM)
-        _, errors = process.communicate(timeout=120)
-        assert b"Traceback" not in errors, errors.decode()
-        kills += process.returncode != 0
-    subprocess.run(command(tmp_path / "killed"), check=True)
-    subprocess.run(command(tmp_path / "straight"), check=True)
-    assert kills == 10
-    assert not list((tmp_path / "killed" / "animals").glob(".*.unfinished"))
+    before = saved_at()
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while saved_at() == before and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(wait_s)
+    process.send_signal(signum)
+    _, errors = process.communicate()
+    assert b"Traceback" not in errors, errors.decode()
+    return process.returncode != 0
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_as_if_nothing_had_been(
+    cartoon_folder, tmp_path
+):
+    killed, options = tmp_path / "killed", ("--epochs", "60")
+    checkpoint = killed / "animals" / "checkpoint.npz"
+    command = command_of(cartoon_folder, killed, *options)
+    command += ["--checkpoint-seconds", "0.1"]
+    assert kill_after_a_checkpoint(command, checkpoint, signal.SIGKILL, 0.1)
+    for runs_dir in (killed, tmp_path / "straight"):
+        fit(cartoon_folder, runs_dir, epochs=60)
     assert_same_state(
-        checkpoint_of(tmp_path / "straight"), checkpoint_of(tmp_path / "killed")
+        checkpoint_of(tmp_path / "straight"), checkpoint_of(killed)
+    )
+
+
+@pytest.mark.soak
+def test_many_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
+    rng = random.Random(0)
+    killed, kills = tmp_path / "killed", 0
+    checkpoint = killed / "animals" / "checkpoint.npz"
+    command = command_of(cartoon_folder, killed, "--epochs", "600")
+    command += ["--checkpoint-seconds", "0.2"]
+    for attempt in range(10):
+        signum = signal.SIGKILL if attempt % 2 else signal.SIGTERM
+        wait_s = rng.uniform(0, 1)
+        kills += kill_after_a_checkpoint(command, checkpoint, signum, wait_s)
+    assert kills >= 5  # On a fast machine it may end before.
+    for runs_dir in (killed, tmp_path / "straight"):
+        fit(cartoon_folder, runs_dir, epochs=600)
+    assert not list((killed / "animals").glob(".*.unfinished"))
+    assert_same_state(
+        checkpoint_of(tmp_path / "straight"), checkpoint_of(killed)
     )
 
 
@@ -230,10 +307,11 @@ def test_changed_pictures_are_refused(cartoon_folder, tmp_path):
 
 
 def test_minutes_end_a_run_with_useful_weights(cartoon_folder, tmp_path):
-    fit(cartoon_folder, tmp_path, max_minutes=0.2)
-    _, progress = checkpoint_of(tmp_path)
-    assert 12 <= progress["seconds"] < 40
-    assert progress["history"][-1]["val_bits_per_pixel"] < 13
+    fit(cartoon_folder, tmp_path, max_minutes=0.1)
+    _, state = checkpoint_of(tmp_path)
+    # It ends with the first step that is beyond its time.
+    assert state["seconds"] >= 6
+    assert state["history"][-1]["val_bits_per_pixel"] < 13
     assert load_run(tmp_path / "animals")
 
 
@@ -284,7 +362,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     [
         ("mixed_float16", True, "multiscale"),
         ("mixed_bfloat16", False, "transformer"),
-        ("mixed_float16", True, "reformer"),
+        ("mixed_float16", False, "reformer"),
     ],
 )
 def test_mixed_precision_trains_and_resumes(
@@ -370,3 +448,16 @@ def test_the_demo_leaves_two_sheets(tmp_path):
     for name in ("completed.png", "new.png"):
         assert (tmp_path / name).stat().st_size > 10_000
         assert any(name in line for line in lines)
+
+
+def test_the_optimizer_of_another_model_is_refused_by_name(
+    cartoon_folder, tmp_path
+):
+    fit(cartoon_folder, tmp_path, epochs=1)
+    path = tmp_path / "animals" / "checkpoint.npz"
+    arrays, meta = storage.read_npz(path)
+    (name,) = [n for n in arrays if n.endswith("embed_table_momentum")]
+    arrays[name.replace("table", "desk")] = arrays.pop(name)
+    storage.write_npz(path, arrays, meta)
+    with pytest.raises(ValueError, match=r"does not fit.*embed_table_momentum"):
+        fit(cartoon_folder, tmp_path, epochs=2)
