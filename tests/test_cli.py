@@ -13,9 +13,9 @@ import time
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+
 from pixace_tf.cli import main
 from pixace_tf.data import image_files
-
 from pixace_tf.training.fit import fit
 from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning import sweep

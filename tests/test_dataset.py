@@ -1,7 +1,9 @@
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from PIL import Image
 
+from pixace_tf import storage
 from pixace_tf.data import cartoons, image_files, token_dataset
 from pixace_tf.data.tokenizer import PixelTokenizer
 
@@ -24,7 +26,7 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     cartoons.draw_folder(str(tmp_path / "a"), 16)
     cache = str(tmp_path / "tokens.npz")
     first = token_dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
-    token_dataset.save_cache(first, cache)
+    first.save(cache)
     scans = []
     scan = image_files.scan
     monkeypatch.setattr(
@@ -42,7 +44,7 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
 def test_a_damaged_cache_is_made_again(tmp_path, cartoon_folder):
     cache = tmp_path / "tokens.npz"
     first = token_dataset.load(str(cartoon_folder), TOKENIZER)
-    token_dataset.save_cache(first, str(cache))
+    first.save(cache)
     cache.write_bytes(cache.read_bytes()[:500])
     again = token_dataset.load(str(cartoon_folder), TOKENIZER, str(cache))
     np.testing.assert_array_equal(first.train, again.train)
@@ -82,3 +84,16 @@ def test_tokens_are_those_of_the_graph_function(cartoon_folder):
     tokens = TOKENIZER.tokenize_bytes(tf.io.read_file(str(path))).numpy()
     all_rows = rows(np.concatenate([data.train, data.validation]))
     assert tokens.astype(data.train.dtype).tobytes() in all_rows
+
+
+def test_tokens_of_a_tfds_data_set_are_kept_too(tmp_path):
+    """A run needs them later, though they are no cache: they are read again."""
+    path = tmp_path / "tokens.npz"
+    with tfds.testing.mock_data(num_examples=40):
+        first = token_dataset.load("tfds:cifar10", TOKENIZER)
+        first.save(path)
+        again = token_dataset.load("tfds:cifar10", TOKENIZER, path)
+    arrays, meta = storage.read_npz(path)
+    np.testing.assert_array_equal(arrays["train"], first.train)
+    assert meta["label_names"] == first.label_names
+    assert not again.is_cached

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 from click.testing import CliRunner
-from pixace_tf.cli import main
 from test_export import make_run
 
 from pixace_tf import evaluation
+from pixace_tf.cli import main
 from pixace_tf.data import cartoons, color_codes
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.evaluation import baselines, features, learned, probe

@@ -6,6 +6,7 @@ import json
 import operator
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import threading
@@ -441,3 +442,18 @@ def test_the_card_says_what_the_model_is(trained_run):
             link = line.split("](")[1].rstrip(")")
             assert pathlib.Path(trained_run.path, link).is_file()
     assert card.count("![") == 2
+
+
+def test_commands_of_the_card_are_quoted(tmp_path):
+    run = make_run(tmp_path / "my cats")
+    export.export(run, say=lambda line: None)
+    card = pathlib.Path(run.path, "README.md").read_text()
+    block = card.split("```sh\n")[1].split("```")[0]
+    for line in block.splitlines():
+        assert run.path in shlex.split(line), line
+    for line in card.splitlines():
+        if "--model" in line or "MODEL_NAME" in line:
+            words = shlex.split(line.removesuffix("\\"))
+            assert {"my cats", "MODEL_NAME=my cats"} & set(words), line
+    assert f"{run.path}:/models/my cats:ro" in card
+    assert "/v1/models/my%20cats:predict" in card

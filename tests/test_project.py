@@ -11,8 +11,8 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from pixace_tf.cli import main
 
+from pixace_tf.cli import main
 from pixace_tf.data import cartoons
 from pixace_tf.runs import run_folder
 

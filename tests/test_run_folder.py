@@ -8,7 +8,6 @@ import pytest
 
 from pixace_tf import storage
 from pixace_tf.runs.run_folder import load_run
-from pixace_tf.sampling.sampler import Sampler
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def test_an_older_format_asks_to_train_anew(run_copy):
         load_run(run_copy)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2}'])
 def test_a_damaged_description_is_named(run_copy, content):
     (run_copy / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run\.json"):

@@ -18,7 +18,6 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
-from pixace_tf.cli import main
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     predict_pb2,
@@ -33,6 +32,7 @@ from test_export import (
     png,
 )
 
+from pixace_tf.cli import main
 from pixace_tf.data import cartoons
 from pixace_tf.painting import local, served, wire
 from pixace_tf.painting.request import Request, generation

@@ -30,6 +30,7 @@ from pixace_tf.training.schedule import (
 
 SETTINGS = {
     "preset": "pico",
+    "num_layers": 1,
     "image_size": (8, 8),
     "batch_size": 8,
     "dropout": 0.1,
@@ -215,7 +216,8 @@ def command_of(folder, runs_dir, *options):
         *(sys.executable, "-m", "pixace_tf", "fit", str(folder)),
         *("--runs-dir", str(runs_dir), "--preset", "pico"),
         *("--image-size", "8", "--batch-size", "8", "--dropout", "0.1"),
-        *("--seed", "7", "--no-jit-compile", *options),
+        *("--seed", "7", "--no-jit-compile", "--num-layers", "1"),
+        *options,
     ]
 
 

@@ -17,11 +17,11 @@ import keras_tuner
 import numpy as np
 import psutil
 import pytest
-from pixace_tf.cli import main
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
+from pixace_tf.cli import main
 from pixace_tf.data import cartoons
 from pixace_tf.model import presets
 from pixace_tf.runs.run_folder import TOKENS_FILE, load_run

@@ -40,7 +40,9 @@ def sample(
         )
         features = len(NEIGHBORS) * model.embed.embedding_dim
         x = ops.reshape(model.embed(around), (-1, 1, features))
-        x = model.decoder.project_neighbors(x) + model.decoder.positions.at(index)
+        x = model.decoder.project_neighbors(x) + model.decoder.positions.at(
+            index
+        )
         filled = []
         for i, layer in enumerate(stack.blocks):
             x, layer_cache = layer(

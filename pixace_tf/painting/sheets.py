@@ -166,32 +166,6 @@ def hide_after(pixels: np.ndarray, prefix_length: int) -> np.ndarray:
     return np.where(is_kept, pixels, chequers)
 
 
-def check_completing(
-    pictures: Sequence[object], keep: float, samples: int
-) -> None:
-    """Check what is common to all ways of completing.
-
-    Args:
-        pictures: What to complete; not a single path.
-        keep: Share of the pixels to keep.
-        samples: Completions per picture and temperature.
-
-    Raises:
-        UserError: If a value is out of range.
-    """
-    if isinstance(pictures, str) or not len(pictures):
-        raise UserError("Give a list of at least one picture to complete.")
-    if not 0 <= keep <= 1:
-        raise UserError(f"keep must lie in [0, 1]. Received: keep={keep}")
-    check_positive("samples", samples)
-
-
-def check_positive(name: str, value: int) -> None:
-    """Raise a UserError that names the argument, unless it is positive."""
-    if value < 1:
-        raise UserError(f"{name} must be positive. Received: {name}={value}")
-
-
 def check_image_path(path: StrPath) -> None:
     """Check that an image can be saved there, before long work.
 

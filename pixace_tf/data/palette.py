@@ -1,0 +1,195 @@
+"""Palettes: which colors a pixel can have, and how a color becomes one token.
+
+All arithmetic uses plain operators, so it works on NumPy arrays and on the
+integer tensors of every Keras backend.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from pixace_tf.errors import UserError
+
+BitWidths = tuple[int, int, int]
+
+CHANNEL_NAMES = {
+    "hsv": ("hue", "saturation", "value"),
+    "rgb": ("red", "green", "blue"),
+}
+COLOR_SPACES = tuple(CHANNEL_NAMES)
+# Value before saturation before hue; green, the brightest, before the others.
+_CHAIN_ORDERS = {"hsv": (2, 1, 0), "rgb": (1, 0, 2)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Palette:
+    """A color space and the bits that each of its channels has.
+
+    A token packs the three channels of a color; the first channel takes the
+    lowest bits: `c0 | c1 << b0 | c2 << (b0 + b1)`. Several HSV codes can stand
+    for one color: every hue of a gray, everything of black. Of these only the
+    canonical code is used, whose superfluous channels are 0.
+
+    Attributes:
+        color_space: `"hsv"` or `"rgb"`.
+        bit_widths: Bits per channel, each in `[0, 8]`, their sum in `[1, 24]`.
+
+    Raises:
+        UserError: If a value is out of bounds.
+
+    Example:
+    >>> palette = Palette("hsv", (5, 4, 4))
+    >>> palette.name, str(palette), palette.vocabulary_size
+    ('HSV 544', 'hsv 5,4,4', 8192)
+    >>> palette.unpack(palette.pack([3, 2, 1]))
+    [3, 2, 1]
+    """
+
+    color_space: str = "hsv"
+    bit_widths: BitWidths = (5, 4, 4)
+
+    def __post_init__(self) -> None:
+        if self.color_space not in COLOR_SPACES:
+            raise UserError(
+                f"color_space must be one of {', '.join(COLOR_SPACES)}. "
+                f"Received: color_space={self.color_space!r}"
+            )
+        widths = tuple(self.bit_widths)
+        if (
+            len(widths) != 3
+            or any(not isinstance(b, int) or not 0 <= b <= 8 for b in widths)
+            or not 1 <= sum(widths) <= 24
+        ):
+            raise UserError(
+                "bit_widths must be three integers from 0 to 8 with a sum from "
+                f"1 to 24. Received: bit_widths={self.bit_widths!r}"
+            )
+        object.__setattr__(self, "bit_widths", widths)
+
+    @classmethod
+    def get(cls, identifier: "Palette | str") -> "Palette":
+        """Return a palette, given itself or what `str` gives of it."""
+        if isinstance(identifier, Palette):
+            return identifier
+        return cls.parse(identifier)
+
+    @classmethod
+    def parse(cls, text: str) -> "Palette":
+        """Return the palette that a text such as `hsv 5,4,4` names.
+
+        Raises:
+            UserError: If the text has another form.
+        """
+        try:
+            color_space, widths = text.split()
+            first, second, third = (int(b) for b in widths.split(","))
+        except (AttributeError, ValueError):
+            raise UserError(
+                f"A palette is given like 'hsv 5,4,4'. Received: {text!r}"
+            ) from None
+        return cls(color_space, (first, second, third))
+
+    def __str__(self) -> str:
+        return f"{self.color_space} {','.join(map(str, self.bit_widths))}"
+
+    @property
+    def name(self) -> str:
+        """The short name for people, such as `HSV 544`."""
+        digits = "".join(map(str, self.bit_widths))
+        return f"{self.color_space.upper()} {digits}"
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of codes; tokens lie in `[0, vocabulary_size)`."""
+        return 1 << sum(self.bit_widths)
+
+    @property
+    def start_token_id(self) -> int:
+        """The token that stands for what lies outside the image."""
+        return self.vocabulary_size
+
+    @property
+    def channel_sizes(self) -> tuple[int, int, int]:
+        """Number of levels of each channel."""
+        first, second, third = self.bit_widths
+        return 1 << first, 1 << second, 1 << third
+
+    @property
+    def chain_order(self) -> tuple[int, int, int]:
+        """The channels in the order in which the color head predicts them."""
+        return _CHAIN_ORDERS[self.color_space]
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels, in the order of the chain."""
+        names = CHANNEL_NAMES[self.color_space]
+        return tuple(names[c] for c in self.chain_order)
+
+    @property
+    def forced_by(self) -> tuple[int | None, int | None, int | None]:
+        """For each channel the one whose level 0 forces it to 0, or None.
+
+        This is the rule of canonical codes: a gray has no hue, black has
+        neither hue nor saturation. A value of 0 bits stands for white.
+        """
+        if self.color_space != "hsv":
+            return None, None, None
+        return 1, 2 if self.bit_widths[2] else None, None
+
+    @property
+    def num_colors(self) -> int:
+        """Number of canonical codes: the colors that a pixel can have."""
+        if self.color_space != "hsv":
+            return self.vocabulary_size
+        hues, saturations, values = self.channel_sizes
+        of_one_value = 1 + (saturations - 1) * hues
+        if not self.bit_widths[2]:
+            return of_one_value
+        return 1 + (values - 1) * of_one_value
+
+    def pack(self, channels: Sequence[Any]) -> Any:
+        """Pack the levels of the three channels into tokens.
+
+        Args:
+            channels: Three integer arrays `(...)`; channel `c` in
+                `[0, channel_sizes[c])`.
+
+        Returns:
+            Integers `(...)` in `[0, vocabulary_size)`.
+        """
+        first, second, third = channels
+        b0, b1, _ = self.bit_widths
+        return first + second * (1 << b0) + third * (1 << (b0 + b1))
+
+    def unpack(self, token_ids: Any) -> list[Any]:
+        """Undo `pack`.
+
+        Args:
+            token_ids: Integers `(...)` in `[0, vocabulary_size)`.
+
+        Returns:
+            Three integer arrays `(...)`.
+        """
+        b0, b1, _ = self.bit_widths
+        return [
+            (token_ids // (1 << shift)) % size
+            for shift, size in zip(
+                (0, b0, b0 + b1), self.channel_sizes, strict=True
+            )
+        ]
+
+    def is_canonical(self, token_ids: Any) -> Any:
+        """Tell which codes are the canonical ones of their colors.
+
+        Args:
+            token_ids: Integers `(...)` in `[0, vocabulary_size)`.
+
+        Returns:
+            bool `(...)`.
+        """
+        channels = self.unpack(token_ids)
+        is_canonical = token_ids >= 0
+        for channel, by in zip(channels, self.forced_by, strict=True):
+            if by is not None:
+                is_canonical &= (channels[by] > 0) | (channel == 0)
+        return is_canonical
