@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pixace_tf.cli import main
+from pixace_tf.cli.group import typed_command
 from pixace_tf.data import image_files
 from pixace_tf.training.fit import fit
 from pixace_tf.training.training_arguments import TrainingArguments
@@ -216,3 +217,23 @@ def test_the_terminal_shows_a_bar_and_no_chatter(cartoon_folder, tmp_path):
     assert "left" in text
     for chatter in ("oneDNN", "absl", "Warning", "cuda"):
         assert chatter not in text
+
+
+def test_the_recorded_command_has_every_option_that_counts():
+    words = ["my run", "images", "--validation-only", "--json"]
+    words += ["--max-megapixels", "2", "--report", "r"]
+    context = main.commands["evaluate"].make_context("evaluate", words)
+    assert typed_command(context, ["as_json"]) == (
+        "pixace-tf evaluate 'my run' images --validation-only --report r "
+        "--max-megapixels 2.0"
+    )
+
+
+def test_a_reader_that_leaves_early_is_no_error(cartoon_folder):
+    command = [sys.executable, "-m", "pixace_tf", "scan", str(cartoon_folder)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.wait()

@@ -7,6 +7,7 @@ the change log says why.
 
 import hashlib
 import json
+import os
 import pathlib
 import platform
 import re
@@ -30,12 +31,17 @@ CASES["reformer hashed"] = {"decoder": "reformer", "num_hashes": 2}
 
 
 def machine():
-    """What bits depend on: matrix kernels differ by processor and version."""
+    """What bits depend on: kernels differ by processor, cores and version."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else platform.machine()
-    flags = re.findall(r"^flags\s*:.*avx512.*$", text, re.M)
-    names = re.findall(r"model name\s*:\s*(.*)", text)
-    return [names[0] if names else text, bool(flags), tf.__version__]
+    text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
+    first = text.split("\n\n")[0]
+    lines = re.findall(
+        r"^(?:vendor_id|cpu family|model|stepping|flags|cache size).*",
+        first,
+        re.M,
+    )
+    digest = hashlib.sha256("\n".join(lines or [text]).encode())
+    return [digest.hexdigest()[:16], os.cpu_count(), tf.__version__]
 
 
 def draw_images(folder):

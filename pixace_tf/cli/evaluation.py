@@ -1,12 +1,14 @@
 """The command that measures a run."""
 
 import json
-import shlex
 
 import click
 
-from pixace_tf.cli.group import main, needs_tensorflow
+from pixace_tf.cli.group import main, needs_tensorflow, typed_command
 from pixace_tf.cli.options import download, max_megapixels
+from pixace_tf.errors import UserError
+
+DEFAULT_SAMPLES = 128
 
 
 @main.command()
@@ -64,49 +66,48 @@ def evaluate(
     """
     if report is None and (samples, features) != (None, None):
         raise click.UsageError("--samples and --features need --report.")
-    from pixace_tf import console, evaluation
-    from pixace_tf.data import sources
+    from pixace_tf import console
+    from pixace_tf.data.sources import load_images
+    from pixace_tf.evaluation.evidence import gather
+    from pixace_tf.evaluation.frechet import load_network
+    from pixace_tf.evaluation.metrics import measure, summary
+    from pixace_tf.evaluation.report import (
+        build_report,
+        check_report,
+        write_report,
+    )
     from pixace_tf.runs.run_folder import load_run
 
     if report is not None:
-        evaluation.check_folder(report)
+        check_report(report)
     run = load_run(run_path)
-    network = evaluation.load_network(features) if features else None
-    pictures = sources.load_pictures(
-        source,
-        run.tokenizer,
-        int(max_megapixels * 1e6),
-        download,
-        console.track("Reading pictures"),
-    )
+    network = load_network(features) if features else None
+    with console.ProgressBar("Reading images") as bar:
+        small = load_images(
+            *(source, run.tokenizer, int(max_megapixels * 1e6)),
+            *(download, bar.count),
+        )
     chosen = [
         i
-        for i, trains in enumerate(pictures.in_train())
+        for i, trains in enumerate(small.in_train())
         if not (validation_only and trains)
     ]
     if not chosen:
-        raise ValueError(f"{source!r} has no validation pictures.")
-    evidence = evaluation.gather(
-        run, pictures.images[chosen], [pictures.labels[i] for i in chosen]
+        raise UserError(f"{source!r} has no validation pictures.")
+    evidence = gather(
+        run, small.images[chosen], [small.labels[i] for i in chosen]
     )
-    command = ["pixace-tf", "evaluate", run_path, source]
-    command += ["--validation-only"] if validation_only else []
-    command += ["--report", report] if report else []
-    command += ["--samples", str(samples)] if samples else []
-    command += ["--features", features] if features else []
-    measured = evaluation.measure(
-        evidence, len(pictures.skipped), shlex.join(command)
-    )
-    figures = measured.figures
+    command = typed_command(click.get_current_context(), ["as_json"])
+    measurement = measure(evidence, len(small.skipped), command)
+    figures, page = measurement.figures, None
     if report is not None:
-        account = evaluation.illustrate(
-            evidence, measured, samples or 128, network
+        built = build_report(
+            evidence, measurement, samples or DEFAULT_SAMPLES, network
         )
-        figures = account.figures
-        page = evaluation.write_report(account, report)
+        figures, page = built.figures, write_report(built, report)
     if as_json:
         click.echo(json.dumps(figures))
         return
-    click.echo(evaluation.summary(figures))
-    if report is not None:
+    click.echo(summary(figures))
+    if page is not None:
         click.echo(f"Look at {page}")

@@ -4,9 +4,10 @@ import contextlib
 import errno
 import functools
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -93,6 +94,32 @@ def import_tensorflow() -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices()
+
+
+def typed_command(ctx: click.Context, left_out: Sequence[str] = ()) -> str:
+    """Return the command of a context as a user would type it.
+
+    Args:
+        ctx: The context of a command.
+        left_out: Names of parameters that change nothing of the result.
+
+    Returns:
+        One line, quoted for a shell; options with their defaults are left out.
+    """
+    words = ["pixace-tf", str(ctx.info_name)]
+    for parameter in ctx.command.get_params(ctx):
+        value = ctx.params.get(str(parameter.name))
+        if parameter.name in left_out or value == parameter.get_default(ctx):
+            continue
+        if isinstance(parameter, click.Argument):
+            words.append(str(value))
+        elif value is True:
+            words.append(parameter.opts[0])
+        elif value is False:
+            words.append(parameter.secondary_opts[0])
+        elif value is not None:
+            words += [parameter.opts[0], str(value)]
+    return shlex.join(words)
 
 
 @contextlib.contextmanager

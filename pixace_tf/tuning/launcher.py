@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from pixace_tf.errors import UserError
 from pixace_tf.tuning import processes
 from pixace_tf.tuning.space import GAVE_UP, LOGS
 
@@ -57,7 +58,7 @@ def local_roles(workers: int) -> tuple[list[str], dict[str, str]]:
             variables are set they say whether it has the chief too.
 
     Raises:
-        ValueError: If some of the variables are missing, or there is no work.
+        UserError: If some of the variables are missing, or there is no work.
     """
     if not is_distributed():
         with socket.socket() as free:
@@ -67,13 +68,13 @@ def local_roles(workers: int) -> tuple[list[str], dict[str, str]]:
         return names, {ADDRESS: "127.0.0.1", PORT: port}
     missing = [name for name in (ID, PORT) if name not in os.environ]
     if missing:
-        raise ValueError(f"{ADDRESS} is set, but not {' and '.join(missing)}.")
+        raise UserError(f"{ADDRESS} is set, but not {' and '.join(missing)}.")
     name = os.environ[ID]
     if "chief" in name:
         host = socket.gethostname().replace("chief", "first")
         return [name, *(f"{host}-{i}" for i in range(workers))], {}
     if not workers:
-        raise ValueError("A machine without a chief needs --workers.")
+        raise UserError("A machine without a chief needs --workers.")
     return [f"{name}-{i}" for i in range(workers)], {}
 
 
@@ -92,7 +93,7 @@ def launch(
         on_poll: Called some times a second.
 
     Raises:
-        ValueError: If one dies again and again.
+        UserError: If one dies again and again.
     """
     logs = os.path.join(folder, LOGS)
     os.makedirs(logs, exist_ok=True)
@@ -139,11 +140,11 @@ def _look_after(member: Member, folder: str, variables: dict[str, str]) -> None:
     if code == 0:
         return
     if code == GAVE_UP:
-        raise ValueError(processes.reason(code, member.log))
+        raise UserError(processes.reason(code, member.log))
     is_young = time.monotonic() - member.began < _YOUTH_S
     member.deaths = member.deaths + 1 if is_young else 1
     if member.deaths > MAX_DEATHS:
-        raise ValueError(
+        raise UserError(
             f"{member.tuner_id} died {member.deaths} times in a row: "
             f"{processes.reason(code, member.log)}"
         )

@@ -6,7 +6,7 @@ import numpy as np
 
 from pixace_tf.data.fidelity import count_colors, psnr, through_palette
 from pixace_tf.data.tokenizer import PixelTokenizer
-from pixace_tf.tuning.space import parse_palette, parse_size
+from pixace_tf.tuning.space import parse_size
 
 DEFAULT_BIT_WIDTHS = {
     "hsv": ((4, 3, 4), (4, 4, 4), (4, 4, 5), (5, 4, 4), (5, 4, 5), (5, 5, 5)),
@@ -38,9 +38,8 @@ def measure_palettes(
         )
         images = images[chosen.astype(int)]
         for name in names:
-            space, widths = parse_palette(name)
             decoded = through_palette(
-                images, PixelTokenizer(parse_size(size), widths, space)
+                images, PixelTokenizer(parse_size(size), name)
             )
             quality = psnr(images, decoded)
             rows.append(

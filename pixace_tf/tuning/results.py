@@ -2,8 +2,6 @@
 
 import dataclasses
 import glob
-import inspect
-import io
 import json
 import math
 import os
@@ -14,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from pixace_tf import storage
+from pixace_tf.data.palette import Palette
 from pixace_tf.painting import sheets
-from pixace_tf.training.fit import fit
+from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning.palettes import is_poor
 from pixace_tf.tuning.space import (
     FIGURES_FILE,
@@ -23,7 +22,6 @@ from pixace_tf.tuning.space import (
     STRIP,
     TUNER,
     Sweep,
-    parse_palette,
 )
 
 TABLE_FILE = "table.md"
@@ -168,18 +166,18 @@ def winner_command(sweep: Sweep, trial: Trial, name: str) -> str:
         trial: Any of its trials.
         name: Of the run.
     """
-    color_space, widths = parse_palette(trial.values["palette"])
+    palette = Palette.parse(trial.values["palette"])
     options = {
         **sweep.fixed,
         **{k: v for k, v in trial.values.items() if k != "palette"},
-        "color_space": color_space,
-        "bit_widths": ",".join(map(str, widths)),
+        "color_space": palette.color_space,
+        "bit_widths": ",".join(map(str, palette.bit_widths)),
         "name": name,
     }
     words = ["pixace-tf", "fit", sweep.source]
-    defaults = inspect.signature(fit).parameters
+    defaults = dataclasses.asdict(TrainingArguments())
     for name, value in options.items():
-        if value is None or value == defaults[name].default:
+        if value is None or value == defaults.get(name):
             continue
         if name in ("epochs", "max_minutes"):
             value = f"{_LONGER * value:g}"
@@ -215,7 +213,7 @@ def write_report(folder: str, sweep: Sweep) -> str:
         plot_pareto(trials, best, os.path.join(folder, PARETO_FILE))
         sheet = strips(folder, trials)
         if sheet is not None:
-            sheets.save_picture(sheet, os.path.join(folder, STRIPS_FILE))
+            sheets.save_image(sheet, os.path.join(folder, STRIPS_FILE))
     return text
 
 
@@ -312,9 +310,7 @@ def plot_pareto(trials: list[Trial], best: list[Trial], path: str) -> None:
         axes.set_ylabel(f"validation {unit}")
         axes.margins(0.2, 0.12)
         axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    storage.write_atomic(path, buffer.getvalue())
+    sheets.save_figure(figure, path, dpi=120)
 
 
 def strips(folder: str, trials: list[Trial]) -> Image.Image | None:

@@ -8,9 +8,11 @@ from typing import Any
 import keras_tuner
 
 from pixace_tf import storage
+from pixace_tf.data.palette import Palette
+from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.model.presets import LEARNING_RATES, decoder_config
-from pixace_tf.training.fit import compile_model
+from pixace_tf.training.loop import compile_model
+from pixace_tf.training.training_arguments import TrainingArguments
 
 FORMAT = 1
 # What lies in the folder of a sweep.
@@ -86,31 +88,19 @@ def load_sweep(folder: str) -> Sweep:
     """Read the sweep of a folder.
 
     Raises:
-        ValueError: If there is none, or the file is damaged.
+        UserError: If there is none, or the file is damaged.
     """
     path = os.path.join(folder, SWEEP_FILE)
     try:
         with open(path, encoding="utf-8") as file:
             state = json.load(file)
         if state.pop("format") > FORMAT:
-            raise ValueError(f"{folder!r} was made by a newer pixace-tf.")
+            raise UserError(f"{folder!r} was made by a newer pixace-tf.")
         return Sweep(**state)
     except FileNotFoundError:
-        raise ValueError(f"{folder!r} has no {SWEEP_FILE}.") from None
+        raise UserError(f"{folder!r} has no {SWEEP_FILE}.") from None
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"The file {path} is damaged.") from None
-
-
-def palette_name(color_space: str, bit_widths: tuple[int, int, int]) -> str:
-    """Return the name of a palette in the space, such as `hsv 5,4,4`."""
-    return f"{color_space} {','.join(map(str, bit_widths))}"
-
-
-def parse_palette(name: str) -> tuple[str, tuple[int, int, int]]:
-    """Undo `palette_name`."""
-    color_space, widths = name.split()
-    first, second, third = (int(b) for b in widths.split(","))
-    return color_space, (first, second, third)
+        raise UserError(f"The file {path} is damaged.") from None
 
 
 def parse_size(size: str) -> tuple[int, int]:
@@ -130,8 +120,9 @@ def trial_arguments(sweep: Sweep, values: dict[str, Any]) -> dict[str, Any]:
     arguments = dict(sweep.fixed)
     for name, value in values.items():
         if name == "palette":
-            space, widths = parse_palette(value)
-            arguments.update(color_space=space, bit_widths=widths)
+            palette = Palette.parse(value)
+            arguments["color_space"] = palette.color_space
+            arguments["bit_widths"] = palette.bit_widths
         elif name == "image_size":
             arguments["image_size"] = parse_size(value)
         elif "/" not in name:
@@ -158,21 +149,14 @@ class PixaceHyperModel(keras_tuner.HyperModel):
     def build(self, hp: keras_tuner.HyperParameters) -> PixaceCausalLM:
         """Build and compile the model of one choice."""
         self.declare_hyperparameters(hp)
-        arguments = trial_arguments(self.sweep, dict(hp.values))
-        sizes = decoder_config(
-            arguments["preset"],
-            arguments["decoder"],
-            arguments["image_size"][1],
-            num_layers=arguments.get("num_layers"),
-            hidden_dim=arguments.get("hidden_dim"),
+        arguments = TrainingArguments(
+            **trial_arguments(self.sweep, dict(hp.values))
         )
         model = PixaceCausalLM(
-            arguments["image_size"],
-            arguments["bit_widths"],
-            arguments["color_space"],
-            arguments["decoder"],
-            sizes,
+            arguments.image_size,
+            arguments.palette,
+            arguments.decoder,
+            arguments.decoder_config(),
         )
-        rate = arguments.get("learning_rate")
-        compile_model(model, rate or LEARNING_RATES[arguments["preset"]], True)
+        compile_model(model, arguments.peak_learning_rate, True)
         return model

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import glob
 import hashlib
 import importlib.util
@@ -15,11 +14,13 @@ from typing import Any
 
 import psutil
 
-from pixace_tf import console
-from pixace_tf.data.bit_widths import check_bit_widths, check_color_space
-from pixace_tf.data.sources import SmallPictures, load_pictures
+from pixace_tf import console, storage
+from pixace_tf.data.palette import Palette
+from pixace_tf.data.sources import SmallImages, load_images
 from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.errors import UserError
 from pixace_tf.model.presets import decoder_config
+from pixace_tf.runs.arguments import refuse_changes
 from pixace_tf.training.fit import default_name
 from pixace_tf.tuning import launcher, results
 from pixace_tf.tuning.palettes import DEFAULT_BIT_WIDTHS, measure_palettes
@@ -29,7 +30,6 @@ from pixace_tf.tuning.space import (
     TUNERS,
     Sweep,
     load_sweep,
-    palette_name,
     parse_size,
 )
 
@@ -37,6 +37,8 @@ DEFAULT_MAX_MINUTES = 5.0
 # With fewer, no trial goes on from a shorter one.
 MIN_HYPERBAND_EPOCHS = 3
 _MEMORY_SHARE = 0.8
+# What may change when a sweep is resumed.
+_FREE = ("time_limit_s", "memory_limit_bytes", "palettes", "download")
 _WAIT_S = 300.0
 
 
@@ -111,7 +113,7 @@ def tune(
         The folder of the sweep, with the report in it.
 
     Raises:
-        ValueError: If an argument is out of range, the sweep exists with other
+        UserError: If an argument is out of range, the sweep exists with other
             arguments, or no palette is good enough.
     """
     if epochs is None and max_minutes is None:
@@ -150,7 +152,7 @@ def tune(
     _check(sweep, workers)
     folder = os.path.join(sweeps_dir, name or default_name(source))
     if glob.has_magic(os.path.abspath(folder)):
-        raise ValueError(
+        raise UserError(
             f"The name of a sweep may not have *, ? or [ in it, as {folder!r} "
             "has; give another --name."
         )
@@ -163,7 +165,8 @@ def tune(
         return folder
     is_new = not os.path.exists(folder)
     os.makedirs(folder, exist_ok=True)
-    with _lock(folder):
+    storage.mark_folder(folder)
+    with storage.lock(folder, f"Another sweep is using {folder}."):
         try:
             sweep = _prepare(folder, sweep, say)
         except BaseException:
@@ -178,7 +181,7 @@ def tune(
         say(results.write_report(folder, sweep))
         trials = results.read_trials(folder, sweep)
         if not any(trial.is_completed for trial in trials):
-            raise ValueError(
+            raise UserError(
                 f"All trials failed, the first with: {trials[0].message} Mend "
                 f"that, remove {folder}, and begin again."
             )
@@ -204,12 +207,12 @@ def _space(
     **others: Sequence[Any],
 ) -> dict[str, list[Any]]:
     palettes = [
-        palette_name(space, check_bit_widths(widths))
-        for space in map(check_color_space, color_space)
-        for widths in bit_widths or DEFAULT_BIT_WIDTHS[space]
+        str(Palette(space, widths))
+        for space in color_space
+        for widths in bit_widths or DEFAULT_BIT_WIDTHS.get(space, [(8, 8, 8)])
     ]
     if not palettes or not image_size:
-        raise ValueError("Give at least one color_space and one image_size.")
+        raise UserError("Give at least one color_space and one image_size.")
     sizes = [f"{height}x{width}" for height, width in image_size]
     space = {"palette": palettes, "image_size": sizes, **others}
     return {key: list(dict.fromkeys(v)) for key, v in space.items() if v}
@@ -222,7 +225,7 @@ def _prepare(folder: str, sweep: Sweep, say: Callable[[str], None]) -> Sweep:
     if os.path.exists(os.path.join(folder, SWEEP_FILE)):
         before = load_sweep(folder)
         now = sweep.with_palettes(before.palettes)
-        _check_same(folder, before, now)
+        _refuse_changes(folder, before, now)
         now.save(folder)  # Limits may change.
         say(f"Going on with {folder}.")
         return now
@@ -241,7 +244,7 @@ def _prepare(folder: str, sweep: Sweep, say: Callable[[str], None]) -> Sweep:
         )
     sweep = sweep.with_palettes(palettes)
     if not sweep.space["palette"]:
-        raise ValueError(
+        raise UserError(
             f"No palette reaches min_psnr={sweep.min_psnr:g} dB (see above). "
             "Lower it, or give --bit-widths with more bits."
         )
@@ -249,17 +252,19 @@ def _prepare(folder: str, sweep: Sweep, say: Callable[[str], None]) -> Sweep:
     return sweep
 
 
-def _read(sweep: Sweep, size: str) -> SmallPictures:
-    return load_pictures(
-        sweep.source,
-        PixelTokenizer(parse_size(size), resize=sweep.fixed["resize"]),
-        int(sweep.fixed["max_megapixels"] * 1e6),
-        sweep.fixed["download"],
-        console.track("Reading pictures"),
-    )
+def _read(sweep: Sweep, size: str) -> SmallImages:
+    tokenizer = PixelTokenizer(parse_size(size), resize=sweep.fixed["resize"])
+    with console.ProgressBar("Reading images") as bar:
+        return load_images(
+            sweep.source,
+            tokenizer,
+            int(sweep.fixed["max_megapixels"] * 1e6),
+            sweep.fixed["download"],
+            bar.count,
+        )
 
 
-def _digest(pictures: dict[str, SmallPictures]) -> str:
+def _digest(pictures: dict[str, SmallImages]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for small in pictures.values():
         digest.update(small.images.tobytes())
@@ -267,33 +272,33 @@ def _digest(pictures: dict[str, SmallPictures]) -> str:
     return digest.hexdigest()
 
 
-def _check_pictures(sweep: Sweep, pictures: SmallPictures) -> None:
-    """Raise ValueError if every trial would fail on them."""
+def _check_pictures(sweep: Sweep, pictures: SmallImages) -> None:
+    """Raise UserError if every trial would fail on them."""
     num_train = int(pictures.in_train().sum())
     if num_train in (0, len(pictures.images)):
-        raise ValueError(
+        raise UserError(
             f"{sweep.source!r} has {num_train} training and "
             f"{len(pictures.images) - num_train} validation pictures; a sweep "
             "needs both. Give it more, or folders train/ and val/."
         )
     if (sweep.fixed["batch_size"] or 1) > num_train:
-        raise ValueError(
+        raise UserError(
             f"batch_size must be at most the {num_train} training pictures. "
             f"Received: batch_size={sweep.fixed['batch_size']}"
         )
 
 
 def _check(sweep: Sweep, workers: int) -> None:
-    """Raise ValueError if an argument is out of range."""
+    """Raise UserError if an argument is out of range."""
     fixed = sweep.fixed
     if sweep.tuner not in TUNERS or sweep.objective not in OBJECTIVES:
-        raise ValueError(
+        raise UserError(
             f"tuner must be one of {', '.join(TUNERS)}, objective one of "
             f"{', '.join(OBJECTIVES)}. Received: tuner={sweep.tuner!r}, "
             f"objective={sweep.objective!r}"
         )
     if fixed["epochs"] is not None and fixed["max_minutes"] is not None:
-        raise ValueError("Give epochs or max_minutes, not both.")
+        raise UserError("Give epochs or max_minutes, not both.")
     numbers = {
         "epochs": fixed["epochs"],
         "max_minutes": fixed["max_minutes"],
@@ -307,29 +312,29 @@ def _check(sweep: Sweep, workers: int) -> None:
     }
     for name, number in numbers.items():
         if number is not None and not 0 < number < math.inf:
-            raise ValueError(f"{name} must be positive and finite.")
+            raise UserError(f"{name} must be positive and finite.")
     if not math.isfinite(sweep.min_psnr):
-        raise ValueError("min_psnr must be finite.")
+        raise UserError("min_psnr must be finite.")
     minutes, limit = fixed["max_minutes"], sweep.time_limit_s
     if minutes is not None and limit is not None and limit <= 60 * minutes:
-        raise ValueError(
+        raise UserError(
             f"time_limit must be more than max_minutes={minutes:g}, or every "
             "trial would fail."
         )
     if sweep.tuner == "hyperband":
         if (fixed["epochs"] or 0) < MIN_HYPERBAND_EPOCHS:
-            raise ValueError(
+            raise UserError(
                 "hyperband needs epochs, those of its longest trials, of at "
                 f"least {MIN_HYPERBAND_EPOCHS}."
             )
         if sweep.max_trials is not None:
-            raise ValueError("hyperband chooses the number of trials itself.")
+            raise UserError("hyperband chooses the number of trials itself.")
     if sweep.tuner in ("random", "bayesian") and sweep.max_trials is None:
-        raise ValueError(f"{sweep.tuner} needs max_trials.")
+        raise UserError(f"{sweep.tuner} needs max_trials.")
     if sweep.tuner == "bayesian" and not importlib.util.find_spec("sklearn"):
-        raise ValueError("bayesian needs: pip install 'pixace-tf[evaluate]'")
+        raise UserError("bayesian needs: pip install 'pixace-tf[evaluate]'")
     if workers < 0 or (workers == 0 and not launcher.is_distributed()):
-        raise ValueError(f"workers must be positive. Received: {workers}")
+        raise UserError(f"workers must be positive. Received: {workers}")
     for layers in sweep.space.get("num_layers", [None]):
         for width in sweep.space.get("hidden_dim", [None]):
             decoder_config(
@@ -340,28 +345,20 @@ def _check(sweep: Sweep, workers: int) -> None:
             )
 
 
-def _check_same(folder: str, before: Sweep, now: Sweep) -> None:
-    """Raise ValueError if a sweep was begun with other arguments."""
+def _refuse_changes(folder: str, before: Sweep, now: Sweep) -> None:
+    """Refuse to go on with a sweep that was begun with other arguments."""
     old, new = dataclasses.asdict(before), dataclasses.asdict(now)
     for state in (old, new):
-        for free in ("time_limit_s", "memory_limit_bytes", "palettes"):
-            del state[free]
         state.update(state.pop("fixed"), **state.pop("space"))
+        for free in _FREE:
+            state.pop(free, None)
     if old.pop("pictures") != new.pop("pictures"):
-        raise ValueError(
+        raise UserError(
             f"{folder} was begun with other pictures. Start a new sweep with "
             "--name."
         )
-    differ = [
-        f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
-        for key in {**old, **new}
-        if old.get(key) != new.get(key)
-    ]
-    if differ:
-        raise ValueError(
-            f"{folder} exists with other arguments: {'; '.join(differ)}. Go on "
-            "with the old ones, or start a new sweep with --name."
-        )
+    advice = "Go on with the old ones, or start a new sweep with --name."
+    refuse_changes(folder, old, new, advice)
 
 
 def _time_limit_s(
@@ -375,7 +372,7 @@ def _time_limit_s(
 def _memory_limit_bytes(gigabytes: float | None, workers: int) -> int:
     if gigabytes is not None:
         if not 0 < gigabytes < math.inf:
-            raise ValueError("memory_limit must be positive and finite.")
+            raise UserError("memory_limit must be positive and finite.")
         return int(gigabytes * 1e9)
     total = psutil.virtual_memory().total
     return int(_MEMORY_SHARE * total / max(workers, 1))
@@ -413,17 +410,6 @@ def _progress(
         yield update
 
 
-@contextlib.contextmanager
-def _lock(folder: str) -> Iterator[None]:
-    """Hold the folder, so that no two launchers work in it."""
-    with open(os.path.join(folder, ".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"Another sweep is using {folder}.") from None
-        yield
-
-
 def _wait_for(folder: str, say: Callable[[str], None]) -> None:
     """Wait until the chief has begun the sweep in the shared folder."""
     end = time.monotonic() + _WAIT_S
@@ -431,7 +417,7 @@ def _wait_for(folder: str, say: Callable[[str], None]) -> None:
         say(f"Waiting for the chief to begin {folder}.")
     while not os.path.exists(os.path.join(folder, SWEEP_FILE)):
         if time.monotonic() > end:
-            raise ValueError(
+            raise UserError(
                 f"The chief has not begun {folder} within "
                 f"{_WAIT_S / 60:g} minutes; is the folder shared?"
             )

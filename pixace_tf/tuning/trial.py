@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf import storage
+from pixace_tf.errors import UserError
 from pixace_tf.painting import local
 from pixace_tf.painting.sheets import save_tiles
 from pixace_tf.runs.run_folder import HISTORY_FILE, TOKENS_FILE, Run
@@ -82,12 +83,11 @@ def measure(run: Run) -> dict[str, float]:
     """
     tokens, _ = storage.read_npz(run.file(TOKENS_FILE))
     if not len(tokens["validation"]):
-        raise ValueError("A sweep needs validation pictures; give it more.")
+        raise UserError("A sweep needs validation pictures; give it more.")
     with open(run.file(HISTORY_FILE), encoding="utf-8") as file:
         history = json.load(file)
     bits = min(entry["val_bits_per_pixel"] for entry in history)
-    palette = run.tokenizer
-    colors = colors_per_token(palette.bit_widths, palette.color_space)
+    colors = colors_per_token(run.tokenizer.palette)
     hidden = np.log2(colors[tokens["validation"]]).mean()
     first = {"epoch": 0, "seconds": 0.0} if len(history) < 2 else history[0]
     epochs = history[-1]["epoch"] - first["epoch"]
@@ -135,7 +135,7 @@ def _write_hparams(
 
 def _draw_strip(run: Run) -> None:
     """Keep some completions of validation pictures, and some new pictures."""
-    given = local.examples(run, NUM_STRIP)
+    given = local.LocalPainter(run).examples(NUM_STRIP)
     completed = local.complete(run, list(given)).images[:, 0, 0]
     painted = local.generate(run, NUM_STRIP)[0]
     save_tiles(np.concatenate([completed, painted]), run.file(STRIP))
@@ -148,5 +148,5 @@ def _say(line: str) -> None:
 if __name__ == "__main__":
     try:
         run_trial(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
-    except ValueError as error:
+    except UserError as error:
         sys.exit(f"{' '.join(str(error).split())}")
