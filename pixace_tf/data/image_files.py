@@ -15,11 +15,11 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from pixace_tf.console import ProgressCallback
 from pixace_tf.errors import UserError
@@ -471,7 +471,7 @@ def _is_plain(image: Image.Image) -> bool:
         image.mode in _PLAIN_MODES.get(image.format or "", ())
         and "transparency" not in image.info
         and _exif_tag(image, ExifTags.Base.Orientation) in (None, 1)
-        and not (image.format == "PNG" and _has_late_exif(image.fp))
+        and not (isinstance(image, PngImageFile) and _has_late_exif(image))
     )
 
 
@@ -484,12 +484,14 @@ def _exif_tag(image: Image.Image, tag: int) -> Any:
         return None
 
 
-def _has_late_exif(file: IO[bytes]) -> bool:
+def _has_late_exif(image: PngImageFile) -> bool:
     """Return whether a PNG file may tell its orientation behind its pixels.
 
     Pillow finds such chunks only by decoding the pixels before them, so they
     are looked for here, from chunk to chunk.
     """
+    file = image.fp
+    assert file is not None
     before = file.tell()
     position, is_late, found = 8, False, False
     while not found:
