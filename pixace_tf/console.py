@@ -3,13 +3,16 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
 DELAY_S = 2.0
 LOG_INTERVAL_S = 30.0
+
+# Told how many of how many are done.
+ProgressCallback = Callable[[int, int], None]
 
 
 class ProgressBar:

@@ -417,14 +417,22 @@ def evaluate(
     """
     if report is None and (samples, features) != (None, None):
         raise click.UsageError("--samples and --features need --report.")
-    from pixace_tf import console, evaluation
+    from pixace_tf import console
     from pixace_tf.data import sources
+    from pixace_tf.evaluation.evidence import gather
+    from pixace_tf.evaluation.frechet import load_network
+    from pixace_tf.evaluation.metrics import measure, summary
+    from pixace_tf.evaluation.report import (
+        build_report,
+        check_report,
+        write_report,
+    )
     from pixace_tf.runs.run_folder import load_run
 
     if report is not None:
-        evaluation.check_folder(report)
+        check_report(report)
     run = load_run(run_path)
-    network = evaluation.load_network(features) if features else None
+    network = load_network(features) if features else None
     pictures = sources.load_pictures(
         source,
         run.tokenizer,
@@ -439,7 +447,7 @@ def evaluate(
     ]
     if not chosen:
         raise ValueError(f"{source!r} has no validation pictures.")
-    evidence = evaluation.gather(
+    evidence = gather(
         run, pictures.images[chosen], [pictures.labels[i] for i in chosen]
     )
     command = ["pixace-tf", "evaluate", run_path, source]
@@ -447,20 +455,16 @@ def evaluate(
     command += ["--report", report] if report else []
     command += ["--samples", str(samples)] if samples else []
     command += ["--features", features] if features else []
-    measured = evaluation.measure(
-        evidence, len(pictures.skipped), shlex.join(command)
-    )
+    measured = measure(evidence, len(pictures.skipped), shlex.join(command))
     figures = measured.figures
     if report is not None:
-        account = evaluation.illustrate(
-            evidence, measured, samples or 128, network
-        )
-        figures = account.figures
-        page = evaluation.write_report(account, report)
+        built = build_report(evidence, measured, samples or 128, network)
+        figures = built.figures
+        page = write_report(built, report)
     if as_json:
         click.echo(json.dumps(figures))
         return
-    click.echo(evaluation.summary(figures))
+    click.echo(summary(figures))
     if report is not None:
         click.echo(f"Look at {page}")
 
