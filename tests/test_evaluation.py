@@ -1,38 +1,59 @@
+import dataclasses
+import io
 import itertools
 import json
 import os
 import re
 import shutil
+import sys
 
 import keras
 import numpy as np
 import pytest
 import scipy.linalg
 from click.testing import CliRunner
+from PIL import Image
 from test_export import make_run
 
-from pixace_tf import evaluation
+from pixace_tf import storage
 from pixace_tf.cli import main
-from pixace_tf.data import cartoons, color_codes
-from pixace_tf.data.tokenizer import PixelTokenizer
-from pixace_tf.evaluation import baselines, features, learned, probe
+from pixace_tf.data import cartoons
+from pixace_tf.data.palette import Palette
+from pixace_tf.data.token_dataset import tokenize
+from pixace_tf.errors import UserError
+from pixace_tf.evaluation import baselines, frechet, probe
 from pixace_tf.evaluation.completion import complete_halves
+from pixace_tf.evaluation.evidence import (
+    TrainingData,
+    are_among,
+    gather,
+    with_mirrored,
+)
 from pixace_tf.evaluation.frechet import frechet_distance, gaussian_distance
-from pixace_tf.evaluation.html_report import render
-from pixace_tf.evaluation.nearest import find_nearest, with_mirrored
-from pixace_tf.evaluation.novelty import compare_with_learned
-from pixace_tf.runs import run_folder
+from pixace_tf.evaluation.metrics import measure, summary
+from pixace_tf.evaluation.nearest import compare_with_training, find_nearest
+from pixace_tf.evaluation.report import (
+    Report,
+    build_report,
+    check_report,
+    render,
+    write_report,
+)
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None
 )
 
 
+def opened(png):
+    return Image.open(io.BytesIO(png))
+
+
 def call(*arguments):
     return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
 
 
-def random_pictures(count, height=8, width=12, seed=0):
+def random_images(count, height=8, width=12, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
@@ -60,15 +81,16 @@ def report(trained_run, pictures, tmp_path_factory):
 
 
 @pytest.fixture
-def account(report):
+def read_report(report):
+    """The report of that folder, to change at will."""
     folder, figures = report
-    pictures = {p.stem: p.read_bytes() for p in folder.glob("*.png")}
-    return evaluation.Account(json.loads(json.dumps(figures)), pictures)
+    images = {p.stem: p.read_bytes() for p in folder.glob("*.png")}
+    return Report(json.loads(json.dumps(figures)), images)
 
 
 def test_chances_of_all_pictures_sum_to_one_for_counted_models():
     codes = np.arange(16, dtype=np.int32)
-    codes = codes[color_codes.is_canonical(codes, (2, 1, 1), "hsv")]
+    codes = codes[Palette("hsv", (2, 1, 1)).is_canonical(codes)]
     pictures = np.array(list(itertools.product(codes, repeat=4)))
     train = pictures[np.random.default_rng(0).integers(0, len(pictures), 5)]
     train = np.where(train == codes[3], codes[2], train)  # One is never seen.
@@ -105,17 +127,8 @@ def test_counting_does_not_depend_on_the_codes_of_the_colors():
         np.testing.assert_allclose(wide[name], bits)
 
 
-def test_canonical_codes_are_counted():
-    """Black; for each other value gray, or any hue of each saturation."""
-    assert baselines.num_canonical_codes(PixelTokenizer()) == 1 + 15 * (
-        1 + 15 * 32
-    )
-    rgb = PixelTokenizer(bit_widths=(8, 8, 8), color_space="rgb")
-    assert baselines.num_canonical_codes(rgb) == 1 << 24
-
-
 def test_noise_needs_its_bits_and_plain_pictures_few():
-    noise = baselines.lossless_bits_per_pixel(random_pictures(2, 64, 64))
+    noise = baselines.lossless_bits_per_pixel(random_images(2, 64, 64))
     plain = baselines.lossless_bits_per_pixel(
         np.full((2, 64, 64, 3), 7, np.uint8)
     )
@@ -125,7 +138,7 @@ def test_noise_needs_its_bits_and_plain_pictures_few():
 
 
 def test_nearest_pictures_are_those_of_brute_force():
-    queries, references = random_pictures(5, 2, 2), random_pictures(5000, 2, 2)
+    queries, references = random_images(5, 2, 2), random_images(5000, 2, 2)
     indices, distances = find_nearest(queries, references, 3)
     differences = queries[:, None].astype(float) - references
     expected = np.sqrt(np.mean(differences**2, axis=(2, 3, 4)))
@@ -134,40 +147,45 @@ def test_nearest_pictures_are_those_of_brute_force():
 
 
 def test_copies_are_found_and_mirrored_ones():
-    seen = random_pictures(6)
-    new = np.concatenate([seen[2:3], seen[4:5, :, ::-1], random_pictures(1)])
+    seen = random_images(6)
+    new = np.concatenate([seen[2:3], seen[4:5, :, ::-1], random_images(1)])
     new[2] = 255 - seen[0]
     held_out = seen[:1] // 2
-    plain, _ = compare_with_learned(new, held_out, seen)
-    mirrored, sheet = compare_with_learned(new, held_out, with_mirrored(seen))
+    plain, _ = compare_with_training(new, held_out, seen)
+    mirrored, images = compare_with_training(new, held_out, with_mirrored(seen))
     assert (plain["copies"], mirrored["copies"]) == (1, 2)
     assert mirrored["new_least"] == 0 < mirrored["held_out_least"]
+    sheet = opened(images["nearest"])
     assert sheet.width > sheet.height
 
 
 def test_pictures_are_found_among_others_by_their_tokens():
     tokens = np.arange(12).reshape(3, 4)
     others = tokens[[2, 0]].astype(np.uint16)
-    found = learned.are_among(tokens, others)
+    found = are_among(tokens, others)
     np.testing.assert_array_equal(found, [True, False, True])
 
 
 def test_completing_an_odd_height_draws_the_larger_half(tmp_path):
     run = make_run(tmp_path / "run", image_size=(5, 8))
     run.arguments["flip"] = True
-    images = random_pictures(3, 5, 8)
-    shown = learned.decode(run.tokenizer.tokenize(images), run.tokenizer)
-    # The second picture is known, but mirrored.
-    known = np.concatenate([random_pictures(4, 5, 8, 1), shown[1:2, :, ::-1]])
-    figures, sheet = complete_halves(run, images[1:2], known)
+    evidence = gather(run, random_images(1, 5, 8), [""])
+    # The image is among the training images, but mirrored.
+    mirrored = evidence.token_ids.reshape(1, 5, 8)[:, :, ::-1].reshape(1, 40)
+    others = tokenize(random_images(4, 5, 8, seed=1), run.tokenizer)
+    token_ids = np.concatenate([others, mirrored])
+    training = TrainingData(token_ids, np.full(5, ""), others[:0])
+    figures, images = complete_halves(
+        dataclasses.replace(evidence, training=training)
+    )
     assert (figures["rows"], figures["hidden_rows"]) == (5, 3)
     quality = figures["psnr"]
     assert quality["nearest"] == pytest.approx(quality["palette"])
     assert quality["nearest"] == quality["nearest_best"]
     assert quality["mirrored"] < quality["palette"]
     assert quality["drawn"] <= quality["drawn_best"] < quality["palette"]
-    assert sheet.width > 6 * 100
-    without, _ = complete_halves(run, images, None)
+    assert opened(images["completed"]).width > 6 * 100
+    without, _ = complete_halves(evidence)
     assert "nearest" not in without["psnr"]
 
 
@@ -209,7 +227,7 @@ def test_features_of_a_given_network_are_means_over_places(tmp_path):
         ),
     )
     images = np.full((70, 8, 12, 3), 9, np.uint8)
-    found = features.extract(evaluation.load_network(path), images)
+    found = frechet.extract(frechet.load_network(path), images)
     np.testing.assert_allclose(found, np.full((70, 2), 28.0), rtol=1e-6)
 
 
@@ -228,11 +246,11 @@ def test_networks_that_do_not_fit_are_refused(tmp_path):
         (tmp_path / "none.keras", "There is no file"),
     ):
         with pytest.raises(ValueError, match=message):
-            evaluation.load_network(str(path))
+            frechet.load_network(str(path))
 
 
 def test_layer_means_do_not_depend_on_the_batch(trained_run):
-    tokens = trained_run.tokenizer.tokenize(random_pictures(18)).numpy()
+    tokens = trained_run.tokenizer.tokenize(random_images(18)).numpy()
     found = probe.layer_means(trained_run.model, tokens)
     states = trained_run.model.layer_states(tokens)
     assert len(found) == len(states) > 1
@@ -255,7 +273,7 @@ def test_figures_agree_with_each_other(report, trained_run):
     assert sum(figures["channels"].values()) == pytest.approx(bits, rel=1e-4)
     residual = figures["bits_per_dim_residual"]
     assert figures["bits_per_dim"] == pytest.approx(bits / 3 + residual)
-    arrays, _ = run_folder.storage.read_npz(trained_run.file("tokens.npz"))
+    arrays, _ = storage.read_npz(trained_run.file("tokens.npz"))
     assert figures["in_training"] == len(arrays["train"])
     assert figures["in_validation"] == len(arrays["validation"])
     assert figures["probe"]["pictures"] == 72 - figures["in_training"]
@@ -288,6 +306,8 @@ def test_the_page_needs_nothing_but_itself(report):
     assert page.count("alt=") == len(sources)
     assert not re.search(r"(src|href)=\"?\s*(https?:|//)", page)
     assert "<script" not in page
+    anchors = re.findall(r"href=\"#([^\"]*)\"", page)
+    assert anchors == re.findall(r"<h2 id=\"([^\"]*)\"", page)
     assert "were learned from.</b>" in page
 
 
@@ -320,57 +340,71 @@ def test_the_page_opens_in_a_browser_that_asks_for_nothing(report, width):
 
 
 @pytest.mark.slow
-def test_names_from_outside_are_only_text(account):
-    account.figures["record"]["run"] = "/runs/<script>x"
-    account.figures["record"]["command"] = "<script>y"
-    account.figures["frechet"]["network"] = "<script>z"
-    page = render(account)
+def test_names_from_outside_are_only_text(read_report):
+    read_report.figures["record"]["run"] = "/runs/<script>x"
+    read_report.figures["record"]["command"] = "<script>y"
+    read_report.figures["frechet"]["network"] = "<script>z"
+    page = render(read_report)
     assert "<script>" not in page
     assert page.count("&lt;script&gt;") >= 4
 
 
 @pytest.mark.slow
-def test_a_report_replaces_an_older_one_and_nothing_else(account, tmp_path):
+def test_a_report_replaces_an_older_one_and_nothing_else(read_report, tmp_path):
     folder = tmp_path / "report"
-    evaluation.check_folder(str(folder))
-    evaluation.write_report(account, str(folder))
+    check_report(str(folder))
+    write_report(read_report, str(folder))
     (folder / "note.txt").write_text("mine")
-    del account.pictures["probe"]
-    account.figures.update(probe=None, missing={"probe": "No classes."})
-    evaluation.check_folder(str(folder))
-    evaluation.write_report(account, str(folder))
+    del read_report.images["probe"]
+    read_report.figures.update(probe=None, missing={"probe": "No classes."})
+    check_report(str(folder))
+    write_report(read_report, str(folder))
     assert not (folder / "probe.png").exists()
     assert (folder / "note.txt").read_text() == "mine"
     assert "No classes." in (folder / "index.html").read_text()
     shutil.rmtree(folder)
-    account.figures["bits_per_pixel"] = float("nan")
+    read_report.figures["bits_per_pixel"] = float("nan")
     with pytest.raises(ValueError, match="JSON"):
-        evaluation.write_report(account, str(folder))
+        write_report(read_report, str(folder))
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.slow
 def test_a_run_without_its_tokens_says_what_is_missing(tmp_path):
     run = make_run(tmp_path / "run")
     image = np.asarray(cartoons.draw("cat", "1").resize((12, 8)))
-    evidence = evaluation.gather(run, image[None], [""])
-    measured = evaluation.measure(evidence)
+    evidence = gather(run, image[None], [""])
+    measured = measure(evidence)
     assert measured.figures["bits_per_pixel_standard_error"] is None
     assert measured.figures["baselines"] is None
-    assert "colors alone" not in evaluation.summary(measured.figures)
-    account = evaluation.illustrate(evidence, measured, samples=2)
-    assert set(account.figures["missing"]) == {"nearest", "frechet", "probe"}
-    assert account.figures["completion"]["pictures"] == 1
-    assert render(account).count("has lost") == 5
+    assert "colors alone" not in summary(measured.figures)
+    report = build_report(evidence, measured, num_samples=2)
+    assert set(report.figures["missing"]) == {"nearest", "frechet", "probe"}
+    assert report.figures["completion"]["pictures"] == 1
+    assert render(report).count("has lost") == 5
 
 
 def test_a_damaged_model_has_no_figures(tmp_path):
     run = make_run(tmp_path / "run", "transformer")
     weight = run.model.trainable_variables[0]
     weight.assign(np.full(weight.shape, np.nan))
-    evidence = evaluation.gather(run, random_pictures(1), [""])
-    with pytest.raises(ValueError, match="no finite likelihood"):
-        evaluation.measure(evidence)
+    evidence = gather(run, random_images(1), [""])
+    with pytest.raises(UserError, match="no finite likelihood"):
+        measure(evidence)
+
+
+@pytest.mark.parametrize("package", ["jinja2", "sklearn", "skimage"])
+def test_a_report_needs_the_extra(monkeypatch, tmp_path, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=r"pip install 'pixace-tf\[evaluate\]'"):
+        check_report(str(tmp_path / "report"))
+
+
+def test_figures_need_no_extra(monkeypatch, trained_run):
+    for package in ("jinja2", "sklearn", "skimage", "skimage.color"):
+        monkeypatch.setitem(sys.modules, package, None)
+    figures = measure(gather(trained_run, random_images(2), ["", ""])).figures
+    assert figures["palette"]["ciede2000"] is None
+    assert "CIEDE2000" not in summary(figures)
 
 
 @pytest.mark.parametrize(

@@ -1,91 +1,82 @@
-"""What simple methods need for the same pictures: counts, PNG and WebP.
+"""What simple methods need for the same images: counting, PNG and WebP.
 
-Shapes: N pictures, T pixels.
+Shapes: N images to score, M training images, T pixels.
 """
 
 import io
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
-from pixace_tf.data.color_codes import is_canonical
-from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.console import ProgressCallback
 
 # The models that count, each smoothed with the one before it.
-COUNTED = ("unigram", "left", "left_and_above")
-# Pillow's formats, and what makes their files smallest without loss.
+COUNT_MODELS = ("unigram", "left", "left_and_above")
+# Pillow's formats, and the options that make their lossless files smallest.
 LOSSLESS: dict[str, dict[str, object]] = {
     "png": {"optimize": True},
     "webp": {"lossless": True, "quality": 100, "method": 6},
 }
-_CHUNK = 1 << 20
-
-
-def num_canonical_codes(tokenizer: PixelTokenizer) -> int:
-    """Count the codes that a pixel of this palette can have."""
-    palette = tokenizer.bit_widths, tokenizer.color_space
-    count = 0
-    for start in range(0, tokenizer.vocabulary_size, _CHUNK):
-        stop = min(start + _CHUNK, tokenizer.vocabulary_size)
-        codes = np.arange(start, stop, dtype=np.int32)
-        count += int(np.count_nonzero(is_canonical(codes, *palette)))
-    return count
 
 
 def count_models(
     train: np.ndarray,
     token_ids: np.ndarray,
     image_size: tuple[int, int],
-    num_codes: int,
-    progress: Callable[[int, int], None] | None = None,
+    num_colors: int,
+    progress: ProgressCallback | None = None,
 ) -> dict[str, np.ndarray]:
     """Return what models that only count need for each pixel.
 
-    `unigram` knows how often each color is; `left` how often it follows the
-    pixel to its left; `left_and_above` how often it lies between these two.
-    Outside the picture is a color of its own. Each is smoothed after Witten and
-    Bell (1991) with the model before it, the first one with equal chances for
-    all codes, so that no color has the probability 0.
+    `unigram` counts how often each color occurs, `left` how often it follows
+    the pixel to its left, `left_and_above` how often it occurs between these
+    two neighbors. Outside the image is a color of its own. Each is smoothed
+    after Witten and Bell (1991) with the model before it, the first one with
+    equal chances for all colors, so that no color has the probability 0.
 
     Args:
         train: integers `(M, T)`, tokens to count, M at least 1.
         token_ids: integers `(N, T)`, tokens to score.
         image_size: `(height, width)`.
-        num_codes: How many codes a pixel can have.
+        num_colors: How many codes a pixel can have.
         progress: Told the models done and their number.
 
     Returns:
         float64 `(N, T)` by name of the model: minus log2 probability.
     """
     colors, ranks = np.unique(train, return_inverse=True)
-    # A color that was never seen stands behind all others.
-    place = np.minimum(np.searchsorted(colors, token_ids), len(colors) - 1)
-    place[colors[place] != token_ids] = len(colors)
+    # All colors that do not occur in training share the rank after the last.
+    place, is_known = _find(colors, token_ids)
+    place = np.where(is_known, place, len(colors))
     counted, scored = (
-        _pixels_and_neighbors(x.reshape(-1, *image_size), len(colors) + 1)
+        _pixels_and_contexts(x.reshape(-1, *image_size), len(colors) + 1)
         for x in (ranks, place)
     )
-    chances = np.full(place.size, 1 / num_codes)
+    probability = np.full(place.size, 1 / num_colors)
     bits = {}
-    for name in COUNTED:
-        chances = _witten_bell(
+    for name in COUNT_MODELS:
+        probability = _witten_bell(
             (counted[name], counted["pixel"]),
             (scored[name], scored["pixel"]),
-            chances,
+            probability,
         )
-        bits[name] = -np.log2(chances).reshape(token_ids.shape)
+        bits[name] = -np.log2(probability).reshape(token_ids.shape)
         if progress is not None:
-            progress(len(bits), len(COUNTED))
+            progress(len(bits), len(COUNT_MODELS))
     return bits
 
 
-def _pixels_and_neighbors(
+def _pixels_and_contexts(
     ranks: np.ndarray, outside: int
 ) -> dict[str, np.ndarray]:
-    """Return int64 `(N*T,)`: each pixel, and what each model sees of it."""
+    """Return int64 `(N*T,)`: each pixel, and its context for each model.
+
+    Args:
+        ranks: integers `(N, height, width)`, all less than `outside`.
+        outside: The rank of what lies outside the image.
+    """
     left = np.pad(
         ranks[:, :, :-1], ((0, 0), (0, 0), (1, 0)), constant_values=outside
     )
@@ -107,16 +98,17 @@ def _witten_bell(
 ) -> np.ndarray:
     """Return the probability of each scored pixel in its context.
 
-    `(times of the pixel + kinds of pixels * shorter) / (all times + kinds)`,
-    each counted in this context; an unknown context leaves `shorter`.
+    It is `(times of the pixel + kinds of pixels * shorter) / (all times +
+    kinds)`, each counted in this context, and `shorter` in a context that was
+    not counted.
 
     Args:
-        counted: Contexts and pixels to count, int64 `(M,)` each.
-        scored: Contexts and pixels to score, int64 `(N,)` each.
-        shorter: float64 `(N,)`, their probabilities in a shorter context.
+        counted: Contexts and pixels to count, int64 `(M*T,)` each.
+        scored: Contexts and pixels to score, int64 `(N*T,)` each.
+        shorter: float64 `(N*T,)`, their probabilities in a shorter context.
 
     Returns:
-        float64 `(N,)`.
+        float64 `(N*T,)`.
     """
     contexts, ranks, totals = np.unique(
         counted[0], return_inverse=True, return_counts=True
@@ -133,30 +125,28 @@ def _witten_bell(
 
 
 def _find(values: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return where each is in sorted values, and whether it is at all."""
+    """Return the index of each in sorted values, and whether it is there."""
     place = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
     return place, values[place] == wanted
 
 
 def lossless_bits_per_pixel(
-    images: np.ndarray, progress: Callable[[int, int], None] | None = None
+    images: np.ndarray, progress: ProgressCallback | None = None
 ) -> dict[str, float]:
-    """Return the size of pictures as the smallest PNG and WebP files.
+    """Return the size of images as the smallest PNG and WebP files.
 
     Args:
         images: uint8 `(N, height, width, 3)`.
-        progress: Told the pictures done and their number.
+        progress: Told the images done and their number.
 
     Returns:
-        By format: the mean of 8 * bytes / pixels over the files, one a
-        picture, each with its header.
+        By format: the mean of 8 * bytes / pixels over the files, one for each
+        image, with their headers.
     """
 
     def sizes(pixels: np.ndarray) -> list[int]:
-        return [
-            _file_size(Image.fromarray(pixels), form, options)
-            for form, options in LOSSLESS.items()
-        ]
+        image = Image.fromarray(pixels)
+        return [_file_size(image, *choice) for choice in LOSSLESS.items()]
 
     total = np.zeros(len(LOSSLESS))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -169,8 +159,8 @@ def lossless_bits_per_pixel(
 
 
 def _file_size(
-    image: Image.Image, form: str, options: dict[str, object]
+    image: Image.Image, name: str, options: dict[str, object]
 ) -> int:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)
+    image.save(buffer, name, **options)
     return buffer.tell()

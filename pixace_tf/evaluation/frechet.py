@@ -1,13 +1,119 @@
-"""The Fréchet distance of pictures, between Gaussians of their features."""
+"""The Fréchet distance of image sets, between the features of a network.
 
+Shapes: N images, D features.
+"""
+
+import os
+from typing import Any
+
+import keras
 import numpy as np
+import tensorflow as tf
+
+from pixace_tf.console import ProgressBar, ProgressCallback
+from pixace_tf.errors import UserError
+from pixace_tf.evaluation.evidence import (
+    Evidence,
+    MissingDataError,
+    detokenize,
+    evenly_spaced,
+    with_mirrored,
+)
+
+_MAX_REFERENCE = 5000
+_EXTRACT_BATCH_SIZE = 64
+# The own classifier. It learns for a number of steps, not for a time, so that
+# it comes out the same on every machine.
+_SIDE = 32
+_FEATURES = 32
+_STEPS = 400
+_BATCH_SIZE = 64
+_RESIZE_CHUNK = 1024
+
+
+def compare_features(
+    evidence: Evidence, new: np.ndarray, network: keras.Model | None = None
+) -> dict[str, Any]:
+    """Return Fréchet distances to the training images.
+
+    Args:
+        evidence: Images to compare with, and the training images.
+        new: uint8 `(N, height, width, 3)`, drawn by the model.
+        network: Gives the features; without one a small classifier is trained.
+
+    Returns:
+        Distances to `reference_pictures` training images, each from the same
+        number of `pictures`: `samples`, the new images; `palette_floor`,
+        evaluated images in the colors of the palette; `real`, these before the
+        palette; with the number of `features`, the name of the `network`, and
+        the `held_out_accuracy` of a trained one, None where it cannot be told.
+
+    Raises:
+        MissingDataError: If there are fewer than two images of a kind, or no
+            classes to train a network with.
+    """
+    training = evidence.require_training()
+    count = min(len(new), len(evidence.images))
+    if count < 2 or len(training.token_ids) < 2:
+        raise MissingDataError("One picture alone has no spread to compare.")
+    chosen = evenly_spaced(len(training.token_ids), _MAX_REFERENCE)
+    reference = detokenize(training.token_ids[chosen], evidence.run.tokenizer)
+    name, accuracy = "a classifier trained for this report", None
+    if network is not None:
+        name = network.name
+    else:
+        labels = training.labels[chosen]
+        network, accuracy = _own_network(evidence, reference, labels)
+    with ProgressBar("Comparing") as bar:
+        reference_features = extract(network, reference, bar.count)
+    same = evenly_spaced(len(evidence.images), count)
+    compared = {
+        "samples": new[:count],
+        "palette_floor": evidence.quantized[same],
+        "real": evidence.images[same],
+    }
+    return {
+        "pictures": count,
+        "reference_pictures": len(reference),
+        "features": reference_features.shape[1],
+        "network": name,
+        "held_out_accuracy": accuracy,
+        **{
+            key: frechet_distance(extract(network, images), reference_features)
+            for key, images in compared.items()
+        },
+    }
+
+
+def _own_network(
+    evidence: Evidence, images: np.ndarray, labels: np.ndarray
+) -> tuple[keras.Model, float | None]:
+    """Return a network of features, and the accuracy of its classifier."""
+    images, labels = images[labels != ""], labels[labels != ""]
+    names, classes = np.unique(labels, return_inverse=True)
+    if len(names) < 2:
+        raise MissingDataError(
+            "The training pictures have no classes to train a network with; "
+            "give one with --features."
+        )
+    with ProgressBar("Training a classifier") as bar:
+        classifier = train_classifier(
+            images, classes, evidence.run.arguments["flip"], progress=bar.count
+        )
+    is_known = evidence.is_held_out & np.isin(evidence.labels, names)
+    accuracy = None
+    if is_known.any():
+        logits = extract(classifier, evidence.quantized[is_known])
+        is_right = names[logits.argmax(axis=1)] == evidence.labels[is_known]
+        accuracy = float(np.mean(is_right))
+    return _drop_head(classifier), accuracy
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Return the Fréchet distance of two sets of features.
 
     As in FID (Heusel et al., 2017): squared, between Gaussians of their means
-    and covariances. It depends on the number of pictures; compare only figures
+    and covariances. It depends on the number of images; compare only figures
     of equal numbers.
 
     Args:
@@ -26,7 +132,8 @@ def gaussian_distance(
     """Return the squared Fréchet distance of two Gaussians.
 
     `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)` (Dowson and Landau,
-    1982): symmetric matrices only, so that singular ones do no harm.
+    1982). All matrices whose root is taken are symmetric, so singular ones do
+    no harm.
 
     Args:
         first_mean: float `(D,)`.
@@ -50,3 +157,185 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     features = features.astype(np.float64)
     covariance = np.cov(features, rowvar=False)
     return features.mean(axis=0), np.atleast_2d(covariance)
+
+
+def load_network(path: str) -> keras.Model:
+    """Load a network for features, without running code from its file.
+
+    Args:
+        path: A `.keras` file whose model takes float `(N, height, width, 3)`
+            images of 0 to 255 and gives one tensor.
+
+    Raises:
+        UserError: If the file is missing or no such model.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"There is no file {path!r} with a Keras model.")
+    try:
+        network = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # A damaged file can raise anything.
+        reason = (str(error).strip().splitlines() or ["damaged"])[0]
+        raise UserError(
+            f"{path!r} does not load as a .keras model: {reason}"
+        ) from None
+    inputs = getattr(network, "inputs", None) or []
+    outputs = getattr(network, "outputs", None) or []
+    shapes = [tuple(tensor.shape) for tensor in inputs]
+    is_image = len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][3] == 3
+    if not is_image or len(outputs) != 1:
+        raise UserError(
+            f"The model of {path!r} must take one tensor (N, height, width, 3) "
+            f"and give one. Received: inputs {shapes}, {len(outputs)} outputs"
+        )
+    return network
+
+
+def extract(
+    network: keras.Model,
+    images: np.ndarray,
+    progress: ProgressCallback | None = None,
+) -> np.ndarray:
+    """Return the features of images.
+
+    Args:
+        network: Takes float32 `(N, height, width, 3)` of 0 to 255; images are
+            resized to that, antialiased, where it is fixed.
+        images: uint8 `(N, any_height, any_width, 3)`.
+        progress: Told the images done and their number.
+
+    Returns:
+        float64 `(N, D)`: a vector as it is, a map as its mean over places.
+
+    Raises:
+        UserError: If the network gives another shape, or no finite numbers.
+    """
+    size = [
+        given or own
+        for given, own in zip(
+            network.inputs[0].shape[1:3], images.shape[1:3], strict=True
+        )
+    ]
+    done = []
+    for start in range(0, len(images), _EXTRACT_BATCH_SIZE):
+        batch = images[start : start + _EXTRACT_BATCH_SIZE]
+        pixels = tf.image.resize(batch, size, antialias=True)
+        (output,) = keras.tree.flatten(network(pixels, training=False))
+        features = np.asarray(output, np.float64)
+        if features.ndim > 2:
+            features = features.mean(axis=tuple(range(1, features.ndim - 1)))
+        done.append(features)
+        if progress is not None:
+            progress(start + len(batch), len(images))
+    features = np.concatenate(done)
+    if features.ndim != 2 or not np.isfinite(features).all():
+        raise UserError(
+            "The network must give finite features (N, D) or (N, ..., D). "
+            f"Received: shape={features.shape}"
+        )
+    return features
+
+
+def train_classifier(
+    images: np.ndarray,
+    classes: np.ndarray,
+    flip: bool,
+    num_steps: int = _STEPS,
+    progress: ProgressCallback | None = None,
+) -> keras.Model:
+    """Train a small convolutional classifier: half a minute on two cores.
+
+    Args:
+        images: uint8 `(N, height, width, 3)`, some thousands at most.
+        classes: integers `(N,)`, each of 0 to K - 1 at least once, K at least
+            2.
+        flip: Whether mirrored images belong to the same class.
+        num_steps: Batches of 64 to learn from.
+        progress: Told the steps done and their number.
+
+    Returns:
+        A model of float32 `(N, 32, 32, 3)` images of 0 to 255 that gives
+        logits `(N, K)`.
+    """
+    if flip:
+        images, classes = with_mirrored(images), np.tile(classes, 2)
+    small = np.concatenate(
+        [
+            tf.image.resize(chunk, (_SIDE, _SIDE), antialias=True)
+            for chunk in np.split(
+                images, range(_RESIZE_CHUNK, len(images), _RESIZE_CHUNK)
+            )
+        ]
+    )
+
+    def gather(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return tf.gather(small, index), tf.gather(classes, index)
+
+    def report(step: int, logs: object) -> None:
+        if progress is not None:
+            progress(step + 1, num_steps)
+
+    network = _build_classifier(int(classes.max()) + 1)
+    network.compile(
+        optimizer=keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(3e-3, num_steps)
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    network.fit(
+        tf.data.Dataset.from_tensor_slices(_order(len(images), num_steps))
+        .batch(_BATCH_SIZE)
+        .map(gather)
+        .prefetch(2),
+        shuffle=False,
+        verbose=0,
+        callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=report)],
+    )
+    return network
+
+
+def _order(num_images: int, num_steps: int) -> np.ndarray:
+    """Return int64 `(num_steps * 64,)` indices, shuffled anew each epoch."""
+    length = num_steps * _BATCH_SIZE
+    rng = np.random.default_rng(0)
+    num_epochs = -(-length // num_images)
+    epochs = [rng.permutation(num_images) for _ in range(num_epochs)]
+    return np.concatenate(epochs)[:length]
+
+
+def _build_classifier(num_classes: int) -> keras.Model:
+    seeds = iter(range(8))
+
+    def he_normal() -> keras.initializers.Initializer:
+        return keras.initializers.HeNormal(seed=next(seeds))
+
+    layers: list[keras.Layer] = [
+        keras.layers.Input((_SIDE, _SIDE, 3)),
+        keras.layers.Rescaling(1 / 127.5, offset=-1),
+    ]
+    for width in (32, 64, 64):
+        layers += [
+            keras.layers.Conv2D(
+                width,
+                3,
+                strides=2,
+                padding="same",
+                use_bias=False,
+                kernel_initializer=he_normal(),
+            ),
+            # With so few steps, the moving averages must adapt quickly.
+            keras.layers.BatchNormalization(momentum=0.9),
+            keras.layers.ReLU(),
+        ]
+    layers += [
+        keras.layers.Flatten(),
+        keras.layers.Dense(
+            _FEATURES, activation="relu", kernel_initializer=he_normal()
+        ),
+        keras.layers.Dense(num_classes, kernel_initializer=he_normal()),
+    ]
+    return keras.Sequential(layers, name="classifier")
+
+
+def _drop_head(network: keras.Model) -> keras.Model:
+    """Return a classifier without its last layer."""
+    return keras.Model(network.inputs, network.layers[-1].input)

@@ -1,69 +1,94 @@
-"""The nearest pictures, by brute force: what is new, and what is a copy."""
+"""The nearest training images: whether new images are new, or copies."""
+
+from typing import Any
 
 import numpy as np
 
-_CHUNK = 4096
+from pixace_tf.evaluation.plots import png
+from pixace_tf.painting.sheets import Tile, contact_sheet
+
+_NUM_PAIRS = 12
+_PAIRS_IN_A_ROW = 4
 
 
 def find_nearest(
-    queries: np.ndarray, references: np.ndarray, count: int = 1
+    queries: np.ndarray, references: np.ndarray, num_neighbors: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the nearest pictures by the root of the mean squared difference.
+    """Find the nearest images by the root of the mean squared difference.
 
     Args:
         queries: uint8 `(Q, height, width, 3)`.
         references: uint8 `(R, height, width, 3)`, R at least 1.
-        count: How many to find for each, at most.
+        num_neighbors: K, how many to find for each query, at most R.
 
     Returns:
-        Indices of references, int64 `(Q, min(R, count))`, nearest first, and
+        Indices of references, int64 `(Q, min(K, R))`, nearest first, and
         their distances, float64 of that shape, in levels of 0 to 255.
     """
-    rows = np.arange(len(queries))[:, None]
-    flat = _centered(queries)
-    indices = np.empty((len(queries), 0), np.int64)
-    scores = np.empty((len(queries), 0), np.float32)
-    for start in range(0, len(references), _CHUNK):
-        chunk = _centered(references[start : start + _CHUNK])
-        # The squared distance, less the square of the query.
-        further = np.sum(chunk**2, axis=1) - 2 * flat @ chunk.T
-        scores = np.concatenate([scores, further], axis=1)
-        further_indices = start + np.arange(len(chunk))
-        indices = np.concatenate(
-            [indices, np.broadcast_to(further_indices, further.shape)], axis=1
-        )
-        best = np.argsort(scores, axis=1, kind="stable")[:, :count]
-        scores, indices = scores[rows, best], indices[rows, best]
-    return indices, rmse(queries[:, None], references[indices])
+    from sklearn.neighbors import NearestNeighbors
+
+    # Scikit-learn sums the squares of float32 in float64: exact for integers.
+    flat_queries, flat_references = (
+        images.reshape(len(images), -1).astype(np.float32)
+        for images in (queries, references)
+    )
+    search = NearestNeighbors(
+        n_neighbors=min(num_neighbors, len(references)), algorithm="brute"
+    )
+    distances, indices = search.fit(flat_references).kneighbors(flat_queries)
+    return indices, distances / np.sqrt(flat_queries.shape[1])
 
 
-def rmse(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the root of the mean squared difference of pictures, in levels.
+def compare_with_training(
+    new: np.ndarray, held_out: np.ndarray, training: np.ndarray
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Measure how far new images are from the nearest training image.
 
-    Args:
-        first: uint8 `(..., height, width, 3)`.
-        second: uint8 of a shape that goes with it.
-
-    Returns:
-        float64 `(...)`.
-    """
-    difference = first.astype(np.float32) - second
-    squares = np.mean(difference**2, axis=(-3, -2, -1), dtype=np.float64)
-    return np.sqrt(squares)
-
-
-def with_mirrored(images: np.ndarray) -> np.ndarray:
-    """Return pictures, then each of them mirrored left to right.
+    All of them are in the colors of the palette; see `find_nearest` for the
+    distance. New images that lie much nearer to a training image than those
+    that the model has not seen are memorized.
 
     Args:
-        images: uint8 `(N, height, width, 3)`.
+        new: uint8 `(N, height, width, 3)`, drawn by the model, N at least 1.
+        held_out: uint8 `(M, height, width, 3)`, real images that are no
+            training images; M may be 0.
+        training: uint8 `(R, height, width, 3)`, training images, with their
+            mirrored ones where the model was trained on those.
 
     Returns:
-        uint8 `(2*N, height, width, 3)`.
+        `new_median` and `new_least` of the distances of the `new` images,
+        `held_out_median` and `held_out_least` of those of the `held_out` ones
+        (None without any), and `copies`, the number of new images that equal a
+        training image; and a PNG `nearest` of the nearest pairs.
     """
-    return np.concatenate([images, images[:, :, ::-1]])
+    indices, distances = find_nearest(new, training)
+    nearest, of_new = training[indices[:, 0]], distances[:, 0]
+    figures = {
+        "new": len(new),
+        "new_median": np.median(of_new),
+        "new_least": of_new.min(),
+        "copies": int(np.sum(of_new == 0)),
+        "held_out": len(held_out),
+        "held_out_median": None,
+        "held_out_least": None,
+    }
+    if len(held_out):
+        _, of_held_out = find_nearest(held_out, training)
+        figures["held_out_median"] = np.median(of_held_out)
+        figures["held_out_least"] = of_held_out.min()
+    return figures, {"nearest": _sheet(new, nearest, of_new)}
 
 
-def _centered(images: np.ndarray) -> np.ndarray:
-    # Around 0, float32 holds the products nearly exactly.
-    return images.reshape(len(images), -1).astype(np.float32) - 128
+def _sheet(
+    new: np.ndarray, nearest: np.ndarray, distances: np.ndarray
+) -> bytes:
+    order = np.argsort(distances, kind="stable")[:_NUM_PAIRS]
+    tiles = [
+        tile
+        for i in order
+        for tile in (Tile(new[i], f"{distances[i]:.1f}"), Tile(nearest[i]))
+    ]
+    step = 2 * _PAIRS_IN_A_ROW
+    rows = [tiles[i : i + step] for i in range(0, len(tiles), step)]
+    headings = ["new", "nearest"] * (min(len(tiles), step) // 2)
+    return png(contact_sheet(rows, headings))

@@ -1,4 +1,4 @@
-"""Plots of an evaluation, as PNG bytes.
+"""Plots and sheets of an evaluation, as PNG bytes.
 
 Bits per pixel throughout; colors that also differ in lightness.
 """
@@ -7,10 +7,16 @@ import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from pixace_tf.data.color_codes import is_canonical
-from pixace_tf.evaluation.learned import decode
-from pixace_tf.evaluation.summary import RIVALS, rivals
+from pixace_tf.data import fidelity
+from pixace_tf.evaluation.evidence import (
+    Evidence,
+    detokenize,
+    evenly_spaced,
+)
+from pixace_tf.evaluation.metrics import BASELINE_NAMES, baseline_bits
+from pixace_tf.painting.sheets import Tile, contact_sheet
 from pixace_tf.runs.run_folder import Run
 
 if TYPE_CHECKING:
@@ -18,22 +24,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CHANNEL_COLORS = ("#1f3b57", "#3f7cac", "#95c5e0")
-_RIVAL_COLOR = "#b9b4ab"
+_BASELINE_COLOR = "#b9b4ab"
 _DPI = 144
 _MAX_DOTS = 8192
+_SHEET_COLUMNS = 8
 
 
 def likelihood_bars(figures: dict[str, Any]) -> bytes:
-    """Draw the model, stacked by channel, above its rivals.
+    """Draw the model, stacked by channel, above the baselines.
 
     Args:
-        figures: `channels`, `baselines` and `lossless` of an account.
+        figures: As `measure` returns them.
     """
-    others = rivals(figures)
-    names = [*(RIVALS[name] for name in others), "this model"]
+    others = baseline_bits(figures)
+    names = [*(BASELINE_NAMES[name] for name in others), "this model"]
     axes, figure = _axes(7.2, 0.9 + 0.42 * len(names))
     widths = list(others.values())
-    axes.barh(range(len(widths)), widths, color=_RIVAL_COLOR)
+    axes.barh(range(len(widths)), widths, color=_BASELINE_COLOR)
     left = 0.0
     for (channel, bits), color in zip(
         figures["channels"].items(), _CHANNEL_COLORS, strict=True
@@ -47,24 +54,52 @@ def likelihood_bars(figures: dict[str, Any]) -> bytes:
     axes.set_xlabel("bits per pixel: shorter is better")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", ncols=3, frameon=False)
-    return _png(figure)
+    return _plot(figure)
 
 
 def bits_by_place(bits: np.ndarray) -> bytes:
     """Draw where pixels are hard to guess.
 
     Args:
-        bits: float `(height, width)`, means over pictures.
+        bits: float `(height, width)`, means over images.
     """
     height, width = bits.shape
     axes, figure = _axes(4.8, 0.6 + 3.8 * min(max(height / width, 0.3), 2))
-    # The first pixel would leave all others in the dark.
+    # The scale leaves out the first pixel, next to which all others look dark.
     top = bits.ravel()[1:].max(initial=0)
     drawn = axes.imshow(bits, cmap="magma", vmin=0, vmax=top)
     axes.set_xlabel("column")
     axes.set_ylabel("row")
     figure.colorbar(drawn, label="bits per pixel", extend="max")
-    return _png(figure)
+    return _plot(figure)
+
+
+def expected_sheet(evidence: Evidence, bits: np.ndarray) -> bytes:
+    """Show the images that need the fewest bits, then those with the most.
+
+    Args:
+        evidence: The images.
+        bits: float `(N,)`, bits per pixel of each one.
+    """
+    order = np.argsort(bits, kind="stable")
+    count = min(_SHEET_COLUMNS, -(-len(order) // 2))
+    rows = [
+        [Tile(evidence.quantized[i], f"{bits[i]:.2f}") for i in row]
+        for row in (order[:count], order[::-1][:count])
+    ]
+    return png(contact_sheet(rows))
+
+
+def palette_sheet(evidence: Evidence) -> bytes:
+    """Show images, and below them the same in the colors of the palette."""
+    above, below = [], []
+    for i in evenly_spaced(len(evidence.images), _SHEET_COLUMNS):
+        original, quantized = evidence.images[i], evidence.quantized[i]
+        quality = fidelity.psnr(original, quantized)
+        caption = "exact" if np.isinf(quality) else f"{quality:.1f} dB"
+        above.append(Tile(original, "original"))
+        below.append(Tile(quantized, caption))
+    return png(contact_sheet([above, below]))
 
 
 def color_map(run: Run) -> bytes:
@@ -73,36 +108,36 @@ def color_map(run: Run) -> bytes:
     Args:
         run: A trained model; some thousands of its codes are shown.
     """
-    tokenizer, model = run.tokenizer, run.model
-    count = tokenizer.vocabulary_size
+    tokenizer = run.tokenizer
+    count = tokenizer.palette.vocabulary_size
     codes = np.arange(count)
     if count > _MAX_DOTS:
         codes = np.random.default_rng(0).choice(count, _MAX_DOTS, replace=False)
     codes = codes.astype(np.int32)
-    palette = tokenizer.bit_widths, tokenizer.color_space
-    codes = codes[np.asarray(is_canonical(codes, *palette))]
-    embedded = np.asarray(model.embed(codes), np.float64)
+    codes = codes[tokenizer.palette.is_canonical(codes)]
+    embedded = np.asarray(run.model.embed(codes), np.float64)
     embedded -= embedded.mean(axis=0)
     variances, directions = np.linalg.eigh(embedded.T @ embedded)
     shares = variances / max(variances.sum(), np.finfo(float).tiny)
     places = embedded @ directions[:, -1:-3:-1]
+    # As many whole images as hold all the codes.
     length = tokenizer.sequence_length
     padded = np.resize(codes, (-(-len(codes) // length), length))
-    colors = decode(padded, tokenizer).reshape(-1, 3)[: len(codes)] / 255
+    colors = detokenize(padded, tokenizer).reshape(-1, 3)[: len(codes)] / 255
     axes, figure = _axes(5.4, 5.0)
     axes.scatter(places[:, 0], places[:, 1], c=colors, s=9, linewidths=0)
     axes.set_facecolor("#f1f0ee")
     axes.set_aspect("equal", "datalim")
     axes.set_xlabel(f"first component: {shares[-1]:.0%} of the variance")
     axes.set_ylabel(f"second component: {shares[-2]:.0%}")
-    return _png(figure)
+    return _plot(figure)
 
 
 def probe_by_layer(probe: dict[str, Any]) -> bytes:
     """Draw the probe's accuracy after each layer.
 
     Args:
-        probe: What `probe_layers` returns.
+        probe: The figures of `probe_layers`.
     """
     axes, figure = _axes(6.4, 3.8)
     numbers = [layer["layer"] for layer in probe["layers"]]
@@ -123,18 +158,25 @@ def probe_by_layer(probe: dict[str, Any]) -> bytes:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return _png(figure)
+    return _plot(figure)
+
+
+def png(image: Image.Image) -> bytes:
+    """Return an image as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _axes(width: float, height: float) -> "tuple[Axes, Figure]":
-    """Return axes of so many inches."""
+    """Return axes in a figure of so many inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure.add_subplot(), figure
 
 
-def _png(figure: "Figure") -> bytes:
+def _plot(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()

@@ -1,109 +1,133 @@
 """What the layers know of classes they were never told: a linear probe."""
 
-import importlib.util
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pixace_tf.evaluation.learned import LearnedPictures, decode, spread
+from pixace_tf.console import ProgressBar, ProgressCallback
+from pixace_tf.evaluation.evidence import (
+    Evidence,
+    MissingDataError,
+    detokenize,
+    evenly_spaced,
+)
+from pixace_tf.evaluation.plots import probe_by_layer
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.runs.run_folder import Run
 
-HAS_SCIKIT_LEARN = importlib.util.find_spec("sklearn") is not None
 _FOLDS = 3
 _MAX_TRAIN = 2000
 # Of the logistic regression: good for raw pixels, which need it most.
 _INVERSE_PENALTY = 0.01
 _BATCH_SIZE = 16
 
-
-def shared_classes(learned: np.ndarray, evaluated: np.ndarray) -> list[str]:
-    """Return the classes that can be learned and then told apart.
-
-    Args:
-        learned: str `(N,)`, "" for none; 2,000 of them, evenly spread, are for
-            learning.
-        evaluated: str `(M,)`.
-
-    Returns:
-        In order, those with at least three pictures to learn from and one to
-        evaluate.
-    """
-    chosen = learned[spread(len(learned), _MAX_TRAIN)]
-    names, counts = np.unique(chosen, return_counts=True)
-    known = set(names[counts >= _FOLDS].tolist()) & set(evaluated.tolist())
-    return sorted(known - {""})
+# Features `(N, D)` and labels `(N,)`.
+_Examples = tuple[np.ndarray, np.ndarray]
 
 
 def probe_layers(
-    run: Run,
-    learned: LearnedPictures,
-    token_ids: np.ndarray,
-    labels: np.ndarray,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+    evidence: Evidence,
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Learn classes from each layer's states, with a logistic regression.
 
     As Image GPT did (Chen et al., 2020): the states of a layer, their mean over
     all places, standardized; the model itself stays as it is. The layer is
-    chosen by cross-validation on training pictures, not by its result.
+    chosen by cross-validation on training images, not by its result.
 
     Args:
-        run: A trained model.
-        learned: What it has learned from; at most 2,000, evenly spread, train
-            the probe.
-        token_ids: integers `(N, T)`, pictures it has not learned from.
-        labels: str `(N,)`; at least two `shared_classes`.
-        progress: Told the pictures read and their number, then the layers.
+        evidence: At most 2,000 training images, evenly spaced, train the probe;
+            the images that the run was not trained on test it.
 
     Returns:
         `classes`; the numbers of `train_pictures` and `pictures`; for each of
         `layers` the shares of right answers in `cross_validation` and on the
-        pictures, `accuracy`; the `chosen_layer` (from 1), its `accuracy` and
-        `accuracy_standard_error`; the accuracy of the same probe on
-        `raw_pixels`, and of always naming the `majority_class`.
+        tested images, `accuracy`; the `chosen_layer` (from 1), its `accuracy`
+        and `accuracy_standard_error`; the accuracy of the same probe on
+        `raw_pixels`, and of always naming the `majority_class`; and a PNG
+        `probe`.
+
+    Raises:
+        MissingDataError: If there are fewer than two `shared_classes`.
     """
-    classes = shared_classes(learned.labels, labels)
-    chosen = spread(len(learned.labels), _MAX_TRAIN)
-    chosen = chosen[np.isin(learned.labels[chosen], classes)]
-    known = np.isin(labels, classes)
-    train, test = learned.train[chosen], token_ids[known]
-    train_labels, test_labels = learned.labels[chosen], labels[known]
-    states = layer_means(run.model, np.concatenate([train, test]), progress)
-    layers = []
-    for number, layer in enumerate(states, 1):
-        layer_train, layer_test = layer[: len(train)], layer[len(train) :]
-        layers.append(
-            {
-                "layer": number,
-                "cross_validation": _cross_validate(layer_train, train_labels),
-                "accuracy": _accuracy(
-                    (layer_train, train_labels), (layer_test, test_labels)
-                ),
-            }
+    training = evidence.require_training()
+    chosen = evenly_spaced(len(training.labels), _MAX_TRAIN)
+    train_labels = training.labels[chosen]
+    labels = evidence.labels[evidence.is_held_out]
+    classes = shared_classes(train_labels, labels)
+    if len(classes) < 2:
+        raise MissingDataError(
+            "It needs at least two classes that both training pictures and "
+            "evaluated pictures outside of training have."
         )
-        if progress is not None:
-            progress(number, len(states) + 1)
-    best = max(layers, key=lambda layer: layer["cross_validation"])
-    names, counts = np.unique(train_labels, return_counts=True)
-    pixels = [
-        decode(tokens, run.tokenizer).reshape(len(tokens), -1)
-        for tokens in (train, test)
-    ]
-    return {
+    is_train, is_test = np.isin(train_labels, classes), np.isin(labels, classes)
+    figures = {
         "classes": classes,
-        "train_pictures": len(train),
-        "pictures": len(test),
+        **_probe(
+            evidence,
+            (training.token_ids[chosen][is_train], train_labels[is_train]),
+            (
+                evidence.token_ids[evidence.is_held_out][is_test],
+                labels[is_test],
+            ),
+        ),
+    }
+    return figures, {"probe": probe_by_layer(figures)}
+
+
+def shared_classes(train: np.ndarray, test: np.ndarray) -> list[str]:
+    """Return the classes that can be learned and then told apart.
+
+    Args:
+        train: str `(N,)`, labels to learn from, "" for none.
+        test: str `(M,)`.
+
+    Returns:
+        In order, those with at least three images to learn from and one to
+        test.
+    """
+    names, counts = np.unique(train, return_counts=True)
+    known = set(names[counts >= _FOLDS].tolist()) & set(test.tolist())
+    return sorted(known - {""})
+
+
+def _probe(
+    evidence: Evidence, train: _Examples, test: _Examples
+) -> dict[str, Any]:
+    """Return the figures of `probe_layers`, given tokens and labels."""
+    (train_ids, train_labels), (test_ids, test_labels) = train, test
+    run = evidence.run
+    token_ids = np.concatenate([train_ids, test_ids])
+    layers = []
+    with ProgressBar("Probing") as bar:
+        jit_compile = run.arguments.get("jit_compile", True)
+        states = layer_means(run.model, token_ids, jit_compile, bar.count)
+        for number, layer in enumerate(states, 1):
+            learned = layer[: len(train_ids)], train_labels
+            tested = layer[len(train_ids) :], test_labels
+            layers.append(
+                {
+                    "layer": number,
+                    "cross_validation": _cross_validate(learned),
+                    "accuracy": _accuracy(learned, tested),
+                }
+            )
+            bar.count(number, len(states) + 1)
+    best = max(layers, key=lambda layer: layer["cross_validation"])
+    accuracy = best["accuracy"]
+    names, counts = np.unique(train_labels, return_counts=True)
+    pixels = detokenize(token_ids, run.tokenizer).reshape(len(token_ids), -1)
+    return {
+        "train_pictures": len(train_ids),
+        "pictures": len(test_ids),
         "layers": layers,
         "chosen_layer": best["layer"],
-        "accuracy": best["accuracy"],
+        "accuracy": accuracy,
         "accuracy_standard_error": np.sqrt(
-            best["accuracy"] * (1 - best["accuracy"]) / len(test)
+            accuracy * (1 - accuracy) / len(test_ids)
         ),
         "raw_pixels": _accuracy(
-            (pixels[0], train_labels), (pixels[1], test_labels)
+            (pixels[: len(train_ids)], train_labels),
+            (pixels[len(train_ids) :], test_labels),
         ),
         "majority_class": np.mean(test_labels == names[counts.argmax()]),
     }
@@ -112,14 +136,16 @@ def probe_layers(
 def layer_means(
     model: PixaceCausalLM,
     token_ids: np.ndarray,
-    progress: Callable[[int, int], None] | None = None,
+    jit_compile: bool = True,
+    progress: ProgressCallback | None = None,
 ) -> list[np.ndarray]:
-    """Return the mean state of each layer over all places of a picture.
+    """Return the mean state of each layer over all places of an image.
 
     Args:
         model: The model.
         token_ids: integers `(N, T)`.
-        progress: Told the pictures done and their number.
+        jit_compile: Whether XLA compiles it.
+        progress: Told the images done and their number.
 
     Returns:
         For each layer float32 `(N, W)`.
@@ -133,7 +159,7 @@ def layer_means(
     program = tf.function(
         means,
         input_signature=[tf.TensorSpec(shape, tf.int32)],
-        jit_compile=True,
+        jit_compile=jit_compile,
     )
     done = []
     for start in range(0, len(token_ids), _BATCH_SIZE):
@@ -157,15 +183,11 @@ def _classifier() -> Any:
     )
 
 
-def _cross_validate(features: np.ndarray, labels: np.ndarray) -> float:
+def _cross_validate(examples: _Examples) -> float:
     from sklearn.model_selection import cross_val_score
 
-    return float(
-        cross_val_score(_classifier(), features, labels, cv=_FOLDS).mean()
-    )
+    return float(cross_val_score(_classifier(), *examples, cv=_FOLDS).mean())
 
 
-def _accuracy(
-    train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
-) -> float:
+def _accuracy(train: _Examples, test: _Examples) -> float:
     return float(_classifier().fit(*train).score(*test))

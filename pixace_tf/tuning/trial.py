@@ -79,7 +79,7 @@ def measure(run: Run) -> dict[str, float]:
         more, since that compiles, validation included.
 
     Raises:
-        ValueError: If there are no validation pictures.
+        UserError: If there are no validation pictures.
     """
     tokens, _ = storage.read_npz(run.file(TOKENS_FILE))
     if not len(tokens["validation"]):
@@ -104,7 +104,7 @@ def _copy_run(source: str, target: str) -> None:
     if os.path.exists(target):
         return
     if not os.path.isdir(source):
-        raise ValueError(f"{source} is gone, which was to be trained on.")
+        raise UserError(f"{source} is gone, which was to be trained on.")
     # Another worker may have done so meanwhile.
     with (
         contextlib.suppress(FileExistsError),

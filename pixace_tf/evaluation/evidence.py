@@ -1,0 +1,177 @@
+"""The images that a run is evaluated on, and those that it was trained on.
+
+Shapes: N evaluated images, M training images, T tokens of an image.
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+
+from pixace_tf import storage
+from pixace_tf.data.token_dataset import tokenize
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.runs.run_folder import TOKENS_FILE, Run
+
+_CHUNK = 1024
+
+
+class MissingDataError(Exception):
+    """Why a part of the report cannot be given: images or classes lack."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """The images of a training, as tokens.
+
+    Attributes:
+        token_ids: integers `(M, T)`, the images that the weights learned from.
+        labels: str `(M,)`, the class of each one, "" for none.
+        validation_token_ids: integers `(V, T)`; these chose the best weights.
+    """
+
+    token_ids: np.ndarray
+    labels: np.ndarray
+    validation_token_ids: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """A run and the images to evaluate it on.
+
+    Attributes:
+        run: A trained model.
+        images: uint8 `(N, height, width, 3)`, before the palette.
+        labels: str `(N,)`, "" for none.
+        token_ids: int32 `(N, T)`.
+        quantized: uint8 `(N, height, width, 3)`, in the colors of the palette.
+        training: What the run was trained on, None where that is lost.
+        is_held_out: bool `(N,)`, whether the run was not trained on the image.
+    """
+
+    run: Run
+    images: np.ndarray
+    labels: np.ndarray
+    token_ids: np.ndarray
+    quantized: np.ndarray
+    training: TrainingData | None
+    is_held_out: np.ndarray
+
+    def require_training(self) -> TrainingData:
+        """Return `training`.
+
+        Raises:
+            MissingDataError: If it is lost.
+        """
+        if self.training is None:
+            raise MissingDataError(
+                "The run has lost the tokens of its training pictures."
+            )
+        return self.training
+
+    def training_images(self) -> np.ndarray:
+        """Return what the run was trained on, in the colors of the palette.
+
+        Returns:
+            uint8 `(M, height, width, 3)`, or `(2*M, height, width, 3)` with
+            the mirrored images where the run was trained on these, too.
+
+        Raises:
+            MissingDataError: If they are lost.
+        """
+        token_ids = self.require_training().token_ids
+        images = detokenize(token_ids, self.run.tokenizer)
+        return with_mirrored(images) if self.run.arguments["flip"] else images
+
+
+def gather(run: Run, images: np.ndarray, labels: list[str]) -> Evidence:
+    """Prepare images to evaluate a run on.
+
+    Args:
+        run: A trained model.
+        images: uint8 `(N, height, width, 3)`, N at least 1.
+        labels: The class of each one, "" for none.
+
+    Raises:
+        UserError: If the run's tokens are damaged.
+    """
+    token_ids = tokenize(images, run.tokenizer)
+    training = _read_training(run)
+    is_held_out = np.ones(len(images), bool)
+    if training is not None:
+        is_held_out = ~are_among(token_ids, training.token_ids)
+    return Evidence(
+        run,
+        images,
+        np.array(labels, str),
+        token_ids,
+        detokenize(token_ids, run.tokenizer),
+        training,
+        is_held_out,
+    )
+
+
+def _read_training(run: Run) -> TrainingData | None:
+    if not os.path.exists(run.file(TOKENS_FILE)):
+        return None
+    arrays, meta = storage.read_npz(run.file(TOKENS_FILE))
+    names = np.array(meta["label_names"], str)
+    return TrainingData(
+        arrays["train"], names[arrays["train_labels"]], arrays["validation"]
+    )
+
+
+def are_among(token_ids: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Tell which images have the same tokens as one of the others.
+
+    Args:
+        token_ids: integers `(N, T)`.
+        others: integers `(M, T)`.
+
+    Returns:
+        bool `(N,)`.
+    """
+    known = {row.tobytes() for row in others.astype(np.int32)}
+    rows = token_ids.astype(np.int32)
+    return np.array([row.tobytes() in known for row in rows], bool)
+
+
+def detokenize(token_ids: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
+    """Turn the tokens of many images into images, some at a time.
+
+    Args:
+        token_ids: integers `(N, T)`, N at least 1.
+        tokenizer: What they mean.
+
+    Returns:
+        uint8 `(N, height, width, 3)`.
+    """
+    starts = range(0, len(token_ids), _CHUNK)
+    return np.concatenate(
+        [tokenizer.detokenize(token_ids[i : i + _CHUNK]) for i in starts]
+    )
+
+
+def with_mirrored(images: np.ndarray) -> np.ndarray:
+    """Return images, then each of them mirrored left to right.
+
+    Args:
+        images: uint8 `(N, height, width, 3)`.
+
+    Returns:
+        uint8 `(2*N, height, width, 3)`.
+    """
+    return np.concatenate([images, images[:, :, ::-1]])
+
+
+def evenly_spaced(length: int, count: int) -> np.ndarray:
+    """Choose indices evenly, since images lie in the order of their classes.
+
+    Args:
+        length: How many there are.
+        count: How many to choose, at most.
+
+    Returns:
+        int64 `(min(length, count),)`, ascending.
+    """
+    return np.linspace(0, length - 1, min(length, count)).astype(np.int64)
