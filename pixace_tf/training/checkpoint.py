@@ -107,9 +107,8 @@ class Checkpoint(keras.callbacks.Callback):
         """Return random states and the optimizer's variables by name.
 
         Each variable of the optimizer goes by its path, in which Keras names
-        the weight that it belongs to; the first part of the path is the
-        optimizer's own name, which depends on the process. Random states have
-        no name of their own and are numbered.
+        the weight that it belongs to. Random states are numbered, since their
+        paths depend on the process.
         """
         model = self._run.model
         known = {id(v) for v in (*model.weights, *model.metrics_variables)}
@@ -117,11 +116,9 @@ class Checkpoint(keras.callbacks.Callback):
         optimizer = model.optimizer.variables
         named = {
             **{f"random/{i:04d}": v for i, v in enumerate(random)},
-            **{f"optimizer/{v.path.partition('/')[2]}": v for v in optimizer},
+            **{f"optimizer/{v.path}": v for v in optimizer},
         }
-        assert len(named) == len(random) + len(optimizer), (
-            "names are not unique"
-        )
+        assert len(named) == len(random) + len(optimizer), "equal names"
         return named
 
 

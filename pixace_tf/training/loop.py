@@ -111,6 +111,7 @@ def compile_model(
             beta_2=0.99,
             weight_decay=0.05,
             global_clipnorm=1.0,
+            name="adamw",  # Part of the names in a checkpoint.
         ),
         loss=pixel_loss,
         jit_compile=jit_compile,
