@@ -53,6 +53,13 @@ def call(*arguments):
     return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
 
 
+def make_small_run(path, *arguments, **options):
+    """A run with random weights that needs no XLA."""
+    run = make_run(path, *arguments, **options)
+    run.arguments["jit_compile"] = False
+    return run
+
+
 def random_images(count, height=8, width=12, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
@@ -72,10 +79,12 @@ def pictures(cartoon_folder, tmp_path_factory):
 def report(trained_run, pictures, tmp_path_factory):
     """The folder of a report, and what the command printed."""
     folder = tmp_path_factory.mktemp("reports") / "report"
-    done = call(
-        *(trained_run.path, pictures, "--json"),
-        *("--report", folder, "--samples", 6),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frechet, "NUM_STEPS", 40)
+        done = call(
+            *(trained_run.path, pictures, "--json"),
+            *("--report", folder, "--samples", 6),
+        )
     assert done.exit_code == 0, done.output
     return folder, json.loads(done.stdout)
 
@@ -167,7 +176,7 @@ def test_pictures_are_found_among_others_by_their_tokens():
 
 
 def test_completing_an_odd_height_draws_the_larger_half(tmp_path):
-    run = make_run(tmp_path / "run", image_size=(5, 8))
+    run = make_small_run(tmp_path / "run", image_size=(5, 8))
     run.arguments["flip"] = True
     evidence = gather(run, random_images(1, 5, 8), [""])
     # The image is among the training images, but mirrored.
@@ -249,9 +258,18 @@ def test_networks_that_do_not_fit_are_refused(tmp_path):
             frechet.load_network(str(path))
 
 
+def test_a_trained_classifier_tells_images_it_has_not_seen():
+    classes = np.arange(80) % 2
+    images = random_images(80) // 4
+    images[..., 0] += 128 * classes[:, None, None].astype(np.uint8)
+    network = frechet.train_classifier(images[:64], classes[:64], False, 20)
+    logits = frechet.extract(network, images[64:])
+    np.testing.assert_array_equal(logits.argmax(axis=1), classes[64:])
+
+
 def test_layer_means_do_not_depend_on_the_batch(trained_run):
     tokens = trained_run.tokenizer.tokenize(random_images(18)).numpy()
-    found = probe.layer_means(trained_run.model, tokens)
+    found = probe.layer_means(trained_run.model, tokens, jit_compile=False)
     states = trained_run.model.layer_states(tokens)
     assert len(found) == len(states) > 1
     for means, state in zip(found, states, strict=True):
@@ -278,6 +296,7 @@ def test_figures_agree_with_each_other(report, trained_run):
     assert figures["in_validation"] == len(arrays["validation"])
     assert figures["probe"]["pictures"] == 72 - figures["in_training"]
     assert figures["frechet"]["pictures"] == 6
+    assert 0 < figures["frechet"]["held_out_accuracy"] <= 1
     assert figures["nearest"]["new"] == 6
     layers = figures["probe"]["layers"]
     best = layers[figures["probe"]["chosen_layer"] - 1]
@@ -370,7 +389,7 @@ def test_a_report_replaces_an_older_one_and_nothing_else(read_report, tmp_path):
 
 
 def test_a_run_without_its_tokens_says_what_is_missing(tmp_path):
-    run = make_run(tmp_path / "run")
+    run = make_small_run(tmp_path / "run")
     image = np.asarray(cartoons.draw("cat", "1").resize((12, 8)))
     evidence = gather(run, image[None], [""])
     measured = measure(evidence)
@@ -384,7 +403,7 @@ def test_a_run_without_its_tokens_says_what_is_missing(tmp_path):
 
 
 def test_a_damaged_model_has_no_figures(tmp_path):
-    run = make_run(tmp_path / "run", "transformer")
+    run = make_small_run(tmp_path / "run", "transformer")
     weight = run.model.trainable_variables[0]
     weight.assign(np.full(weight.shape, np.nan))
     evidence = gather(run, random_images(1), [""])
@@ -399,10 +418,11 @@ def test_a_report_needs_the_extra(monkeypatch, tmp_path, package):
         check_report(str(tmp_path / "report"))
 
 
-def test_figures_need_no_extra(monkeypatch, trained_run):
+def test_figures_need_no_extra(monkeypatch, tmp_path):
+    run = make_small_run(tmp_path / "run")
     for package in ("jinja2", "sklearn", "skimage", "skimage.color"):
         monkeypatch.setitem(sys.modules, package, None)
-    figures = measure(gather(trained_run, random_images(2), ["", ""])).figures
+    figures = measure(gather(run, random_images(2), ["", ""])).figures
     assert figures["palette"]["ciede2000"] is None
     assert "CIEDE2000" not in summary(figures)
 

@@ -26,7 +26,7 @@ _EXTRACT_BATCH_SIZE = 64
 # it comes out the same on every machine.
 _SIDE = 32
 _FEATURES = 32
-_STEPS = 400
+NUM_STEPS = 400
 _BATCH_SIZE = 64
 _RESIZE_CHUNK = 1024
 
@@ -97,8 +97,9 @@ def _own_network(
             "give one with --features."
         )
     with ProgressBar("Training a classifier") as bar:
+        flip = evidence.run.arguments["flip"]
         classifier = train_classifier(
-            images, classes, evidence.run.arguments["flip"], progress=bar.count
+            images, classes, flip, NUM_STEPS, bar.count
         )
     is_known = evidence.is_held_out & np.isin(evidence.labels, names)
     accuracy = None
@@ -239,10 +240,10 @@ def train_classifier(
     images: np.ndarray,
     classes: np.ndarray,
     flip: bool,
-    num_steps: int = _STEPS,
+    num_steps: int,
     progress: ProgressCallback | None = None,
 ) -> keras.Model:
-    """Train a small convolutional classifier: half a minute on two cores.
+    """Train a small convolutional classifier.
 
     Args:
         images: uint8 `(N, height, width, 3)`, some thousands at most.
