@@ -100,11 +100,15 @@ def _type_of(field: dataclasses.Field) -> click.ParamType:
         return click.Choice(rules["choices"])
     if field.name in ("image_size", "bit_widths"):
         return ImageSize() if field.name == "image_size" else BitWidths()
-    bounds = {"min": rules["low"], "max": rules["high"]}
-    if field.type in (int, int | None):
-        return click.IntRange(max_open=rules["high"] is not None, **bounds)
-    return click.FloatRange(
-        min_open=rules["is_open"], max_open=rules["high"] is not None, **bounds
+    bounds = rules["bounds"]
+    low = bounds["at least"] if bounds["above"] is None else bounds["above"]
+    high = bounds["at most"] if bounds["below"] is None else bounds["below"]
+    is_integer = field.type in (int, int | None)
+    return (click.IntRange if is_integer else click.FloatRange)(
+        min=low,
+        max=high,
+        min_open=bounds["above"] is not None,
+        max_open=bounds["below"] is not None,
     )
 
 

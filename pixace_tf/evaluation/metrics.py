@@ -101,7 +101,7 @@ def measure(
 def _channel_bits(evidence: Evidence) -> np.ndarray:
     """Return float32 `(N, T, 3)`, the cost of each channel of each pixel."""
     run = evidence.run
-    jit_compile = run.arguments.get("jit_compile", True)
+    jit_compile = run.jit_compile
     with ProgressBar("Scoring") as bar:
         scorer = Scorer(run.model, jit_compile=jit_compile)
         channel_bits = scorer.channel_bits(evidence.token_ids, bar.count)

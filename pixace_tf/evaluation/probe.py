@@ -99,7 +99,7 @@ def _probe(
     token_ids = np.concatenate([train_ids, test_ids])
     layers = []
     with ProgressBar("Probing") as bar:
-        jit_compile = run.arguments.get("jit_compile", True)
+        jit_compile = run.jit_compile
         states = layer_means(run.model, token_ids, jit_compile, bar.count)
         for number, layer in enumerate(states, 1):
             learned = layer[: len(train_ids)], train_labels

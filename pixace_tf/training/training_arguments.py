@@ -5,7 +5,8 @@ The command line makes its options from them. Needs no TensorFlow.
 
 import dataclasses
 import math
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pixace_tf.data.palette import COLOR_SPACES, BitWidths, Palette
@@ -18,13 +19,23 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 DEFAULT_MAX_MINUTES = 10.0
 
 
+# What bounds of an argument are called, and what they demand.
+_BOUNDS: dict[str, Callable[[Any, Any], bool]] = {
+    "above": operator.gt,
+    "at least": operator.ge,
+    "below": operator.lt,
+    "at most": operator.le,
+}
+
+
 def argument(
     default: Any,
     help: str,
-    choices: Iterable[str] | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    is_open: bool = False,
+    choices: Iterable[str] = (),
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
 ) -> Any:
     """Return a dataclass field that can become an option.
 
@@ -32,17 +43,13 @@ def argument(
         default: The default value; None means that the help tells it.
         help: What the command line says of it.
         choices: The texts that are allowed.
-        low: The least value, which is not allowed itself where `is_open`.
-        high: The bound above all values.
-        is_open: Whether the values lie strictly above `low`.
+        above: A bound that is not allowed itself.
+        at_least: The least value.
+        below: A bound that is not allowed itself.
+        at_most: The greatest value.
     """
-    rules = {
-        "help": help,
-        "choices": None if choices is None else tuple(choices),
-        "low": low,
-        "high": high,
-        "is_open": is_open,
-    }
+    bounds = dict(zip(_BOUNDS, (above, at_least, below, at_most), strict=True))
+    rules = {"help": help, "choices": tuple(choices), "bounds": bounds}
     return dataclasses.field(default=default, metadata=rules)
 
 
@@ -68,16 +75,20 @@ class TrainingArguments:
         PRESETS["nano"],
     )
     num_layers: int | None = argument(
-        None, "Layers of the (global) stack.  [default: the preset's]", low=1
+        None,
+        "Layers of the (global) stack.  [default: the preset's]",
+        at_least=1,
     )
     hidden_dim: int | None = argument(
-        None, "Width of the (global) stack.  [default: the preset's]", low=1
+        None,
+        "Width of the (global) stack.  [default: the preset's]",
+        at_least=1,
     )
     num_hashes: int = argument(
         0,
         "Reformer: LSH attention with so many rounds, from 64x64 on; 0 is "
         "exact attention.",
-        low=0,
+        at_least=0,
     )
     head: str = argument(
         "chain",
@@ -98,32 +109,33 @@ class TrainingArguments:
         "How to bring an image to the aspect of --image-size.",
         RESIZES,
     )
-    epochs: int | None = argument(None, "Passes over the images.", low=1)
+    epochs: int | None = argument(None, "Passes over the images.", at_least=1)
     max_minutes: float | None = argument(
         None,
         "Time to train instead of --epochs.  [default: 10]",
-        low=0,
-        is_open=True,
+        above=0,
     )
     batch_size: int | None = argument(
         None,
         "Images per step.  [default: 4 of 32x32, on a GPU 64, or what fits]",
-        low=1,
+        at_least=1,
     )
     learning_rate: float | None = argument(
         None,
         "At its peak.  [default: nano 3e-3, small 2e-3, base 1e-3]",
-        low=0,
-        is_open=True,
+        above=0,
     )
     dropout: float = argument(
-        0.0, "0.1 helps on few images and long runs.", low=0, high=1
+        0.0, "0.1 helps on few images and long runs.", at_least=0, below=1
     )
     flip: bool = argument(
         True, "Mirror half of the images, anew in each epoch."
     )
     seed: int = argument(
-        0, "Of weights, order, flips and dropout.", low=0, high=2**31 - 1
+        0,
+        "Of weights, order, flips and dropout.",
+        at_least=0,
+        at_most=2**31 - 2,
     )
     precision: str = argument(
         "auto",
@@ -134,10 +146,10 @@ class TrainingArguments:
         True, "Compile with XLA: training is twice as fast on a CPU."
     )
     max_megapixels: float = argument(
-        64.0, "Skip larger images, by their header.", low=0, is_open=True
+        64.0, "Skip larger images, by their header.", above=0, at_most=64
     )
     checkpoint_seconds: float = argument(
-        60.0, "Time between two checkpoints.", low=0
+        60.0, "Time between two checkpoints.", at_least=0
     )
     download: bool = argument(False, "Download a tfds: data set if needed.")
 
@@ -196,14 +208,10 @@ def check(name: str, value: Any, rules: Any) -> None:
             f"{name} must be one of {', '.join(rules['choices'])}. "
             f"Received: {name}={value!r}"
         )
-    low, high = rules["low"], rules["high"]
-    if low is None:
-        return
-    is_high = not value < (math.inf if high is None else high)
-    if value < low or (rules["is_open"] and value == low) or is_high:
-        bounds = f"above {low:g}" if rules["is_open"] else f"at least {low:g}"
-        if high is not None:
-            bounds += f" and below {high:g}"
+    bounds = {k: b for k, b in rules["bounds"].items() if b is not None}
+    is_good = all(_BOUNDS[k](value, bound) for k, bound in bounds.items())
+    if bounds and not (is_good and math.isfinite(value)):
+        text = " and ".join(f"{k} {bound:g}" for k, bound in bounds.items())
         raise UserError(
-            f"{name} must be finite and {bounds}. Received: {name}={value!r}"
+            f"{name} must be finite and {text}. Received: {name}={value!r}"
         )
