@@ -48,3 +48,15 @@ def random_images():
     return np.random.default_rng(0).integers(
         0, 256, (4, 8, 12, 3), dtype=np.uint8
     )
+
+
+@pytest.fixture
+def tiny_zoo(tmp_path, monkeypatch):
+    """The source `tfds:tiny_zoo`, for this process and for those it starts."""
+    from tiny_zoo import TinyZoo
+
+    folder = str(tmp_path / "tfds")
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", folder)
+    monkeypatch.setenv("TFDS_DATA_DIR", folder)
+    TinyZoo(data_dir=folder).download_and_prepare()
+    return "tfds:tiny_zoo"

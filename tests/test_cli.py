@@ -20,6 +20,7 @@ from pixace_tf.data import image_files
 from pixace_tf.training.fit import fit
 from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning import sweep
+from pixace_tf.tuning.sweep_arguments import SHARED, SweepArguments
 
 
 def call(*arguments):
@@ -65,14 +66,17 @@ def test_fit_has_an_option_for_every_argument_with_its_default():
     assert options == dataclasses.asdict(TrainingArguments())
 
 
-def test_options_of_tune_have_the_names_and_defaults_of_the_function():
-    parameters = dict(inspect.signature(sweep.tune).parameters)
+def test_tune_has_an_option_for_every_argument_with_its_default():
     context = main.commands["tune"].make_context("tune", ["folder"])
-    options = {**context.params}
-    assert options.keys() == parameters.keys() - {"say"}
-    options["objective"] = options["objective"].replace("-", "_")
-    del options["source"]
-    assert options == {name: parameters[name].default for name in options}
+    options = dict(context.params)
+    assert options.pop("source") == "folder"
+    parameters = dict(inspect.signature(sweep.tune).parameters)
+    for name in ("name", "sweeps_dir"):
+        assert options.pop(name) == parameters[name].default
+    training = dataclasses.asdict(TrainingArguments())
+    expected = dataclasses.asdict(SweepArguments())
+    expected |= {name: training[name] for name in SHARED}
+    assert options == expected
 
 
 def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):

@@ -171,41 +171,6 @@ def test_tfds_mock_data_loads():
     assert len(set(small.labels)) > 1
 
 
-class TinyZoo(tfds.core.GeneratorBasedBuilder):
-    """Nine images to train on, three to test with, as a TFDS data set."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        features = {
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
-        }
-        return tfds.core.DatasetInfo(
-            builder=self, features=tfds.features.FeaturesDict(features)
-        )
-
-    def _split_generators(self, manager):
-        return {
-            "train": self._generate_examples(9, "0"),
-            "test": self._generate_examples(3, "1"),
-        }
-
-    def _generate_examples(self, count, seed):
-        for i in range(count):
-            label = ("cat", "dog")[i % 2]
-            image = np.asarray(cartoons.draw(label, f"{seed}-{i}"))
-            yield i, {"image": image, "label": label}
-
-
-@pytest.fixture
-def tiny_zoo(tmp_path, monkeypatch):
-    folder = str(tmp_path / "tfds")
-    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", folder)
-    monkeypatch.setenv("TFDS_DATA_DIR", folder)
-    TinyZoo(data_dir=folder).download_and_prepare()
-
-
 def test_a_real_tfds_data_set_equals_its_images(tiny_zoo):
     told = []
     small = read("tfds:tiny_zoo", progress=lambda *c: told.append(c))

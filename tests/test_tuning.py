@@ -1,11 +1,13 @@
 """Sweeps: what is tried, what is recorded, and what dies in between."""
 
+import functools
 import itertools
 import json
 import math
 import os
 import pathlib
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -17,17 +19,20 @@ import keras_tuner
 import numpy as np
 import psutil
 import pytest
+from packaging.specifiers import SpecifierSet
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
 from pixace_tf.cli import main
 from pixace_tf.data import cartoons
+from pixace_tf.evaluation.evidence import gather
 from pixace_tf.model import presets
 from pixace_tf.runs.run_folder import TOKENS_FILE, load_run
 from pixace_tf.sampling.likelihood import Scorer, bits_per_dim
 from pixace_tf.storage import read_npz
-from pixace_tf.tuning import oracle, palettes, processes, results
+from pixace_tf.tuning import palettes, processes, results
+from pixace_tf.tuning import tuner as oracle
 from pixace_tf.tuning.role import Silence
 from pixace_tf.tuning.space import (
     RUNS,
@@ -37,6 +42,7 @@ from pixace_tf.tuning.space import (
     load_sweep,
     trial_arguments,
 )
+from pixace_tf.tuning.sweep import _refuse_changes as refuse_changed_sweep
 from pixace_tf.tuning.sweep import tune
 
 WIDTHS = [(4, 3, 4), (4, 4, 4), (5, 4, 4)]
@@ -79,9 +85,9 @@ def finish(made, trial, bits=None):
 GRID = {"num_layers": [1, 2, 3], "learning_rate": [0.1, 0.2, 0.3, 0.4]}
 
 
-def combinations(made):
+def combinations(made, space=GRID):
     return [
-        tuple(made.trials[t].hyperparameters.values[k] for k in GRID)
+        tuple(made.trials[t].hyperparameters.values[k] for k in space)
         for t in made.end_order
     ]
 
@@ -112,6 +118,48 @@ def test_an_oracle_killed_anywhere_tries_what_it_would_have_tried(
         assert set(combinations(calm)) == set(expected)
     best = killed.get_best_trials()[0].hyperparameters.values
     assert best == calm.get_best_trials()[0].hyperparameters.values
+
+
+class CrashError(BaseException):
+    """What a kill looks like from within."""
+
+
+def search_until_the_end(made):
+    while (trial := made.create_trial("tuner0")).status != oracle.STOPPED:
+        finish(made, trial)
+    return made
+
+
+@pytest.mark.parametrize("tuner", ["grid", "random"])
+def test_an_oracle_crashed_at_any_write_tries_what_it_would_have_tried(
+    tmp_path, monkeypatch, tuner
+):
+    """At each sync and each rename of the whole sweep, one after the other."""
+    space = {"num_layers": [1, 2], "learning_rate": [0.1, 0.2]}
+    sweep = make_sweep(tuner, 4, **space)
+    calm = search_until_the_end(make_oracle(tmp_path / "calm", sweep))
+    replace, sync = os.replace, os.fsync
+    for crash_at in itertools.count():
+        calls = itertools.count()
+
+        def crash(original, *arguments, at=crash_at, calls=calls):
+            if next(calls) == at:
+                raise CrashError
+            return original(*arguments)
+
+        folder = tmp_path / str(crash_at)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", functools.partial(crash, replace))
+            patch.setattr(os, "fsync", functools.partial(crash, sync))
+            try:
+                search_until_the_end(make_oracle(folder, sweep))
+                break
+            except CrashError:
+                pass
+        again = search_until_the_end(make_oracle(folder, sweep))
+        assert len(again.end_order) == len(calm.end_order)
+        assert set(combinations(again, space)) == set(combinations(calm, space))
+    assert crash_at > 30
 
 
 @pytest.mark.parametrize("tuner", ["bayesian", "hyperband"])
@@ -284,11 +332,10 @@ def test_a_process_ends_when_its_parent_is_killed(tmp_path):
         env={**os.environ, "PYTHONPATH": os.getcwd()},
     )
     child = psutil.Process(int(parent.stdout.readline()))
-    time.sleep(2)
     assert child.is_running()
     parent.kill()
     parent.wait()
-    child.wait(timeout=20)
+    child.wait(timeout=120)  # It is asked first, then killed.
 
 
 def test_the_reason_is_the_last_line_or_the_signal(tmp_path):
@@ -418,14 +465,14 @@ def test_palettes_are_judged_without_training():
         ({"min_psnr": 90.0, "bit_widths": WIDTHS}, "No palette reaches"),
         ({"workers": 0}, "workers must be positive"),
         ({"hidden_dim": [33]}, "multiple of"),
-        ({"objective": "loss"}, "objective one of"),
+        ({"objective": "loss"}, "objective must be one of"),
         ({"tuner": "hyperband", "epochs": 2}, "at least 3"),
         (
             {"tuner": "hyperband", "epochs": 9, "max_trials": 2},
             "the number of trials itself",
         ),
-        ({"learning_rate": [math.nan]}, "positive and finite"),
-        ({"memory_limit": math.inf}, "positive and finite"),
+        ({"learning_rate": [math.nan]}, "finite and above 0"),
+        ({"memory_limit": math.inf}, "finite and above 0"),
         ({"min_psnr": math.nan}, "must be finite"),
         ({"max_minutes": 5.0, "time_limit": 3.0}, "more than max_minutes"),
         ({"batch_size": 100}, "at most the"),
@@ -516,12 +563,13 @@ def test_a_sweep_records_a_killed_trial_and_resumes(cartoon_folder, tmp_path):
     hparams = summaries.PluginTagToContent("hparams")
     assert b"hsv 4,4,4" in hparams["_hparams_/session_start_info"]
     assert "bits_per_pixel" in summaries.Tags()["tensors"]
-    started = time.monotonic()
+    logs = {p: p.stat().st_mtime_ns for p in (folder / "logs").iterdir()}
     again, _ = quick_sweep(
         tmp_path, cartoon_folder, bit_widths=WIDTHS[:2], flip=False
     )
     assert again == trials
-    assert time.monotonic() - started < 30
+    # No trial was started again.
+    assert logs == {p: p.stat().st_mtime_ns for p in logs}
     with pytest.raises(ValueError, match="other arguments: flip was"):
         quick_sweep(tmp_path, cartoon_folder, bit_widths=WIDTHS[:2])
     other = tmp_path / "other"
@@ -530,7 +578,7 @@ def test_a_sweep_records_a_killed_trial_and_resumes(cartoon_folder, tmp_path):
         quick_sweep(tmp_path, other, bit_widths=WIDTHS[:2], flip=False)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_sweep_over_two_machines(cartoon_folder, tmp_path):
     """Two command lines with keras-tuner's variables; the first has no worker.
 
@@ -576,7 +624,7 @@ def test_a_sweep_over_two_machines(cartoon_folder, tmp_path):
     assert "pixace-tf fit" in output
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_sweep_under_kills_records_every_trial(tmp_path):
     """Kills a worker and the chief; `pipelines` does so with 20 trials."""
     pipeline = pathlib.Path(__file__).parent.parent / "pipelines"
@@ -594,7 +642,7 @@ def test_a_sweep_under_kills_records_every_trial(tmp_path):
     assert "worker" in names
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_hyperband_goes_on_with_the_better_trials(cartoon_folder, tmp_path):
     tune(
         str(cartoon_folder),
@@ -618,3 +666,53 @@ def test_hyperband_goes_on_with_the_better_trials(cartoon_folder, tmp_path):
         longest.append(epochs)
     assert max(longest) == 3
     assert min(longest) == 1
+
+
+def test_the_installed_keras_tuner_is_one_that_was_tested():
+    """Another version may lack the private parts that `tuner` overrides."""
+    (pinned,) = re.findall(
+        r"keras-tuner (>= [\d.]+, < [\d.]+)",
+        (pathlib.Path(__file__).parent.parent / "setup.cfg").read_text(),
+    )
+    assert keras_tuner.__version__ in SpecifierSet(pinned), (
+        "Try the tests of tuning with this version, then widen setup.cfg."
+    )
+    names = {
+        keras_tuner.Oracle: (
+            *("_get_oracle_fname", "_get_trial_dir", "_save_trial"),
+            *("create_trial", "end_trial", "set_state", "reload", "save"),
+        ),
+        keras_tuner.oracles.GridSearchOracle: ("_compare", "populate_space"),
+        keras_tuner.oracles.HyperbandOracle: ("_get_size",),
+        oracle.BaseTuner: (
+            *("_is_worker", "_populate_initial_space", "_get_tuner_fname"),
+            *("pre_create_trial", "on_trial_end"),
+        ),
+    }
+    for owner, parts in names.items():
+        for part in parts:
+            assert hasattr(owner, part), f"{owner.__name__}.{part} is gone"
+    made = oracle.make_oracle(make_sweep())
+    for part in ("_retry_queue", "_ordered_ids", "_populate_next"):
+        assert hasattr(made, part), f"{part} of a grid is gone"
+
+
+def test_resuming_may_leave_the_download_out():
+    before = make_sweep()
+    now = make_sweep()
+    before.fixed["download"], now.fixed["download"] = True, False
+    refuse_changed_sweep("sweeps/a", before, now)
+    now.fixed["preset"] = "nano"
+    with pytest.raises(ValueError, match="preset was 'pico', now 'nano'"):
+        refuse_changed_sweep("sweeps/a", before, now)
+
+
+@pytest.mark.slow
+def test_a_sweep_over_a_tensorflow_data_set(tiny_zoo, tmp_path):
+    """And its trials keep their images, for an evaluation."""
+    trials, text = quick_sweep(tmp_path, tiny_zoo, bit_widths=WIDTHS[:1])
+    assert [t.status for t in trials] == [oracle.COMPLETED], text
+    run = load_run(tmp_path / "sweep" / RUNS / "0000")
+    images = np.asarray(cartoons.draw("cat", "0-0").resize((8, 8)))[None]
+    evidence = gather(run, images, [""])
+    assert len(evidence.require_training().token_ids) == 9

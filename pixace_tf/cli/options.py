@@ -53,29 +53,30 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} should be like 1.0 or 0.9,1.0.", param, ctx)
 
 
-_FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
-
-
-def training_options(*names: str) -> Callable[[Any], Any]:
-    """Return a decorator that adds options for arguments of a training.
+def options_of(arguments: Any, *names: str) -> Callable[[Any], Any]:
+    """Return a decorator that adds options for arguments.
 
     Args:
-        *names: Fields of `TrainingArguments`; without any, all of them.
+        arguments: A dataclass of `argument` fields.
+        *names: Its fields; without any, all of them.
     """
-    return together(*(training_option(name) for name in names or _FIELDS))
+    every = [field.name for field in dataclasses.fields(arguments)]
+    return together(*(option_of(arguments, name) for name in names or every))
 
 
-def training_option(name: str, **changes: Any) -> Callable[[Any], Any]:
-    """Return the option for an argument of a training.
+def option_of(arguments: Any, name: str, **changes: Any) -> Callable[..., Any]:
+    """Return the option for an argument.
 
     Args:
-        name: A field of `TrainingArguments`.
+        arguments: A dataclass of `argument` fields.
+        name: One of its fields.
         **changes: What is different, as arguments of `click.option`.
     """
-    field = _FIELDS[name]
+    fields = {field.name: field for field in dataclasses.fields(arguments)}
+    field = fields[name]
     spelled = "--" + name.replace("_", "-")
     settings: dict[str, Any] = {
-        "default": field.default,
+        "default": _SPELLED_DEFAULTS.get(field.default, field.default),
         "help": field.metadata["help"],
     }
     if field.type is bool:
@@ -84,13 +85,22 @@ def training_option(name: str, **changes: Any) -> Callable[[Any], Any]:
         settings["is_flag"] = True
     else:
         settings["type"] = _type_of(field)
-    if name in _SPELLED_DEFAULTS:
-        settings["default"] = _SPELLED_DEFAULTS[name]
+        settings["multiple"] = isinstance(field.default, tuple) and (
+            field.default == () or not isinstance(field.default[0], int)
+        )
     return click.option(spelled, name, **{**settings, **changes})
 
 
+_TYPES: dict[str, click.ParamType] = {
+    "image_size": ImageSize(),
+    "bit_widths": BitWidths(),
+}
 # Defaults as a user would type them.
-_SPELLED_DEFAULTS = {"image_size": "32", "bit_widths": "5,4,4"}
+_SPELLED_DEFAULTS: dict[Any, Any] = {
+    (32, 32): "32",
+    ((32, 32),): ["32"],
+    (5, 4, 4): "5,4,4",
+}
 
 
 def _type_of(field: dataclasses.Field) -> click.ParamType:
@@ -98,8 +108,8 @@ def _type_of(field: dataclasses.Field) -> click.ParamType:
     rules = field.metadata
     if rules["choices"]:
         return click.Choice(rules["choices"])
-    if field.name in ("image_size", "bit_widths"):
-        return ImageSize() if field.name == "image_size" else BitWidths()
+    if field.name in _TYPES:
+        return _TYPES[field.name]
     bounds = rules["bounds"]
     low = bounds["at least"] if bounds["above"] is None else bounds["above"]
     high = bounds["at most"] if bounds["below"] is None else bounds["below"]
@@ -123,8 +133,8 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-max_megapixels = training_option("max_megapixels")
-download = training_option("download")
+max_megapixels = option_of(TrainingArguments, "max_megapixels")
+download = option_of(TrainingArguments, "download")
 scale = click.option(
     "--scale",
     type=click.IntRange(1, 64),

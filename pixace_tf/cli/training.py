@@ -6,12 +6,10 @@ from typing import Any
 import click
 
 from pixace_tf.cli.group import main, needs_tensorflow
-from pixace_tf.cli.options import (
-    BitWidths,
-    ImageSize,
-    training_option,
-    training_options,
-)
+from pixace_tf.cli.options import option_of, options_of
+from pixace_tf.data.palette import COLOR_SPACES
+from pixace_tf.training.training_arguments import TrainingArguments
+from pixace_tf.tuning.sweep_arguments import SweepArguments
 
 
 @main.command()
@@ -20,7 +18,7 @@ from pixace_tf.cli.options import (
 @click.option(
     "--runs-dir", default="saved_models", help="Folder that holds the runs."
 )
-@training_options()
+@options_of(TrainingArguments)
 @needs_tensorflow
 def fit(**arguments: Any) -> None:
     """Train a model on IMAGES: a folder, or tfds:NAME[/CONFIG][:SPLIT].
@@ -49,99 +47,27 @@ def fit(**arguments: Any) -> None:
 @click.option(
     "--sweeps-dir", default="sweeps", help="Folder that holds the sweeps."
 )
-@click.option(
-    "--bit-widths",
-    type=BitWidths(),
-    multiple=True,
-    help="Bits per channel to try; give it several times.  [default: from "
-    "4,3,4 to 5,5,5]",
+@options_of(SweepArguments, "bit_widths")
+@option_of(SweepArguments, "color_space", type=click.Choice(COLOR_SPACES))
+@options_of(SweepArguments, "image_size")
+@option_of(SweepArguments, "num_layers", type=click.IntRange(1))
+@option_of(SweepArguments, "hidden_dim", type=click.IntRange(1))
+@option_of(
+    SweepArguments, "learning_rate", type=click.FloatRange(0, min_open=True)
 )
-@click.option(
-    "--color-space",
-    multiple=True,
-    default=["hsv"],
-    type=click.Choice(["hsv", "rgb"]),
-    help="What the bits are of; may be given twice.",
-)
-@click.option(
-    "--image-size",
-    multiple=True,
-    type=ImageSize(),
-    default=["32"],
-    help="Pixels to scale down to; may be given several times.",
-)
-@click.option(
-    "--num-layers",
-    multiple=True,
-    type=click.IntRange(1),
-    help="Depths to try.  [default: the preset's]",
-)
-@click.option(
-    "--hidden-dim",
-    multiple=True,
-    type=click.IntRange(1),
-    help="Widths to try.  [default: the preset's]",
-)
-@click.option(
-    "--learning-rate",
-    multiple=True,
-    type=click.FloatRange(0, min_open=True),
-    help="Peaks to try.  [default: the preset's]",
-)
-@training_options("preset", "decoder", "resize")
-@training_option("epochs", help="Passes of each trial.")
-@training_option(
+@options_of(TrainingArguments, "preset", "decoder", "resize")
+@option_of(TrainingArguments, "epochs", help="Passes of each trial.")
+@option_of(
+    TrainingArguments,
     "max_minutes",
     help="Time to train each trial, instead of --epochs.  [default: 5]",
 )
-@training_options("batch_size", "flip", "jit_compile", "seed")
-@click.option(
-    "--tuner",
-    default="grid",
-    type=click.Choice(["grid", "random", "hyperband", "bayesian"]),
-    help="How keras-tuner chooses: all; at random; short trials, of which the "
-    "better ones go on for --epochs (3 or more); or by a Gaussian process.",
-)
-@click.option(
-    "--max-trials",
-    type=click.IntRange(1),
-    help="At most so many; random and bayesian need it, hyperband has its own "
-    "number.",
-)
-@click.option(
-    "--objective",
-    default="bits-per-pixel",
-    type=click.Choice(["bits-per-pixel", "bits-per-dim"]),
-    help="What shall be low. Bits per pixel only compare among palettes that "
-    "are good enough, bits per dimension among all.",
-)
-@click.option(
-    "--min-psnr",
-    type=click.FloatRange(0),
-    default=32.0,
-    help="Palettes with less fidelity, in dB, are not trained at all.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=1,
-    help="Trials at a time on this machine; 0 for a chief that only leads.",
-)
-@click.option(
-    "--time-limit",
-    type=click.FloatRange(0, min_open=True),
-    help="Minutes after which a trial counts as failed.  [default: 10 more "
-    "than three times --max-minutes, none with --epochs]",
-)
-@click.option(
-    "--memory-limit",
-    type=click.FloatRange(0, min_open=True),
-    help="Gigabytes after which a trial counts as failed.  [default: four "
-    "fifths of the memory, over the workers]",
-)
-@training_options("max_megapixels", "download")
+@options_of(TrainingArguments, "batch_size", "flip", "jit_compile", "seed")
+@options_of(SweepArguments, "tuner", "max_trials", "objective", "min_psnr")
+@options_of(SweepArguments, "workers", "time_limit", "memory_limit")
+@options_of(TrainingArguments, "max_megapixels", "download")
 @needs_tensorflow
-def tune(objective: str, **arguments: Any) -> None:
+def tune(**arguments: Any) -> None:
     """Find the bit widths, and sizes, that learn best from IMAGES.
 
     Palettes that show the pictures poorly are left out before any training.
@@ -166,7 +92,7 @@ def tune(objective: str, **arguments: Any) -> None:
     """
     from pixace_tf.tuning.sweep import tune as run_tune
 
-    run_tune(**arguments, objective=objective.replace("-", "_"), say=click.echo)
+    run_tune(**arguments, say=click.echo)
 
 
 @main.command()

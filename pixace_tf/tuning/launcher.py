@@ -14,11 +14,10 @@ from pixace_tf.tuning.space import GAVE_UP, LOGS
 ID = "KERASTUNER_TUNER_ID"
 ADDRESS = "KERASTUNER_ORACLE_IP"
 PORT = "KERASTUNER_ORACLE_PORT"
-MAX_DEATHS = 10
+# Of one process of a sweep.
+MAX_DEATHS = 20
 _POLL_S = 0.5
 _FAREWELL_S = 30.0
-# Who lives longer has done some work.
-_YOUTH_S = 300.0
 
 
 @dataclasses.dataclass
@@ -29,14 +28,12 @@ class Member:
         tuner_id: Its name for keras-tuner; a chief's holds "chief".
         log: Where its output goes.
         process: The running one, None when it has done its work.
-        began: When it was started, by the monotonic clock.
-        deaths: How often it ended soon after that, in a row.
+        deaths: How often it has died.
     """
 
     tuner_id: str
     log: str
     process: processes.Process | None = None
-    began: float = 0.0
     deaths: int = 0
 
     @property
@@ -120,7 +117,6 @@ def launch(
 
 
 def _start(member: Member, folder: str, variables: dict[str, str]) -> None:
-    member.began = time.monotonic()
     member.process = processes.start(
         "pixace_tf.tuning.role",
         [folder],
@@ -141,11 +137,10 @@ def _look_after(member: Member, folder: str, variables: dict[str, str]) -> None:
         return
     if code == GAVE_UP:
         raise UserError(processes.reason(code, member.log))
-    is_young = time.monotonic() - member.began < _YOUTH_S
-    member.deaths = member.deaths + 1 if is_young else 1
+    member.deaths += 1
     if member.deaths > MAX_DEATHS:
         raise UserError(
-            f"{member.tuner_id} died {member.deaths} times in a row: "
+            f"{member.tuner_id} died {member.deaths} times: "
             f"{processes.reason(code, member.log)}"
         )
     _start(member, folder, variables)

@@ -6,20 +6,18 @@
 The launcher starts it, and starts it again.
 """
 
-import functools
 import os
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable
-from typing import Any
-
-from keras_tuner.errors import FatalRuntimeError
-from keras_tuner.src.distribute.utils import is_chief_oracle
 
 from pixace_tf.tuning.space import GAVE_UP, WORKERS
-from pixace_tf.tuning.tuner import SweepTuner
+from pixace_tf.tuning.tuner import (
+    FatalRuntimeError,
+    SweepTuner,
+    end_process_on_errors,
+    is_chief,
+)
 
 # A worker shows every half second that it lives, but machines may stall.
 SILENCE_S = 60.0
@@ -69,28 +67,10 @@ class Silence:
         return now - self._heard[tuner_id][1]
 
 
-def _or_end(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Let an error end this process, for the launcher to start it again.
-
-    keras-tuner would keep the oracle locked, and nobody would hear of it.
-    """
-
-    @functools.wraps(method)
-    def checked(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(*args, **kwargs)
-        except Exception:
-            traceback.print_exc()
-            os._exit(1)
-
-    return checked
-
-
 if __name__ == "__main__":
     one = SweepTuner(sys.argv[1])
-    if is_chief_oracle():
-        for name in ("create_trial", "update_trial", "end_trial"):
-            setattr(one.oracle, name, _or_end(getattr(one.oracle, name)))
+    if is_chief():
+        end_process_on_errors(one.oracle)
         serve(one)
         # The server's threads would wait for workers that are gone.
         os._exit(0)

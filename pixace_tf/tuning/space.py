@@ -25,8 +25,6 @@ LOGS = "logs"
 WORKERS = "workers"  # Touched by those that live.
 # The exit code of a worker whose chief is gone.
 GAVE_UP = 3
-OBJECTIVES = ("bits_per_pixel", "bits_per_dim")
-TUNERS = ("grid", "random", "hyperband", "bayesian")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +37,8 @@ class Sweep:
             "image_size" (`"32x32"`), "num_layers", "hidden_dim",
             "learning_rate". What is not swept has one value or none.
         fixed: Arguments of `fit` that all trials share.
-        tuner: One of `TUNERS`.
-        objective: One of `OBJECTIVES`; less is better.
+        tuner: One of `sweep_arguments.TUNERS`.
+        objective: One of `sweep_arguments.OBJECTIVES`; less is better.
         max_trials: At most so many, or None for all of a grid.
         seed: Of what is chosen at random; trials use that of `fixed`.
         min_psnr: Least fidelity of a palette in dB.

@@ -5,11 +5,11 @@ import dataclasses
 import glob
 import hashlib
 import importlib.util
-import math
+import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psutil
@@ -19,19 +19,19 @@ from pixace_tf.data.palette import Palette
 from pixace_tf.data.sources import SmallImages, load_images
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
-from pixace_tf.model.presets import decoder_config
 from pixace_tf.runs.arguments import refuse_changes
 from pixace_tf.training.fit import default_name
+from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning import launcher, results
 from pixace_tf.tuning.palettes import DEFAULT_BIT_WIDTHS, measure_palettes
 from pixace_tf.tuning.space import (
-    OBJECTIVES,
     SWEEP_FILE,
-    TUNERS,
     Sweep,
     load_sweep,
     parse_size,
+    trial_arguments,
 )
+from pixace_tf.tuning.sweep_arguments import SHARED, SweepArguments
 
 DEFAULT_MAX_MINUTES = 5.0
 # With fewer, no trial goes on from a shorter one.
@@ -43,71 +43,25 @@ _WAIT_S = 300.0
 
 
 def tune(
-    source: str,
+    source: str | os.PathLike[str],
     *,
     name: str | None = None,
-    sweeps_dir: str = "sweeps",
-    bit_widths: Sequence[tuple[int, int, int]] = (),
-    color_space: Sequence[str] = ("hsv",),
-    image_size: Sequence[tuple[int, int]] = ((32, 32),),
-    num_layers: Sequence[int] = (),
-    hidden_dim: Sequence[int] = (),
-    learning_rate: Sequence[float] = (),
-    preset: str = "nano",
-    decoder: str = "multiscale",
-    resize: str = "crop",
-    epochs: int | None = None,
-    max_minutes: float | None = None,
-    batch_size: int | None = None,
-    flip: bool = True,
-    jit_compile: bool = True,
-    seed: int = 0,
-    tuner: str = "grid",
-    max_trials: int | None = None,
-    objective: str = "bits_per_pixel",
-    min_psnr: float = 32.0,
-    workers: int = 1,
-    time_limit: float | None = None,
-    memory_limit: float | None = None,
-    max_megapixels: float = 64.0,
-    download: bool = False,
+    sweeps_dir: str | os.PathLike[str] = "sweeps",
     say: Callable[[str], None] = print,
+    **arguments: Any,
 ) -> str:
     """Find the palette, and what else is asked for, that learns best.
 
     A sweep that was stopped or killed goes on with the same arguments.
 
     Args:
-        source: A folder of pictures, or a TensorFlow data set as for `fit`.
+        source: A folder of images, or a TensorFlow data set as for `fit`.
         name: Name of the sweep; by default that of the source.
         sweeps_dir: Folder that holds the sweeps.
-        bit_widths: Bits per channel to try; by default some for each space.
-        color_space: "hsv", "rgb" or both.
-        image_size: `(height, width)` in pixels to try.
-        num_layers: Depths to try; by default the preset's.
-        hidden_dim: Widths to try; by default the preset's.
-        learning_rate: Peaks to try; by default the preset's.
-        preset: See `fit`, like the next two.
-        decoder: See `fit`.
-        resize: See `fit`.
-        epochs: Passes over the pictures of each trial; hyperband's longest.
-        max_minutes: Of each trial, instead; 5 where neither is given.
-        batch_size: See `fit`, like the next.
-        flip: See `fit`.
-        jit_compile: See `fit`; tiny trials are quicker without.
-        seed: Of the trials, and of what is tried where that is random.
-        tuner: "grid", "random", "hyperband" or "bayesian".
-        max_trials: At most so many; must be given for "random" and "bayesian".
-        objective: "bits_per_pixel", or "bits_per_dim".
-        min_psnr: Palettes below, in dB, are not trained at all.
-        workers: Trials at a time on this machine.
-        time_limit: Minutes after which a trial counts as failed; by default
-            10 more than three times `max_minutes`.
-        memory_limit: Gigabytes after which a trial counts as failed; by
-            default four fifths of what is there, over the workers.
-        max_megapixels: Larger pictures are skipped.
-        download: Whether a TensorFlow data set may be downloaded.
         say: Takes each line of the report.
+        **arguments: Fields of `SweepArguments`, and those of
+            `TrainingArguments` that all trials share (`SHARED`). The budget
+            is 5 minutes for each trial where none is given.
 
     Returns:
         The folder of the sweep, with the report in it.
@@ -116,53 +70,79 @@ def tune(
         UserError: If an argument is out of range, the sweep exists with other
             arguments, or no palette is good enough.
     """
-    if epochs is None and max_minutes is None:
-        max_minutes = DEFAULT_MAX_MINUTES
-    sweep = Sweep(
-        source=os.path.abspath(source) if os.path.isdir(source) else source,
-        space=_space(
-            bit_widths,
-            color_space,
-            image_size,
-            num_layers=num_layers,
-            hidden_dim=hidden_dim,
-            learning_rate=[float(rate) for rate in learning_rate],
-        ),
-        fixed={
-            "preset": preset,
-            "decoder": decoder,
-            "resize": resize,
-            "epochs": epochs,
-            "max_minutes": max_minutes,
-            "batch_size": batch_size,
-            "flip": flip,
-            "jit_compile": jit_compile,
-            "seed": seed,
-            "max_megapixels": max_megapixels,
-            "download": download,
-        },
-        tuner=tuner,
-        objective=objective,
-        max_trials=max_trials,
-        seed=seed,
-        min_psnr=min_psnr,
-        time_limit_s=_time_limit_s(time_limit, max_minutes),
-        memory_limit_bytes=_memory_limit_bytes(memory_limit, workers),
-    )
-    _check(sweep, workers)
+    source = os.fspath(source)
+    options, shared = _split_arguments(arguments)
+    sweep = _resolve(source, options, shared)
     folder = os.path.join(sweeps_dir, name or default_name(source))
     if glob.has_magic(os.path.abspath(folder)):
         raise UserError(
             f"The name of a sweep may not have *, ? or [ in it, as {folder!r} "
             "has; give another --name."
         )
-    names, variables = launcher.local_roles(workers)
-    is_helper = launcher.is_distributed() and "chief" not in names[0]
-    if is_helper:
+    names, variables = launcher.local_roles(options.workers)
+    if launcher.is_distributed() and "chief" not in names[0]:
         _wait_for(folder, say)
         with _progress(folder, load_sweep(folder), say) as update:
             launcher.launch(folder, names, variables, update)
         return folder
+    with _opened(folder, sweep, say) as sweep:
+        with _progress(folder, sweep, say) as update:
+            if options.workers == 1 and not launcher.is_distributed():
+                _search(folder, update)
+            else:
+                launcher.launch(folder, names, variables, update)
+        _finish(folder, sweep, say)
+    return folder
+
+
+def _split_arguments(
+    arguments: dict[str, Any],
+) -> tuple[SweepArguments, dict[str, Any]]:
+    """Return the arguments of the sweep, and all those of its trainings."""
+    names = {field.name for field in dataclasses.fields(SweepArguments)}
+    own = {k: v for k, v in arguments.items() if k in names}
+    for key, value in own.items():
+        if isinstance(value, list):
+            own[key] = tuple(value)
+    given = {k: v for k, v in arguments.items() if k not in names}
+    unknown = set(given) - set(SHARED)
+    if unknown:
+        raise TypeError(f"tune has no arguments {', '.join(sorted(unknown))}")
+    if given.get("epochs") is None and given.get("max_minutes") is None:
+        given["max_minutes"] = DEFAULT_MAX_MINUTES
+    training = TrainingArguments(**given)
+    return SweepArguments(**own), {k: getattr(training, k) for k in SHARED}
+
+
+def _resolve(
+    source: str, options: SweepArguments, shared: dict[str, Any]
+) -> Sweep:
+    """Return the sweep that is asked for, checked as far as possible."""
+    sweep = Sweep(
+        source=os.path.abspath(source) if os.path.isdir(source) else source,
+        space=_space(options),
+        fixed=shared,
+        tuner=options.tuner,
+        objective=options.objective,
+        max_trials=options.max_trials,
+        seed=shared["seed"],
+        min_psnr=options.min_psnr,
+        time_limit_s=_time_limit_s(options.time_limit, shared["max_minutes"]),
+        memory_limit_bytes=_memory_limit_bytes(
+            options.memory_limit, options.workers
+        ),
+    )
+    _check_tuner(sweep)
+    _check_limits(sweep, options.workers)
+    _check_trials(sweep)
+    return sweep
+
+
+@contextlib.contextmanager
+def _opened(
+    folder: str, sweep: Sweep, say: Callable[[str], None]
+) -> Iterator[Sweep]:
+    """Hold the folder of a sweep that is begun or resumed; yield the sweep."""
     is_new = not os.path.exists(folder)
     os.makedirs(folder, exist_ok=True)
     storage.mark_folder(folder)
@@ -173,20 +153,19 @@ def tune(
             if is_new:
                 shutil.rmtree(folder)
             raise
-        with _progress(folder, sweep, say) as update:
-            if workers == 1 and not launcher.is_distributed():
-                _search(folder, update)
-            else:
-                launcher.launch(folder, names, variables, update)
-        say(results.write_report(folder, sweep))
-        trials = results.read_trials(folder, sweep)
-        if not any(trial.is_completed for trial in trials):
-            raise UserError(
-                f"All trials failed, the first with: {trials[0].message} Mend "
-                f"that, remove {folder}, and begin again."
-            )
-        say(f"The sweep lies in {folder}.")
-    return folder
+        yield sweep
+
+
+def _finish(folder: str, sweep: Sweep, say: Callable[[str], None]) -> None:
+    """Write the report of a sweep that is over."""
+    say(results.write_report(folder, sweep))
+    trials = results.read_trials(folder, sweep)
+    if not any(trial.is_completed for trial in trials):
+        raise UserError(
+            f"All trials failed, the first with: {trials[0].message} Mend "
+            f"that, remove {folder}, and begin again."
+        )
+    say(f"The sweep lies in {folder}.")
 
 
 def _search(folder: str, update: Callable[[], None]) -> None:
@@ -200,21 +179,21 @@ def _search(folder: str, update: Callable[[], None]) -> None:
     tuner.search()
 
 
-def _space(
-    bit_widths: Sequence[tuple[int, int, int]],
-    color_space: Sequence[str],
-    image_size: Sequence[tuple[int, int]],
-    **others: Sequence[Any],
-) -> dict[str, list[Any]]:
+def _space(options: SweepArguments) -> dict[str, list[Any]]:
+    """Return the values to try, by name; what is not given is left out."""
     palettes = [
         str(Palette(space, widths))
-        for space in color_space
-        for widths in bit_widths or DEFAULT_BIT_WIDTHS.get(space, [(8, 8, 8)])
+        for space in options.color_space
+        for widths in options.bit_widths
+        or DEFAULT_BIT_WIDTHS.get(space, ((8, 8, 8),))
     ]
-    if not palettes or not image_size:
-        raise UserError("Give at least one color_space and one image_size.")
-    sizes = [f"{height}x{width}" for height, width in image_size]
-    space = {"palette": palettes, "image_size": sizes, **others}
+    space: dict[str, list[Any]] = {
+        "palette": palettes,
+        "image_size": [f"{h}x{w}" for h, w in options.image_size],
+        "num_layers": list(options.num_layers),
+        "hidden_dim": list(options.hidden_dim),
+        "learning_rate": [float(rate) for rate in options.learning_rate],
+    }
     return {key: list(dict.fromkeys(v)) for key, v in space.items() if v}
 
 
@@ -288,41 +267,10 @@ def _check_pictures(sweep: Sweep, pictures: SmallImages) -> None:
         )
 
 
-def _check(sweep: Sweep, workers: int) -> None:
-    """Raise UserError if an argument is out of range."""
-    fixed = sweep.fixed
-    if sweep.tuner not in TUNERS or sweep.objective not in OBJECTIVES:
-        raise UserError(
-            f"tuner must be one of {', '.join(TUNERS)}, objective one of "
-            f"{', '.join(OBJECTIVES)}. Received: tuner={sweep.tuner!r}, "
-            f"objective={sweep.objective!r}"
-        )
-    if fixed["epochs"] is not None and fixed["max_minutes"] is not None:
-        raise UserError("Give epochs or max_minutes, not both.")
-    numbers = {
-        "epochs": fixed["epochs"],
-        "max_minutes": fixed["max_minutes"],
-        "batch_size": fixed["batch_size"],
-        "max_trials": sweep.max_trials,
-        "time_limit": sweep.time_limit_s,
-        **{
-            f"learning_rate {r}": r
-            for r in sweep.space.get("learning_rate", [])
-        },
-    }
-    for name, number in numbers.items():
-        if number is not None and not 0 < number < math.inf:
-            raise UserError(f"{name} must be positive and finite.")
-    if not math.isfinite(sweep.min_psnr):
-        raise UserError("min_psnr must be finite.")
-    minutes, limit = fixed["max_minutes"], sweep.time_limit_s
-    if minutes is not None and limit is not None and limit <= 60 * minutes:
-        raise UserError(
-            f"time_limit must be more than max_minutes={minutes:g}, or every "
-            "trial would fail."
-        )
+def _check_tuner(sweep: Sweep) -> None:
+    """Raise UserError if the tuner lacks what it needs."""
     if sweep.tuner == "hyperband":
-        if (fixed["epochs"] or 0) < MIN_HYPERBAND_EPOCHS:
+        if (sweep.fixed["epochs"] or 0) < MIN_HYPERBAND_EPOCHS:
             raise UserError(
                 "hyperband needs epochs, those of its longest trials, of at "
                 f"least {MIN_HYPERBAND_EPOCHS}."
@@ -333,16 +281,26 @@ def _check(sweep: Sweep, workers: int) -> None:
         raise UserError(f"{sweep.tuner} needs max_trials.")
     if sweep.tuner == "bayesian" and not importlib.util.find_spec("sklearn"):
         raise UserError("bayesian needs: pip install 'pixace-tf[evaluate]'")
-    if workers < 0 or (workers == 0 and not launcher.is_distributed()):
+
+
+def _check_limits(sweep: Sweep, workers: int) -> None:
+    """Raise UserError if no trial could come to an end."""
+    minutes, limit = sweep.fixed["max_minutes"], sweep.time_limit_s
+    if minutes is not None and limit is not None and limit <= 60 * minutes:
+        raise UserError(
+            f"time_limit must be more than max_minutes={minutes:g}, or every "
+            "trial would fail."
+        )
+    if workers == 0 and not launcher.is_distributed():
         raise UserError(f"workers must be positive. Received: {workers}")
-    for layers in sweep.space.get("num_layers", [None]):
-        for width in sweep.space.get("hidden_dim", [None]):
-            decoder_config(
-                fixed["preset"],
-                fixed["decoder"],
-                num_layers=layers,
-                hidden_dim=width,
-            )
+
+
+def _check_trials(sweep: Sweep) -> None:
+    """Raise UserError if the arguments of some trial are out of range."""
+    names, values = zip(*sweep.space.items(), strict=True)
+    for chosen in itertools.product(*values):
+        given = dict(zip(names, chosen, strict=True))
+        TrainingArguments(**trial_arguments(sweep, given))
 
 
 def _refuse_changes(folder: str, before: Sweep, now: Sweep) -> None:
@@ -371,8 +329,6 @@ def _time_limit_s(
 
 def _memory_limit_bytes(gigabytes: float | None, workers: int) -> int:
     if gigabytes is not None:
-        if not 0 < gigabytes < math.inf:
-            raise UserError("memory_limit must be positive and finite.")
         return int(gigabytes * 1e9)
     total = psutil.virtual_memory().total
     return int(_MEMORY_SHARE * total / max(workers, 1))
