@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from tiny_zoo import TinyZoo
 
 from pixace_tf.data import cartoons, sources
 from pixace_tf.data.tokenizer import PixelTokenizer
