@@ -28,13 +28,18 @@ from pixace_tf.painting.request import ImageLike, Request, generation
 
 MAX_FILE_SIZE = "32mb"
 MAX_WAITING = 64
-# Uploads and pictures of the page are removed from the disk after this.
+# Uploads and images of the page are removed from the disk after this.
 CACHE_S = 3600
 FRAME_S = 0.05
 MAX_SEED = 2**31 - 1
-# Of the pictures on the page.
+# Of the images on the page.
 SIDE = 192
 _CSS = "footer {display: none !important}"
+# What takes memory and time goes on one at a time.
+_ONE_AT_A_TIME: dict[str, Any] = {
+    "concurrency_id": "one",
+    "concurrency_limit": 1,
+}
 
 
 class Studio:
@@ -55,7 +60,7 @@ class Studio:
         return image, self._painter.shrink(image)
 
     def preview(self, small: np.ndarray | None, keep: float) -> Any:
-        """Return the picture with a cover over what will be drawn."""
+        """Return the image with a cover over what will be sampled."""
         if small is None:
             return None
         length = small.shape[0] * small.shape[1]
@@ -136,116 +141,122 @@ def build(
         gr.Markdown(
             f"# {title}\nGive a picture, keep its top, see what follows."
         )
-        picture, small = gr.State(), gr.State()
+        image = gr.State()
         with gr.Row():
             with gr.Column(scale=1, min_width=340):
-                upload = gr.UploadButton(
-                    "Upload a picture", file_types=["image"], variant="primary"
-                )
-                kept = gr.Image(
-                    label="What is kept",
-                    format="png",
-                    interactive=False,
-                    height=250,
-                    buttons=[],
-                    elem_id="kept",
-                )
-                keep = gr.Slider(
-                    0, 1, 0.5, step=0.01, label="Keep", elem_id="keep"
-                )
-                if len(examples):
-                    gr.Markdown("Or pick one:")
-                pick = gr.Gallery(
-                    [sheets.enlarge(e, _scale(e)) for e in examples],
-                    show_label=False,
-                    columns=3,
-                    height="auto",
-                    allow_preview=False,
-                    format="png",
-                    interactive=False,
-                    buttons=[],
-                    visible=bool(len(examples)),
-                )
+                keep, chosen = _choose_image(studio, image, examples)
             with gr.Column(scale=3):
                 with gr.Tab("Finish the picture"):
-                    with gr.Row():
-                        samples = gr.Slider(
-                            1, 4, 4, step=1, label="Completions"
-                        )
-                        temperature = _temperature()
-                        seed = _seed()
-                    go = gr.Button("Finish it", variant="primary")
-                    completed = _painting("completed")
-                    sheet = _download()
+                    _completions(studio, image, keep)
                 with gr.Tab("New pictures"):
-                    with gr.Row():
-                        count = gr.Slider(1, 16, 9, step=1, label="Pictures")
-                        warmth = _temperature()
-                        start = _seed()
-                    paint = gr.Button("Paint", variant="primary")
-                    painted = _painting("painted")
-                    new_sheet = _download()
+                    _new_images(studio)
                 with gr.Tab("Palette"):
-                    with gr.Row():
-                        space = gr.Radio(
-                            ["HSV", "RGB"], value="HSV", label="Color space"
-                        )
-                        bits = [
-                            gr.Slider(0, 8, n, step=1, label=f"Bits of {name}")
-                            for n, name in (
-                                (5, "hue or red"),
-                                (4, "saturation or green"),
-                                (4, "value or blue"),
-                            )
-                        ]
-                    quantized = _painting("palette")
-        colors = [picture, *bits, space]
-        # What takes memory and time goes on one at a time.
-        one: dict[str, Any] = {"concurrency_id": "one", "concurrency_limit": 1}
-
-        def picked(event: gr.SelectData) -> Any:
-            return studio.choose(examples[event.index])
-
-        for chosen in (
-            upload.upload(
-                _clear(studio.choose), upload, [picture, small], **one
-            ),
-            pick.select(_clear(picked), None, [picture, small], **one),
-        ):
-            chosen.success(studio.preview, [small, keep], kept).success(
-                _clear(studio.palette), colors, quantized, **one
-            )
-        keep.input(
-            studio.preview,
-            [small, keep],
-            kept,
-            show_progress="hidden",
-            trigger_mode="always_last",
-        )
-        go.click(
-            _stream(studio.complete),
-            [picture, keep, samples, temperature, seed],
-            [completed, sheet],
-            show_progress="hidden",
-            **one,
-        )
-        paint.click(
-            _stream(studio.generate),
-            [count, warmth, start],
-            [painted, new_sheet],
-            show_progress="hidden",
-            **one,
-        )
-        choices: list[Any] = [*bits, space]
-        for choice in choices:
-            choice.change(
-                _clear(studio.palette),
-                colors,
-                quantized,
-                show_progress="hidden",
-                **one,
-            )
+                    _palettes(studio, image, chosen)
     return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+
+
+def _choose_image(
+    studio: Studio, image: gr.State, examples: Sequence[np.ndarray] | np.ndarray
+) -> tuple[gr.Slider, list[Any]]:
+    """Add what chooses an image and the share to keep of it.
+
+    Returns:
+        The share, and the events after which an image is chosen.
+    """
+    small = gr.State()
+    upload = gr.UploadButton(
+        "Upload a picture", file_types=["image"], variant="primary"
+    )
+    kept = gr.Image(
+        label="What is kept",
+        format="png",
+        interactive=False,
+        height=250,
+        buttons=[],
+        elem_id="kept",
+    )
+    keep = gr.Slider(0, 1, 0.5, step=0.01, label="Keep", elem_id="keep")
+    if len(examples):
+        gr.Markdown("Or pick one:")
+    pick = gr.Gallery(
+        [sheets.enlarge(e, _scale(e)) for e in examples],
+        show_label=False,
+        columns=3,
+        height="auto",
+        allow_preview=False,
+        format="png",
+        interactive=False,
+        buttons=[],
+        visible=bool(len(examples)),
+    )
+
+    def picked(event: gr.SelectData) -> Any:
+        return studio.choose(examples[event.index])
+
+    both = [image, small]
+    chosen = [
+        upload.upload(_clear(studio.choose), upload, both, **_ONE_AT_A_TIME),
+        pick.select(_clear(picked), None, both, **_ONE_AT_A_TIME),
+    ]
+    keep.input(
+        studio.preview,
+        [small, keep],
+        kept,
+        show_progress="hidden",
+        trigger_mode="always_last",
+    )
+    shown = [e.success(studio.preview, [small, keep], kept) for e in chosen]
+    return keep, shown
+
+
+def _completions(studio: Studio, image: gr.State, keep: gr.Slider) -> None:
+    with gr.Row():
+        samples = gr.Slider(1, 4, 4, step=1, label="Completions")
+        temperature = _temperature()
+        seed = _seed()
+    go = gr.Button("Finish it", variant="primary")
+    go.click(
+        _stream(studio.complete),
+        [image, keep, samples, temperature, seed],
+        [_painting("completed"), _download()],
+        show_progress="hidden",
+        **_ONE_AT_A_TIME,
+    )
+
+
+def _new_images(studio: Studio) -> None:
+    with gr.Row():
+        count = gr.Slider(1, 16, 9, step=1, label="Pictures")
+        temperature = _temperature()
+        seed = _seed()
+    go = gr.Button("Paint", variant="primary")
+    go.click(
+        _stream(studio.generate),
+        [count, temperature, seed],
+        [_painting("painted"), _download()],
+        show_progress="hidden",
+        **_ONE_AT_A_TIME,
+    )
+
+
+def _palettes(studio: Studio, image: gr.State, chosen: list[Any]) -> None:
+    with gr.Row():
+        space = gr.Radio(["HSV", "RGB"], value="HSV", label="Color space")
+        choices: list[Any] = [
+            gr.Slider(0, 8, n, step=1, label=f"Bits of {name}")
+            for n, name in (
+                (5, "hue or red"),
+                (4, "saturation or green"),
+                (4, "value or blue"),
+            )
+        ]
+    choices.append(space)
+    shown = _painting("palette")
+    update = _clear(studio.palette), [image, *choices], shown
+    for event in chosen:
+        event.success(*update, **_ONE_AT_A_TIME)
+    for choice in choices:
+        choice.change(*update, show_progress="hidden", **_ONE_AT_A_TIME)
 
 
 def launch(page: gr.Blocks, host: str, port: int) -> str:

@@ -1,4 +1,4 @@
-"""How near a palette, or a drawing, comes to a picture."""
+"""How near a palette, or a sample, comes to an image."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from pixace_tf.data.tokenizer import PixelTokenizer
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of 8-bit pictures, in dB.
+    """Return the peak signal-to-noise ratio of 8-bit images, in dB.
 
     Args:
         first: uint8 `(...)`.
@@ -25,7 +25,7 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
 def through_palette(
     images: np.ndarray, tokenizer: PixelTokenizer
 ) -> np.ndarray:
-    """Return small pictures in the colors of a palette.
+    """Return small images in the colors of a palette.
 
     Args:
         images: uint8 `(N, height, width, 3)`.
@@ -37,18 +37,8 @@ def through_palette(
     return np.asarray(tokenizer.detokenize(tokenizer.tokenize(images)))
 
 
-def palette_psnr(images: np.ndarray, tokenizer: PixelTokenizer) -> float:
-    """Return the PSNR of small pictures after the palette, in dB.
-
-    Args:
-        images: uint8 `(N, height, width, 3)`.
-        tokenizer: The palette.
-    """
-    return psnr(images, through_palette(images, tokenizer))
-
-
 def color_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the mean CIEDE2000 difference of 8-bit sRGB pictures.
+    """Return the mean CIEDE2000 difference of 8-bit sRGB images.
 
     About 1 is the least that people notice side by side.
 
@@ -65,7 +55,7 @@ def color_difference(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def count_colors(images: np.ndarray) -> int:
-    """Return how many different colors pictures have.
+    """Return how many different colors images have.
 
     Args:
         images: uint8 `(..., 3)`.
