@@ -16,7 +16,10 @@ from PIL import Image
 
 from pixace_tf.cli import main
 from pixace_tf.cli.group import typed_command
-from pixace_tf.data import image_files
+from pixace_tf.data import image_files, tokenizer
+from pixace_tf.model import causal_lm
+from pixace_tf.model.presets import PRESETS
+from pixace_tf.training import training_arguments
 from pixace_tf.training.fit import fit
 from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning import sweep
@@ -77,6 +80,11 @@ def test_tune_has_an_option_for_every_argument_with_its_default():
     expected = dataclasses.asdict(SweepArguments())
     expected |= {name: training[name] for name in SHARED}
     assert options == expected
+
+
+def test_the_choices_are_those_of_the_classes():
+    assert training_arguments.RESIZES == tokenizer.RESIZES
+    assert set(PRESETS["nano"]) == set(causal_lm.DECODERS)
 
 
 def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):

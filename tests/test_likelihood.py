@@ -5,8 +5,8 @@ import pytest
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.tokenizer import PixelTokenizer
-from pixace_tf.model.causal_lm import HEADS, PixaceCausalLM
-from pixace_tf.model.presets import decoder_config
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.presets import HEADS, decoder_config
 from pixace_tf.sampling.likelihood import Scorer, bits_per_dim, colors_per_token
 
 

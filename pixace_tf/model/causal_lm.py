@@ -21,6 +21,7 @@ from pixace_tf.model.pixel_inputs import (
     neighbor_tokens,
     pad_grid,
 )
+from pixace_tf.model.presets import HEADS
 from pixace_tf.model.recompute import recompute
 
 DECODERS: dict[str, Callable[..., Decoder]] = {
@@ -28,7 +29,6 @@ DECODERS: dict[str, Callable[..., Decoder]] = {
     "transformer": functools.partial(FlatDecoder, stack="transformer"),
     "reformer": functools.partial(FlatDecoder, stack="reformer"),
 }
-HEADS = ("chain", "packed")
 
 
 @keras.saving.register_keras_serializable("pixace_tf")

@@ -85,6 +85,8 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
 for _sizes in PRESETS.values():
     _sizes["reformer"] = _sizes["transformer"]
 
+# How the color of a pixel is predicted; see `color_head`.
+HEADS = ("chain", "packed")
 # Peaks of the schedule; wider models want less.
 LEARNING_RATES = {"pico": 3e-3, "nano": 3e-3, "small": 2e-3, "base": 1e-3}
 PATCH_LENGTH = 16

@@ -11,10 +11,15 @@ from typing import Any
 
 from pixace_tf.data.palette import COLOR_SPACES, BitWidths, Palette
 from pixace_tf.errors import UserError
-from pixace_tf.model.presets import LEARNING_RATES, PRESETS, decoder_config
+from pixace_tf.model.presets import (
+    HEADS,
+    LEARNING_RATES,
+    PRESETS,
+    decoder_config,
+)
 
+# Those of `PixelTokenizer`, which needs TensorFlow.
 RESIZES = ("crop", "squash", "pad")
-HEADS = ("chain", "packed")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 DEFAULT_MAX_MINUTES = 10.0
 
