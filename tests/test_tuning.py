@@ -722,7 +722,8 @@ def test_the_installed_keras_tuner_is_one_that_was_tested():
         (pathlib.Path(__file__).parent.parent / "setup.cfg").read_text(),
     )
     assert keras_tuner.__version__ in SpecifierSet(pinned), (
-        "Try the tests of tuning with this version, then widen setup.cfg."
+        "Run `pytest tests/test_tuning.py`, and once more with `-m soak`, with "
+        "this version; then widen setup.cfg."
     )
     names = {
         keras_tuner.Oracle: (
@@ -742,3 +743,17 @@ def test_the_installed_keras_tuner_is_one_that_was_tested():
     made = oracle.make_oracle(make_sweep())
     for part in ("_retry_queue", "_ordered_ids", "_populate_next"):
         assert hasattr(made, part), f"{part} of a grid is gone"
+    for owner, part in (
+        (oracle.config, "DEBUG"),
+        (oracle.oracle_client, "TIMEOUT"),
+        (oracle.oracle_client, "OracleClient"),
+    ):
+        assert hasattr(owner, part), f"{owner.__name__}.{part} is gone"
+
+
+def test_private_parts_of_keras_tuner_are_named_in_one_file():
+    package = pathlib.Path(oracle.__file__).parent.parent
+    files = [
+        p for p in package.rglob("*.py") if "keras_tuner.src" in p.read_text()
+    ]
+    assert [p.name for p in files] == ["tuner.py"]
