@@ -4,6 +4,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
+import keras
 import numpy as np
 import pytest
 
@@ -13,11 +14,23 @@ from pixace_tf.training.fit import fit
 DECODERS = ("multiscale", "transformer", "reformer")
 
 
+# What takes longest begins first, so that no worker is left alone with it.
+LONGEST = ("test_training", "test_export", "test_tuning", "test_model")
+
+
 def pytest_collection_modifyitems(items):
     """A test that soaks is slow too, so that `-m "not slow"` leaves it out."""
     for item in items:
         if "soak" in item.keywords:
             item.add_marker("slow")
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_graphs():
+    """Free the graphs of a module: a process that keeps them all grows slow."""
+    yield
+    keras.backend.clear_session()
 
 
 @pytest.fixture(scope="session")

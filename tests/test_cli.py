@@ -98,6 +98,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):
     assert "pixace-tf:" not in done.output
 
 
+@pytest.mark.slow
 def test_the_main_job_from_the_command_line(
     cartoon_folder, tmp_path, monkeypatch
 ):
@@ -198,6 +199,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     assert "Traceback" not in done.output
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_a_bar_and_no_chatter(cartoon_folder, tmp_path):
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))
@@ -205,7 +207,8 @@ def test_the_terminal_shows_a_bar_and_no_chatter(cartoon_folder, tmp_path):
         [
             *(sys.executable, "-m", "pixace_tf", "fit"),
             *(str(cartoon_folder), "--runs-dir", str(tmp_path)),
-            *("--preset", "pico", "--image-size", "8", "--epochs", "40"),
+            *("--preset", "pico", "--image-size", "8", "--epochs", "30"),
+            *("--num-layers", "1", "--no-jit-compile"),
         ],
         stdout=slave,
         stderr=slave,

@@ -118,6 +118,12 @@ def served(tmp_path_factory):
     return ServedModel(run.model, run.tokenizer)
 
 
+@pytest.fixture
+def traced_before(monkeypatch, served):
+    """Export what was traced before, where only the files matter."""
+    monkeypatch.setattr(export, "ServedModel", lambda *_: served)
+
+
 def run_with_c_loader(path, signature_name, requests):
     signature = meta_graph(path).signature_def[signature_name]
     names = {k: v.name for k, v in signature.outputs.items()}
@@ -152,6 +158,7 @@ def run_with_c_loader(path, signature_name, requests):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_servers_loader_gives_what_python_gives(kind):
     _, path, served = kind
     inputs = inputs_of(11)
@@ -171,6 +178,7 @@ def test_the_servers_loader_gives_what_python_gives(kind):
     assert files == list(expected["image_bytes"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix_length", [0, LENGTH // 2, LENGTH])
 def test_the_signature_draws_what_the_sampler_draws(kind, prefix_length):
     run, _, served = kind
@@ -195,6 +203,7 @@ def test_the_signature_draws_what_the_sampler_draws(kind, prefix_length):
     )
 
 
+@pytest.mark.slow
 def test_the_signatures_agree(kind):
     run, _, served = kind
     inputs = inputs_of(4)
@@ -228,6 +237,7 @@ def test_the_signatures_agree(kind):
     )
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_same_alone_and_in_any_batch(kind):
     _, _, served = kind
     inputs = inputs_of(19)
@@ -237,6 +247,7 @@ def test_a_picture_is_the_same_alone_and_in_any_batch(kind):
         np.testing.assert_array_equal(some["token_ids"], together[rows])
 
 
+@pytest.mark.slow
 def test_the_graph_holds_only_what_the_server_runs(kind):
     _, path, _ = kind
     graph = meta_graph(path).graph_def
@@ -252,6 +263,7 @@ def test_the_graph_holds_only_what_the_server_runs(kind):
     assert {"While", "StatelessRandomUniformV2", "EncodePng"} <= ops
 
 
+@pytest.mark.slow
 def test_weights_are_stored_once(kind):
     run, path, _ = kind
     weights = sum(np.asarray(v.value).nbytes for v in run.model.weights)
@@ -262,6 +274,7 @@ def test_weights_are_stored_once(kind):
     assert weights <= stored < 1.1 * weights
 
 
+@pytest.mark.slow
 def test_signatures_are_as_promised(kind):
     _, path, _ = kind
     signatures = meta_graph(path).signature_def
@@ -390,7 +403,7 @@ def test_transparent_pictures_lie_on_white_as_in_training(served):
         assert np.all(np.asarray(picture) == 255)
 
 
-def test_versions_count_up_and_old_ones_go(tmp_path):
+def test_versions_count_up_and_old_ones_go(tmp_path, traced_before):
     run = make_run(tmp_path / "run")
     os.mkdir(run.file("7"))
     lines = []
@@ -404,7 +417,7 @@ def test_versions_count_up_and_old_ones_go(tmp_path):
         export.export(run, keep=0)
 
 
-def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch, traced_before):
     run = make_run(tmp_path / "run")
     before = sorted(os.listdir(run.path))
 
@@ -430,7 +443,7 @@ def test_a_new_folder_does_not_replace_an_old_one(tmp_path):
     assert os.listdir(tmp_path) == ["1"]
 
 
-def test_the_card_says_what_the_model_is(trained_run):
+def test_the_card_says_what_the_model_is(trained_run, traced_before):
     path = export.export(trained_run, keep=1, say=lambda line: None)
     card = pathlib.Path(trained_run.path, "README.md").read_text()
     assert "HSV 544" in card
@@ -444,7 +457,7 @@ def test_the_card_says_what_the_model_is(trained_run):
     assert card.count("![") == 2
 
 
-def test_commands_of_the_card_are_quoted(tmp_path):
+def test_commands_of_the_card_are_quoted(tmp_path, traced_before):
     run = make_run(tmp_path / "my cats")
     export.export(run, say=lambda line: None)
     card = pathlib.Path(run.path, "README.md").read_text()

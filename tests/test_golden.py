@@ -21,6 +21,7 @@ import tensorflow as tf
 from pixace_tf.data import cartoons
 from pixace_tf.training.fit import fit
 
+pytestmark = pytest.mark.slow  # Nearly all of it.
 GOLDEN = pathlib.Path(__file__).parent / "golden.json"
 CASES = {
     f"{decoder} {head}": {"decoder": decoder, "head": head}

@@ -68,7 +68,7 @@ def test_kernels_are_told_apart_by_their_names():
     assert kind_of("something else") is None
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_profile_finds_the_products_of_a_step(tmp_path):
     """Products are among the kernels of both, and none is counted twice."""
     done = run("profile_steps.py", "--preset", "pico", "--out", tmp_path)

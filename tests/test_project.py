@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from pixace_tf.cli import main
 from pixace_tf.data import cartoons
+from pixace_tf.evaluation import frechet
 from pixace_tf.runs import run_folder
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -105,6 +106,7 @@ def quickly(command):
     """Make a training of the README short; all else stays as written."""
     if command[0] == "tune":
         quick = ("--preset", "pico", "--epochs", "1", "--no-jit-compile")
+        command = [*command, "--max-trials", "1"]
         return [*command, *quick]
     if command[0] != "fit":
         return command
@@ -121,6 +123,7 @@ def test_every_command_and_block_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Compiling for a handful of small pictures would take minutes.
     monkeypatch.setattr(run_folder.load_run, "__defaults__", (False,))
+    monkeypatch.setattr(frechet, "NUM_STEPS", 20)
     cartoons.draw_folder("data/animals", 24)
     cartoons.draw("cat", "9").save("cat.jpg")
     commands = list(readme_commands())

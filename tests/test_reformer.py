@@ -90,6 +90,7 @@ def test_gradients_equal_plain_autodiff(depth, mode):
     assert_near(run(a, b), expected, 2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pieces", "jit_compile", "attention"),
     [
@@ -97,7 +98,6 @@ def test_gradients_equal_plain_autodiff(depth, mode):
         (1, True, LSHSelfAttention),
         (3, False, LSHSelfAttention),
         (3, True, CausalSelfAttention),
-        (3, True, LSHSelfAttention),
     ],
 )
 def test_dropout_is_replayed_and_pieces_give_the_same(
@@ -138,8 +138,11 @@ def test_pieces_have_masks_of_their_own(monkeypatch):
     assert np.any(first[0] != first[1])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("policy", "jit_compile"),
+    [("float32", False), ("mixed_float16", False), ("mixed_float16", True)],
+)
 def test_it_learns_under_fit_and_loads_as_a_plain_layer(
     tmp_path, policy, jit_compile
 ):
@@ -211,8 +214,8 @@ def status(name):
     text = open("/proc/self/status").read()
     return int(re.search(rf"{name}:\\s+(\\d+) kB", text)[1]) / 2**10
 
-x = tf.random.normal((64, 512, 64))  # 8 MiB
-for depth in (2, 6):
+x = tf.random.normal((64, 256, 64))  # 4 MiB
+for depth in (1, 4):
     stack = ReversibleStack([
         layer for _ in range(depth)
         for layer in (CausalSelfAttention(2), FeedForward(128))
@@ -244,9 +247,9 @@ def test_memory_does_not_grow_with_depth(mode):
         text=True,
     )
     few, many = map(float, done.stdout.split())
-    # Plain layers would keep more than 70 MiB each.
-    assert few > 30
-    assert many - few < 100
+    # Plain layers would keep more than 30 MiB each.
+    assert few > 15
+    assert many - few < 60
 
 
 def brute_force(query, key, value, buckets, chunk_length):

@@ -40,6 +40,7 @@ def test_a_seed_gives_one_picture_alone_and_in_a_batch(sampler):
     assert len({row.tobytes() for row in together}) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_compiled", [False, True])
 def test_blocks_of_images_sample_what_single_images_sample(
     model, sampler, is_compiled

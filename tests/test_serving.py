@@ -39,6 +39,7 @@ from pixace_tf.painting.request import Request, generation
 from pixace_tf.serving import export
 from pixace_tf.serving.served_model import ServedModel
 
+pytestmark = pytest.mark.slow  # Nearly all of it.
 ROOT = pathlib.Path(__file__).parent.parent
 STAND_IN = pathlib.Path(__file__).parent / "stand_in.py"
 

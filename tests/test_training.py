@@ -28,6 +28,7 @@ from pixace_tf.training.schedule import (
     learning_rate_share,
 )
 
+pytestmark = pytest.mark.slow  # Nearly all of it.
 SETTINGS = {
     "preset": "pico",
     "num_layers": 1,
@@ -189,7 +190,7 @@ def test_a_kill_at_any_write_changes_nothing(
         "decoder": "transformer",
         "image_size": (4, 4),
         "epochs": 2,
-        "batch_size": 16,
+        "batch_size": 24,
         "checkpoint_seconds": 0.0,
     }
     copies = snapshots_of_training(
@@ -201,7 +202,7 @@ def test_a_kill_at_any_write_changes_nothing(
         files = sorted(pathlib.Path(copy, "animals").glob("*.*[nz]"))
         content = b"".join(path.read_bytes() for path in files)
         states[hashlib.sha256(content).hexdigest()] = copy
-    assert len(states) > 6
+    assert len(states) >= 5
     for copy in states.values():
         fit(cartoon_folder, copy, **options)
         assert_same_state(straight, checkpoint_of(copy))
@@ -245,13 +246,13 @@ def kill_after_a_checkpoint(command, checkpoint, signum, wait_s):
 def test_a_killed_process_goes_on_as_if_nothing_had_been(
     cartoon_folder, tmp_path
 ):
-    killed, options = tmp_path / "killed", ("--epochs", "60")
+    killed, options = tmp_path / "killed", ("--epochs", "40")
     checkpoint = killed / "animals" / "checkpoint.npz"
     command = command_of(cartoon_folder, killed, *options)
     command += ["--checkpoint-seconds", "0.1"]
     assert kill_after_a_checkpoint(command, checkpoint, signal.SIGKILL, 0.1)
     for runs_dir in (killed, tmp_path / "straight"):
-        fit(cartoon_folder, runs_dir, epochs=60)
+        fit(cartoon_folder, runs_dir, epochs=40)
     assert_same_state(
         checkpoint_of(tmp_path / "straight"), checkpoint_of(killed)
     )
@@ -373,7 +374,8 @@ def test_mixed_precision_trains_and_resumes(
         "decoder": decoder,
         "image_size": (9, 9),  # More than one block of attention.
     }
-    fit(cartoon_folder, tmp_path, epochs=1, **settings)
+    fit(cartoon_folder, tmp_path, epochs=2, **settings)
+    settings["jit_compile"] = False
     run, _ = fit(cartoon_folder, tmp_path, epochs=3, **settings)
     arrays, progress = checkpoint_of(tmp_path)
     assert progress["history"][-1]["bits_per_pixel"] < 12.4
