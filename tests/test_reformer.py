@@ -238,7 +238,9 @@ for depth, is_plain in ((1, False), (4, False), (4, True)):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-@pytest.mark.parametrize("mode", ["xla", "graph"])
+@pytest.mark.parametrize(
+    "mode", ["graph", pytest.param("xla", marks=pytest.mark.soak)]
+)
 def test_memory_does_not_grow_with_depth(mode):
     """Peaks in MiB of the second run, which compiles nothing."""
     done = subprocess.run(
