@@ -27,7 +27,7 @@ class TokenDataset:
 
     Attributes:
         train: uint16 or int32 `(N, T)`.
-        validation: Like `train`, `(M, T)`; no image equals one of `train`.
+        validation: Like `train`, `(M, T)`; no small image is in both.
         train_labels: int32 `(N,)`, indices into `label_names`.
         validation_labels: int32 `(M,)`.
         label_names: The class folders in order; `[""]` where there are none.
