@@ -14,14 +14,15 @@ from pixace_tf.training.fit import fit
 DECODERS = ("multiscale", "transformer", "reformer")
 
 
+SLOW_FIXTURES = {"kind", "served", "trained_run"}
 # What takes longest begins first, so that no worker is left alone with it.
 LONGEST = ("test_training", "test_export", "test_tuning", "test_model")
 
 
 def pytest_collection_modifyitems(items):
-    """A test that soaks is slow too, so that `-m "not slow"` leaves it out."""
+    """A test that soaks is slow too, and so is one that needs a training."""
     for item in items:
-        if "soak" in item.keywords:
+        if "soak" in item.keywords or SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker("slow")
     items.sort(key=lambda item: item.path.stem not in LONGEST)
 

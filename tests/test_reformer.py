@@ -75,6 +75,7 @@ def assert_near(ours, theirs, tolerance):
         np.testing.assert_allclose(one, other, atol=tolerance * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 @pytest.mark.parametrize("depth", [1, 3, 12])
 def test_gradients_equal_plain_autodiff(depth, mode):

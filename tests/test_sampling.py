@@ -169,6 +169,7 @@ def test_a_prefix_out_of_range_is_an_error(sampler, prefix_length):
         sampler.complete(np.zeros((1, 96)), prefix_length, [0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (9, 15)])
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_sizes_that_segments_do_not_divide(decoder, size):
