@@ -172,7 +172,7 @@ def test_a_prefix_out_of_range_is_an_error(sampler, prefix_length):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 5), (9, 15)])
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_sizes_that_segments_do_not_divide(decoder, size):
+def test_sizes_that_patches_do_not_divide(decoder, size):
     keras.utils.set_random_seed(1)
     config = decoder_config("pico", decoder)
     model = PixaceCausalLM(size, "hsv 5,4,4", decoder, config)

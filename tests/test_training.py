@@ -434,7 +434,7 @@ def test_a_run_may_lie_among_its_pictures(cartoon_folder, tmp_path):
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_a_picture_smaller_than_a_segment_works(
+def test_a_picture_smaller_than_a_patch_works(
     cartoon_folder, tmp_path, decoder
 ):
     run, _ = fit(

@@ -196,32 +196,22 @@ def load_weights(run: Run) -> Run:
     for name in (WEIGHTS_FILE, CHECKPOINT_FILE):
         if os.path.exists(run.file(name)):
             arrays, _ = storage.read_npz(run.file(name))
-            set_weights(run, arrays, run.file(name))
+            assign_by_path(run.model.weights, arrays, run.file(name))
             return run
     raise UserError(f"{run.path!r} has no weights yet; go on with `fit`.")
 
 
 def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
     """Return the model's weights by the path of each variable."""
-    return arrays_by_path(model.weights)
-
-
-def set_weights(run: Run, arrays: dict[str, np.ndarray], file: str) -> None:
-    """Set the model's weights from `get_weights`; see `assign_by_path`."""
-    assign_by_path(run.model.weights, arrays, file)
-
-
-def arrays_by_path(variables: Sequence[Any]) -> dict[str, np.ndarray]:
-    """Return the values of Keras variables by the path of each one."""
-    arrays = {v.path: np.asarray(v.value) for v in variables}
-    assert len(arrays) == len(variables), "two variables share a path"
+    arrays = {v.path: np.asarray(v.value) for v in model.weights}
+    assert len(arrays) == len(model.weights), "two weights share a path"
     return arrays
 
 
 def assign_by_path(
     variables: Sequence[Any], arrays: dict[str, np.ndarray], file: str
 ) -> None:
-    """Assign Keras variables from `arrays_by_path`.
+    """Assign Keras variables from arrays that go by their paths.
 
     Args:
         variables: The variables.

@@ -145,7 +145,6 @@ def _opened(
     """Hold the folder of a sweep that is begun or resumed; yield the sweep."""
     is_new = not os.path.exists(folder)
     os.makedirs(folder, exist_ok=True)
-    storage.mark_folder(folder)
     with storage.lock(folder, f"Another sweep is using {folder}."):
         try:
             sweep = _prepare(folder, sweep, say)
@@ -227,6 +226,8 @@ def _prepare(folder: str, sweep: Sweep, say: Callable[[str], None]) -> Sweep:
             f"No palette reaches min_psnr={sweep.min_psnr:g} dB (see above). "
             "Lower it, or give --bit-widths with more bits."
         )
+    # Only now: a folder that holds no sweep may be somebody's images.
+    storage.mark_folder(folder)
     sweep.save(folder)
     return sweep
 
