@@ -63,7 +63,7 @@ class Plan:
     later_batch_sizes: tuple[int, ...] = (1, 16)
     training_batch_sizes: tuple[int, ...] = (4,)
     memory_preset: str = "base"
-    memory_batch_sizes: tuple[int, ...] = (16, 32)
+    memory_batch_sizes: tuple[int, ...] = (8, 32)
     peer_memory_batch_sizes: tuple[int, ...] = (2, 8)
     attention_lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
     quality_preset: str = "nano"

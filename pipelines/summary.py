@@ -25,10 +25,8 @@ NOTES = {
     "peer too long, its prefill is counted once and its first pixels, the "
     "cheaper ones, stand for all.",
     "quality": "Our clock runs while it validates, that of the peers does not.",
-    "memory": "The whole process. A further picture is the slope between the "
-    "batches.",
+    "memory": "The whole process. Ours computes 8 pictures at a time.",
 }
-CARD_BYTES = 10e9
 
 Table = dict[str, dict[str, dict[str, Any]]]
 
@@ -87,7 +85,6 @@ def _table(section: str, name: str, table: Table) -> list[str]:
     last = {
         "training": ["first step"],
         "quality": ["parameters"],
-        "memory": ["further picture", "batch in 10 GB"],
     }.get(section, [])
     lines = [
         f"| {' | '.join([name, *columns, *last])} |",
@@ -96,9 +93,7 @@ def _table(section: str, name: str, table: Table) -> list[str]:
     baseline = table.get(BASELINES.get(section, ""), {})
     for row, cells in table.items():
         texts = [_cell(cells.get(c, {}), baseline.get(c, {})) for c in columns]
-        if section == "memory":
-            texts += _memory_columns(cells)
-        elif last:
+        if last:
             texts.append(_last(cells[columns[0]]))
         lines.append(f"| {' | '.join([row, *texts])} |")
     return lines
@@ -130,22 +125,6 @@ def _last(cell: dict[str, Any]) -> str:
     if "parameters" in cell:
         return f"{cell['parameters'] / 1e6:.1f} M"
     return f"{cell['first_seconds']:.1f} s" if "first_seconds" in cell else ""
-
-
-def _memory_columns(cells: dict[str, Any]) -> list[str]:
-    """Return the bytes of a further picture, and the batch for a card."""
-    points = [
-        (int(column.split()[-1]), cell["peak_bytes"])
-        for column, cell in cells.items()
-    ]
-    (few, low), (many, high) = points[0], points[-1]
-    if few == many:
-        return ["", ""]
-    slope = (high - low) / (many - few)
-    if slope <= 0:
-        return ["too little to tell", ""]
-    fitting = int((CARD_BYTES - (low - few * slope)) / slope)
-    return [f"{slope / 1e6:,.0f} MB", f"{fitting}"]
 
 
 def _draw_bars(axes: Any, section: str, table: Table) -> None:

@@ -12,7 +12,6 @@ from conftest import DECODERS
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.tokenizer import PixelTokenizer
-from pixace_tf.model import recompute
 from pixace_tf.model.attention import causal_attention
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.color_head import ChainHead, PackedHead
@@ -181,44 +180,6 @@ def test_gradients_of_blocks_are_those_of_plain_attention(
     for ours, theirs in zip(*gradients(*inputs), strict=True):
         tolerance = 1e-5 if dtype == "float32" else 0.03
         np.testing.assert_allclose(ours, theirs, atol=tolerance)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("decoder", "policy", "jit_compile"),
-    [
-        ("multiscale", "float32", False),
-        ("transformer", "float32", False),
-        ("reformer", "float32", False),
-        ("transformer", "mixed_float16", True),
-    ],
-)
-def test_a_large_batch_in_pieces_gives_the_same(
-    monkeypatch, decoder, policy, jit_compile
-):
-    model = build(decoder, dtype=policy)
-    tokens = tf.constant(random_tokens(4))
-
-    def loss_and_gradients():
-        @tf.function(jit_compile=jit_compile)
-        def run(tokens):
-            with tf.GradientTape() as tape:
-                nats = model.pixel_nats(tokens, model(tokens, training=True))
-                loss = tf.reduce_mean(nats)
-            return loss, tape.gradient(loss, model.trainable_variables)
-
-        return run(tokens)
-
-    whole_loss, whole = loss_and_gradients()
-    monkeypatch.setattr(recompute, "PIECE_POSITIONS", 135)
-    loss, pieces = loss_and_gradients()
-    tolerance = 1e-5 if policy == "float32" else 0.02
-    assert float(loss) == pytest.approx(float(whole_loss), rel=tolerance)
-    for ours, theirs in zip(pieces, whole, strict=True):
-        scale = np.abs(theirs).max()
-        np.testing.assert_allclose(
-            ours, theirs, atol=tolerance * max(scale, 1e-3)
-        )
 
 
 def test_the_layer_computes_what_keras_nlp_computes():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pixace_tf.model import recompute
 from pixace_tf.model.attention import causal_attention
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
@@ -47,15 +46,11 @@ def streams(count=4, length=20, seed=0):
     ]
 
 
-def plain(stack, a, b, training=False, pieces=1):
+def plain(stack, a, b, training=False):
     """The same sums, left to automatic differentiation."""
-    seeds = stack._seeds(training, pieces)
+    seeds = stack._seeds(training)
     for branch, seed in zip(stack.branches, seeds, strict=True):
-        changes = [
-            branch(rows, seed=seed[0][i] if seed else None)
-            for i, rows in enumerate(tf.split(b, pieces))
-        ]
-        a, b = b, a + tf.concat(changes, axis=0)
+        a, b = b, a + branch(b, seed=seed)
     return a, b
 
 
@@ -93,21 +88,12 @@ def test_gradients_equal_plain_autodiff(depth, mode):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("pieces", "jit_compile", "attention"),
-    [
-        (1, False, CausalSelfAttention),
-        (1, True, LSHSelfAttention),
-        (3, False, LSHSelfAttention),
-        (3, True, CausalSelfAttention),
-    ],
+    ("jit_compile", "attention"),
+    [(False, CausalSelfAttention), (True, LSHSelfAttention)],
 )
-def test_dropout_is_replayed_and_pieces_give_the_same(
-    monkeypatch, pieces, jit_compile, attention
-):
-    monkeypatch.setattr(recompute, "PIECE_POSITIONS", 120 // pieces)
+def test_dropout_is_replayed(jit_compile, attention):
     stack = build(2, attention, dropout=0.3)
     a, b = streams(6)
-    assert recompute.num_pieces(a) == pieces
     state = stack.seed_generator.state
     start = state.numpy()
 
@@ -120,7 +106,7 @@ def test_dropout_is_replayed_and_pieces_give_the_same(
     @tf.function(jit_compile=jit_compile)
     def run_plain(a, b):
         return loss_and_gradients(
-            lambda a, b: plain(stack, a, b, True, pieces), stack, a, b
+            lambda a, b: plain(stack, a, b, True), stack, a, b
         )
 
     ours = run(a, b)
@@ -128,15 +114,6 @@ def test_dropout_is_replayed_and_pieces_give_the_same(
     assert np.abs(run(a, b)[0] - ours[0]) > 0.1  # Another mask each time.
     state.assign(start)
     assert_near(ours, run_plain(a, b), 2e-5)
-
-
-def test_pieces_have_masks_of_their_own(monkeypatch):
-    monkeypatch.setattr(recompute, "PIECE_POSITIONS", 20)
-    stack = build(1, dropout=0.5)
-    a, b = streams(1)
-    twice = [tf.repeat(x, 2, axis=0) for x in (a, b)]
-    first, _ = stack(*twice, training=True)
-    assert np.any(first[0] != first[1])
 
 
 @pytest.mark.slow

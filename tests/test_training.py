@@ -19,6 +19,7 @@ from pixace_tf.runs import run_folder
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.training import fit as training
+from pixace_tf.training import schedule
 from pixace_tf.training.callbacks import BudgetSchedule
 from pixace_tf.training.interruption import InterruptedTraining
 from pixace_tf.training.previews import Previews
@@ -26,6 +27,7 @@ from pixace_tf.training.schedule import (
     Budget,
     TrainingState,
     learning_rate_share,
+    micro_batch_size,
 )
 
 pytestmark = pytest.mark.slow  # Nearly all of it.
@@ -131,17 +133,24 @@ class StopAt:
 # The very first, within an epoch, at its last step (so in validation), and in
 # the last validation of all.
 @pytest.mark.parametrize(
-    ("stop_at", "options"),
+    ("stop_at", "micro_batch_pixels", "options"),
     [
-        (1, {"decoder": "multiscale"}),
-        (8, {"decoder": "reformer"}),
-        (5, {"decoder": "reformer", "num_hashes": 2}),
-        (15, {}),
+        (1, 8192, {"decoder": "multiscale"}),
+        (8, 8192, {"decoder": "reformer"}),
+        (5, 8192, {"decoder": "reformer", "num_hashes": 2}),
+        (15, 8192, {}),
+        (7, 128, {}),  # Between the parts of a batch.
     ],
 )
 def test_an_interrupted_run_equals_one_that_was_not(
-    cartoon_folder, tmp_path, monkeypatch, stop_at, options
+    cartoon_folder,
+    tmp_path,
+    monkeypatch,
+    stop_at,
+    micro_batch_pixels,
+    options,
 ):
+    monkeypatch.setattr(schedule, "MICRO_BATCH_PIXELS", micro_batch_pixels)
     fit(cartoon_folder, tmp_path / "straight", epochs=3, **options)
     with monkeypatch.context() as patch:
         StopAt(patch, stop_at, signal.SIGINT)
@@ -424,6 +433,28 @@ def test_the_learning_rate_warms_up_and_falls():
     assert rates.index(max(rates)) < 60
     assert rates[-1] < 0.03
     assert rates[100:] == sorted(rates[100:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "length", "expected"),
+    [(4, 1024, 4), (32, 1024, 8), (30, 1024, 6), (7, 4096, 1), (3, 10**6, 1)],
+)
+def test_a_micro_batch_divides_the_batch(batch_size, length, expected):
+    assert micro_batch_size(batch_size, length) == expected
+
+
+def test_accumulated_gradients_are_those_of_the_batch(
+    cartoon_folder, tmp_path, monkeypatch
+):
+    losses, updates = {}, {}
+    for name, pixels in (("whole", 8192), ("cut", 128)):
+        monkeypatch.setattr(schedule, "MICRO_BATCH_PIXELS", pixels)
+        run, _ = fit(cartoon_folder, tmp_path, name=name, epochs=3, dropout=0.0)
+        with open(run.file("history.json")) as file:
+            losses[name] = [e["val_bits_per_pixel"] for e in json.load(file)]
+        updates[name] = int(run.model.optimizer.iterations)
+    assert updates["cut"] == updates["whole"] > 0
+    assert losses["cut"] == pytest.approx(losses["whole"], rel=1e-3)
 
 
 def test_a_run_may_lie_among_its_pictures(cartoon_folder, tmp_path):

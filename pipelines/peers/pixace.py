@@ -17,6 +17,7 @@ from pixace_tf.model.reformer import CausalSelfAttention, LSHSelfAttention
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.training.fit import fit
 from pixace_tf.training.loop import compile_model
+from pixace_tf.training.schedule import micro_batch_size
 
 
 def sample(
@@ -88,11 +89,12 @@ def learn(
 
 
 def train_memory(preset: str, decoder: str, size: int, batch_size: int) -> dict:
-    """Train two steps; the peak of the memory, in bytes."""
+    """Train two batches; the peak of the memory, in bytes."""
     model = _model(preset, decoder, "chain", size)
-    compile_model(model, 1e-3, True)
-    token_ids = _pictures(batch_size, size)
-    for _ in range(2):
+    micro = micro_batch_size(batch_size, size * size)
+    compile_model(model, 1e-3, True, batch_size // micro)
+    token_ids = _pictures(micro, size)
+    for _ in range(2 * batch_size // micro):
         model.train_on_batch(token_ids, token_ids)
     return {"peak_bytes": timing.peak_bytes()}
 

@@ -169,6 +169,7 @@ def training_batches(
     flip: bool = True,
     epoch: int = 0,
     step: int = 0,
+    steps_per_epoch: int | None = None,
 ) -> tf.data.Dataset:
     """Serve training batches without end.
 
@@ -183,12 +184,14 @@ def training_batches(
         flip: Whether half of the images are mirrored left to right.
         epoch: The first epoch to serve.
         step: Batches of that epoch to leave out.
+        steps_per_epoch: Batches of an epoch; by default all that are full.
 
     Returns:
         Pairs of the same int32 `(batch_size, T)`: inputs and targets.
     """
     tokens = tf.constant(token_ids)
     num_images = len(token_ids)
+    most = -1 if steps_per_epoch is None else steps_per_epoch
 
     def epoch_indices(e: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(
@@ -201,6 +204,7 @@ def training_batches(
         return (
             tf.data.Dataset.from_tensor_slices((order, coins < 0.5))
             .batch(batch_size, drop_remainder=True)
+            .take(most)
             .skip(skip)
         )
 

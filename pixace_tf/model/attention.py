@@ -11,7 +11,7 @@ from typing import Any
 
 from keras import ops
 
-from pixace_tf.model.recompute import after, map_pieces
+from pixace_tf.model.recompute import after
 
 BLOCK_LENGTH = 64
 # Every block is code of its own; long sequences have longer blocks.
@@ -69,8 +69,7 @@ def causal_attention(
         return ops.matmul(ops.cast(weights, value.dtype), value)
 
     # One block after the other, or all scores would exist at once.
-    def forward(query: Any, key_value: Any) -> Any:
-        key, value = key_value
+    def forward(query: Any, key: Any, value: Any) -> Any:
         outputs: list[Any] = []
         totals: list[Any] = []
         for start, stop in blocks:
@@ -83,8 +82,9 @@ def causal_attention(
             outputs.append(ops.matmul(weights, value[:, :, :stop]))
         return ops.concatenate(outputs, axis=2), ops.concatenate(totals, axis=2)
 
-    def backward(query: Any, others: Any) -> Any:
-        key, value, means, totals, upstream = others
+    def backward(
+        query: Any, key: Any, value: Any, means: Any, totals: Any, upstream: Any
+    ) -> Any:
         key, value = after(key, upstream), after(value, upstream)
         of_query: list[Any] = []
         of_key = of_value = 0.0
@@ -110,16 +110,14 @@ def causal_attention(
 
     @ops.custom_gradient
     def attend(query: Any, key: Any, value: Any) -> Any:
-        output, totals = map_pieces(forward, query, (key, value))
+        output, totals = forward(query, key, value)
 
         def gradient(upstream: Any) -> Any:
             products = ops.cast(upstream, "float32") * ops.cast(
                 output, "float32"
             )
             means = ops.sum(products, axis=-1, keepdims=True)
-            return map_pieces(
-                backward, query, (key, value, means, totals, upstream)
-            )
+            return backward(query, key, value, means, totals, upstream)
 
         return output, gradient
 

@@ -22,7 +22,6 @@ from pixace_tf.model.pixel_inputs import (
     pad_grid,
 )
 from pixace_tf.model.presets import HEADS
-from pixace_tf.model.recompute import recompute
 
 DECODERS: dict[str, Callable[..., Decoder]] = {
     "multiscale": MultiscaleDecoder,
@@ -121,7 +120,7 @@ class PixaceCausalLM(keras.Model):
     def call(self, token_ids: Any, training: bool | None = None) -> Any:
         pixels, neighbors = self._inputs(token_ids)
         hidden = self.decoder(pixels, neighbors, training=training)
-        return recompute(self.head, [self.head], hidden, token_ids)
+        return self.head(hidden, token_ids)
 
     def pixel_nats(self, token_ids: Any, logits: Any) -> Any:
         """Return the cost of each pixel: the loss before its mean.

@@ -91,14 +91,6 @@ HEADS = ("chain", "packed")
 LEARNING_RATES = {"pico": 3e-3, "nano": 3e-3, "small": 2e-3, "base": 1e-3}
 PATCH_LENGTH = 16
 HASHING_DECODERS = ("reformer",)
-# Activations kept at each position: widths per layer and per stack, measured,
-# and the embedded neighbors with their gradient.
-_KEPT_WIDTHS = {
-    "multiscale": (6, 11),
-    "transformer": (2, 5),
-    "reformer": (0, 7),
-}
-_INPUT_WIDTH = 2 * 12 * 64
 
 
 def decoder_config(
@@ -175,27 +167,3 @@ def _widened(sizes: dict[str, int], hidden_dim: int) -> dict[str, int]:
         "num_heads": hidden_dim // head_dim,
         "intermediate_dim": wider * hidden_dim,
     }
-
-
-def image_bytes(decoder: str, sizes: dict[str, int], length: int) -> float:
-    """Estimate the activations that training one more image keeps.
-
-    Args:
-        decoder: Name of the decoder.
-        sizes: As `decoder_config` returns them.
-        length: Pixels of the image.
-
-    Returns:
-        Bytes, in float32, of a batch larger than `recompute` leaves whole.
-    """
-    per_layer, per_stack = _KEPT_WIDTHS[decoder]
-
-    def stack(prefix: str, positions: float) -> float:
-        widths = sizes[f"{prefix}num_layers"] * per_layer + per_stack
-        return positions * widths * sizes[f"{prefix}hidden_dim"]
-
-    kept: float = length * _INPUT_WIDTH
-    if "local_hidden_dim" in sizes:
-        kept += stack("", length / sizes.get("patch_length", PATCH_LENGTH))
-        return 4 * (kept + stack("local_", length))
-    return 4 * (kept + stack("", length))

@@ -17,7 +17,6 @@ from pixace_tf.model.attention import (
     step_attention,
 )
 from pixace_tf.model.kv_cache import Cache, empty_cache, layer_cache
-from pixace_tf.model.recompute import recompute
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
@@ -26,9 +25,9 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
 
     The weights and the mathematics are those of `keras_nlp`; only the way to
     compute them differs: queries, keys and values come from one product,
-    attention goes block by block, the branches of a large batch piece by
-    piece, and a step touches only its own row. Attention weights are not
-    dropped out, `dropout` acts on the two residual branches.
+    attention goes block by block, and a step touches only its own row.
+    Attention weights are not dropped out, `dropout` acts on the two residual
+    branches.
 
     Args:
         intermediate_dim: Width of the feed-forward layer.
@@ -62,12 +61,10 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
             float `(B, T, W)`, or that and `(keys, values)`, each
             `(B, H, T, D)`.
         """
-        if return_cache:
-            query, key, value = self._project(x)
-            attended = self._write(causal_attention(query, key, value))
-            return self._finish(x, attended, training), (key, value)
-        layers = (self._self_attention_layer_norm, self._self_attention_layer)
-        return self._finish(x, recompute(self._attend, layers, x), training)
+        query, key, value = self._project(x)
+        attended = self._write(causal_attention(query, key, value))
+        x = self._finish(x, attended, training)
+        return (x, (key, value)) if return_cache else x
 
     def step(
         self,
@@ -91,9 +88,6 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
         query, key, value = self._project(x)
         attended, tail = step_attention(query, key, value, frozen, tail, index)
         return self._finish(x, self._write(attended), False), tail
-
-    def _attend(self, x: Any) -> Any:
-        return self._write(causal_attention(*self._project(x)))
 
     def _project(self, x: Any) -> list[Any]:
         attention = self._self_attention_layer
@@ -134,18 +128,10 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
 
     def _finish(self, x: Any, attended: Any, training: bool | None) -> Any:
         x = x + self._self_attention_dropout(attended, training=training)
-        layers = (
-            self._feedforward_layer_norm,
-            self._feedforward_intermediate_dense,
-            self._feedforward_output_dense,
-        )
-        hidden = recompute(self._feed_forward, layers, x)
-        return x + self._feedforward_dropout(hidden, training=training)
-
-    def _feed_forward(self, x: Any) -> Any:
         hidden = self._feedforward_layer_norm(x)
         hidden = self._feedforward_intermediate_dense(hidden)
-        return self._feedforward_output_dense(hidden)
+        hidden = self._feedforward_output_dense(hidden)
+        return x + self._feedforward_dropout(hidden, training=training)
 
 
 @keras.saving.register_keras_serializable("pixace_tf")

@@ -38,9 +38,10 @@ class BudgetSchedule(keras.callbacks.Callback):
         self._start = time.monotonic() - state.seconds
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._state.step % self._budget.accumulation_steps:
+            return  # Only the last step of an update makes use of it.
         share = self._budget.share(self._state)
-        step = self._budget.steps(self._state)
-        factor = learning_rate_share(share, step)
+        factor = learning_rate_share(share, self._budget.updates(self._state))
         self.model.optimizer.learning_rate.assign(self._learning_rate * factor)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import psutil
 import tensorflow as tf
 
 from pixace_tf import console, storage
@@ -14,18 +13,16 @@ from pixace_tf.data.sources import TFDS_PREFIX
 from pixace_tf.data.token_dataset import TokenDataset
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
-from pixace_tf.model.presets import image_bytes
 from pixace_tf.runs import run_folder
 from pixace_tf.runs.arguments import refuse_changes
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.training.loop import train
-from pixace_tf.training.schedule import Budget
 from pixace_tf.training.training_arguments import TrainingArguments
 
 SAMPLING_PRECISION = "float32"
 # Shown by name when files are skipped; the rest is counted.
 MAX_NAMED_SKIPS = 20
-_GPU_MEMORY_BYTES = 10 * 10**9
+_GPU_BATCH_SIZE = 64
 _CPU_BATCH_PIXELS = 4096
 
 
@@ -82,9 +79,10 @@ def fit(
             else _reopen(path, data, options.jit_compile)
         )
         data.save(run.file(run_folder.TOKENS_FILE))
-        steps = len(data.train) // run.arguments["batch_size"]
-        budget = Budget(options.epochs, options.minutes, steps)
-        train(run, data, budget, options.checkpoint_seconds, say)
+        train(
+            *(run, data, options.epochs, options.minutes),
+            *(options.checkpoint_seconds, say),
+        )
     if run.arguments["precision"] != SAMPLING_PRECISION:
         return run_folder.load_run(path, options.jit_compile)
     # This run has compiled what samples already.
@@ -148,19 +146,16 @@ def _resolve(
 
 
 def _default_batch_size(options: TrainingArguments, num_images: int) -> int:
-    """Choose a power of two that fits into half of the memory.
+    """Choose a power of two.
 
     On a CPU small batches learn fastest per minute: 4,096 pixels are enough.
     """
-    length = options.image_size[0] * options.image_size[1]
-    needed = image_bytes(options.decoder, options.decoder_config(), length)
     if tf.config.list_physical_devices("GPU"):
-        most, memory = 64, _GPU_MEMORY_BYTES
+        most = _GPU_BATCH_SIZE
     else:
-        most = max(1, _CPU_BATCH_PIXELS // length)
-        memory = psutil.virtual_memory().available
-    fitting = max(1, int(memory / 2 / needed))
-    batch_size = min(most, num_images, fitting)
+        height, width = options.image_size
+        most = max(1, _CPU_BATCH_PIXELS // (height * width))
+    batch_size = min(most, num_images)
     return 1 << (batch_size.bit_length() - 1)
 
 

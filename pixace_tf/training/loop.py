@@ -22,13 +22,18 @@ from pixace_tf.training.callbacks import (
 from pixace_tf.training.checkpoint import Checkpoint
 from pixace_tf.training.interruption import InterruptedTraining, StopRequest
 from pixace_tf.training.previews import Previews
-from pixace_tf.training.schedule import Budget, TrainingState
+from pixace_tf.training.schedule import (
+    Budget,
+    TrainingState,
+    micro_batch_size,
+)
 
 
 def train(
     run: Run,
     data: TokenDataset,
-    budget: Budget,
+    epochs: int | None,
+    max_minutes: float | None,
     checkpoint_seconds: float,
     say: Callable[[str], None],
 ) -> None:
@@ -37,7 +42,8 @@ def train(
     Args:
         run: The run; `run.jit_compile` also holds for the training step.
         data: The tokens.
-        budget: How long to train.
+        epochs: How long to train, or None.
+        max_minutes: The same in wall time, or None.
         checkpoint_seconds: Time between two checkpoints.
         say: Takes each line of the report.
 
@@ -45,7 +51,14 @@ def train(
         InterruptedTraining: If a signal stopped it; the checkpoint is written.
         UserError: If the loss stops being finite.
     """
-    compile_model(run.model, run.arguments["learning_rate"], run.jit_compile)
+    batch_size = run.arguments["batch_size"]
+    micro = micro_batch_size(batch_size, run.model.sequence_length)
+    count = batch_size // micro
+    steps_per_epoch = len(data.train) // batch_size * count
+    budget = Budget(epochs, max_minutes, steps_per_epoch, count)
+    compile_model(
+        *(run.model, run.arguments["learning_rate"], run.jit_compile, count)
+    )
     state, stop = TrainingState(), StopRequest()
     checkpoint = Checkpoint(
         run, state, budget.steps_per_epoch, checkpoint_seconds, stop
@@ -59,15 +72,13 @@ def train(
     say(_describe(run))
     with console.ProgressBar("Training") as bar, stop.listening():
         previews = Previews(run, data, stop)
-        report = ProgressReport(
-            bar, state, budget, run.arguments["batch_size"], say
-        )
+        report = ProgressReport(bar, state, budget, micro, say)
         epoch_end = EpochEnd(
             run,
             state,
             budget.steps_per_epoch,
             checkpoint,
-            _validation(run, data, stop),
+            _validation(run, data, micro, stop),
             [report.say_epoch, previews.update],
         )
         callbacks = [
@@ -92,7 +103,10 @@ def train(
 
 
 def compile_model(
-    model: PixaceCausalLM, learning_rate: float, jit_compile: bool
+    model: PixaceCausalLM,
+    learning_rate: float,
+    jit_compile: bool,
+    accumulation_steps: int = 1,
 ) -> None:
     """Give a model its loss and optimizer.
 
@@ -100,6 +114,7 @@ def compile_model(
         model: The model to train.
         learning_rate: The peak of the schedule.
         jit_compile: Whether XLA compiles the step.
+        accumulation_steps: Steps whose gradients make one update.
     """
 
     def pixel_loss(token_ids: Any, logits: Any) -> Any:
@@ -111,6 +126,9 @@ def compile_model(
             beta_2=0.99,
             weight_decay=0.05,
             global_clipnorm=1.0,
+            gradient_accumulation_steps=(
+                accumulation_steps if accumulation_steps > 1 else None
+            ),
             name="adamw",  # Part of the names in a checkpoint.
         ),
         loss=pixel_loss,
@@ -139,11 +157,12 @@ def _fit_epochs(
         batches = token_dataset.training_batches(
             data.train,
             run.tokenizer.image_size,
-            run.arguments["batch_size"],
+            run.arguments["batch_size"] // budget.accumulation_steps,
             run.arguments["seed"],
             run.arguments["flip"],
             state.epoch,
             state.step,
+            steps,
         )
         run.model.fit(
             batches,
@@ -157,9 +176,9 @@ def _fit_epochs(
 
 
 def _validation(
-    run: Run, data: TokenDataset, stop: StopRequest
+    run: Run, data: TokenDataset, batch_size: int, stop: StopRequest
 ) -> Callable[[], float | None]:
-    scorer = Scorer(run.model, run.arguments["batch_size"], run.jit_compile)
+    scorer = Scorer(run.model, batch_size, run.jit_compile)
 
     def validate() -> float | None:
         if not len(data.validation):

@@ -4,9 +4,11 @@ import dataclasses
 import math
 
 WARM_UP_SHARE = 0.05
-MIN_WARM_UP_STEPS = 10
-MAX_WARM_UP_STEPS = 100
+MIN_WARM_UP_UPDATES = 10
+MAX_WARM_UP_UPDATES = 100
 FINAL_LEARNING_RATE_SHARE = 0.02
+# Enough rows for matrix products to be efficient: 8 images of 32x32.
+MICRO_BATCH_PIXELS = 8192
 
 
 @dataclasses.dataclass
@@ -15,7 +17,7 @@ class TrainingState:
 
     Attributes:
         epoch: Finished epochs.
-        step: Finished steps of the running epoch.
+        step: Finished steps of the running epoch, each of a micro batch.
         seconds: Wall time of training so far.
         loss_sum: Sum of the losses of those steps, nats per pixel.
         best: Lowest validation bits per pixel so far.
@@ -41,11 +43,19 @@ class TrainingState:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How long to train: `epochs` or `max_minutes`, the other is None."""
+    """How long to train, and how many steps that are.
+
+    Attributes:
+        epochs: Passes over the images, or None.
+        max_minutes: Wall time instead, or None.
+        steps_per_epoch: Steps of an epoch, each of a micro batch.
+        accumulation_steps: Steps whose gradients make one update.
+    """
 
     epochs: int | None
     max_minutes: float | None
     steps_per_epoch: int
+    accumulation_steps: int = 1
 
     def share(self, state: TrainingState) -> float:
         """Return how much of the budget is spent, from 0 to 1."""
@@ -53,30 +63,51 @@ class Budget:
             return min(state.seconds / (60 * self.max_minutes), 1.0)
         assert self.epochs is not None
         total = self.epochs * self.steps_per_epoch
-        return min(self.steps(state) / total, 1)
+        return min(self._steps(state) / total, 1)
 
-    def steps(self, state: TrainingState) -> int:
-        """Return the optimizer steps taken so far."""
-        return state.epoch * self.steps_per_epoch + state.step
+    def updates(self, state: TrainingState) -> int:
+        """Return how often the weights have been updated."""
+        return self._steps(state) // self.accumulation_steps
 
     def is_spent(self, state: TrainingState) -> bool:
         """Tell whether training is over."""
         return self.share(state) >= 1
 
+    def _steps(self, state: TrainingState) -> int:
+        return state.epoch * self.steps_per_epoch + state.step
 
-def learning_rate_share(share: float, step: int) -> float:
+
+def micro_batch_size(batch_size: int, length: int) -> int:
+    """Return how many images to compute at a time.
+
+    The gradients of several micro batches add up to that of the batch, so a
+    larger batch needs no more memory.
+
+    Args:
+        batch_size: Images per update of the weights.
+        length: Pixels of an image.
+
+    Returns:
+        The largest divisor of the batch size with at most
+        `MICRO_BATCH_PIXELS`, or 1.
+    """
+    most = max(1, MICRO_BATCH_PIXELS // length)
+    return next(n for n in range(most, 0, -1) if batch_size % n == 0)
+
+
+def learning_rate_share(share: float, updates: int) -> float:
     """Return the learning rate relative to its peak: warm-up, then cosine.
 
-    The warm-up takes the first 5% of the budget, but from 10 to 100 steps.
+    The warm-up takes the first 5% of the budget, but from 10 to 100 updates.
 
     Args:
         share: Spent share of the budget, in `[0, 1]`.
-        step: Optimizer steps taken so far.
+        updates: How often the weights have been updated.
 
     Returns:
         A number in `(0, 1]`.
     """
-    warm_up = max(share / WARM_UP_SHARE, (step + 1) / MAX_WARM_UP_STEPS)
-    warm_up = min(warm_up, (step + 1) / MIN_WARM_UP_STEPS, 1.0)
+    warm_up = max(share / WARM_UP_SHARE, (updates + 1) / MAX_WARM_UP_UPDATES)
+    warm_up = min(warm_up, (updates + 1) / MIN_WARM_UP_UPDATES, 1.0)
     low = FINAL_LEARNING_RATE_SHARE
     return warm_up * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))

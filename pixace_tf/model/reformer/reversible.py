@@ -4,7 +4,7 @@ Two streams pass through the branches in turn, `a, b = b, a + branch(b)`; two
 such steps are `y1 = x1 + f(x2)`, `y2 = x2 + g(y1)` of RevNet
 (arXiv 1707.04585) and the Reformer (arXiv 2001.04451). The step can be undone,
 so only the last two streams are kept, however deep the stack, and what the
-branches plan. As with `recompute`, that saves memory in graphs and under XLA.
+branches plan. That saves memory in graphs and under XLA.
 
 Shapes: B batch, T positions, W width.
 """
@@ -15,13 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.model.recompute import (
-    float_weights,
-    map_pieces,
-    num_pieces,
-    using,
-    vjp_in_pieces,
-)
+from pixace_tf.model.recompute import after, float_weights, using, vjp
 
 
 class Branch(keras.layers.Layer):
@@ -126,33 +120,25 @@ class ReversibleStack(keras.layers.Layer):
     def call(
         self, first: Any, second: Any, training: bool | None = None
     ) -> tuple[Any, Any]:
-        count = num_pieces(first)
         variables = [float_weights(b) for b in self.branches]
-        seeds = self._seeds(training, count)
+        seeds = self._seeds(training)
 
-        def add(i: int, x: Any, values: Any, constants: Any) -> Any:
-            plan, seed = constants
+        def add(i: int, x: Any, values: Any, plan: Any) -> Any:
             with using(variables[i], values):
-                change = self.branches[i](
-                    x, plan=plan, seed=seed[0][0] if seed else None
-                )
+                change = self.branches[i](x, plan=plan, seed=seeds[i])
             return ops.cast(change, "float32")
 
-        def decide(i: int, values: Any, x: Any, seed: Any) -> Any:
+        def decide(i: int, x: Any, values: Any) -> Any:
             with using(variables[i], values):
-                plan = self.branches[i].plan(x)
-            return add(i, x, values, (plan, seed)), plan
+                return self.branches[i].plan(x)
 
         @ops.custom_gradient
         def run(a: Any, b: Any, *flat: Any) -> Any:
             values = keras.tree.pack_sequence_as(variables, list(flat))
             plans = []
             for i in range(len(values)):
-                change, plan = map_pieces(
-                    functools.partial(decide, i, values[i]), b, seeds[i]
-                )
-                plans.append(plan)
-                a, b = b, a + change
+                plans.append(decide(i, b, values[i]))
+                a, b = b, a + add(i, b, values[i], plans[i])
             streams = a, b
 
             def gradient(*upstream: Any) -> Any:
@@ -160,13 +146,15 @@ class ReversibleStack(keras.layers.Layer):
                 of_a, of_b = keras.tree.flatten(upstream)
                 of_values: list[Any] = []
                 for i in reversed(range(len(values))):
-                    change, of_x, of_weights = vjp_in_pieces(
-                        functools.partial(add, i),
-                        a,
-                        values[i],
-                        (plans[i], seeds[i]),
-                        of_b,
+                    # Without this the compiler would find that the forward
+                    # pass has computed the same, and keep it.
+                    x = after(a, of_b)
+                    change, pull = vjp(
+                        functools.partial(add, i, plan=plans[i]),
+                        x,
+                        list(values[i]),
                     )
+                    of_x, of_weights = pull(of_b)
                     a, b = b - change, a
                     of_a, of_b = of_b, of_a + of_x
                     of_values = [*of_weights, *of_values]
@@ -193,14 +181,10 @@ class ReversibleStack(keras.layers.Layer):
         ]
         return cls(**{**config, "branches": branches})
 
-    def _seeds(self, training: bool | None, count: int) -> list[list[Any]]:
-        """Return for each branch the seeds of its pieces, `(count, 2)`."""
+    def _seeds(self, training: bool | None) -> list[Any]:
+        """Return a seed `(2,)` for each branch, or None without dropout."""
         if not training or not any(b.dropout for b in self.branches):
-            return [[] for _ in self.branches]
+            return [None] * len(self.branches)
         seed = self.seed_generator.next()
-        numbers = ops.arange(count, dtype=seed.dtype)[:, None]
-        steps = ops.convert_to_tensor([[1, 0]], dtype=seed.dtype)
-        return [
-            [seed + (numbers + i * count) * steps]
-            for i in range(len(self.branches))
-        ]
+        step = ops.convert_to_tensor([1, 0], dtype=seed.dtype)
+        return [seed + i * step for i in range(len(self.branches))]
