@@ -1,7 +1,9 @@
 """This program beside what people would use instead, in one run.
 
-Every figure is taken in a process of its own, the subjects in turn. Where a
-peer is not installed (`pip install -e '.[bench]'`), the tables say so.
+Every subject is a process of its own. Those of a column compile first and are
+then timed in turn, in rounds, one at a time: ratios are taken within a round.
+Peers run with each setting that may be their best. Where one is not installed
+(`pip install -e '.[bench]'`), the tables say so.
 
 Command:  python pipelines/benchmark.py FOLDER --out pipelines/results/benchmark
 Hardware: 2 CPU cores
@@ -32,6 +34,21 @@ from pixace_tf.storage import write_atomic
 PEERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers")
 OPTIONAL = ("torch", "transformers", "skimage")
 SECTIONS = ("sampling", "training", "jpeg", "memory", "attention", "quality")
+
+# Settings of the peers: compiled or not, dtype, and how a row calls them.
+IMAGE_GPT = (
+    (False, "float32", "float32"),
+    (False, "bfloat16", "bfloat16"),
+    (True, "float32", "float32, static cache"),
+)
+# Compiled or not, dtype, one softmax for each channel or one for all.
+TORCH_GPT = (
+    (False, "float32", False),
+    (True, "float32", False),
+    (True, "bfloat16", False),
+    (True, "float32", True),
+    (True, "bfloat16", True),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +84,12 @@ class Plan:
     peer_memory_batch_sizes: tuple[int, ...] = (2, 8)
     attention_lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
     quality_preset: str = "nano"
-    minutes: float = 10.0
+    minutes: tuple[float, ...] = (2.0, 10.0, 30.0)
     peer_learning_rate: float = 3e-3
     num_pictures: int = 3000
     jpeg_size: int = 512
-    seconds: float = 6.0
+    seconds: float = 3.0
+    rounds: int = 5
 
 
 SMOKE = Plan(
@@ -85,10 +103,11 @@ SMOKE = Plan(
     peer_memory_batch_sizes=(1,),
     attention_lengths=(128,),
     quality_preset="pico",
-    minutes=0.05,
+    minutes=(0.05,),
     num_pictures=8,
     jpeg_size=64,
     seconds=0.1,
+    rounds=2,
 )
 
 
@@ -124,11 +143,14 @@ def main(folder: str | None, out: str, sections: str, smoke: bool) -> None:
                 "origin": origin("torch", "transformers", "scikit-image"),
                 "figures": {},
             }
-            cases = list(_cases(section, plan, folder, scratch))
+            columns: dict[tuple[str, str], list[Case]] = {}
+            for case in _cases(section, plan, folder, scratch):
+                columns.setdefault((case.table, case.column), []).append(case)
             with console.ProgressBar(f"Measuring {section}") as bar:
-                for done, case in enumerate(cases):
-                    bar.count(done, len(cases))
-                    _keep(results[section]["figures"], case, ask(case))
+                for done, cases in enumerate(columns.values()):
+                    bar.count(done, len(columns))
+                    for case, figures in measure(cases, plan.rounds):
+                        _keep(results[section]["figures"], case, figures)
                     write_atomic(f"{out}.json", json.dumps(results).encode())
     text = summary.markdown(results)
     write_atomic(f"{out}.md", text.encode())
@@ -136,34 +158,97 @@ def main(folder: str | None, out: str, sections: str, smoke: bool) -> None:
     click.echo(text)
 
 
-def ask(case: Case) -> dict[str, Any]:
-    """Run a case in a process of its own.
+class Subject:
+    """A process that gives the figures of one case, one after the other."""
 
-    Returns:
-        What the subject measured, or `{"missing": package}`.
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        script = os.path.join(PEERS, f"{case.script}.py")
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, script, case.function),
+                json.dumps(case.arguments),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            # Not every peer would use a GPU.
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        )
 
-    Raises:
-        click.ClickException: If the subject failed.
+    def answer(self) -> dict[str, Any]:
+        """Wait for a figure.
+
+        Returns:
+            What the subject measured, or `{"missing": package}`.
+
+        Raises:
+            click.ClickException: If the subject failed.
+        """
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        code = self._process.wait()
+        self._errors.seek(0)
+        errors = self._errors.read()
+        missing = re.findall(r"No module named '(\w+)'", errors)
+        if missing and missing[-1] in OPTIONAL:
+            return {"missing": missing[-1]}
+        reason = errors.strip().splitlines()[-1:] or ["killed"]
+        raise click.ClickException(
+            f"{self._case.row}, {self._case.column} failed ({code}): "
+            f"{reason[0]}"
+        )
+
+    def next_answer(self) -> dict[str, Any]:
+        """Ask for another round, and wait for its figure."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return self.answer()
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._errors.close()
+
+
+def measure(
+    cases: list[Case], rounds: int
+) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Measure what stands in one column of a table: all in turn, in rounds.
+
+    Each subject is a process of its own, which compiles and then waits; only
+    one works at a time.
+
+    Args:
+        cases: Of the rows.
+        rounds: How often each is timed.
+
+    Yields:
+        A case and its figures; rates of round i stand at place i.
     """
-    command = [
-        sys.executable,
-        os.path.join(PEERS, f"{case.script}.py"),
-        case.function,
-        json.dumps(case.arguments),
-    ]
-    # Not every peer would use a GPU.
-    on_cpu = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=on_cpu)
-    if done.returncode == 0:
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return answer
-    missing = re.findall(r"No module named '(\w+)'", done.stderr)
-    if missing and missing[-1] in OPTIONAL:
-        return {"missing": missing[-1]}
-    reason = done.stderr.strip().splitlines()[-1:] or ["killed"]
-    raise click.ClickException(
-        f"{case.row}, {case.column} failed ({done.returncode}): {reason[0]}"
-    )
+    waiting: list[tuple[Case, Subject, dict[str, Any]]] = []
+    for case in cases:
+        subject = Subject(case)
+        figures = subject.answer()
+        if "first_seconds" in figures:
+            waiting.append((case, subject, {**figures, "per_second": []}))
+        else:  # It has no more to tell.
+            subject.close()
+            yield case, figures
+    for _ in range(rounds):
+        for _, subject, figures in waiting:
+            figures["per_second"].append(subject.next_answer()["per_second"])
+    for case, subject, figures in waiting:
+        subject.close()
+        yield case, figures
 
 
 def _cases(
@@ -195,8 +280,11 @@ def _sampling(plan: Plan) -> Iterator[tuple]:
             cell, both = _batch(plan, batch_size)
             for row, ours in _ours(plan, preset):
                 yield table, row, cell, "pixace", "sample", {**ours, **both}
-            row = "Hugging Face ImageGPT, packed head"
-            yield table, row, cell, "image_gpt", "sample", {**sizes, **both}
+            for is_compiled, dtype, name in IMAGE_GPT:
+                row = f"Hugging Face ImageGPT, {name}"
+                peer = {**sizes, **both, "dtype": dtype}
+                peer["is_compiled"] = is_compiled
+                yield table, row, cell, "image_gpt", "sample", peer
             row = "keras_nlp sampler, packed head"
             for jit_compile, suffix in ((False, ""), (True, ", with XLA")):
                 peer = {"preset": preset, "jit_compile": jit_compile, **both}
@@ -214,9 +302,8 @@ def _training(plan: Plan) -> Iterator[tuple]:
         cell, both = _batch(plan, batch_size)
         for row, ours in _ours(plan, preset):
             yield table, row, cell, "pixace", "train", {**ours, **both}
-        for is_compiled, name in ((False, "eager"), (True, "compiled")):
-            row = f"PyTorch {name}, packed head"
-            peer = {**_sizes(preset), "is_compiled": is_compiled, **both}
+        for row, peer in _torch_peers():
+            peer = {**_sizes(preset), **peer, **both}
             yield table, row, cell, "torch_gpt", "train", peer
 
 
@@ -238,27 +325,37 @@ def _batch(plan: Plan, batch_size: int) -> tuple[str, dict[str, Any]]:
 
 def _quality(plan: Plan, folder: str, scratch: str) -> Iterator[tuple]:
     """Validation bits per pixel against minutes, on the same tokens."""
-    table, cell = plan.quality_preset, f"{plan.minutes:g} minutes"
-    ours = {
-        "folder": os.path.abspath(folder),
-        "runs_dir": scratch,
-        "preset": plan.quality_preset,
-        "size": plan.size,
-        "minutes": plan.minutes,
-    }
-    yield table, "pixace-tf", cell, "pixace", "learn", ours
-    for is_compiled, name in ((False, "eager"), (True, "compiled")):
-        peer: dict[str, Any] = {
-            **_sizes(plan.quality_preset),
-            "is_compiled": is_compiled,
+    table = plan.quality_preset
+    for minutes in plan.minutes:
+        cell = f"{minutes:g} minutes"
+        ours = {
+            "folder": os.path.abspath(folder),
+            "runs_dir": os.path.join(scratch, cell),
+            "preset": plan.quality_preset,
             "size": plan.size,
-            "batch_size": 4,
-            "learning_rate": plan.peer_learning_rate,
-            "tokens": os.path.join(scratch, "learned", "tokens.npz"),
-            "minutes": plan.minutes,
+            "minutes": minutes,
         }
-        row = f"PyTorch {name}, packed head"
-        yield table, row, cell, "torch_gpt", "learn", peer
+        yield table, "pixace-tf", cell, "pixace", "learn", ours
+        for row, settings in _torch_peers():
+            peer: dict[str, Any] = {
+                **_sizes(plan.quality_preset),
+                **settings,
+                "size": plan.size,
+                "batch_size": 4,
+                "learning_rate": plan.peer_learning_rate,
+                "tokens": os.path.join(scratch, cell, "learned", "tokens.npz"),
+                "minutes": minutes,
+            }
+            yield table, row, cell, "torch_gpt", "learn", peer
+
+
+def _torch_peers() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a row and its settings for each PyTorch peer."""
+    for is_compiled, dtype, is_split in TORCH_GPT:
+        name = "compiled" if is_compiled else "eager"
+        head = "64 logits" if is_split else "packed head"
+        settings = {"is_compiled": is_compiled, "is_split": is_split}
+        yield f"PyTorch {name}, {dtype}, {head}", {**settings, "dtype": dtype}
 
 
 def _jpeg(plan: Plan, folder: str, scratch: str) -> Iterator[tuple]:

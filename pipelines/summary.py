@@ -14,12 +14,8 @@ TITLES = {
     "memory": "Peak memory of training steps",
     "attention": "Attention of long sequences, tokens per second",
 }
-# Ratios are to this row.
-BASELINES = {
-    "sampling": "Hugging Face ImageGPT, packed head",
-    "training": "PyTorch eager, packed head",
-    "jpeg": "PIL and scikit-image, pool",
-}
+# Rows of this program begin so.
+OURS = ("pixace-tf", "exact", "LSH")
 NOTES = {
     "sampling": "Prefill included, but for keras_nlp. Where the half takes a "
     "peer too long, its prefill is counted once and its first pixels, the "
@@ -41,7 +37,8 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [
         "# pixace-tf beside what people would use instead",
         "",
-        "Medians (lowest - highest), and the ratio to the row marked 1x.",
+        "Medians of the rounds (lowest - highest), and the median of the",
+        "ratios within a round to the fastest peer, which is marked 1x.",
     ]
     for section, result in results.items():
         lines += ["", f"## {TITLES[section]}", ""]
@@ -90,16 +87,28 @@ def _table(section: str, name: str, table: Table) -> list[str]:
         f"| {' | '.join([name, *columns, *last])} |",
         "|---|" + "---:|" * len([*columns, *last]),
     ]
-    baseline = table.get(BASELINES.get(section, ""), {})
+    best = {c: _best_peer(table, c) for c in columns}
     for row, cells in table.items():
-        texts = [_cell(cells.get(c, {}), baseline.get(c, {})) for c in columns]
+        texts = [_cell(cells.get(c, {}), best[c]) for c in columns]
         if last:
             texts.append(_last(cells[columns[0]]))
         lines.append(f"| {' | '.join([row, *texts])} |")
     return lines
 
 
-def _cell(cell: dict[str, Any], baseline: dict[str, Any]) -> str:
+def _best_peer(table: Table, column: str) -> dict[str, Any]:
+    """Return the figures of the fastest peer in a column, {} without one."""
+    peers = [
+        cells[column]
+        for row, cells in table.items()
+        if not row.startswith(OURS) and "per_second" in cells.get(column, {})
+    ]
+    return max(
+        peers, key=lambda p: statistics.median(p["per_second"]), default={}
+    )
+
+
+def _cell(cell: dict[str, Any], best: dict[str, Any]) -> str:
     if "missing" in cell:
         return f"{cell['missing']} is not installed"
     if "curve" in cell:
@@ -113,11 +122,17 @@ def _cell(cell: dict[str, Any], baseline: dict[str, Any]) -> str:
         f"{statistics.median(rates):,.0f} ({min(rates):,.0f} - "
         f"{max(rates):,.0f})"
     )
-    if "per_second" in baseline:
-        ratio = statistics.median(rates) / statistics.median(
-            baseline["per_second"]
+    if cell is best:
+        return f"{text}, 1x"
+    if best:
+        ratios = [
+            own / peer
+            for own, peer in zip(rates, best["per_second"], strict=False)
+        ]
+        text += (
+            f", {statistics.median(ratios):.3g}x ({min(ratios):.3g} - "
+            f"{max(ratios):.3g})"
         )
-        text += f", {ratio:.3g}x"
     return text
 
 

@@ -1,8 +1,15 @@
 import os
+import pathlib
+
+from pixace_tf import compile_cache
 
 # Before TensorFlow is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+# Tests compile the same programs in many processes.
+CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "programs"
+os.environ[compile_cache.CACHE_VARIABLE] = str(CACHE)
+compile_cache.enable()
 
 import keras
 import numpy as np
@@ -25,6 +32,13 @@ def pytest_collection_modifyitems(items):
         if "soak" in item.keywords or SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker("slow")
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+def stir(layer, stddev=0.1):
+    """Add noise to all weights, since some begin as zeros and do nothing."""
+    for weight in layer.trainable_variables:
+        weight.assign_add(stddev * keras.random.normal(weight.shape))
+    return layer
 
 
 @pytest.fixture(scope="module", autouse=True)

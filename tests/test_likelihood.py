@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from conftest import stir
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.tokenizer import PixelTokenizer
@@ -12,7 +13,7 @@ from pixace_tf.sampling.likelihood import Scorer, bits_per_dim, colors_per_token
 
 def small_model(palette, head="chain", size=(1, 2)):
     sizes = decoder_config("pico", "transformer", size[1])
-    return PixaceCausalLM(size, palette, "transformer", sizes, head)
+    return stir(PixaceCausalLM(size, palette, "transformer", sizes, head))
 
 
 def test_scores_do_not_depend_on_the_batch(trained_run):

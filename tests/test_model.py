@@ -8,7 +8,7 @@ import keras_nlp
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import DECODERS
+from conftest import DECODERS, stir
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.tokenizer import PixelTokenizer
@@ -29,7 +29,7 @@ SIZE = (9, 15)  # No decoder's patches divide 135 pixels.
 
 def build(decoder, head="chain", palette="hsv 5,4,4", size=SIZE, **options):
     keras.utils.set_random_seed(0)
-    return PixaceCausalLM(
+    model = PixaceCausalLM(
         size,
         palette,
         decoder,
@@ -38,6 +38,7 @@ def build(decoder, head="chain", palette="hsv 5,4,4", size=SIZE, **options):
         embedding_dim=16,
         **options,
     )
+    return stir(model)
 
 
 def random_tokens(count=2, size=SIZE, seed=0):
@@ -253,7 +254,7 @@ def test_an_unknown_name_is_an_error():
 @pytest.mark.parametrize(
     ("preset", "decoder", "millions"),
     [
-        ("nano", "multiscale", 4.5),
+        ("nano", "multiscale", 3.0),
         ("small", "multiscale", 13),
         ("base", "multiscale", 24),
         ("nano", "transformer", 1.0),

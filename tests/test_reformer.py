@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import stir
 
 from pixace_tf.model.attention import causal_attention
 from pixace_tf.model.causal_lm import PixaceCausalLM
@@ -33,9 +34,7 @@ def build(depth=2, attention=CausalSelfAttention, dropout=0.0, **options):
         branches.append(FeedForward(32, dropout=dropout))
     stack = ReversibleStack(branches)
     stack.build((None, 20, WIDTH), (None, 20, WIDTH))
-    for weight in stack.trainable_variables:  # Biases too.
-        weight.assign_add(0.1 * keras.random.normal(weight.shape))
-    return stack
+    return stir(stack)
 
 
 def streams(count=4, length=20, seed=0):
@@ -317,6 +316,7 @@ def test_hashed_attention_is_causal_to_the_last_bit(jit_compile):
     keras.utils.set_random_seed(0)
     layer = LSHSelfAttention(2, num_hashes=2, chunk_length=4)
     layer.build((None, 50, WIDTH))
+    stir(layer)
     run = tf.function(layer, jit_compile=jit_compile)
     before = streams(2, 50)[0].numpy()
     output = run(before).numpy()
@@ -358,6 +358,7 @@ def test_hashed_attention_is_stable_in_float16():
     keras.utils.set_random_seed(0)
     layer = LSHSelfAttention(2, chunk_length=4, dtype="mixed_float16")
     layer.build((None, 50, WIDTH))
+    stir(layer)
     layer.read.kernel.assign(200 * layer.read.kernel)
     x = streams(2, 50)[0]
     with tf.GradientTape() as tape:
@@ -372,6 +373,7 @@ def test_the_first_position_sees_itself():
     keras.utils.set_random_seed(0)
     layer = LSHSelfAttention(1, chunk_length=4)
     layer.build((None, 1, WIDTH))
+    stir(layer)
     x = streams(2, 1)[0]
     _, value = layer._parts(x)
     np.testing.assert_allclose(
@@ -395,7 +397,8 @@ def test_sampling_from_hashed_attention_attends_to_all():
     def model_of(**options):
         keras.utils.set_random_seed(0)
         sizes = {**decoder_config("pico", "reformer"), **options}
-        return PixaceCausalLM((8, 12), "hsv 5,4,4", "reformer", sizes)
+        model = PixaceCausalLM((8, 12), "hsv 5,4,4", "reformer", sizes)
+        return stir(model)
 
     hashed = model_of(num_hashes=1, chunk_length=4)
     exact = model_of(num_hashes=1, num_buckets=1, chunk_length=length)

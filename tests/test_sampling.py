@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import DECODERS
+from conftest import DECODERS, stir
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.model.causal_lm import PixaceCausalLM
@@ -17,12 +17,14 @@ SIZE = (8, 12)
 @pytest.fixture(scope="module", params=DECODERS)
 def model(request):
     keras.utils.set_random_seed(1)
-    return PixaceCausalLM(
-        SIZE,
-        "hsv 5,4,4",
-        request.param,
-        decoder_config("pico", request.param),
-        name="pixace",
+    return stir(
+        PixaceCausalLM(
+            SIZE,
+            "hsv 5,4,4",
+            request.param,
+            decoder_config("pico", request.param),
+            name="pixace",
+        )
     )
 
 
@@ -175,7 +177,7 @@ def test_a_prefix_out_of_range_is_an_error(sampler, prefix_length):
 def test_sizes_that_patches_do_not_divide(decoder, size):
     keras.utils.set_random_seed(1)
     config = decoder_config("pico", decoder)
-    model = PixaceCausalLM(size, "hsv 5,4,4", decoder, config)
+    model = stir(PixaceCausalLM(size, "hsv 5,4,4", decoder, config))
     sampler = Sampler(model, jit_compile=False)
     length = size[0] * size[1]
     drawn = sampler.generate([5])

@@ -11,12 +11,25 @@ def sample(
     hidden_dim: int,
     size: int,
     batch_size: int,
+    dtype: str,
+    is_compiled: bool,
     seconds: float,
-) -> dict:
+) -> None:
     """Generate behind the first half of pictures; pixels per second.
 
     Where the half takes longer than the seconds, its first pixels, which are
     the cheaper ones, stand for all.
+
+    Args:
+        num_layers: Sizes of the model.
+        num_heads: Sizes of the model.
+        hidden_dim: Sizes of the model.
+        size: Height and width of a picture.
+        batch_size: Pictures at once.
+        dtype: Of the weights: `"float32"` or `"bfloat16"`.
+        is_compiled: Whether the cache is static and the step is compiled, as
+            the documentation of `generate` proposes for speed.
+        seconds: For one round.
     """
     colors, length, half = 1 << 13, size * size, size * size // 2
     torch.manual_seed(0)
@@ -28,7 +41,8 @@ def sample(
             n_layer=num_layers,
             n_head=num_heads,
         )
-    ).eval()
+    )
+    model = model.to(getattr(torch, dtype)).eval()
     given = torch.randint(0, colors, (batch_size, half))
 
     def work(steps: int) -> None:
@@ -40,13 +54,12 @@ def sample(
                 do_sample=True,
                 top_k=0,
                 pad_token_id=colors,
+                cache_implementation="static" if is_compiled else None,
                 eos_token_id=None,
             )
 
     # Its last position is taken by the start token.
-    return timing.extrapolated_rates(
-        work, length - half - 1, batch_size, seconds
-    )
+    timing.extrapolated_rates(work, length - half - 1, batch_size, seconds)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from PIL import Image
 
 def worker_pool(
     folder: str, size: int, num_pictures: int, is_reduced: bool, seconds: float
-) -> dict:
+) -> None:
     """PIL and scikit-image in a pool of processes; pictures per second."""
     jobs = [(path, size, is_reduced) for path in _paths(folder)]
     with multiprocessing.Pool(os.cpu_count()) as pool:
@@ -22,12 +22,12 @@ def worker_pool(
             tokens = list(pool.imap_unordered(_pack, jobs, chunksize=16))
             assert len(tokens) == num_pictures
 
-        return timing.rates(work, num_pictures, seconds)
+        timing.rates(work, num_pictures, seconds)
 
 
 def torch_loader(
     folder: str, size: int, num_pictures: int, is_reduced: bool, seconds: float
-) -> dict:
+) -> None:
     """A torch DataLoader over PIL; pictures per second."""
     import torch
 
@@ -50,7 +50,7 @@ def torch_loader(
     def work() -> None:
         assert sum(len(batch) for batch in loader) == num_pictures
 
-    return timing.rates(work, num_pictures, seconds)
+    timing.rates(work, num_pictures, seconds)
 
 
 def _paths(folder: str) -> list[str]:

@@ -23,7 +23,7 @@ from pixace_tf.training.loop import compile_model
 
 def sample(
     preset: str, size: int, batch_size: int, jit_compile: bool, seconds: float
-) -> dict:
+) -> None:
     """Sample behind the first half of pictures; pixels per second.
 
     As many pixels as fit into the seconds are drawn; each costs the same,
@@ -68,7 +68,7 @@ def sample(
         prompt = tf.zeros((batch_size, length), tf.int32)
         draw(prompt, cache, tf.constant(length - steps)).numpy()
 
-    return timing.extrapolated_rates(work, length - half, batch_size, seconds)
+    timing.extrapolated_rates(work, length - half, batch_size, seconds)
 
 
 def train_memory(preset: str, size: int, batch_size: int) -> dict:

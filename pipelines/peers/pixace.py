@@ -27,12 +27,12 @@ def sample(
     size: int,
     batch_size: int,
     seconds: float,
-) -> dict:
+) -> None:
     """Complete the second half of pictures; pixels per second."""
     sampler = Sampler(_model(preset, decoder, head, size))
     half = size * size // 2
     token_ids = _pictures(batch_size, size)
-    return timing.rates(
+    timing.rates(
         lambda: sampler.complete(token_ids, half, np.arange(batch_size)),
         batch_size * (size * size - half),
         seconds,
@@ -46,24 +46,15 @@ def train(
     size: int,
     batch_size: int,
     seconds: float,
-) -> dict:
+) -> None:
     """Train with `model.fit` as `pixace-tf fit` does; pixels per second."""
     model = _model(preset, decoder, head, size)
     compile_model(model, 1e-3, True)
     batches = token_dataset.training_batches(
         _pictures(4 * batch_size, size), (size, size), batch_size, 0, True, 0, 0
     )
-    ends = _Ends(seconds)
-    begin = time.perf_counter()
-    model.fit(batches, steps_per_epoch=10**6, callbacks=[ends], verbose=0)
-    pixels = batch_size * size * size
-    return {
-        "first_seconds": ends.times[0] - begin,
-        "per_second": [
-            pixels / (b - a)
-            for a, b in zip(ends.times[:-1], ends.times[1:], strict=True)
-        ],
-    }
+    rounds = _Rounds(batch_size * size * size, seconds)
+    model.fit(batches, steps_per_epoch=10**6, callbacks=[rounds], verbose=0)
 
 
 def learn(
@@ -99,7 +90,7 @@ def train_memory(preset: str, decoder: str, size: int, batch_size: int) -> dict:
     return {"peak_bytes": timing.peak_bytes()}
 
 
-def attend(preset: str, num_hashes: int, length: int, seconds: float) -> dict:
+def attend(preset: str, num_hashes: int, length: int, seconds: float) -> None:
     """Run one attention branch both ways on one sequence; tokens per second."""
     keras.utils.set_random_seed(0)
     sizes = decoder_config(preset, "reformer")
@@ -118,32 +109,40 @@ def attend(preset: str, num_hashes: int, length: int, seconds: float) -> dict:
             output = layer(x)
         return tape.gradient(output, x)
 
-    return timing.rates(lambda: both_ways(x).numpy(), length, seconds)
+    timing.rates(lambda: both_ways(x).numpy(), length, seconds)
 
 
 def load_images(
     folder: str, size: int, num_pictures: int, seconds: float
-) -> dict:
+) -> None:
     """Scan a folder and turn it into tokens; pictures per second."""
     tokenizer = PixelTokenizer((size, size))
-    return timing.rates(
+    timing.rates(
         lambda: token_dataset.load(folder, tokenizer), num_pictures, seconds
     )
 
 
-class _Ends(keras.callbacks.Callback):
-    """Notes when batches end, and stops after some seconds."""
+class _Rounds(keras.callbacks.Callback):
+    """Tells the rate of each round, and waits for the next."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, pixels: int, seconds: float) -> None:
         super().__init__()
+        self.pixels = pixels  # Of a step.
         self.seconds = seconds
-        self.times: list[float] = []
+        self.steps = -1  # The first one compiles.
+        self.begin = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.times.append(time.perf_counter())
-        steps = len(self.times) - 1
-        if steps >= 3 and self.times[-1] - self.times[0] > self.seconds:
-            self.model.stop_training = True
+        self.steps += 1
+        spent = time.perf_counter() - self.begin
+        if self.steps == 0:
+            answer = {"first_seconds": spent}
+        elif spent < self.seconds:
+            return
+        else:
+            answer = {"per_second": self.steps * self.pixels / spent}
+        self.model.stop_training = not timing.tell(answer)
+        self.steps, self.begin = 0, time.perf_counter()
 
 
 def _model(preset: str, decoder: str, head: str, size: int) -> PixaceCausalLM:

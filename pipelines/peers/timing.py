@@ -8,41 +8,30 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-REPEATS = 7
 
+def rates(work: Callable[[], Any], units: float, seconds: float) -> None:
+    """Time some work, anew in each round of the benchmark.
 
-def rates(
-    work: Callable[[], Any],
-    units: float,
-    seconds: float,
-    repeats: int = REPEATS,
-) -> dict:
-    """Time some work again and again.
+    The first time, compilation included, is told as `first_seconds`, then the
+    rate of each round as `per_second`.
 
     Args:
         work: Does it once, and returns when it is done.
         units: What one piece of work is, in the unit of the rates.
-        seconds: After these no further repetition begins; there are three at
-            least.
-        repeats: The most repetitions.
-
-    Returns:
-        `first_seconds`, compilation included, and `per_second`, one rate for
-        each repetition after the first.
+        seconds: How long a round repeats it, at least.
     """
-    first = _seconds(work)
-    times: list[float] = []
-    while len(times) < 3 or (len(times) < repeats and sum(times) < seconds):
-        times.append(_seconds(work))
-    return {
-        "first_seconds": first,
-        "per_second": [units / elapsed for elapsed in times],
-    }
+    goes_on = tell({"first_seconds": _seconds(work)})
+    while goes_on:
+        count, spent = 0, 0.0
+        while spent < seconds:
+            spent += _seconds(work)
+            count += 1
+        goes_on = tell({"per_second": units * count / spent})
 
 
 def extrapolated_rates(
     work: Callable[[int], Any], most: int, units: float, seconds: float
-) -> dict:
+) -> None:
     """Time as many steps as fit into some seconds, and infer the rest.
 
     What comes before the first step, such as a prefill, is timed by itself and
@@ -52,18 +41,27 @@ def extrapolated_rates(
         work: Does a number of steps.
         most: The number of steps to infer the time of.
         units: What one step is.
-        seconds: For one repetition.
-
-    Returns:
-        `per_second` as `rates`, and how many `steps` were done each time.
+        seconds: For one round.
     """
-    work(1)
+    first = _seconds(lambda: work(1))
     one = statistics.median(_seconds(lambda: work(1)) for _ in range(3))
     per_step = max(_seconds(lambda: work(9)) - one, 1e-6) / 8
     steps = max(9, min(most, int((seconds - one) / per_step)))
-    done = rates(lambda: work(steps), 1, seconds)["per_second"]
-    times = [one + (most - 1) * (1 / rate - one) / (steps - 1) for rate in done]
-    return {"per_second": [units * most / t for t in times], "steps": steps}
+    goes_on = tell({"first_seconds": first})
+    while goes_on:
+        spent = _seconds(lambda: work(steps))
+        spent = one + (most - 1) * max(spent - one, 1e-6) / (steps - 1)
+        goes_on = tell({"per_second": units * most / spent})
+
+
+def tell(answer: dict[str, Any]) -> bool:
+    """Give the benchmark an answer, and wait until it asks for the next.
+
+    Returns:
+        Whether it does; else this process is to end.
+    """
+    print(json.dumps(answer), flush=True)
+    return bool(sys.stdin.readline())
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -77,13 +75,14 @@ def peak_bytes() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def main(*functions: Callable[..., dict]) -> None:
-    """Run the function named on the command line; print its result.
+def main(*functions: Callable[..., dict | None]) -> None:
+    """Run the function named on the command line.
 
-    The second argument holds its arguments as JSON; the result is the last
-    line of the output.
+    The second argument holds its arguments as JSON. A function tells its
+    answers itself or returns the only one.
     """
     name, arguments = sys.argv[1:]
     chosen = {function.__name__: function for function in functions}[name]
-    result = chosen(**json.loads(arguments))
-    print(json.dumps(result), flush=True)
+    answer = chosen(**json.loads(arguments))
+    if answer is not None:
+        tell(answer)

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from pixace_tf import compile_cache
 from pixace_tf.errors import UserError
 
 
@@ -83,11 +84,12 @@ def needs_tensorflow(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without its chatter.
+    """Import TensorFlow without its chatter, and keep what XLA compiles.
 
     The chatter comes from C++ and heeds no setting. It is shown where
     TF_CPP_MIN_LOG_LEVEL is set.
     """
+    compile_cache.enable()
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
         with _silent_stderr():

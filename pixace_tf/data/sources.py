@@ -124,7 +124,9 @@ def _decode(
         others.remove(i)
         yield i, image
     decode = tf.function(
-        tokenizer.decode, input_signature=[tf.TensorSpec((), tf.string)]
+        tokenizer.decode,
+        input_signature=[tf.TensorSpec((), tf.string)],
+        autograph=False,
     )
 
     def decode_other(index: int) -> tuple[int, np.ndarray | Skipped]:
@@ -148,6 +150,7 @@ def _decode_plain(
         return
     paths = [os.fsencode(full_paths[i]) for i in plain]
 
+    @tf.autograph.experimental.do_not_convert
     def decode(index: tf.Tensor, path: tf.Tensor) -> Any:
         return index, tokenizer.decode(tf.io.read_file(path))
 
@@ -179,6 +182,7 @@ def _read_tfds(
         names = getattr(features["label"], "names", None)
     resize = tf.function(
         lambda image: tokenizer.resize_image(_to_rgb(image)),
+        autograph=False,
         reduce_retracing=True,
     )
     parts = {split: ""} if split else _tfds_parts(list(builder.info.splits))

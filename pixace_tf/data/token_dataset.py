@@ -193,6 +193,7 @@ def training_batches(
     num_images = len(token_ids)
     most = -1 if steps_per_epoch is None else steps_per_epoch
 
+    @tf.autograph.experimental.do_not_convert
     def epoch_indices(e: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(
             tf.range(num_images, dtype=tf.int64), seed=tf.stack([seed, e])
@@ -208,6 +209,7 @@ def training_batches(
             .skip(skip)
         )
 
+    @tf.autograph.experimental.do_not_convert
     def gather(index: tf.Tensor, mirrored: tf.Tensor) -> Any:
         batch = tf.cast(tf.gather(tokens, index), tf.int32)
         if flip:

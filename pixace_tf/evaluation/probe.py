@@ -159,6 +159,7 @@ def layer_means(
     program = tf.function(
         means,
         input_signature=[tf.TensorSpec(shape, tf.int32)],
+        autograph=False,
         jit_compile=jit_compile,
     )
     done = []

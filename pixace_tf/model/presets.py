@@ -29,9 +29,9 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
     "nano": {
         "multiscale": {
             "num_layers": 4,
-            "hidden_dim": 256,
-            "num_heads": 4,
-            "intermediate_dim": 1024,
+            "hidden_dim": 192,
+            "num_heads": 3,
+            "intermediate_dim": 768,
             "local_num_layers": 2,
             "local_hidden_dim": 128,
             "local_num_heads": 4,

@@ -47,6 +47,15 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
         kwargs.setdefault("activation", "gelu")
         super().__init__(intermediate_dim, num_heads, dropout, **kwargs)
 
+    def build(self, *shapes: Any, **shapes_by_name: Any) -> None:
+        super().build(*shapes, **shapes_by_name)
+        # The layer begins as if it were not there, and learns sooner so.
+        for dense in (
+            self._self_attention_layer._output_dense,
+            self._feedforward_output_dense,
+        ):
+            dense.kernel.assign(ops.zeros_like(dense.kernel))
+
     def call(
         self, x: Any, training: bool | None = None, return_cache: bool = False
     ) -> Any:

@@ -56,7 +56,8 @@ class DecodeLoop:
             name: tf.TensorSpec((rows,), value.dtype)
             for name, value in SamplingConfig().arrays(1).items()
         }
-        # Where no filter is on, the program does not hold them.
+        # Where no filter is on, the program does not hold them. To convert
+        # Python's control flow would take most of the time of tracing.
         self._programs = {
             is_filtered: tf.function(
                 functools.partial(self._decode, is_filtered),
@@ -66,6 +67,7 @@ class DecodeLoop:
                     tf.TensorSpec((rows, length, num_draws), tf.float32),
                     config,
                 ],
+                autograph=False,
                 jit_compile=jit_compile,
             )
             for is_filtered in (False, True)
@@ -73,18 +75,20 @@ class DecodeLoop:
         self._begin_patch = tf.function(
             model.begin_patch,
             input_signature=[self._state_spec, tokens, scalar],
+            autograph=False,
         )
-        # There is one program for each number of patches. The batch is not
-        # fixed, since a batch that is cut into pieces needs an XLA op.
+        # There is one program for each number of patches.
         self._prefill = functools.cache(
             lambda num_patches: tf.function(
                 lambda token_ids: model.prefill(token_ids, num_patches),
                 input_signature=[tf.TensorSpec((None, length), tf.int32)],
+                autograph=False,
             )
         )
         self.noise = tf.function(
             lambda seeds: uniform_noise(seeds, length, num_draws),
             input_signature=[tf.TensorSpec((rows,), tf.int64)],
+            autograph=False,
         )
 
     def state_at(self, token_ids: tf.Tensor, position: int) -> Any:

@@ -41,6 +41,7 @@ class Scorer:
             input_signature=[
                 tf.TensorSpec((batch_size, model.sequence_length), tf.int32)
             ],
+            autograph=False,
             jit_compile=jit_compile,
         )
 

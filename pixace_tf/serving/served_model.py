@@ -67,8 +67,8 @@ class ServedModel:
             lambda token_ids: model.pixel_nats(
                 token_ids, model(token_ids, training=False)
             ),
-            # The batch is not fixed, since a batch in pieces needs an XLA op.
             input_signature=[tf.TensorSpec((None, length), tf.int32)],
+            autograph=False,
         )
         row = tf.TensorSpec((None,), tf.string)
         tokens = tf.TensorSpec((None, length), tf.int32)
@@ -81,7 +81,9 @@ class ServedModel:
             },
         }
         # Functions of their own, for the signatures to share.
-        self._decode = tf.function(self._decode_all, input_signature=[row])
+        self._decode = tf.function(
+            self._decode_all, input_signature=[row], autograph=False
+        )
         self._sample = _function(
             self._complete_all, token_ids=tokens, **prefix, **options
         )

@@ -1,7 +1,6 @@
 """How long to train, where training is, and the learning rate there."""
 
 import dataclasses
-import math
 
 WARM_UP_SHARE = 0.05
 MIN_WARM_UP_UPDATES = 10
@@ -96,7 +95,7 @@ def micro_batch_size(batch_size: int, length: int) -> int:
 
 
 def learning_rate_share(share: float, updates: int) -> float:
-    """Return the learning rate relative to its peak: warm-up, then cosine.
+    """Return the learning rate relative to its peak: warm-up, then a line.
 
     The warm-up takes the first 5% of the budget, but from 10 to 100 updates.
 
@@ -110,4 +109,4 @@ def learning_rate_share(share: float, updates: int) -> float:
     warm_up = max(share / WARM_UP_SHARE, (updates + 1) / MAX_WARM_UP_UPDATES)
     warm_up = min(warm_up, (updates + 1) / MIN_WARM_UP_UPDATES, 1.0)
     low = FINAL_LEARNING_RATE_SHARE
-    return warm_up * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share)))
+    return warm_up * (low + (1 - low) * (1 - share))

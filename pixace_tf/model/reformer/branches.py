@@ -64,7 +64,7 @@ class _Attention(Branch):
         self.read = keras.layers.Dense(
             self.num_parts * width, dtype=policy, name="read"
         )
-        self.write = keras.layers.Dense(width, dtype=policy, name="write")
+        self.write = _output_layer(width, policy)
         self.norm.build(input_shape)
         self.read.build(input_shape)
         self.write.build(input_shape)
@@ -270,9 +270,7 @@ class FeedForward(Branch):
         )
 
     def build(self, input_shape: Any) -> None:
-        self.write = keras.layers.Dense(
-            input_shape[-1], dtype=self.inner_dtype, name="write"
-        )
+        self.write = _output_layer(input_shape[-1], self.inner_dtype)
         self.norm.build(input_shape)
         self.read.build(input_shape)
         self.write.build((*input_shape[:-1], self.intermediate_dim))
@@ -286,3 +284,10 @@ class FeedForward(Branch):
             **super().get_config(),
             "intermediate_dim": self.intermediate_dim,
         }
+
+
+def _output_layer(width: int, policy: Any) -> keras.layers.Dense:
+    """Return a layer that writes to a stream: at first, nothing."""
+    return keras.layers.Dense(
+        width, kernel_initializer="zeros", dtype=policy, name="write"
+    )

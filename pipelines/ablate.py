@@ -1,0 +1,357 @@
+"""What each part of the recipe is worth, at equal seconds of training.
+
+An arm changes the recipe of today in one or more ways, joined by `+`:
+
+- the size of a part, such as `hidden_dim=192` (every size of `decoder_config`);
+- an argument of AdamW, such as `weight_decay=0.1`;
+- `batch_size=8`, `learning_rate=2` (times that of the preset), `dropout=0.1`;
+- or a name in `CHANGES`, such as `cosine`.
+
+`recipe` is that of today. Arms train one after the other, each in a process of
+its own, for the same seconds without compilation; the results are kept as they
+come, and what is there already is not measured again.
+
+Command:  python pipelines/ablate.py FOLDER --arms recipe,cosine \
+              --minutes 1,5,20 --seeds 2 --out pipelines/results/ablation-NAME
+Hardware: 2 CPU cores
+Time:     minutes x arms x seeds, and 40 seconds on top of each
+Expected: pipelines/results/ablation-*.md
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ablation_layers
+import click
+import keras
+import numpy as np
+from origin import origin
+
+from pixace_tf.data import token_dataset
+from pixace_tf.data.palette import Palette
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.model import causal_lm, multiscale_decoder, transformer_stack
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.presets import LEARNING_RATES, decoder_config
+from pixace_tf.sampling.likelihood import Scorer
+from pixace_tf.storage import write_atomic
+from pixace_tf.training import loop, schedule
+
+VALIDATION_IMAGES = 400
+WARM_UP_UPDATES = 100
+
+
+@dataclasses.dataclass
+class Recipe:
+    """How to build and train a model.
+
+    Attributes:
+        decoder_config: Sizes that differ from the preset's.
+        optimizer: Arguments of AdamW that differ from those of `fit`.
+        learning_rate: The peak, as a multiple of the preset's.
+        dropout: Rate in `[0, 1)`.
+        batch_size: Images per update.
+        schedule: Takes the share of the budget and the updates, and returns
+            the learning rate relative to its peak.
+        layer: Class of the decoder layers, or None for that of the package.
+        stack: Class of the stacks, or None for that of the package.
+        decoder: Class of the decoder, or None for that of the package.
+        prepare: Called with the new model.
+    """
+
+    decoder_config: dict[str, int] = dataclasses.field(default_factory=dict)
+    optimizer: dict[str, float] = dataclasses.field(default_factory=dict)
+    learning_rate: float = 1.0
+    dropout: float = 0.0
+    batch_size: int = 4
+    schedule: Callable[[float, int], float] = schedule.learning_rate_share
+    layer: Any = None
+    stack: Any = None
+    decoder: Any = None
+    prepare: list[Callable[[PixaceCausalLM], None]] = dataclasses.field(
+        default_factory=list
+    )
+
+
+def cosine(share: float, updates: int) -> float:
+    """Fall as a cosine does, from 1 to 0.02."""
+    return _warm_up(updates) * (0.51 + 0.49 * math.cos(math.pi * share))
+
+
+def linear(share: float, updates: int) -> float:
+    """Fall in a straight line, from 1 to 0.02."""
+    return _warm_up(updates) * max(0.02, 1 - share)
+
+
+def _warm_up(updates: int) -> float:
+    return min(1.0, (updates + 1) / WARM_UP_UPDATES)
+
+
+CHANGES: dict[str, Callable[[Recipe], None]] = {
+    "recipe": lambda recipe: None,
+    "cosine": lambda recipe: setattr(recipe, "schedule", cosine),
+    "linear": lambda recipe: setattr(recipe, "schedule", linear),
+    "zero_init": lambda recipe: recipe.prepare.append(
+        ablation_layers.zero_outputs
+    ),
+    "glorot_init": lambda recipe: recipe.prepare.append(
+        ablation_layers.glorot_outputs
+    ),
+    "qk_norm": lambda recipe: setattr(
+        recipe, "layer", ablation_layers.QueryKeyNormLayer
+    ),
+    "relu_squared": lambda recipe: setattr(
+        recipe, "layer", ablation_layers.ReluSquaredLayer
+    ),
+    "skips": lambda recipe: setattr(recipe, "stack", ablation_layers.SkipStack),
+    "neighbor_states": lambda recipe: setattr(
+        recipe,
+        "decoder",
+        ablation_layers.looking(ablation_layers.NeighborStates),
+    ),
+    "row_above": lambda recipe: setattr(
+        recipe, "decoder", ablation_layers.looking(ablation_layers.RowAbove)
+    ),
+}
+
+
+def parse(arm: str) -> Recipe:
+    """Return the recipe of an arm.
+
+    Raises:
+        click.ClickException: If a part of the arm is not known.
+    """
+    recipe = Recipe()
+    for part in arm.split("+"):
+        name, _, value = part.partition("=")
+        if not value and name in CHANGES:
+            CHANGES[name](recipe)
+        elif value and name in ("learning_rate", "dropout"):
+            setattr(recipe, name, float(value))
+        elif value and name == "batch_size":
+            recipe.batch_size = int(value)
+        elif value and name in ("beta_1", "beta_2", "weight_decay"):
+            recipe.optimizer[name] = float(value)
+        elif value.isdigit():
+            recipe.decoder_config[name] = int(value)
+        else:
+            raise click.ClickException(
+                f"A part of an arm is NAME=VALUE or one of "
+                f"{', '.join(CHANGES)}. Received: {part}"
+            )
+    return recipe
+
+
+def train(case: dict[str, Any]) -> dict[str, Any]:
+    """Train one arm; see `measure` for what is in a case."""
+    recipe, size = parse(case["arm"]), case["image_size"]
+    tokenizer = PixelTokenizer((size, size), Palette.parse(case["palette"]))
+    data = token_dataset.load(case["folder"], tokenizer, case["cache"])
+    data.save(case["cache"])
+    keras.utils.set_random_seed(case["seed"])
+    model = build(recipe, case["preset"], tokenizer)
+    peak = recipe.learning_rate * LEARNING_RATES[case["preset"]]
+    loop.compile_model(model, peak, True)
+    for name, value in recipe.optimizer.items():
+        setattr(model.optimizer, name, value)
+    batches = iter(
+        token_dataset.training_batches(
+            data.train,
+            tokenizer.image_size,
+            recipe.batch_size,
+            case["seed"],
+            case["flip"],
+        )
+    )
+    model.optimizer.learning_rate.assign(0.0)
+    model.train_on_batch(*next(batches))  # It compiles.
+    seconds, updates, loss, losses = 60 * case["minutes"], 0, 0.0, []
+    spent = 0.0
+    while spent < seconds:
+        share = recipe.schedule(spent / seconds, updates)
+        model.optimizer.learning_rate.assign(peak * share)
+        begin = time.perf_counter()
+        loss = float(model.train_on_batch(*next(batches)))
+        spent += time.perf_counter() - begin
+        updates += 1
+        losses.append(loss)
+    scorer = Scorer(model, 4)
+    bits = scorer.bits(data.validation[:VALIDATION_IMAGES])
+    tail = losses[-max(1, len(losses) // 10) :]
+    return {
+        "bits_per_pixel": float(bits.mean()),
+        "training_bits_per_pixel": float(np.mean(tail) / math.log(2)),
+        "parameters": model.num_parameters,
+        "pixels": updates * recipe.batch_size * size * size,
+        "updates": updates,
+    }
+
+
+def build(
+    recipe: Recipe, preset: str, tokenizer: PixelTokenizer
+) -> PixaceCausalLM:
+    """Build the model of a recipe."""
+    image_size = tokenizer.image_size
+    sizes = decoder_config(preset, "multiscale", image_size[1])
+    own, package = recipe.decoder_config, dict(sizes)
+    for prefix in ("", "local_"):  # Heads and feed-forward follow the width.
+        width = own.get(f"{prefix}hidden_dim", package[f"{prefix}hidden_dim"])
+        head = package[f"{prefix}hidden_dim"] // package[f"{prefix}num_heads"]
+        sizes[f"{prefix}num_heads"] = width // head
+        sizes[f"{prefix}intermediate_dim"] = 4 * width
+    sizes.update(own)
+    if recipe.layer:
+        vars(transformer_stack)["CausalDecoderLayer"] = recipe.layer
+    if recipe.stack:
+        vars(multiscale_decoder)["TransformerStack"] = recipe.stack
+    if recipe.decoder:
+        causal_lm.DECODERS["multiscale"] = recipe.decoder
+    model = PixaceCausalLM(
+        image_size,
+        tokenizer.palette,
+        "multiscale",
+        sizes,
+        dropout=recipe.dropout,
+    )
+    for prepare in recipe.prepare:
+        prepare(model)
+    return model
+
+
+def measure(case: dict[str, Any]) -> dict[str, Any]:
+    """Train one arm in a process of its own.
+
+    Args:
+        case: `folder`, `cache`, `image_size`, `palette`, `preset`, `flip`,
+            `arm`, `minutes` and `seed`.
+
+    Returns:
+        The arm with its figures.
+
+    Raises:
+        click.ClickException: If the process failed.
+    """
+    command = [sys.executable, os.path.abspath(__file__), "--case"]
+    done = subprocess.run(
+        [*command, json.dumps(case)], capture_output=True, text=True
+    )
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or ["killed"]
+        raise click.ClickException(f"{case['arm']} failed: {reason[0]}")
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    key = {name: case[name] for name in ("arm", "minutes", "seed")}
+    return {**key, **figures}
+
+
+def table(records: list[dict[str, Any]]) -> list[str]:
+    """Return lines of Markdown: an arm a row, a budget a column."""
+    arms = list(dict.fromkeys(r["arm"] for r in records))
+    budgets = sorted({r["minutes"] for r in records})
+    bits = {(r["arm"], r["minutes"], r["seed"]): r for r in records}
+    head = " | ".join(f"{b:g} min | to `{arms[0]}`" for b in budgets)
+    lines = [
+        f"| arm | parameters | Mpixels/min | {head} |",
+        "|---|" + "---:|" * (2 + 2 * len(budgets)),
+    ]
+    for arm in arms:
+        own = [r for r in records if r["arm"] == arm]
+        speed = np.mean([r["pixels"] / r["minutes"] for r in own]) / 1e6
+        cells = [f"`{arm}`", f"{own[0]['parameters'] / 1e6:.2f} M"]
+        cells.append(f"{speed:.2f}")
+        for budget in budgets:
+            here = [r for r in own if r["minutes"] == budget]
+            values = [r["bits_per_pixel"] for r in here]
+            pairs = [
+                r["bits_per_pixel"]
+                - bits[arms[0], budget, r["seed"]]["bits_per_pixel"]
+                for r in here
+                if (arms[0], budget, r["seed"]) in bits
+            ]
+            cells.append(f"{np.mean(values):.3f}" if values else "")
+            cells.append(f"{np.mean(pairs):+.3f}" if pairs else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+@click.command()
+@click.argument("folder", required=False)
+@click.option("--arms", default="recipe")
+@click.option("--minutes", default="1,5,20")
+@click.option("--seeds", default=2)
+@click.option("--preset", default="nano")
+@click.option("--image-size", default=32)
+@click.option("--palette", default="hsv 5,4,4")
+@click.option("--flip/--no-flip", default=True)
+@click.option("--out")
+@click.option("--case", hidden=True)
+def main(
+    folder: str | None,
+    arms: str,
+    minutes: str,
+    seeds: int,
+    out: str | None,
+    case: str | None,
+    **fixed: Any,
+) -> None:
+    """Train each arm on FOLDER for each number of minutes."""
+    if case is not None:
+        click.echo(json.dumps(train(json.loads(case))))
+        return
+    if folder is None or out is None:
+        raise click.UsageError("FOLDER and --out are needed.")
+    for arm in arms.split(","):
+        parse(arm)
+    path = f"{out}.json"
+    records = []
+    if os.path.exists(path):
+        with open(path) as file:
+            records = json.load(file)["records"]
+    is_done = {(r["arm"], r["minutes"], r["seed"]) for r in records}
+    cache = os.path.abspath(f"{out}.npz")
+    todo = [
+        {"arm": arm, "minutes": budget, "seed": seed}
+        for budget in map(float, minutes.split(","))
+        for seed in range(seeds)
+        for arm in arms.split(",")
+        if (arm, budget, seed) not in is_done
+    ]
+    save = functools.partial(_save, out, fixed, os.path.basename(folder))
+    for one in todo:
+        record = measure({"folder": folder, "cache": cache, **fixed, **one})
+        click.echo(json.dumps(record))
+        records.append(record)
+        save(records)
+    click.echo("\n".join(table(records)))
+
+
+def _save(
+    out: str, fixed: dict[str, Any], name: str, records: list[dict[str, Any]]
+) -> None:
+    text = json.dumps({"records": records, "origin": origin()})
+    write_atomic(f"{out}.json", text.encode())
+    lines = [
+        f"# Parts of the recipe, on {name}",
+        "",
+        f"{fixed['preset']} multiscale, {fixed['palette']} at "
+        f"{fixed['image_size']}x{fixed['image_size']}; bits per pixel of "
+        f"{VALIDATION_IMAGES} validation images after equal seconds of "
+        "training, compilation apart, and the mean difference to the first "
+        "arm with the same seed.",
+        "",
+        *table(records),
+        "",
+        *origin(),
+    ]
+    write_atomic(f"{out}.md", ("\n".join(lines) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Keeps the programs that XLA compiles, so that a later process finds them.
+
+Compiling takes a command most of its first seconds, and each process would do
+it anew. TensorFlow can keep the compiled programs in a folder; weights are no
+part of them, so all runs with models of the same sizes share them.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+import stat
+import time
+from typing import BinaryIO
+
+CACHE_VARIABLE = "PIXACE_TF_CACHE"
+MAX_BYTES = 500 * 10**6
+_FLAGS = "TF_XLA_FLAGS"
+
+
+def enable() -> None:
+    """Let TensorFlow keep and find compiled programs; call it before import.
+
+    They lie in `pixace-tf` in the user's cache folder, or where the environment
+    variable `PIXACE_TF_CACHE` says; empty means nowhere. Where the folder is
+    not the user's own, since programs from it are run, there is no cache.
+    """
+    flags = os.environ.get(_FLAGS, "")
+    folder = _folder()
+    if folder is None or "persistent_cache" in flags:
+        return
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_private(folder):
+            return
+        with contextlib.suppress(FileNotFoundError):  # Another one tidied too.
+            _tidy(folder)
+    except OSError:  # A full or read-only disk: it goes without.
+        return
+    option = f"--tf_xla_persistent_cache_directory={folder}"
+    os.environ[_FLAGS] = f"{flags} {option}".strip()
+
+
+def _folder() -> pathlib.Path | None:
+    """Return where programs for this machine lie, None for nowhere."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    chosen = os.environ.get(CACHE_VARIABLE, os.path.join(home, "pixace-tf"))
+    # On a GPU this has not been tried; white space would end the option.
+    if not chosen or re.search(r"\s", chosen) or os.path.exists("/dev/nvidia0"):
+        return None
+    return pathlib.Path(chosen).absolute() / f"xla-{_machine()}"
+
+
+def _machine() -> str:
+    """Return a digest of what a compiled program depends on."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = platform.processor() + platform.machine()
+    lines = re.findall(r"^(?:vendor_id|cpu family|model|flags)\b.*", text, re.M)
+    parts = [
+        importlib.metadata.version("tensorflow"),
+        str(os.cpu_count()),
+        *sorted(set(lines or [text])),
+    ]
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=6).hexdigest()
+
+
+def _is_private(folder: pathlib.Path) -> bool:
+    """Tell whether only this user can write into a folder."""
+    if not hasattr(os, "getuid"):
+        return False
+    state = folder.stat()
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return state.st_uid == os.getuid() and not state.st_mode & others
+
+
+def _tidy(folder: pathlib.Path) -> None:
+    """Remove damaged programs, and the oldest beyond `MAX_BYTES`."""
+    states = [(f, f.stat()) for f in folder.iterdir()]
+    total = 0
+    for file, state in sorted(states, key=lambda pair: -pair[1].st_mtime):
+        if file.suffix == ".tmp" and time.time() - state.st_mtime < 3600:
+            continue  # Another process writes it.
+        total += state.st_size
+        if total > MAX_BYTES or not _is_whole(file, state.st_size):
+            file.unlink(missing_ok=True)
+
+
+def _is_whole(file: pathlib.Path, size: int) -> bool:
+    """Tell whether a file is not cut off, as it may be after a power failure.
+
+    TensorFlow would fail on it. The file is a protocol buffer: fields of bytes,
+    each behind its number and its length.
+    """
+    with file.open("rb") as stream:
+        while stream.tell() < size:
+            tag = _varint(stream)
+            value = _varint(stream)
+            if tag & 7 == 2:  # Bytes follow.
+                stream.seek(value, os.SEEK_CUR)
+            elif tag & 7:
+                return False
+        return 0 < size == stream.tell()
+
+
+def _varint(stream: BinaryIO) -> int:
+    """Read an integer of seven bits a byte, the lowest ones first."""
+    value, shift = 0, 0
+    while True:
+        byte = stream.read(1)
+        if not byte:
+            return value
+        value |= (byte[0] & 127) << shift
+        shift += 7
+        if byte[0] < 128:
+            return value
