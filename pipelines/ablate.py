@@ -64,6 +64,8 @@ class Recipe:
         layer: Class of the decoder layers, or None for that of the package.
         stack: Class of the stacks, or None for that of the package.
         decoder: Class of the decoder, or None for that of the package.
+        layer_of_local: Class of the layers of the local stack, or None.
+        model: Class of the model.
         prepare: Called with the new model.
     """
 
@@ -76,6 +78,8 @@ class Recipe:
     layer: Any = None
     stack: Any = None
     decoder: Any = None
+    layer_of_local: Any = None
+    model: Any = PixaceCausalLM
     prepare: list[Callable[[PixaceCausalLM], None]] = dataclasses.field(
         default_factory=list
     )
@@ -112,10 +116,21 @@ CHANGES: dict[str, Callable[[Recipe], None]] = {
         recipe, "layer", ablation_layers.ReluSquaredLayer
     ),
     "skips": lambda recipe: setattr(recipe, "stack", ablation_layers.SkipStack),
+    "copy_prior": lambda recipe: setattr(
+        recipe, "model", ablation_layers.CopyPriorLM
+    ),
+    "no_local_attention": lambda recipe: setattr(
+        recipe, "layer_of_local", ablation_layers.FeedForwardLayer
+    ),
     "neighbor_states": lambda recipe: setattr(
         recipe,
         "decoder",
         ablation_layers.looking(ablation_layers.NeighborStates),
+    ),
+    "neighbor_states_32": lambda recipe: setattr(
+        recipe,
+        "decoder",
+        ablation_layers.looking(ablation_layers.WideNeighborStates),
     ),
     "row_above": lambda recipe: setattr(
         recipe, "decoder", ablation_layers.looking(ablation_layers.RowAbove)
@@ -212,9 +227,11 @@ def build(
         vars(transformer_stack)["CausalDecoderLayer"] = recipe.layer
     if recipe.stack:
         vars(multiscale_decoder)["TransformerStack"] = recipe.stack
+    if recipe.layer_of_local:
+        ablation_layers.use_local_layer(recipe.layer_of_local)
     if recipe.decoder:
         causal_lm.DECODERS["multiscale"] = recipe.decoder
-    model = PixaceCausalLM(
+    model: PixaceCausalLM = recipe.model(
         image_size,
         tokenizer.palette,
         "multiscale",

@@ -3,11 +3,18 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from pixace_tf.model import multiscale_decoder, transformer_stack
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.multiscale_decoder import MultiscaleDecoder
-from pixace_tf.model.pixel_inputs import MARGIN, NEIGHBORS, gather_neighbors
+from pixace_tf.model.pixel_inputs import (
+    MARGIN,
+    NEIGHBORS,
+    gather_neighbors,
+    pad_grid,
+)
 from pixace_tf.model.transformer_stack import (
     CausalDecoderLayer,
     TransformerStack,
@@ -73,6 +80,89 @@ def _unit(x: Any) -> Any:
     return x * ops.rsqrt(squares + 1e-6)
 
 
+class FeedForwardLayer(CausalDecoderLayer):
+    """A layer without attention."""
+
+    def call(
+        self, x: Any, training: bool | None = None, return_cache: bool = False
+    ) -> Any:
+        """Run over a whole sequence `(B, T, W)`."""
+        return self._finish(x, ops.zeros_like(x), training)
+
+
+def use_local_layer(layer: type[CausalDecoderLayer]) -> None:
+    """Let the local stack of new decoders be made of a class of layers."""
+    stack = multiscale_decoder.TransformerStack
+
+    def make(*arguments: Any, **kwargs: Any) -> TransformerStack:
+        chosen = transformer_stack.CausalDecoderLayer
+        if kwargs["name"] == "local":
+            vars(transformer_stack)["CausalDecoderLayer"] = layer
+        made = stack(*arguments, **kwargs)
+        vars(transformer_stack)["CausalDecoderLayer"] = chosen
+        return made
+
+    vars(multiscale_decoder)["TransformerStack"] = make
+
+
+class CopyPriorLM(PixaceCausalLM):
+    """A model whose logits also come straight from four neighbors' levels.
+
+    The tables begin with a preference for the colors to the left and above.
+    """
+
+    offsets = ((0, -1), (-1, 0), (-1, -1), (-1, 1))
+
+    def __init__(self, *arguments: Any, **kwargs: Any) -> None:
+        super().__init__(*arguments, **kwargs)
+        levels, order = self.palette.channel_sizes, self.palette.chain_order
+        table = np.zeros((len(self.offsets), sum(levels), sum(levels)), "f4")
+        begins = np.cumsum([0, *levels])
+        column = 0
+        for c in order:
+            size = levels[c]
+            far = np.abs(np.arange(size)[:, None] - np.arange(size))
+            if self.palette.channel_names[order.index(c)].lower() == "hue":
+                far = np.minimum(far, size - far)
+            rows = slice(begins[c], begins[c] + size)
+            table[:2, rows, column : column + size] = -8.0 * far / size
+            column += size
+        self.tables = self.add_weight(
+            name="tables",
+            shape=(len(self.offsets) * sum(levels), sum(levels)),
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(
+                table.reshape(shape), dtype
+            ),
+        )
+
+    def call(self, token_ids: Any, training: bool | None = None) -> Any:
+        """Return logits; see `PixaceCausalLM`."""
+        logits = super().call(token_ids, training=training)
+        token_ids = ops.cast(token_ids, "int32")
+        start = self.palette.start_token_id
+        grid = pad_grid(token_ids, self.image_size, start)
+        height, width = self.image_size
+        hots = []
+        for row, column in self.offsets:
+            tokens = grid[
+                :,
+                MARGIN + row : MARGIN + row + height,
+                MARGIN + column : MARGIN + column + width,
+            ]
+            is_outside = tokens >= start
+            for channel, size in zip(
+                self.palette.unpack(tokens),
+                self.palette.channel_sizes,
+                strict=True,
+            ):
+                hots.append(
+                    ops.one_hot(ops.where(is_outside, -1, channel), size)
+                )
+        hot = ops.concatenate(hots, axis=-1)
+        hot = ops.reshape(hot, (-1, height * width, hot.shape[-1]))
+        return logits + ops.matmul(hot, self.tables)
+
+
 class SkipStack(TransformerStack):
     """A stack whose layers weigh the residual and see the first input again."""
 
@@ -121,6 +211,12 @@ class NeighborStates(keras.layers.Layer):
         grid = ops.reshape(self.show(x), (-1, *self.image_size, self.rank))
         margins = ((0, 0), (MARGIN, 0), (MARGIN, MARGIN), (0, 0))
         return x + self.look(gather_neighbors(ops.pad(grid, margins)))
+
+
+class WideNeighborStates(NeighborStates):
+    """The same with twice the features."""
+
+    rank = 32
 
 
 class RowAbove(NeighborStates):
