@@ -59,6 +59,7 @@ class Recipe:
         learning_rate: The peak, as a multiple of the preset's.
         dropout: Rate in `[0, 1)`.
         batch_size: Images per update.
+        embedding_dim: Width of an embedded pixel.
         schedule: Takes the share of the budget and the updates, and returns
             the learning rate relative to its peak.
         layer: Class of the decoder layers, or None for that of the package.
@@ -74,6 +75,7 @@ class Recipe:
     learning_rate: float = 1.0
     dropout: float = 0.0
     batch_size: int = 4
+    embedding_dim: int = 64
     schedule: Callable[[float, int], float] = schedule.learning_rate_share
     layer: Any = None
     stack: Any = None
@@ -151,8 +153,8 @@ def parse(arm: str) -> Recipe:
             CHANGES[name](recipe)
         elif value and name in ("learning_rate", "dropout"):
             setattr(recipe, name, float(value))
-        elif value and name == "batch_size":
-            recipe.batch_size = int(value)
+        elif value and name in ("batch_size", "embedding_dim"):
+            setattr(recipe, name, int(value))
         elif value and name in ("beta_1", "beta_2", "weight_decay"):
             recipe.optimizer[name] = float(value)
         elif value.isdigit():
@@ -236,6 +238,7 @@ def build(
         tokenizer.palette,
         "multiscale",
         sizes,
+        embedding_dim=recipe.embedding_dim,
         dropout=recipe.dropout,
     )
     for prepare in recipe.prepare:

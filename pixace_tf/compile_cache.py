@@ -19,6 +19,7 @@ from typing import BinaryIO
 CACHE_VARIABLE = "PIXACE_TF_CACHE"
 MAX_BYTES = 500 * 10**6
 _FLAGS = "TF_XLA_FLAGS"
+_STRIDE = 1 << 20
 
 
 def enable() -> None:
@@ -42,6 +43,21 @@ def enable() -> None:
         return
     option = f"--tf_xla_persistent_cache_directory={folder}"
     os.environ[_FLAGS] = f"{flags} {option}".strip()
+
+
+def align_names() -> None:
+    """Let functions that are traced next be named as in other processes.
+
+    TensorFlow numbers its functions by a counter that each eager tensor
+    advances, and finds a compiled program by the name of its function too. So
+    the counter goes on to the next round number here. Call it before tracing,
+    and trace in one thread.
+    """
+    # The counter is no part of the public interface.
+    from tensorflow.python.framework.ops import uid
+
+    while uid() % _STRIDE:
+        pass
 
 
 def _folder() -> pathlib.Path | None:

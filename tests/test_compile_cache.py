@@ -45,6 +45,35 @@ def test_a_later_process_finds_what_was_compiled(trained_run, tmp_path):
     assert third == first
 
 
+SQUARE = """
+import sys
+from pixace_tf import compile_cache
+compile_cache.enable()
+import tensorflow as tf
+tensors = [tf.constant(i) for i in range(int(sys.argv[1]))]
+compile_cache.align_names()
+square = tf.function(lambda x: x @ x, jit_compile=True, autograph=False)
+square(tf.ones((8, 8)))
+"""
+
+
+def test_what_was_computed_before_does_not_matter(tmp_path):
+    kept = []
+    for count in (0, 1000):
+        subprocess.run(
+            [sys.executable, "-c", SQUARE, str(count)],
+            env={
+                **os.environ,
+                CACHE_VARIABLE: str(tmp_path),
+                "TF_XLA_FLAGS": "",
+            },
+            check=True,
+        )
+        kept.append(programs(tmp_path))
+    assert kept[0]
+    assert kept[1] == kept[0]
+
+
 @pytest.fixture
 def no_flags(monkeypatch):
     monkeypatch.delenv("TF_XLA_FLAGS", raising=False)

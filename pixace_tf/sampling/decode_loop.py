@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from pixace_tf import compile_cache
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling.draws import (
     filter_logits,
@@ -90,6 +91,27 @@ class DecodeLoop:
             input_signature=[tf.TensorSpec((rows,), tf.int64)],
             autograph=False,
         )
+        self._traced: set[Any] = set()
+
+    def trace(self, is_filtered: bool, position: int) -> None:
+        """Trace what decodes from a position on, unless that was done.
+
+        Threads that trace at the same time would do so several times.
+
+        Args:
+            is_filtered: Whether the filters act.
+            position: A multiple of the decoder's `prefill_stride`.
+        """
+        functions = [self.noise, self._programs[is_filtered]]
+        if self._model.decoder.has_growing_cache:
+            functions.append(self._begin_patch)
+        if 0 < position < self._model.sequence_length:
+            functions.append(self._prefill(self._patches_before(position)))
+        for function in functions:
+            if function not in self._traced:
+                compile_cache.align_names()
+                function.get_concrete_function()
+                self._traced.add(function)
 
     def state_at(self, token_ids: tf.Tensor, position: int) -> Any:
         """Return a state that holds all pixels before a position.
@@ -104,8 +126,7 @@ class DecodeLoop:
         """
         if not 0 < position < self._model.sequence_length:
             return self._model.empty_state(self.rows)
-        num_spans = -(-position // self.span_length)
-        return self._prefill(num_spans * self._patches_per_span)(token_ids)
+        return self._prefill(self._patches_before(position))(token_ids)
 
     def advance(
         self,
@@ -183,6 +204,11 @@ class DecodeLoop:
             ),
         )
         return token_ids
+
+    def _patches_before(self, position: int) -> int:
+        """Return how many patches the state at a position holds."""
+        num_spans = -(-position // self.span_length)
+        return num_spans * self._patches_per_span
 
     def _decode(
         self,

@@ -114,7 +114,7 @@ class Sampler:
         # The images of a block have one start: what is computed for an image
         # does not depend on the others.
         blocks = [
-            self._decode_block(
+            self._block(
                 token_ids[rows],
                 rows,
                 int(start),
@@ -201,7 +201,22 @@ class Sampler:
                     if passed is not None:
                         yield passed
 
-    def _decode_block(
+    def _block(
+        self,
+        token_ids: np.ndarray,
+        rows: np.ndarray,
+        position: int,
+        *arguments: Any,
+    ) -> Iterator[Decoded]:
+        """Return what decodes some images; see `_decode`."""
+        is_filtered = bool(has_filters(arguments[-1]))
+        # Here, since the blocks run in threads.
+        self._loop.trace(is_filtered, position)
+        return self._decode(
+            *(token_ids, rows, position, *arguments, is_filtered)
+        )
+
+    def _decode(
         self,
         token_ids: np.ndarray,
         rows: np.ndarray,
@@ -210,6 +225,7 @@ class Sampler:
         prefix_length: np.ndarray,
         seeds: np.ndarray,
         config: dict[str, np.ndarray],
+        is_filtered: bool,
     ) -> Iterator[Decoded]:
         """Decode some images from a position on.
 
@@ -218,7 +234,6 @@ class Sampler:
             and where the next chunk begins.
         """
         length, loop = self.model.sequence_length, self._loop
-        is_filtered = bool(has_filters(config))
         # The block is filled up with its last image.
         full = np.minimum(np.arange(loop.rows), len(rows) - 1)
         tokens = tf.constant(token_ids[full])

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from pixace_tf import console
+from pixace_tf import compile_cache, console
 from pixace_tf.data import token_dataset
 from pixace_tf.data.token_dataset import TokenDataset
 from pixace_tf.model.causal_lm import PixaceCausalLM
@@ -70,6 +70,7 @@ def train(
             return
         say(f"Going on at epoch {state.epoch + 1}, step {state.step + 1}.")
     say(_describe(run))
+    compile_cache.align_names()
     with console.ProgressBar("Training") as bar, stop.listening():
         previews = Previews(run, data, stop)
         report = ProgressReport(bar, state, budget, micro, say)
