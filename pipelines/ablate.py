@@ -114,9 +114,7 @@ CHANGES: dict[str, Callable[[Recipe], None]] = {
     "qk_norm": lambda recipe: setattr(
         recipe, "layer", ablation_layers.QueryKeyNormLayer
     ),
-    "relu_squared": lambda recipe: setattr(
-        recipe, "layer", ablation_layers.ReluSquaredLayer
-    ),
+    "gelu": lambda recipe: setattr(recipe, "layer", ablation_layers.GeluLayer),
     "skips": lambda recipe: setattr(recipe, "stack", ablation_layers.SkipStack),
     "copy_prior": lambda recipe: setattr(
         recipe, "model", ablation_layers.CopyPriorLM
@@ -151,6 +149,12 @@ def parse(arm: str) -> Recipe:
         name, _, value = part.partition("=")
         if not value and name in CHANGES:
             CHANGES[name](recipe)
+        elif value and name == "embedding_scale":
+            recipe.prepare.append(
+                functools.partial(
+                    ablation_layers.scale_embedding, factor=float(value)
+                )
+            )
         elif value and name in ("learning_rate", "dropout"):
             setattr(recipe, name, float(value))
         elif value and name in ("batch_size", "embedding_dim"):
@@ -223,7 +227,11 @@ def build(
         width = own.get(f"{prefix}hidden_dim", package[f"{prefix}hidden_dim"])
         head = package[f"{prefix}hidden_dim"] // package[f"{prefix}num_heads"]
         sizes[f"{prefix}num_heads"] = width // head
-        sizes[f"{prefix}intermediate_dim"] = 4 * width
+        wider = (
+            package[f"{prefix}intermediate_dim"]
+            // (package[f"{prefix}hidden_dim"])
+        )
+        sizes[f"{prefix}intermediate_dim"] = wider * width
     sizes.update(own)
     if recipe.layer:
         vars(transformer_stack)["CausalDecoderLayer"] = recipe.layer

@@ -12,6 +12,7 @@ from conftest import DECODERS, stir
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.model.activations import relu_squared
 from pixace_tf.model.attention import causal_attention
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.color_head import ChainHead, PackedHead
@@ -188,7 +189,7 @@ def test_the_layer_computes_what_keras_nlp_computes():
     stock = keras_nlp.layers.TransformerDecoder(
         64,
         4,
-        activation="gelu",
+        activation=relu_squared,
         normalize_first=True,
         decoder_sequence_shape=(None, None, 32),
     )

@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
             "local_num_layers": 2,
             "local_hidden_dim": 128,
             "local_num_heads": 4,
-            "local_intermediate_dim": 512,
+            "local_intermediate_dim": 256,
         },
         "transformer": {
             "num_layers": 4,
@@ -53,7 +53,7 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
             "local_num_layers": 2,
             "local_hidden_dim": 192,
             "local_num_heads": 6,
-            "local_intermediate_dim": 768,
+            "local_intermediate_dim": 384,
         },
         "transformer": {
             "num_layers": 6,
@@ -71,7 +71,7 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
             "local_num_layers": 2,
             "local_hidden_dim": 256,
             "local_num_heads": 8,
-            "local_intermediate_dim": 1024,
+            "local_intermediate_dim": 512,
         },
         "transformer": {
             "num_layers": 6,

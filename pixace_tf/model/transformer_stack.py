@@ -10,6 +10,7 @@ import keras
 import keras_nlp
 from keras import ops
 
+from pixace_tf.model.activations import relu_squared
 from pixace_tf.model.attention import (
     causal_attention,
     merge_heads,
@@ -44,7 +45,7 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("normalize_first", True)
-        kwargs.setdefault("activation", "gelu")
+        kwargs.setdefault("activation", relu_squared)
         super().__init__(intermediate_dim, num_heads, dropout, **kwargs)
 
     def build(self, *shapes: Any, **shapes_by_name: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from pixace_tf.model.activations import relu_squared
 from pixace_tf.model.attention import (
     causal_attention,
     merge_heads,
@@ -246,7 +247,7 @@ class LSHSelfAttention(_Attention):
 
 @keras.saving.register_keras_serializable("pixace_tf")
 class FeedForward(Branch):
-    """Two pre-norm dense layers with a GELU between them.
+    """Two pre-norm dense layers with a squared ReLU between them.
 
     Args:
         intermediate_dim: Width between the layers.
@@ -264,7 +265,7 @@ class FeedForward(Branch):
         )
         self.read = keras.layers.Dense(
             intermediate_dim,
-            activation="gelu",
+            activation=relu_squared,
             dtype=self.inner_dtype,
             name="read",
         )
