@@ -53,7 +53,7 @@ def scale_embedding(model: PixaceCausalLM, factor: float) -> None:
     table = model.embed.table
     table.assign(table / factor)
     embed = model.embed.call
-    model.embed.call = lambda token_ids: factor * embed(token_ids)
+    vars(model.embed)["call"] = lambda token_ids: factor * embed(token_ids)
 
 
 class GeluLayer(CausalDecoderLayer):
