@@ -53,7 +53,9 @@ def scale_embedding(model: PixaceCausalLM, factor: float) -> None:
     table = model.embed.table
     table.assign(table / factor)
     embed = model.embed.call
-    vars(model.embed)["call"] = lambda token_ids: factor * embed(token_ids)
+    setattr(  # noqa: B010
+        model.embed, "call", lambda token_ids: factor * embed(token_ids)
+    )
 
 
 class GeluLayer(CausalDecoderLayer):
