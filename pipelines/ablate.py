@@ -4,6 +4,7 @@ An arm changes the recipe of today in one or more ways, joined by `+`:
 
 - the size of a part, such as `hidden_dim=192` (every size of `decoder_config`);
 - an argument of AdamW, such as `weight_decay=0.1`;
+- `rate:embed=3`: weights with `embed` in their path learn three times as fast;
 - `batch_size=8`, `learning_rate=2` (times that of the preset), `dropout=0.1`;
 - or a name in `CHANGES`, such as `cosine`.
 
@@ -57,6 +58,8 @@ class Recipe:
         decoder_config: Sizes that differ from the preset's.
         optimizer: Arguments of AdamW that differ from those of `fit`.
         learning_rate: The peak, as a multiple of the preset's.
+        rates: Learning rates of weights, relative to that of all, by a part of
+            their paths.
         dropout: Rate in `[0, 1)`.
         batch_size: Images per update.
         embedding_dim: Width of an embedded pixel.
@@ -73,6 +76,7 @@ class Recipe:
     decoder_config: dict[str, int] = dataclasses.field(default_factory=dict)
     optimizer: dict[str, float] = dataclasses.field(default_factory=dict)
     learning_rate: float = 1.0
+    rates: dict[str, float] = dataclasses.field(default_factory=dict)
     dropout: float = 0.0
     batch_size: int = 4
     embedding_dim: int = 64
@@ -149,12 +153,8 @@ def parse(arm: str) -> Recipe:
         name, _, value = part.partition("=")
         if not value and name in CHANGES:
             CHANGES[name](recipe)
-        elif value and name == "embedding_scale":
-            recipe.prepare.append(
-                functools.partial(
-                    ablation_layers.scale_embedding, factor=float(value)
-                )
-            )
+        elif value and name.startswith("rate:"):
+            recipe.rates[name.removeprefix("rate:")] = float(value)
         elif value and name in ("learning_rate", "dropout"):
             setattr(recipe, name, float(value))
         elif value and name in ("batch_size", "embedding_dim"):
@@ -181,8 +181,7 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
     model = build(recipe, case["preset"], tokenizer)
     peak = recipe.learning_rate * LEARNING_RATES[case["preset"]]
     loop.compile_model(model, peak, True)
-    for name, value in recipe.optimizer.items():
-        setattr(model.optimizer, name, value)
+    adapt(model.optimizer, recipe)
     batches = iter(
         token_dataset.training_batches(
             data.train,
@@ -214,6 +213,21 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
         "pixels": updates * recipe.batch_size * size * size,
         "updates": updates,
     }
+
+
+def adapt(optimizer: keras.optimizers.Optimizer, recipe: Recipe) -> None:
+    """Give an optimizer the arguments and the rates of a recipe."""
+    for name, value in recipe.optimizer.items():
+        setattr(optimizer, name, value)
+    update = optimizer.update_step
+
+    def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        for part, rate in recipe.rates.items():
+            if part in variable.path:
+                learning_rate = learning_rate * rate
+        update(gradient, variable, learning_rate)
+
+    optimizer.update_step = update_step
 
 
 def build(

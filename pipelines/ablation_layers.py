@@ -48,16 +48,6 @@ def glorot_outputs(model: PixaceCausalLM) -> None:
         kernel.assign(initializer(kernel.shape))
 
 
-def scale_embedding(model: PixaceCausalLM, factor: float) -> None:
-    """Let the table of colors learn `factor` times as fast."""
-    table = model.embed.table
-    table.assign(table / factor)
-    embed = model.embed.call
-    setattr(  # noqa: B010
-        model.embed, "call", lambda token_ids: factor * embed(token_ids)
-    )
-
-
 class GeluLayer(CausalDecoderLayer):
     """A layer with GELU."""
 
