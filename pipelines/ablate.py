@@ -1,4 +1,4 @@
-"""What each part of the recipe is worth, at equal seconds of training.
+"""What each part of the recipe is worth, at equal time or equal pictures.
 
 An arm changes the recipe of today in one or more ways, joined by `+`:
 
@@ -9,8 +9,9 @@ An arm changes the recipe of today in one or more ways, joined by `+`:
 - or a name in `CHANGES`, such as `cosine`.
 
 `recipe` is that of today. Arms train one after the other, each in a process of
-its own, for the same seconds without compilation; the results are kept as they
-come, and what is there already is not measured again.
+its own, for the same minutes without compilation, or with `--pictures` on as
+many pictures, which does not depend on what else the machine does. The results
+are kept as they come, and what is there already is not measured again.
 
 Command:  python pipelines/ablate.py FOLDER --arms recipe,cosine \
               --minutes 1,5,20 --seeds 2 --out pipelines/results/ablation-NAME
@@ -193,16 +194,19 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
     )
     model.optimizer.learning_rate.assign(0.0)
     model.train_on_batch(*next(batches))  # It compiles.
-    seconds, updates, loss, losses = 60 * case["minutes"], 0, 0.0, []
-    spent = 0.0
-    while spent < seconds:
-        share = recipe.schedule(spent / seconds, updates)
-        model.optimizer.learning_rate.assign(peak * share)
+    losses: list[float] = []
+    times: list[float] = []
+    share = 0.0
+    while share < 1:
+        factor = recipe.schedule(share, len(losses))
+        model.optimizer.learning_rate.assign(peak * factor)
         begin = time.perf_counter()
-        loss = float(model.train_on_batch(*next(batches)))
-        spent += time.perf_counter() - begin
-        updates += 1
-        losses.append(loss)
+        losses.append(float(model.train_on_batch(*next(batches))))
+        times.append(time.perf_counter() - begin)
+        if case["unit"] == "minutes":
+            share = sum(times) / 60 / case["budget"]
+        else:
+            share = len(losses) * recipe.batch_size / case["budget"]
     scorer = Scorer(model, 4)
     bits = scorer.bits(data.validation[:VALIDATION_IMAGES])
     tail = losses[-max(1, len(losses) // 10) :]
@@ -210,8 +214,9 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
         "bits_per_pixel": float(bits.mean()),
         "training_bits_per_pixel": float(np.mean(tail) / math.log(2)),
         "parameters": model.num_parameters,
-        "pixels": updates * recipe.batch_size * size * size,
-        "updates": updates,
+        "pixels": len(losses) * recipe.batch_size * size * size,
+        "updates": len(losses),
+        "pixels_per_second": recipe.batch_size * size**2 / np.median(times),
     }
 
 
@@ -222,8 +227,10 @@ def adapt(optimizer: keras.optimizers.Optimizer, recipe: Recipe) -> None:
     update = optimizer.update_step
 
     def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        index = optimizer._get_variable_index(variable)
+        path = optimizer._trainable_variables[index].path
         for part, rate in recipe.rates.items():
-            if part in variable.path:
+            if part in path:
                 learning_rate = learning_rate * rate
         update(gradient, variable, learning_rate)
 
@@ -273,7 +280,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         case: `folder`, `cache`, `image_size`, `palette`, `preset`, `flip`,
-            `arm`, `minutes` and `seed`.
+            `arm`, `budget`, its `unit` and `seed`.
 
     Returns:
         The arm with its figures.
@@ -289,27 +296,28 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         reason = done.stderr.strip().splitlines()[-1:] or ["killed"]
         raise click.ClickException(f"{case['arm']} failed: {reason[0]}")
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    key = {name: case[name] for name in ("arm", "minutes", "seed")}
+    key = {name: case[name] for name in ("arm", "budget", "unit", "seed")}
     return {**key, **figures}
 
 
 def table(records: list[dict[str, Any]]) -> list[str]:
     """Return lines of Markdown: an arm a row, a budget a column."""
     arms = list(dict.fromkeys(r["arm"] for r in records))
-    budgets = sorted({r["minutes"] for r in records})
-    bits = {(r["arm"], r["minutes"], r["seed"]): r for r in records}
-    head = " | ".join(f"{b:g} min | to `{arms[0]}`" for b in budgets)
+    budgets = sorted({r["budget"] for r in records})
+    bits = {(r["arm"], r["budget"], r["seed"]): r for r in records}
+    unit = records[0]["unit"]
+    head = " | ".join(f"{b:g} {unit} | to `{arms[0]}`" for b in budgets)
     lines = [
-        f"| arm | parameters | Mpixels/min | {head} |",
+        f"| arm | parameters | pixels/s | {head} |",
         "|---|" + "---:|" * (2 + 2 * len(budgets)),
     ]
     for arm in arms:
         own = [r for r in records if r["arm"] == arm]
-        speed = np.mean([r["pixels"] / r["minutes"] for r in own]) / 1e6
+        speed = np.median([r["pixels_per_second"] for r in own])
         cells = [f"`{arm}`", f"{own[0]['parameters'] / 1e6:.2f} M"]
-        cells.append(f"{speed:.2f}")
+        cells.append(f"{speed:,.0f}")
         for budget in budgets:
-            here = [r for r in own if r["minutes"] == budget]
+            here = [r for r in own if r["budget"] == budget]
             values = [r["bits_per_pixel"] for r in here]
             pairs = [
                 r["bits_per_pixel"]
@@ -327,6 +335,7 @@ def table(records: list[dict[str, Any]]) -> list[str]:
 @click.argument("folder", required=False)
 @click.option("--arms", default="recipe")
 @click.option("--minutes", default="1,5,20")
+@click.option("--pictures", help="Take these budgets instead of minutes.")
 @click.option("--seeds", default=2)
 @click.option("--preset", default="nano")
 @click.option("--image-size", default=32)
@@ -338,6 +347,7 @@ def main(
     folder: str | None,
     arms: str,
     minutes: str,
+    pictures: str | None,
     seeds: int,
     out: str | None,
     case: str | None,
@@ -356,14 +366,15 @@ def main(
     if os.path.exists(path):
         with open(path) as file:
             records = json.load(file)["records"]
-    is_done = {(r["arm"], r["minutes"], r["seed"]) for r in records}
+    unit = "pictures" if pictures else "minutes"
+    is_done = {(r["arm"], r["budget"], r["unit"], r["seed"]) for r in records}
     cache = os.path.abspath(f"{out}.npz")
     todo = [
-        {"arm": arm, "minutes": budget, "seed": seed}
-        for budget in map(float, minutes.split(","))
+        {"arm": arm, "budget": budget, "unit": unit, "seed": seed}
+        for budget in map(float, (pictures or minutes).split(","))
         for seed in range(seeds)
         for arm in arms.split(",")
-        if (arm, budget, seed) not in is_done
+        if (arm, budget, unit, seed) not in is_done
     ]
     save = functools.partial(_save, out, fixed, os.path.basename(folder))
     for one in todo:
@@ -384,9 +395,9 @@ def _save(
         "",
         f"{fixed['preset']} multiscale, {fixed['palette']} at "
         f"{fixed['image_size']}x{fixed['image_size']}; bits per pixel of "
-        f"{VALIDATION_IMAGES} validation images after equal seconds of "
-        "training, compilation apart, and the mean difference to the first "
-        "arm with the same seed.",
+        f"{VALIDATION_IMAGES} validation images after the same "
+        f"{records[0]['unit']} of training, compilation apart, and the mean "
+        "difference to the first arm with the same seed.",
         "",
         *table(records),
         "",

@@ -255,7 +255,7 @@ def test_an_unknown_name_is_an_error():
 @pytest.mark.parametrize(
     ("preset", "decoder", "millions"),
     [
-        ("nano", "multiscale", 3.0),
+        ("nano", "multiscale", 2.8),
         ("small", "multiscale", 13),
         ("base", "multiscale", 24),
         ("nano", "transformer", 1.0),

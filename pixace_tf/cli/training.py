@@ -109,7 +109,7 @@ def tune(**arguments: Any) -> None:
     default=7.0,
     help="Time to train.",
 )
-@click.option("--count", type=click.IntRange(16), default=1600)
+@click.option("--count", type=click.IntRange(16), default=6000)
 @needs_tensorflow
 def demo(folder: str, max_minutes: float, count: int) -> None:
     """Draw pictures, train on them, complete and generate: 10 minutes."""

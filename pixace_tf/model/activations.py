@@ -10,7 +10,7 @@ from keras import ops
 def relu_squared(x: Any) -> Any:
     """Return the square of a ReLU, of the shape and dtype of `x`.
 
-    It learns more from a pixel than GELU and takes less time (arXiv
-    2109.08668; `pipelines/results/ablation-animals.md`).
+    It learns more from a pixel than GELU, and takes less time (arXiv
+    2109.08668).
     """
     return ops.square(ops.relu(x))

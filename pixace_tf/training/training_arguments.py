@@ -68,7 +68,7 @@ class TrainingArguments:
 
     preset: str = argument(
         "nano",
-        "Size: nano 3.0, small 13, base 24 million parameters (multiscale); a "
+        "Size: nano 2.8, small 13, base 24 million parameters (multiscale); a "
         "laptop wants nano.",
         PRESETS,
     )
