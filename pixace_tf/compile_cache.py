@@ -19,7 +19,7 @@ from typing import BinaryIO
 CACHE_VARIABLE = "PIXACE_TF_CACHE"
 MAX_BYTES = 500 * 10**6
 _FLAGS = "TF_XLA_FLAGS"
-_STRIDE = 1 << 20
+_STRIDE = 1 << 18
 
 
 def enable() -> None:
@@ -56,7 +56,7 @@ def align_names() -> None:
     # The counter is no part of the public interface.
     from tensorflow.python.framework.ops import uid
 
-    while uid() % _STRIDE:
+    while (uid() + 1) % _STRIDE:
         pass
 
 

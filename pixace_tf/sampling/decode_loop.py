@@ -107,11 +107,12 @@ class DecodeLoop:
             functions.append(self._begin_patch)
         if 0 < position < self._model.sequence_length:
             functions.append(self._prefill(self._patches_before(position)))
-        for function in functions:
-            if function not in self._traced:
-                compile_cache.align_names()
-                function.get_concrete_function()
-                self._traced.add(function)
+        new = [f for f in functions if f not in self._traced]
+        if new:
+            compile_cache.align_names()
+        for function in new:
+            function.get_concrete_function()
+            self._traced.add(function)
 
     def state_at(self, token_ids: tf.Tensor, position: int) -> Any:
         """Return a state that holds all pixels before a position.
