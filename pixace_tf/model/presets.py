@@ -88,7 +88,7 @@ for _sizes in PRESETS.values():
 # How the color of a pixel is predicted; see `color_head`.
 HEADS = ("chain", "packed")
 # Peaks of the schedule; wider models want less.
-LEARNING_RATES = {"pico": 3e-3, "nano": 3e-3, "small": 2e-3, "base": 1e-3}
+LEARNING_RATES = {"pico": 3e-3, "nano": 6e-3, "small": 2e-3, "base": 1e-3}
 PATCH_LENGTH = 16
 HASHING_DECODERS = ("reformer",)
 

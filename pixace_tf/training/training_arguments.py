@@ -127,7 +127,7 @@ class TrainingArguments:
     )
     learning_rate: float | None = argument(
         None,
-        "At its peak.  [default: nano 3e-3, small 2e-3, base 1e-3]",
+        "At its peak.  [default: nano 6e-3, small 2e-3, base 1e-3]",
         above=0,
     )
     dropout: float = argument(
