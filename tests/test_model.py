@@ -18,6 +18,7 @@ from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.color_head import ChainHead, PackedHead
 from pixace_tf.model.pixel_inputs import (
     NEIGHBORS,
+    TABLE_RATE,
     gather_neighbors,
     neighbor_tokens,
     pad_grid,
@@ -290,7 +291,7 @@ def test_many_levels_begin_alike_and_few_begin_apart():
         "transformer",
         decoder_config("pico", "transformer"),
     )
-    table = model.embed.table.numpy()
+    table = TABLE_RATE * model.embed.table.numpy()
     head = model.head
     kernel = head.write[head.order.index(0)].kernel.numpy().T
 
