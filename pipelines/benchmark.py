@@ -90,6 +90,8 @@ class Plan:
     jpeg_size: int = 512
     seconds: float = 3.0
     rounds: int = 5
+    image_gpt: tuple[tuple[bool, str, str], ...] = IMAGE_GPT
+    torch_gpt: tuple[tuple[bool, str, bool], ...] = TORCH_GPT
 
 
 SMOKE = Plan(
@@ -108,6 +110,8 @@ SMOKE = Plan(
     jpeg_size=64,
     seconds=0.1,
     rounds=2,
+    image_gpt=IMAGE_GPT[1:],
+    torch_gpt=TORCH_GPT[:1] + TORCH_GPT[-1:],
 )
 
 
@@ -280,7 +284,7 @@ def _sampling(plan: Plan) -> Iterator[tuple]:
             cell, both = _batch(plan, batch_size)
             for row, ours in _ours(plan, preset):
                 yield table, row, cell, "pixace", "sample", {**ours, **both}
-            for is_compiled, dtype, name in IMAGE_GPT:
+            for is_compiled, dtype, name in plan.image_gpt:
                 row = f"Hugging Face ImageGPT, {name}"
                 peer = {**sizes, **both, "dtype": dtype}
                 peer["is_compiled"] = is_compiled
@@ -302,7 +306,7 @@ def _training(plan: Plan) -> Iterator[tuple]:
         cell, both = _batch(plan, batch_size)
         for row, ours in _ours(plan, preset):
             yield table, row, cell, "pixace", "train", {**ours, **both}
-        for row, peer in _torch_peers():
+        for row, peer in _torch_peers(plan):
             peer = {**_sizes(preset), **peer, **both}
             yield table, row, cell, "torch_gpt", "train", peer
 
@@ -336,7 +340,7 @@ def _quality(plan: Plan, folder: str, scratch: str) -> Iterator[tuple]:
             "minutes": minutes,
         }
         yield table, "pixace-tf", cell, "pixace", "learn", ours
-        for row, settings in _torch_peers():
+        for row, settings in _torch_peers(plan):
             peer: dict[str, Any] = {
                 **_sizes(plan.quality_preset),
                 **settings,
@@ -349,9 +353,9 @@ def _quality(plan: Plan, folder: str, scratch: str) -> Iterator[tuple]:
             yield table, row, cell, "torch_gpt", "learn", peer
 
 
-def _torch_peers() -> Iterator[tuple[str, dict[str, Any]]]:
+def _torch_peers(plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield a row and its settings for each PyTorch peer."""
-    for is_compiled, dtype, is_split in TORCH_GPT:
+    for is_compiled, dtype, is_split in plan.torch_gpt:
         name = "compiled" if is_compiled else "eager"
         head = "64 logits" if is_split else "packed head"
         settings = {"is_compiled": is_compiled, "is_split": is_split}
