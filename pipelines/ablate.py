@@ -48,7 +48,6 @@ from pixace_tf.storage import write_atomic
 from pixace_tf.training import loop, schedule
 
 VALIDATION_IMAGES = 400
-WARM_UP_UPDATES = 100
 
 
 @dataclasses.dataclass
@@ -93,26 +92,16 @@ class Recipe:
 
 
 def cosine(share: float, updates: int) -> float:
-    """Fall as a cosine does, from 1 to 0.02."""
-    return _warm_up(updates) * (0.51 + 0.49 * math.cos(math.pi * share))
-
-
-def linear(share: float, updates: int) -> float:
-    """Fall in a straight line, from 1 to 0.02."""
-    return _warm_up(updates) * max(0.02, 1 - share)
-
-
-def _warm_up(updates: int) -> float:
-    return min(1.0, (updates + 1) / WARM_UP_UPDATES)
+    """Warm up as `fit` does, then fall as a cosine does."""
+    low = schedule.FINAL_LEARNING_RATE_SHARE
+    line = low + (1 - low) * (1 - share)
+    curve = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * share))
+    return schedule.learning_rate_share(share, updates) * curve / line
 
 
 CHANGES: dict[str, Callable[[Recipe], None]] = {
     "recipe": lambda recipe: None,
     "cosine": lambda recipe: setattr(recipe, "schedule", cosine),
-    "linear": lambda recipe: setattr(recipe, "schedule", linear),
-    "zero_init": lambda recipe: recipe.prepare.append(
-        ablation_layers.zero_outputs
-    ),
     "glorot_init": lambda recipe: recipe.prepare.append(
         ablation_layers.glorot_outputs
     ),

@@ -21,31 +21,16 @@ from pixace_tf.model.transformer_stack import (
 )
 
 
-def _output_kernels(model: PixaceCausalLM) -> list[Any]:
-    """Return the kernels that write into the residual stream."""
-    stacks = (model.decoder.global_stack, model.decoder.local_stack)
-    return [
-        dense.kernel
-        for stack in stacks
-        for block in stack.blocks
-        for dense in (
-            block._self_attention_layer._output_dense,
-            block._feedforward_output_dense,
-        )
-    ]
-
-
-def zero_outputs(model: PixaceCausalLM) -> None:
-    """Let each layer begin as if it were not there."""
-    for kernel in _output_kernels(model):
-        kernel.assign(ops.zeros_like(kernel))
-
-
 def glorot_outputs(model: PixaceCausalLM) -> None:
-    """Draw the kernels as keras_nlp does."""
+    """Draw what writes into the residual stream as keras_nlp does."""
     initializer = keras.initializers.GlorotUniform(seed=0)
-    for kernel in _output_kernels(model):
-        kernel.assign(initializer(kernel.shape))
+    for stack in (model.decoder.global_stack, model.decoder.local_stack):
+        for block in stack.blocks:
+            for dense in (
+                block._self_attention_layer._output_dense,
+                block._feedforward_output_dense,
+            ):
+                dense.kernel.assign(initializer(dense.kernel.shape))
 
 
 class GeluLayer(CausalDecoderLayer):

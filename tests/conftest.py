@@ -23,10 +23,10 @@ DECODERS = ("multiscale", "transformer", "reformer")
 
 SLOW_FIXTURES = {"kind", "served", "trained_run"}
 # What takes longest begins first, so that no worker is left alone with it.
-LONGEST = (
+LONGEST = {
     *("test_training", "test_export", "test_tuning", "test_model"),
     "test_project",
-)
+}
 
 
 def pytest_collection_modifyitems(items):

@@ -1,8 +1,7 @@
 """The same seed gives the same weights, losses and samples as it always did.
 
-The record was made by the version before the packages had their names of today.
-Where a change must move it, `python tests/test_golden.py` writes it anew, and
-the change log says why.
+Where a change must move the record, `python tests/test_golden.py` writes it
+anew, and the change log says why.
 """
 
 import hashlib

@@ -96,7 +96,8 @@ class DecodeLoop:
     def trace(self, is_filtered: bool, position: int) -> None:
         """Trace what decodes from a position on, unless that was done.
 
-        Threads that trace at the same time would do so several times.
+        Threads that trace at the same time would do so several times, and
+        number their functions by chance; see `compile_cache.align_names`.
 
         Args:
             is_filtered: Whether the filters act.

@@ -113,19 +113,19 @@ class Sampler:
         chunk = self._chunk_length(watch is not None)
         # The images of a block have one start: what is computed for an image
         # does not depend on the others.
-        blocks = [
-            self._block(
-                token_ids[rows],
-                rows,
-                int(start),
-                chunk,
-                prefix[rows],
-                seeds[rows],
-                {name: value[rows] for name, value in arrays.items()},
-            )
-            for start in np.unique(starts)
-            for rows in _cut(np.flatnonzero(starts == start), self._loop.rows)
-        ]
+        blocks = []
+        for start in np.unique(starts).tolist():
+            for rows in _cut(np.flatnonzero(starts == start), self._loop.rows):
+                own = {name: value[rows] for name, value in arrays.items()}
+                is_filtered = bool(has_filters(own))
+                # Here, since the blocks run in threads.
+                self._loop.trace(is_filtered, start)
+                blocks.append(
+                    self._decode_block(
+                        *(token_ids[rows], rows, start, chunk, prefix[rows]),
+                        *(seeds[rows], own, is_filtered),
+                    )
+                )
         total = int(np.sum(length - starts))
         for rows, tokens, stop in self._in_parallel(blocks):
             token_ids[rows], done[rows] = tokens[: len(rows)], stop
@@ -201,22 +201,7 @@ class Sampler:
                     if passed is not None:
                         yield passed
 
-    def _block(
-        self,
-        token_ids: np.ndarray,
-        rows: np.ndarray,
-        position: int,
-        *arguments: Any,
-    ) -> Iterator[Decoded]:
-        """Return what decodes some images; see `_decode`."""
-        is_filtered = bool(has_filters(arguments[-1]))
-        # Here, since the blocks run in threads.
-        self._loop.trace(is_filtered, position)
-        return self._decode(
-            *(token_ids, rows, position, *arguments, is_filtered)
-        )
-
-    def _decode(
+    def _decode_block(
         self,
         token_ids: np.ndarray,
         rows: np.ndarray,
