@@ -35,7 +35,6 @@ LENGTH = 96
 KINDS = {
     "multiscale": {},
     "transformer": {},
-    "reformer": {},
     "reformer with LSH": {"num_hashes": 2},
 }
 

@@ -23,11 +23,10 @@ from pixace_tf.training.fit import fit
 pytestmark = pytest.mark.slow  # Nearly all of it.
 GOLDEN = pathlib.Path(__file__).parent / "golden.json"
 CASES = {
-    f"{decoder} {head}": {"decoder": decoder, "head": head}
-    for decoder in ("multiscale", "transformer", "reformer")
-    for head in ("chain", "packed")
+    "multiscale chain": {"decoder": "multiscale", "head": "chain"},
+    "transformer packed": {"decoder": "transformer", "head": "packed"},
+    "reformer hashed": {"decoder": "reformer", "num_hashes": 2},
 }
-CASES["reformer hashed"] = {"decoder": "reformer", "num_hashes": 2}
 
 
 def machine():

@@ -117,19 +117,22 @@ def test_dropout_is_replayed(jit_compile, attention):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("policy", "jit_compile"),
-    [("float32", False), ("mixed_float16", False), ("mixed_float16", True)],
+    ("policy", "jit_compile", "attention"),
+    [
+        ("float32", False, CausalSelfAttention),
+        ("mixed_float16", True, LSHSelfAttention),
+    ],
 )
 def test_it_learns_under_fit_and_loads_as_a_plain_layer(
-    tmp_path, policy, jit_compile
+    tmp_path, policy, jit_compile, attention
 ):
     keras.utils.set_random_seed(0)
+    hashed = attention is LSHSelfAttention
+    options = {"chunk_length": 4} if hashed else {}
     inputs = keras.Input((20, WIDTH))
     first, second = ReversibleStack(
         [
-            CausalSelfAttention(2, dropout=0.1, dtype=policy),
-            FeedForward(32, dtype=policy),
-            LSHSelfAttention(2, chunk_length=4, dtype=policy),
+            attention(2, dropout=0.1, dtype=policy, **options),
             FeedForward(32, dtype=policy),
         ],
         dtype=policy,

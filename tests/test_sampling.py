@@ -43,7 +43,11 @@ def test_a_seed_gives_one_picture_alone_and_in_a_batch(sampler):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_compiled", [False, True])
+@pytest.mark.parametrize(
+    ("model", "is_compiled"),
+    [("multiscale", True), ("transformer", False), ("reformer", True)],
+    indirect=["model"],
+)
 def test_blocks_of_images_sample_what_single_images_sample(
     model, sampler, is_compiled
 ):

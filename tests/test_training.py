@@ -136,8 +136,7 @@ class StopAt:
     ("stop_at", "micro_batch_pixels", "options"),
     [
         (1, 8192, {"decoder": "multiscale"}),
-        (8, 8192, {"decoder": "reformer"}),
-        (5, 8192, {"decoder": "reformer", "num_hashes": 2}),
+        (8, 8192, {"decoder": "reformer", "num_hashes": 2}),
         (15, 8192, {}),
         (7, 128, {}),  # Between the parts of a batch.
     ],
