@@ -120,10 +120,6 @@ def test_the_main_job_from_the_command_line(
     assert Image.open("completed.png").width > 6 * 96
     assert len(os.listdir("tiles")) == 4
     assert Image.open("tiles/000.png").size == (12, 8)
-    done = call("evaluate", "saved_models/animals", cartoon_folder, "--json")
-    figures = json.loads(done.output)
-    assert figures["pictures"] == 48
-    assert 0 < figures["bits_per_pixel"] < 14
 
 
 def test_scan_reports_as_json(tmp_path):
@@ -210,7 +206,7 @@ def test_the_terminal_shows_a_bar_and_no_chatter(cartoon_folder, tmp_path):
         [
             *(sys.executable, "-m", "pixace_tf", "fit"),
             *(str(cartoon_folder), "--runs-dir", str(tmp_path)),
-            *("--preset", "pico", "--image-size", "8", "--epochs", "30"),
+            *("--preset", "pico", "--image-size", "8", "--epochs", "20"),
             *("--num-layers", "1", "--no-jit-compile"),
         ],
         stdout=slave,

@@ -203,6 +203,7 @@ def test_the_signature_draws_what_the_sampler_draws(kind, prefix_length):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["multiscale"], indirect=True)
 def test_the_signatures_agree(kind):
     run, _, served = kind
     inputs = inputs_of(4)

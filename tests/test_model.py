@@ -147,8 +147,10 @@ def test_blockwise_attention_equals_fifteen_lines_of_numpy(length):
     )
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    ("jit_compile", "dtype"),
+    [(False, "float32"), (False, "float16"), (True, "float16")],
+)
 @pytest.mark.parametrize("sees_itself", [True, False])
 def test_gradients_of_blocks_are_those_of_plain_attention(
     sees_itself, dtype, jit_compile

@@ -86,6 +86,7 @@ def test_drawn_codes_are_canonical(sampler):
     assert np.all(Palette().is_canonical(drawn))
 
 
+@pytest.mark.slow
 def test_settings_do_not_retrace(sampler):
     for count, filters in (
         (1, SamplingConfig(0.5)),
