@@ -206,7 +206,7 @@ def test_the_terminal_shows_a_bar_and_no_chatter(cartoon_folder, tmp_path):
         [
             *(sys.executable, "-m", "pixace_tf", "fit"),
             *(str(cartoon_folder), "--runs-dir", str(tmp_path)),
-            *("--preset", "pico", "--image-size", "8", "--epochs", "20"),
+            *("--preset", "pico", "--image-size", "8", "--epochs", "8"),
             *("--num-layers", "1", "--no-jit-compile"),
         ],
         stdout=slave,

@@ -175,6 +175,7 @@ def test_pictures_are_found_among_others_by_their_tokens():
     np.testing.assert_array_equal(found, [True, False, True])
 
 
+@pytest.mark.slow
 def test_completing_an_odd_height_draws_the_larger_half(tmp_path):
     run = make_small_run(tmp_path / "run", image_size=(5, 8))
     run.arguments["flip"] = True

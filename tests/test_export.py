@@ -158,6 +158,9 @@ def run_with_c_loader(path, signature_name, requests):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["multiscale", "reformer with LSH"], indirect=True
+)
 def test_the_servers_loader_gives_what_python_gives(kind):
     _, path, served = kind
     inputs = inputs_of(11)

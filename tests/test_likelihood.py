@@ -54,7 +54,9 @@ def test_channels_of_the_packed_head_are_its_own_sums():
     np.testing.assert_allclose(parts[:2], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "head", ["packed", pytest.param("chain", marks=pytest.mark.slow)]
+)
 def test_probabilities_of_all_pictures_sum_to_one(head):
     """Of all tokens, and so of all 8-bit pictures, on a tiny palette."""
     tokenizer = PixelTokenizer((1, 2), "hsv 2,1,1")
