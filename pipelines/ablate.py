@@ -17,11 +17,12 @@ Command:  python pipelines/ablate.py FOLDER --arms recipe,cosine \
               --minutes 1,5,20 --seeds 2 --out pipelines/results/ablation-NAME
 Hardware: 2 CPU cores
 Time:     minutes x arms x seeds, and 40 seconds on top of each
-Expected: pipelines/results/ablation-*.md
+Expected: pipelines/results/ablation-*.md and .png
 """
 
 import dataclasses
 import functools
+import io
 import json
 import math
 import os
@@ -35,6 +36,8 @@ import ablation_layers
 import click
 import keras
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from origin import origin
 
 from pixace_tf.data import token_dataset
@@ -374,6 +377,37 @@ def main(
     click.echo("\n".join(table(records)))
 
 
+def draw(records: list[dict[str, Any]]) -> bytes:
+    """Return a plot as PNG: each arm's difference to the first one."""
+    arms = list(dict.fromkeys(r["arm"] for r in records))
+    budgets = sorted({r["budget"] for r in records})
+    bits = {(r["arm"], r["budget"], r["seed"]): r for r in records}
+    figure = Figure((8, 1.2 + 0.28 * len(arms)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for index, budget in enumerate(budgets):
+        points = [
+            (
+                record["bits_per_pixel"] - first["bits_per_pixel"],
+                arms.index(record["arm"]) + 0.2 * index,
+            )
+            for record in records
+            if record["budget"] == budget
+            and (first := bits.get((arms[0], budget, record["seed"])))
+        ]
+        label = f"{budget:g} {records[0]['unit']}"
+        axes.plot(*zip(*points, strict=True), "o", markersize=4, label=label)
+    axes.axvline(0, color="gray", linewidth=1)
+    axes.set_yticks(range(len(arms)), arms)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"bits/pixel more than {arms[0]}; less is better")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
 def _save(
     out: str, fixed: dict[str, Any], name: str, records: list[dict[str, Any]]
 ) -> None:
@@ -388,11 +422,14 @@ def _save(
         f"{records[0]['unit']} of training, compilation apart, and the mean "
         "difference to the first arm with the same seed.",
         "",
+        f"![Differences]({os.path.basename(out)}.png)",
+        "",
         *table(records),
         "",
         *origin(),
     ]
     write_atomic(f"{out}.md", ("\n".join(lines) + "\n").encode())
+    write_atomic(f"{out}.png", draw(records))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import ast
 import doctest
-import importlib
+import importlib.util
+import json
 import pathlib
 import re
 import shlex
@@ -143,6 +144,29 @@ def test_the_readme_names_every_command():
     text = (ROOT / "README.md").read_text()
     for command in main.commands:
         assert f"pixace-tf {command}" in text, command
+
+
+def test_the_speeds_in_the_readme_are_those_of_the_benchmark():
+    """`python pipelines/readme_figures.py` writes them."""
+    path = ROOT / "pipelines" / "readme_figures.py"
+    spec = importlib.util.spec_from_file_location("readme_figures", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # Its dataclasses look there.
+    spec.loader.exec_module(module)
+    results = json.loads(module.RESULTS.read_text())
+    text = (ROOT / "README.md").read_text()
+    assert module.with_table(text, results) == text
+    results["sampling"]["figures"] = {
+        name: {
+            row: {
+                column: {"per_second": [2 * r for r in cell["per_second"]]}
+                for column, cell in cells.items()
+            }
+            for row, cells in rows.items()
+        }
+        for name, rows in results["sampling"]["figures"].items()
+    }
+    assert module.with_table(text, results) != text
 
 
 def test_pictures_of_the_readme_exist():
