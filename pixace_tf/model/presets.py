@@ -1,8 +1,9 @@
 """Named model sizes.
 
-`pico` is for trying things out in seconds, `nano` learns on a laptop CPU in
-minutes, `small` wants an hour or a GPU, `base` has the size of the 2020
-original and wants a GPU. `pixace-tf fit --help` tells their parameters.
+`pico` is for trying things out in seconds. `micro` learns most in minutes on a
+laptop's CPU, `nano` in an hour, `small` wants hours or a GPU, `base` has the
+size of the 2020 original and wants a GPU. `pixace-tf fit --help` tells their
+parameters.
 """
 
 from pixace_tf.errors import UserError
@@ -24,6 +25,24 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
             "hidden_dim": 32,
             "num_heads": 2,
             "intermediate_dim": 64,
+        },
+    },
+    "micro": {
+        "multiscale": {
+            "num_layers": 4,
+            "hidden_dim": 128,
+            "num_heads": 2,
+            "intermediate_dim": 512,
+            "local_num_layers": 2,
+            "local_hidden_dim": 64,
+            "local_num_heads": 2,
+            "local_intermediate_dim": 128,
+        },
+        "transformer": {
+            "num_layers": 4,
+            "hidden_dim": 64,
+            "num_heads": 2,
+            "intermediate_dim": 256,
         },
     },
     "nano": {
@@ -85,10 +104,18 @@ PRESETS: dict[str, dict[str, dict[str, int]]] = {
 for _sizes in PRESETS.values():
     _sizes["reformer"] = _sizes["transformer"]
 
+# Where nothing says how large a model may be.
+FALLBACK_PRESET = "nano"
 # How the color of a pixel is predicted; see `color_head`.
 HEADS = ("chain", "packed")
 # Peaks of the schedule; wider models want less.
-LEARNING_RATES = {"pico": 3e-3, "nano": 6e-3, "small": 2e-3, "base": 1e-3}
+LEARNING_RATES = {
+    "pico": 3e-3,
+    "micro": 6e-3,
+    "nano": 6e-3,
+    "small": 4e-3,
+    "base": 1e-3,
+}
 PATCH_LENGTH = 16
 HASHING_DECODERS = ("reformer",)
 
@@ -104,7 +131,7 @@ def decoder_config(
     """Return the sizes of a decoder.
 
     Args:
-        preset: `"pico"`, `"nano"`, `"small"` or `"base"`.
+        preset: `"pico"`, `"micro"`, `"nano"`, `"small"` or `"base"`.
         decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
         image_width: Pixels of a row. The patches of the multiscale decoder are
             about 16 pixels and, where the width allows it, fill rows evenly.

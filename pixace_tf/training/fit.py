@@ -13,11 +13,13 @@ from pixace_tf.data.sources import TFDS_PREFIX
 from pixace_tf.data.token_dataset import TokenDataset
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
+from pixace_tf.model.presets import FALLBACK_PRESET
 from pixace_tf.runs import run_folder
 from pixace_tf.runs.arguments import refuse_changes
 from pixace_tf.runs.run_folder import Run
+from pixace_tf.training import size_law
 from pixace_tf.training.loop import train
-from pixace_tf.training.training_arguments import TrainingArguments
+from pixace_tf.training.training_arguments import AUTO, TrainingArguments
 
 SAMPLING_PRECISION = "float32"
 # Shown by name when files are skipped; the rest is counted.
@@ -62,8 +64,13 @@ def fit(
     )
     is_new = not os.path.exists(os.path.join(path, storage.RUN_FILE))
     if not is_new:
+        if options.preset == AUTO:
+            before = run_folder.read_config(path)["arguments"]
+            options = options.with_preset(before["preset"])
         _refuse_changes(path, tokenizer, options)
     data = _load_data(source, path, tokenizer, options, say)
+    if options.preset == AUTO:
+        options = options.with_preset(_choose_preset(options, data, say))
     recorded = _resolve(source, options, data) if is_new else {}
     os.makedirs(path, exist_ok=True)
     in_use = f"Another training is using {path}."
@@ -143,6 +150,23 @@ def _resolve(
         **recorded,
         "images": data.digest(),
     }
+
+
+def _choose_preset(
+    options: TrainingArguments, data: TokenDataset, say: Callable[[str], None]
+) -> str:
+    """Choose a size by the budget, unless a part of it is given."""
+    if options.num_layers is not None or options.hidden_dim is not None:
+        return FALLBACK_PRESET
+    minutes = options.minutes
+    preset, reason = size_law.choose(
+        options.decoder,
+        options.image_size,
+        None if minutes is None else 60 * minutes,
+        (options.epochs or 0) * data.train.size,
+    )
+    say(reason)
+    return preset
 
 
 def _default_batch_size(options: TrainingArguments, num_images: int) -> int:

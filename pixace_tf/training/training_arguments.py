@@ -12,6 +12,7 @@ from typing import Any
 from pixace_tf.data.palette import COLOR_SPACES, BitWidths, Palette
 from pixace_tf.errors import UserError
 from pixace_tf.model.presets import (
+    FALLBACK_PRESET,
     HEADS,
     LEARNING_RATES,
     PRESETS,
@@ -22,6 +23,8 @@ from pixace_tf.model.presets import (
 RESIZES = ("crop", "squash", "pad")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 DEFAULT_MAX_MINUTES = 10.0
+# The preset that `size_law` chooses.
+AUTO = "auto"
 
 
 # What bounds of an argument are called, and what they demand.
@@ -67,10 +70,11 @@ class TrainingArguments:
     """
 
     preset: str = argument(
-        "nano",
-        "Size: nano 2.8, small 13, base 24 million parameters (multiscale); a "
-        "laptop wants nano.",
-        PRESETS,
+        AUTO,
+        "Size: micro 1.2, nano 2.8, small 13, base 24 million parameters; "
+        "auto is the one that should learn most on this machine in the time "
+        "there is, or nano where a sweep or another size is asked for.",
+        (AUTO, *PRESETS),
     )
     decoder: str = argument(
         "multiscale",
@@ -127,7 +131,7 @@ class TrainingArguments:
     )
     learning_rate: float | None = argument(
         None,
-        "At its peak.  [default: nano 6e-3, small 2e-3, base 1e-3]",
+        "At its peak.  [default: micro and nano 6e-3, small 4e-3, base 1e-3]",
         above=0,
     )
     dropout: float = argument(
@@ -163,8 +167,15 @@ class TrainingArguments:
             raise UserError("Give epochs or max_minutes, not both.")
         for field in dataclasses.fields(self):
             check(field.name, getattr(self, field.name), field.metadata)
-        self.decoder_config()
+        if self.preset == AUTO:
+            self.with_preset(FALLBACK_PRESET)  # This checks the sizes.
+        else:
+            self.decoder_config()
         assert self.palette
+
+    def with_preset(self, preset: str) -> "TrainingArguments":
+        """Return these arguments with another preset."""
+        return dataclasses.replace(self, preset=preset)
 
     @property
     def palette(self) -> Palette:

@@ -19,9 +19,10 @@ from pixace_tf.data.palette import Palette
 from pixace_tf.data.sources import SmallImages, load_images
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
+from pixace_tf.model.presets import FALLBACK_PRESET
 from pixace_tf.runs.arguments import refuse_changes
 from pixace_tf.training.fit import default_name
-from pixace_tf.training.training_arguments import TrainingArguments
+from pixace_tf.training.training_arguments import AUTO, TrainingArguments
 from pixace_tf.tuning import launcher, results
 from pixace_tf.tuning.palettes import DEFAULT_BIT_WIDTHS, measure_palettes
 from pixace_tf.tuning.space import (
@@ -111,6 +112,8 @@ def _split_arguments(
     if given.get("epochs") is None and given.get("max_minutes") is None:
         given["max_minutes"] = DEFAULT_MAX_MINUTES
     training = TrainingArguments(**given)
+    if training.preset == AUTO:  # Trials of one size compare.
+        training = training.with_preset(FALLBACK_PRESET)
     return SweepArguments(**own), {k: getattr(training, k) for k in SHARED}
 
 

@@ -1,0 +1,216 @@
+"""How large a model should be for the time there is.
+
+A larger model learns more from each pixel but sees fewer of them in the same
+time. The loss is taken to be a sum of what no model learns, what the size
+costs and what the number of pixels costs (arXiv 2203.15556). The constants are
+those that `pipelines/size_law.py` fits to trainings of several sizes.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+
+import tensorflow as tf
+
+from pixace_tf.model.pixel_inputs import NEIGHBORS
+from pixace_tf.model.presets import decoder_config
+
+# Smallest first; `pico` is only for trying things out.
+PRESET_CHOICES = ("micro", "nano", "small", "base")
+_EMBEDDING_DIM = 64
+# Features of a pixel's neighbors, which each decoder projects to its width.
+_NEIGHBORS_DIM = len(NEIGHBORS) * _EMBEDDING_DIM
+# The products of a training step reach this share of the speed of one large
+# product, and all else takes as long as so many multiplications per pixel;
+# measured with four sizes on two CPU cores, and never on a GPU.
+_SPEED_SHARE = 0.75
+_OTHER_MACS = 270_000
+_MEASURED_WIDTH = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeLaw:
+    """Bits per pixel of a model with N parameters after D pixels.
+
+    Attributes:
+        floor: What no model learns.
+        size_scale: Times `N ** -size_power`.
+        size_power: Above 0.
+        data_scale: Times `D ** -data_power`.
+        data_power: Above 0.
+    """
+
+    floor: float
+    size_scale: float
+    size_power: float
+    data_scale: float
+    data_power: float
+
+    def bits_per_pixel(self, parameters: float, pixels: float) -> float:
+        """Return the expected validation loss."""
+        return (
+            self.floor
+            + self.size_scale * parameters**-self.size_power
+            + self.data_scale * pixels**-self.data_power
+        )
+
+
+# Photos of 32x32 in HSV 544; `pipelines/results/size-law.md` shows the fit.
+LAW = SizeLaw(3.502, 6.3904, 0.2982, 619.3332, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A preset on a machine.
+
+    Attributes:
+        preset: Its name.
+        parameters: About how many.
+        pixels_per_second: How fast it trains.
+    """
+
+    preset: str
+    parameters: float
+    pixels_per_second: float
+
+    def bits_per_pixel(self, seconds: float, law: SizeLaw = LAW) -> float:
+        """Return the loss that is expected after a training of this length."""
+        pixels = max(1.0, seconds * self.pixels_per_second)
+        return law.bits_per_pixel(self.parameters, pixels)
+
+
+def candidates(
+    decoder: str, image_size: tuple[int, int], flops: float
+) -> list[Candidate]:
+    """Return what can be chosen from, the smallest first.
+
+    Args:
+        decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
+        image_size: `(height, width)`.
+        flops: Of the machine, as `measure_flops` returns them.
+    """
+    found = []
+    for preset in PRESET_CHOICES:
+        sizes = decoder_config(preset, decoder, image_size[1])
+        macs = macs_per_pixel(sizes, image_size[0] * image_size[1])
+        # A multiplication and an addition forward, and twice that backward.
+        speed = _SPEED_SHARE * flops / (6 * (macs + _OTHER_MACS))
+        found.append(Candidate(preset, num_parameters(sizes), speed))
+    return found
+
+
+def best_for_time(choices: Sequence[Candidate], seconds: float) -> Candidate:
+    """Return the one that learns most in a time."""
+    return min(choices, key=lambda choice: choice.bits_per_pixel(seconds))
+
+
+def best_for_pixels(choices: Sequence[Candidate], pixels: float) -> Candidate:
+    """Return the largest one that no other beats in the time it takes.
+
+    The largest of all learns most from given pixels, but where they are few
+    another one learns more in the same time by seeing them more often.
+
+    Args:
+        choices: The smallest first.
+        pixels: That are shown in the whole training.
+    """
+    for choice in reversed(choices):
+        seconds = pixels / choice.pixels_per_second
+        if best_for_time(choices, seconds) is choice:
+            return choice
+    return choices[0]
+
+
+def choose(
+    decoder: str,
+    image_size: tuple[int, int],
+    seconds: float | None,
+    pixels: float,
+) -> tuple[str, str]:
+    """Choose the size of a model for this machine.
+
+    Args:
+        decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
+        image_size: `(height, width)`.
+        seconds: Time to train; where it is None,
+        pixels: those of the whole training.
+
+    Returns:
+        The name of the preset, and a line that gives the reason.
+    """
+    flops = measure_flops()
+    choices = candidates(decoder, image_size, flops)
+    if seconds is None:
+        best = best_for_pixels(choices, pixels)
+        budget = f"for {pixels / 1e6:,.3g} million pixels"
+        seconds = pixels / best.pixels_per_second
+    else:
+        best = best_for_time(choices, seconds)
+        budget = f"in {seconds / 60:,.3g} minutes"
+    seen = ", ".join(
+        f"{c.preset} {c.parameters / 1e6:.2g} and "
+        f"{c.pixels_per_second * seconds / 1e6:,.2g}"
+        for c in choices
+    )
+    return best.preset, (
+        f"Preset {best.preset} should learn most {budget} on this machine "
+        f"({flops / 1e9:,.0f} GFLOP/s). Million parameters, and million pixels "
+        f"seen in the same time: {seen}."
+    )
+
+
+def macs_per_pixel(sizes: Mapping[str, int], length: int) -> float:
+    """Return the multiplications of a pixel's forward pass.
+
+    Args:
+        sizes: Of a decoder, as in `decoder_config`.
+        length: Pixels of an image.
+    """
+    if "patch_length" not in sizes:
+        return _pixel_weights(sizes) + _stack_macs(sizes, "", length)
+    patch_length = sizes["patch_length"]
+    patch_macs = _stack_macs(sizes, "", length / patch_length)
+    return (
+        _pixel_weights(sizes)
+        + (patch_macs + _patch_weights(sizes)) / patch_length
+        + _stack_macs(sizes, "local_", patch_length)
+    )
+
+
+def num_parameters(sizes: Mapping[str, int]) -> float:
+    """Return about how many weights a model has: those of its products."""
+    count = _pixel_weights(sizes) + _stack_macs(sizes, "", 0)
+    if "patch_length" in sizes:
+        count += _patch_weights(sizes) + _stack_macs(sizes, "local_", 0)
+    return count
+
+
+def measure_flops() -> float:
+    """Return operations per second of a large float32 matrix product."""
+    matrix = tf.random.normal((_MEASURED_WIDTH, _MEASURED_WIDTH))
+    times = []
+    for _ in range(8):  # The first warms up.
+        begin = time.perf_counter()
+        float(tf.linalg.matmul(matrix, matrix)[0, 0])
+        times.append(time.perf_counter() - begin)
+    return 2 * _MEASURED_WIDTH**3 / min(times)
+
+
+def _pixel_weights(sizes: Mapping[str, int]) -> float:
+    """Return the weights around the stack: of neighbors and color head."""
+    width = sizes.get("local_hidden_dim", sizes["hidden_dim"])
+    return width * (_NEIGHBORS_DIM + 3 * width)
+
+
+def _patch_weights(sizes: Mapping[str, int]) -> float:
+    """Return the weights that read a patch and write its pixels' context."""
+    width = sizes["local_hidden_dim"]
+    per_pixel = sizes["hidden_dim"] * (_EMBEDDING_DIM + width)
+    return sizes["patch_length"] * per_pixel
+
+
+def _stack_macs(sizes: Mapping[str, int], prefix: str, length: float) -> float:
+    """Return the multiplications of a position that attends to `length`."""
+    width = sizes[f"{prefix}hidden_dim"]
+    products = 4 * width + 2 * sizes[f"{prefix}intermediate_dim"] + length
+    return sizes[f"{prefix}num_layers"] * width * products
