@@ -22,7 +22,6 @@ Expected: pipelines/results/ablation-*.md and .png
 
 import dataclasses
 import functools
-import io
 import json
 import math
 import os
@@ -36,7 +35,6 @@ import ablation_layers
 import click
 import keras
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from origin import origin
 
@@ -46,6 +44,7 @@ from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model import causal_lm, multiscale_decoder, transformer_stack
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import LEARNING_RATES, decoder_config
+from pixace_tf.painting import sheets
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.storage import write_atomic
 from pixace_tf.training import loop, schedule
@@ -377,13 +376,12 @@ def main(
     click.echo("\n".join(table(records)))
 
 
-def draw(records: list[dict[str, Any]]) -> bytes:
-    """Return a plot as PNG: each arm's difference to the first one."""
+def draw(records: list[dict[str, Any]]) -> Figure:
+    """Return a plot: each arm's difference to the first one."""
     arms = list(dict.fromkeys(r["arm"] for r in records))
     budgets = sorted({r["budget"] for r in records})
     bits = {(r["arm"], r["budget"], r["seed"]): r for r in records}
     figure = Figure((8, 1.2 + 0.28 * len(arms)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for index, budget in enumerate(budgets):
         points = [
@@ -395,17 +393,17 @@ def draw(records: list[dict[str, Any]]) -> bytes:
             if record["budget"] == budget
             and (first := bits.get((arms[0], budget, record["seed"])))
         ]
+        if not points:
+            continue  # The first arm has no such budget.
         label = f"{budget:g} {records[0]['unit']}"
         axes.plot(*zip(*points, strict=True), "o", markersize=4, label=label)
     axes.axvline(0, color="gray", linewidth=1)
     axes.set_yticks(range(len(arms)), arms)
     axes.invert_yaxis()
-    axes.set_xlabel(f"bits/pixel more than {arms[0]}; less is better")
+    axes.set_xlabel("bits/pixel more than the first arm; less is better")
     axes.grid(axis="x", alpha=0.3)
     axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return figure
 
 
 def _save(
@@ -429,7 +427,7 @@ def _save(
         *origin(),
     ]
     write_atomic(f"{out}.md", ("\n".join(lines) + "\n").encode())
-    write_atomic(f"{out}.png", draw(records))
+    sheets.save_figure(draw(records), f"{out}.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -14,24 +14,25 @@ Expected: pipelines/results/size-law.json, .md and .png; the constants of the
 """
 
 import dataclasses
-import io
 import json
+import os
 from typing import Any
 
 import click
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from origin import origin
 from scipy.optimize import curve_fit
 
+from pixace_tf.painting import sheets
 from pixace_tf.storage import write_atomic
 from pixace_tf.training import size_law
 from pixace_tf.training.size_law import SizeLaw
 
 IMAGE_SIZE = (32, 32)
-# A laptop's; of two cores of a server, or of eight.
+# Of a large matrix product on two cores of a server, and on eight.
 FLOPS = (1.5e11, 6e11)
+# Before, the learning rate has hardly warmed up.
 MIN_UPDATES = 300
 MINUTES = (2, 10, 30, 60, 240, 1440)
 
@@ -96,10 +97,9 @@ def read_points(paths: tuple[str, ...]) -> list[dict[str, Any]]:
     return [best[key] for key in sorted(best)]
 
 
-def draw(points: list[dict[str, Any]], law: SizeLaw) -> bytes:
-    """Return a plot as PNG: what was measured, and the law's curves."""
+def draw(points: list[dict[str, Any]], law: SizeLaw) -> Figure:
+    """Return a plot: what was measured, and the law's curves."""
     figure = Figure((7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     counts = sorted({point["parameters"] for point in points})
     for index, count in enumerate(counts):
@@ -122,9 +122,7 @@ def draw(points: list[dict[str, Any]], law: SizeLaw) -> bytes:
     )
     axes.grid(alpha=0.3)
     axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return figure
 
 
 def choices(law: SizeLaw, flops: float) -> list[str]:
@@ -160,7 +158,7 @@ def main(results: tuple[str, ...], out: str) -> None:
         "pixels seen; multiscale, photos of 32x32 in HSV 544, one training "
         "per point.",
         "",
-        "![The law](size-law.png)",
+        f"![The law]({os.path.basename(out)}.png)",
         "",
         "| parameters | pixels | measured | fitted | difference |",
         "|---:|---:|---:|---:|---:|",
@@ -184,7 +182,7 @@ def main(results: tuple[str, ...], out: str) -> None:
     text = json.dumps(record, indent=1) + "\n"
     write_atomic(f"{out}.json", text.encode())
     write_atomic(f"{out}.md", ("\n".join(lines) + "\n").encode())
-    write_atomic(f"{out}.png", draw(points, law))
+    sheets.save_figure(draw(points, law), f"{out}.png", dpi=120)
     click.echo("\n".join(lines))
 
 

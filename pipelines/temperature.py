@@ -40,7 +40,7 @@ def features_of(images: np.ndarray, classes: np.ndarray) -> keras.Model:
     classifier = frechet.train_classifier(
         images, classes, True, frechet.NUM_STEPS
     )
-    return keras.Model(classifier.inputs, classifier.layers[-1].input)
+    return frechet.drop_head(classifier)
 
 
 @click.command()
@@ -87,7 +87,10 @@ def main(path: str, folder: str, count: int, out: str) -> None:
     lines += ["", *origin()]
     write_atomic(f"{out}.md", ("\n".join(lines) + "\n").encode())
     tiles = [
-        [sheets.Tile(pixels, name) for pixels in pictures]
+        [
+            sheets.Tile(pixels, "" if index else name)
+            for index, pixels in enumerate(pictures)
+        ]
         for name, pictures in rows.items()
     ]
     sheets.save_image(sheets.contact_sheet(tiles, scale=3), f"{out}.png")

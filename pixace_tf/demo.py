@@ -11,7 +11,7 @@ from pixace_tf.training.fit import fit
 
 # Not among the training pictures: those have the seed 0.
 HELD_OUT_SEED = 1
-# Small enough to see every picture a dozen times in the time.
+# Small enough to see every picture some times in the time.
 IMAGE_SIZE = (24, 24)
 
 

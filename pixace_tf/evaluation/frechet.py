@@ -107,7 +107,7 @@ def _own_network(
         logits = extract(classifier, evidence.quantized[is_known])
         is_right = names[logits.argmax(axis=1)] == evidence.labels[is_known]
         accuracy = float(np.mean(is_right))
-    return _drop_head(classifier), accuracy
+    return drop_head(classifier), accuracy
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -337,6 +337,6 @@ def _build_classifier(num_classes: int) -> keras.Model:
     return keras.Sequential(layers, name="classifier")
 
 
-def _drop_head(network: keras.Model) -> keras.Model:
+def drop_head(network: keras.Model) -> keras.Model:
     """Return a classifier without its last layer."""
     return keras.Model(network.inputs, network.layers[-1].input)

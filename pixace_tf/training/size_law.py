@@ -3,7 +3,9 @@
 A larger model learns more from each pixel but sees fewer of them in the same
 time. The loss is taken to be a sum of what no model learns, what the size
 costs and what the number of pixels costs (arXiv 2203.15556). The constants are
-those that `pipelines/size_law.py` fits to trainings of several sizes.
+those that `pipelines/size_law.py` fits to trainings of several sizes. The law
+takes all pixels as new ones: it does not know that a few images, seen many
+times, are learned by heart.
 """
 
 import dataclasses

@@ -73,7 +73,8 @@ class TrainingArguments:
         AUTO,
         "Size: micro 1.2, nano 2.8, small 13, base 24 million parameters; "
         "auto is the one that should learn most on this machine in the time "
-        "there is, or nano where a sweep or another size is asked for.",
+        "there is. In a sweep, and with --num-layers or --hidden-dim, it is "
+        "nano.",
         (AUTO, *PRESETS),
     )
     decoder: str = argument(
