@@ -6,6 +6,7 @@ An arm changes the recipe of today in one or more ways, joined by `+`:
 - an argument of AdamW, such as `weight_decay=0.1`;
 - `rate:embed=3`: weights with `embed` in their path learn three times as fast;
 - `batch_size=8`, `learning_rate=2` (times that of the preset), `dropout=0.1`;
+- `head_dim=128`, the width of the head's hidden layers;
 - or a name in `CHANGES`, such as `cosine`.
 
 `recipe` is that of today. Arms train one after the other, each in a process of
@@ -41,7 +42,12 @@ from origin import origin
 from pixace_tf.data import token_dataset
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.tokenizer import PixelTokenizer
-from pixace_tf.model import causal_lm, multiscale_decoder, transformer_stack
+from pixace_tf.model import (
+    causal_lm,
+    multiscale_decoder,
+    pixel_inputs,
+    transformer_stack,
+)
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import LEARNING_RATES, decoder_config
 from pixace_tf.painting import sheets
@@ -65,6 +71,7 @@ class Recipe:
         dropout: Rate in `[0, 1)`.
         batch_size: Images per update.
         embedding_dim: Width of an embedded pixel.
+        head_dim: Width of the head's hidden layers, or 0 for the decoder's.
         schedule: Takes the share of the budget and the updates, and returns
             the learning rate relative to its peak.
         layer: Class of the decoder layers, or None for that of the package.
@@ -72,6 +79,7 @@ class Recipe:
         decoder: Class of the decoder, or None for that of the package.
         layer_of_local: Class of the layers of the local stack, or None.
         model: Class of the model.
+        inputs: Names of `pixel_inputs` that get other values.
         prepare: Called with the new model.
     """
 
@@ -82,12 +90,14 @@ class Recipe:
     dropout: float = 0.0
     batch_size: int = 4
     embedding_dim: int = 64
+    head_dim: int = 0
     schedule: Callable[[float, int], float] = schedule.learning_rate_share
     layer: Any = None
     stack: Any = None
     decoder: Any = None
     layer_of_local: Any = None
     model: Any = PixaceCausalLM
+    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
     prepare: list[Callable[[PixaceCausalLM], None]] = dataclasses.field(
         default_factory=list
     )
@@ -117,6 +127,12 @@ CHANGES: dict[str, Callable[[Recipe], None]] = {
     ),
     "no_local_attention": lambda recipe: setattr(
         recipe, "layer_of_local", ablation_layers.FeedForwardLayer
+    ),
+    "neighbors_6": lambda recipe: recipe.inputs.update(
+        NEIGHBORS=ablation_layers.SIX_NEIGHBORS
+    ),
+    "neighbors_24": lambda recipe: recipe.inputs.update(
+        NEIGHBORS=ablation_layers.MANY_NEIGHBORS, MARGIN=3
     ),
     "neighbor_states": lambda recipe: setattr(
         recipe,
@@ -149,7 +165,7 @@ def parse(arm: str) -> Recipe:
             recipe.rates[name.removeprefix("rate:")] = float(value)
         elif value and name in ("learning_rate", "dropout"):
             setattr(recipe, name, float(value))
-        elif value and name in ("batch_size", "embedding_dim"):
+        elif value and name in ("batch_size", "embedding_dim", "head_dim"):
             setattr(recipe, name, int(value))
         elif value and name in ("beta_1", "beta_2", "weight_decay"):
             recipe.optimizer[name] = float(value)
@@ -245,6 +261,12 @@ def build(
         )
         sizes[f"{prefix}intermediate_dim"] = wider * width
     sizes.update(own)
+    if recipe.inputs:
+        for module in (pixel_inputs, causal_lm):
+            vars(module).update(recipe.inputs)
+    if recipe.head_dim:
+        head = functools.partial(ablation_layers.head, recipe.head_dim)
+        vars(causal_lm)["ChainHead"] = head
     if recipe.layer:
         vars(transformer_stack)["CausalDecoderLayer"] = recipe.layer
     if recipe.stack:

@@ -6,8 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from pixace_tf.data.palette import Palette
 from pixace_tf.model import multiscale_decoder, transformer_stack
 from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.color_head import ChainHead
 from pixace_tf.model.multiscale_decoder import MultiscaleDecoder
 from pixace_tf.model.pixel_inputs import (
     MARGIN,
@@ -19,6 +21,19 @@ from pixace_tf.model.transformer_stack import (
     CausalDecoderLayer,
     TransformerStack,
 )
+
+# Those that touch the pixel, and the next ones to the left and above.
+SIX_NEIGHBORS = ((0, -2), (0, -1), (-1, -1), (-1, 0), (-1, 1), (-2, 0))
+# All in a window of 7x7.
+MANY_NEIGHBORS = (
+    *((0, column) for column in range(-3, 0)),
+    *((row, column) for row in (-1, -2, -3) for column in range(-3, 4)),
+)
+
+
+def head(hidden_dim: int, palette: Palette, width: int, **kwargs: Any) -> Any:
+    """Return a chain head with hidden layers of another width."""
+    return ChainHead(palette, hidden_dim, **kwargs)
 
 
 def glorot_outputs(model: PixaceCausalLM) -> None:

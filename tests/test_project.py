@@ -17,6 +17,7 @@ from pixace_tf.cli import main
 from pixace_tf.data import cartoons
 from pixace_tf.evaluation import frechet
 from pixace_tf.runs import run_folder
+from pixace_tf.training.previews import Previews
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "pixace_tf"
@@ -121,6 +122,7 @@ def test_every_command_and_block_of_the_readme_runs(tmp_path, monkeypatch):
     # Compiling for a handful of small pictures would take minutes.
     monkeypatch.setattr(run_folder.load_run, "__defaults__", (False,))
     monkeypatch.setattr(frechet, "NUM_STEPS", 20)
+    monkeypatch.setattr(Previews, "update", lambda *_, **__: None)
     cartoons.draw_folder("data/animals", 24)
     cartoons.draw("cat", "9").save("cat.jpg")
     commands = list(readme_commands())

@@ -34,12 +34,12 @@ def sampler(model):
 
 
 def test_a_seed_gives_one_picture_alone_and_in_a_batch(sampler):
-    together = sampler.generate(np.arange(40))
-    for seed in (0, 17, 39):
+    together = sampler.generate(np.arange(16))
+    for seed in (0, 7, 15):
         np.testing.assert_array_equal(
             sampler.generate([seed])[0], together[seed]
         )
-    assert len({row.tobytes() for row in together}) == 40
+    assert len({row.tobytes() for row in together}) == 16
 
 
 @pytest.mark.slow

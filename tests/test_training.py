@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import DECODERS
 
 from pixace_tf import storage
@@ -47,6 +48,14 @@ SETTINGS = {
 def no_previews(monkeypatch):
     """Tracing what samples takes most of a tiny training."""
     monkeypatch.setattr(Previews, "update", lambda *_, **__: None)
+
+
+@pytest.fixture
+def eager():
+    """Run few steps as they come: tracing them would take most of the time."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def fit(folder, runs_dir, **options):
@@ -192,6 +201,7 @@ def snapshots_of_training(folder, runs_dir, monkeypatch, **options):
     return copies
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_kill_at_any_write_changes_nothing(
     cartoon_folder, tmp_path, monkeypatch
 ):
@@ -287,6 +297,7 @@ def test_many_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("eager")
 def test_more_epochs_extend_a_finished_run(cartoon_folder, tmp_path):
     fit(cartoon_folder, tmp_path, epochs=1)
     _, lines = fit(cartoon_folder, tmp_path, epochs=1)
@@ -295,6 +306,7 @@ def test_more_epochs_extend_a_finished_run(cartoon_folder, tmp_path):
     assert checkpoint_of(tmp_path)[1]["epoch"] == 2
 
 
+@pytest.mark.usefixtures("eager")
 def test_other_arguments_are_refused_by_name(cartoon_folder, tmp_path):
     fit(cartoon_folder, tmp_path, epochs=1)
     with pytest.raises(ValueError, match=r"seed was 7, now 8.*--name") as e:
@@ -304,6 +316,7 @@ def test_other_arguments_are_refused_by_name(cartoon_folder, tmp_path):
     fit(cartoon_folder, tmp_path, epochs=2)
 
 
+@pytest.mark.usefixtures("eager")
 def test_changed_pictures_are_refused(cartoon_folder, tmp_path):
     folder = tmp_path / "animals"
     shutil.copytree(cartoon_folder, folder)
@@ -324,6 +337,7 @@ def test_minutes_end_a_run_with_useful_weights(cartoon_folder, tmp_path):
     assert load_run(tmp_path / "animals")
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
     cartoon_folder, tmp_path, monkeypatch
 ):
@@ -342,6 +356,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
         np.testing.assert_array_equal(array, after[name])
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_full_disk_leaves_the_last_checkpoint(
     cartoon_folder, tmp_path, monkeypatch
 ):
@@ -455,6 +470,7 @@ def test_accumulated_gradients_are_those_of_the_batch(
     assert losses["cut"] == pytest.approx(losses["whole"], rel=1e-3)
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_run_may_lie_among_its_pictures(cartoon_folder, tmp_path):
     folder = shutil.copytree(cartoon_folder, tmp_path / "animals")
     fit(folder, folder / "saved_models", epochs=1)
@@ -462,6 +478,7 @@ def test_a_run_may_lie_among_its_pictures(cartoon_folder, tmp_path):
     assert checkpoint_of(folder / "saved_models")[1]["epoch"] == 2
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_picture_smaller_than_a_patch_works(
     cartoon_folder, tmp_path, decoder
@@ -482,6 +499,7 @@ def test_the_demo_leaves_two_sheets(tmp_path):
         assert any(name in line for line in lines)
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_optimizer_of_another_model_is_refused_by_name(
     cartoon_folder, tmp_path
 ):
