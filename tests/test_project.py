@@ -105,7 +105,9 @@ def readme_commands():
 
 
 def quickly(command):
-    """Make a training of the README short; all else stays as written."""
+    """Make what takes long in the README short; all else stays as written."""
+    if command[0] == "evaluate":
+        return [*command, "--samples", "16"]
     if command[0] != "fit":
         return command
     if "--max-minutes" in command:
