@@ -265,8 +265,9 @@ def build(
         for module in (pixel_inputs, causal_lm):
             vars(module).update(recipe.inputs)
     if recipe.head_dim:
-        head = functools.partial(ablation_layers.head, recipe.head_dim)
-        vars(causal_lm)["ChainHead"] = head
+        vars(causal_lm)["ChainHead"] = functools.partial(
+            ablation_layers.head, recipe.head_dim
+        )
     if recipe.layer:
         vars(transformer_stack)["CausalDecoderLayer"] = recipe.layer
     if recipe.stack:

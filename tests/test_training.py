@@ -282,7 +282,7 @@ def test_many_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
     rng = random.Random(0)
     killed, kills = tmp_path / "killed", 0
     checkpoint = killed / "animals" / "checkpoint.npz"
-    command = command_of(cartoon_folder, killed, "--epochs", "600")
+    command = command_of(cartoon_folder, killed, "--epochs", "300")
     command += ["--checkpoint-seconds", "0.2"]
     for attempt in range(10):
         signum = signal.SIGKILL if attempt % 2 else signal.SIGTERM
@@ -290,7 +290,7 @@ def test_many_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
         kills += kill_after_a_checkpoint(command, checkpoint, signum, wait_s)
     assert kills >= 5  # On a fast machine it may end before.
     for runs_dir in (killed, tmp_path / "straight"):
-        fit(cartoon_folder, runs_dir, epochs=600)
+        fit(cartoon_folder, runs_dir, epochs=300)
     assert not list((killed / "animals").glob(".*.unfinished"))
     assert_same_state(
         checkpoint_of(tmp_path / "straight"), checkpoint_of(killed)
