@@ -83,7 +83,11 @@ def test_examples_in_docstrings_run(module):
 
 @pytest.mark.parametrize(
     "command",
-    [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",)],
+    [
+        ("ruff", "check"),
+        ("ruff", "format", "--check"),
+        pytest.param(("mypy",), marks=pytest.mark.slow),
+    ],
     ids=" ".join,
 )
 def test_the_code_is_clean(command):

@@ -34,12 +34,12 @@ def sampler(model):
 
 
 def test_a_seed_gives_one_picture_alone_and_in_a_batch(sampler):
-    together = sampler.generate(np.arange(16))
-    for seed in (0, 7, 15):
+    together = sampler.generate(np.arange(10))
+    for seed in (0, 4, 9):
         np.testing.assert_array_equal(
             sampler.generate([seed])[0], together[seed]
         )
-    assert len({row.tobytes() for row in together}) == 16
+    assert len({row.tobytes() for row in together}) == 10
 
 
 @pytest.mark.slow
