@@ -58,7 +58,7 @@ class SizeLaw:
 
 
 # Photos of 32x32 in HSV 544; `pipelines/results/size-law.md` shows the fit.
-LAW = SizeLaw(3.502, 6.3904, 0.2982, 619.3332, 0.5)
+LAW = SizeLaw(3.3529, 49.3028, 0.4683, 111.6636, 0.3585)
 
 
 @dataclasses.dataclass(frozen=True)
