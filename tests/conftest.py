@@ -11,12 +11,11 @@ CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "programs"
 os.environ[compile_cache.CACHE_VARIABLE] = str(CACHE)
 compile_cache.enable()
 
-import keras
 import numpy as np
 import pytest
 
-from pixace_tf.data import cartoons
-from pixace_tf.training.fit import fit
+# What imports TensorFlow is imported where it is used: the process that hands
+# the tests out to the workers does not need it.
 
 DECODERS = ("multiscale", "transformer", "reformer")
 
@@ -39,6 +38,8 @@ def pytest_collection_modifyitems(items):
 
 def stir(layer, stddev=0.1):
     """Add noise to all weights, since some begin as zeros and do nothing."""
+    import keras
+
     for weight in layer.trainable_variables:
         weight.assign_add(stddev * keras.random.normal(weight.shape))
     return layer
@@ -48,12 +49,16 @@ def stir(layer, stddev=0.1):
 def forget_graphs():
     """Free the graphs of a module: a process that keeps them all grows slow."""
     yield
+    import keras
+
     keras.backend.clear_session()
 
 
 @pytest.fixture(scope="session")
 def cartoon_folder(tmp_path_factory):
     """Forty-eight labelled pictures."""
+    from pixace_tf.data import cartoons
+
     folder = tmp_path_factory.mktemp("data") / "animals"
     cartoons.draw_folder(str(folder), 48, seed=0)
     return folder
@@ -62,6 +67,8 @@ def cartoon_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained_run(cartoon_folder, tmp_path_factory):
     """A run that has learned a little."""
+    from pixace_tf.training.fit import fit
+
     return fit(
         str(cartoon_folder),
         runs_dir=str(tmp_path_factory.mktemp("runs")),
