@@ -82,6 +82,16 @@ def trained_run(cartoon_folder, tmp_path_factory):
 
 
 @pytest.fixture
+def eager():
+    """Run few steps as they come: tracing them would take most of the time."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def random_images():
     return np.random.default_rng(0).integers(
         0, 256, (4, 8, 12, 3), dtype=np.uint8

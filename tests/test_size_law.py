@@ -5,7 +5,6 @@ import json
 import pathlib
 
 import pytest
-import tensorflow as tf
 
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
@@ -86,16 +85,15 @@ def flops(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eager")
 def test_a_run_keeps_the_size_that_was_chosen(
-    cartoon_folder, tmp_path, flops, monkeypatch, request
+    cartoon_folder, tmp_path, flops, monkeypatch
 ):
     monkeypatch.setattr(size_law, "PRESET_CHOICES", ("pico", "nano"))
     monkeypatch.setattr(Previews, "update", lambda *_, **__: None)
     lines = []
     options = {"image_size": (4, 4), "batch_size": 8, "jit_compile": False}
     options |= {"runs_dir": str(tmp_path), "say": lines.append}
-    tf.config.run_functions_eagerly(True)  # Tracing would take most of it.
-    request.addfinalizer(lambda: tf.config.run_functions_eagerly(False))
     flops(1.5e11)
     run = fit(str(cartoon_folder), epochs=1, **options)
     assert run.arguments["preset"] == "pico"

@@ -11,7 +11,6 @@ import time
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import DECODERS
 
 from pixace_tf import storage
@@ -48,14 +47,6 @@ SETTINGS = {
 def no_previews(monkeypatch):
     """Tracing what samples takes most of a tiny training."""
     monkeypatch.setattr(Previews, "update", lambda *_, **__: None)
-
-
-@pytest.fixture
-def eager():
-    """Run few steps as they come: tracing them would take most of the time."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def fit(folder, runs_dir, **options):

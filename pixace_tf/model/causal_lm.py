@@ -15,6 +15,7 @@ from pixace_tf.model.decoder import Decoder
 from pixace_tf.model.flat_decoder import FlatDecoder
 from pixace_tf.model.multiscale_decoder import MultiscaleDecoder
 from pixace_tf.model.pixel_inputs import (
+    MARGIN,
     NEIGHBORS,
     PixelEmbedding,
     gather_neighbors,
@@ -236,7 +237,6 @@ class PixaceCausalLM(keras.Model):
             pad_grid(token_ids, self.image_size, self.palette.start_token_id)
         )
         neighbors = gather_neighbors(grid)
-        margin = (grid.shape[1] - self.image_size[0]), 2
-        pixels = grid[:, margin[0] :, margin[1] : -margin[1]]
+        pixels = grid[:, MARGIN:, MARGIN:-MARGIN]
         shape = (-1, self.sequence_length, grid.shape[-1])
         return ops.reshape(pixels, shape), neighbors

@@ -1,9 +1,9 @@
 """Named model sizes.
 
-`pico` is for trying things out in seconds. `micro` learns most in minutes on a
-laptop's CPU, `nano` in an hour, `small` wants hours or a GPU, `base` has the
-size of the 2020 original and wants a GPU. `pixace-tf fit --help` tells their
-parameters.
+`pico` is for trying things out in seconds. `micro` learns most within an hour
+on a laptop's CPU, `nano` in some hours, `small` in a day or on a GPU. `base`
+has the size of the 2020 original and wants a GPU. `pixace-tf fit --help` tells
+their parameters.
 """
 
 from pixace_tf.errors import UserError
