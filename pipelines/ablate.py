@@ -425,7 +425,7 @@ def draw(records: list[dict[str, Any]]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel("bits/pixel more than the first arm; less is better")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper")  # It would cover points.
     return figure
 
 
