@@ -122,7 +122,10 @@ def test_dropout_is_replayed(jit_compile, attention):
     ("policy", "jit_compile", "attention"),
     [
         ("float32", False, CausalSelfAttention),
-        ("mixed_float16", True, LSHSelfAttention),
+        # Compiling takes half a minute.
+        pytest.param(
+            *("mixed_float16", True, LSHSelfAttention), marks=pytest.mark.soak
+        ),
     ],
 )
 def test_it_learns_under_fit_and_loads_as_a_plain_layer(

@@ -130,15 +130,18 @@ class StopAt:
         monkeypatch.setattr(BudgetSchedule, "on_train_batch_end", count)
 
 
-# The very first, within an epoch, at its last step (so in validation), and in
-# the last validation of all.
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
     ("stop_at", "micro_batch_pixels", "options"),
     [
-        (1, 8192, {"decoder": "multiscale"}),
-        (8, 8192, {"decoder": "reformer", "num_hashes": 2}),
-        (15, 8192, {}),
-        (7, 128, {}),  # Between the parts of a batch.
+        # The very first step.
+        (1, 8192, {"epochs": 1, "decoder": "multiscale"}),
+        # Within a later epoch.
+        (7, 8192, {"epochs": 2, "decoder": "reformer", "num_hashes": 2}),
+        # In the last validation of all.
+        (10, 8192, {"epochs": 2}),
+        # Between the parts of a batch.
+        (7, 128, {"epochs": 1}),
     ],
 )
 def test_an_interrupted_run_equals_one_that_was_not(
@@ -150,13 +153,13 @@ def test_an_interrupted_run_equals_one_that_was_not(
     options,
 ):
     monkeypatch.setattr(schedule, "MICRO_BATCH_PIXELS", micro_batch_pixels)
-    fit(cartoon_folder, tmp_path / "straight", epochs=3, **options)
+    fit(cartoon_folder, tmp_path / "straight", **options)
     with monkeypatch.context() as patch:
         StopAt(patch, stop_at, signal.SIGINT)
         with pytest.raises(InterruptedTraining):
-            fit(cartoon_folder, tmp_path / "stopped", epochs=3, **options)
+            fit(cartoon_folder, tmp_path / "stopped", **options)
     assert load_run(tmp_path / "stopped" / "animals").path
-    fit(cartoon_folder, tmp_path / "stopped", epochs=3, **options)
+    fit(cartoon_folder, tmp_path / "stopped", **options)
     assert_same_state(
         checkpoint_of(tmp_path / "straight"),
         checkpoint_of(tmp_path / "stopped"),
@@ -451,13 +454,14 @@ def test_a_micro_batch_divides_the_batch(batch_size, length, expected):
     assert micro_batch_size(batch_size, length) == expected
 
 
+@pytest.mark.usefixtures("eager")
 def test_accumulated_gradients_are_those_of_the_batch(
     cartoon_folder, tmp_path, monkeypatch
 ):
     losses, updates = {}, {}
     for name, pixels in (("whole", 8192), ("cut", 128)):
         monkeypatch.setattr(schedule, "MICRO_BATCH_PIXELS", pixels)
-        run, _ = fit(cartoon_folder, tmp_path, name=name, epochs=3, dropout=0.0)
+        run, _ = fit(cartoon_folder, tmp_path, name=name, epochs=2, dropout=0.0)
         with open(run.file("history.json")) as file:
             losses[name] = [e["val_bits_per_pixel"] for e in json.load(file)]
         updates[name] = int(run.model.optimizer.iterations)
