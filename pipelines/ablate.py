@@ -53,7 +53,8 @@ from pixace_tf.model.presets import LEARNING_RATES, decoder_config
 from pixace_tf.painting import sheets
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.storage import write_atomic
-from pixace_tf.training import loop, schedule
+from pixace_tf.training import schedule
+from pixace_tf.training.compile import compile_model
 
 VALIDATION_IMAGES = 400
 
@@ -188,7 +189,7 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
     keras.utils.set_random_seed(case["seed"])
     model = build(recipe, case["preset"], tokenizer)
     peak = recipe.learning_rate * LEARNING_RATES[case["preset"]]
-    loop.compile_model(model, peak, True)
+    compile_model(model, peak, True)
     adapt(model.optimizer, recipe)
     batches = iter(
         token_dataset.training_batches(

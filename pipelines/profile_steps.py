@@ -27,7 +27,7 @@ from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import PRESETS, decoder_config
 from pixace_tf.sampling.sampler import Sampler
-from pixace_tf.training.loop import compile_model
+from pixace_tf.training.compile import compile_model
 
 # What XLA names a kernel after.
 KINDS = {

@@ -18,7 +18,7 @@ from pixace_tf.model import transformer_stack
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.pixel_inputs import NEIGHBORS, neighbor_tokens
 from pixace_tf.model.presets import decoder_config
-from pixace_tf.training.loop import compile_model
+from pixace_tf.training.compile import compile_model
 
 
 def sample(

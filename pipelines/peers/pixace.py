@@ -15,8 +15,8 @@ from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
 from pixace_tf.model.reformer import CausalSelfAttention, LSHSelfAttention
 from pixace_tf.sampling.sampler import Sampler
+from pixace_tf.training.compile import compile_model
 from pixace_tf.training.fit import fit
-from pixace_tf.training.loop import compile_model
 from pixace_tf.training.schedule import micro_batch_size
 
 

@@ -84,7 +84,7 @@ class SplitHead(nn.Module):
 
     def forward(self, x: Any, token_ids: Any) -> Any:
         """Return the nats of each color, float `(B, T)`."""
-        nats = torch.zeros(token_ids.shape)
+        nats = torch.zeros(token_ids.shape, device=x.device)
         for i, (low, levels) in enumerate(CHANNELS):
             channel = (token_ids >> low) % levels
             logits = self.logits[i](functional.gelu(x))
@@ -146,7 +146,7 @@ def train(
     """Train on noise; pixels per second."""
     torch.manual_seed(0)
     model = PixelGPT(num_layers, num_heads, hidden_dim, size * size, is_split)
-    step = _training_step(model, is_compiled, dtype)
+    step = training_step(model, is_compiled, dtype)
     token_ids = torch.randint(0, COLORS, (batch_size, size * size))
     timing.rates(lambda: step(token_ids, 1e-3), token_ids.numel(), seconds)
 
@@ -173,7 +173,7 @@ def learn(
         validation = torch.from_numpy(arrays["validation"].astype(np.int64))
     torch.manual_seed(0)
     model = PixelGPT(num_layers, num_heads, hidden_dim, size * size, is_split)
-    step = _training_step(model, is_compiled, dtype)
+    step = training_step(model, is_compiled, dtype)
     batches = _shuffled(pictures, batch_size, size)
     clock, due, steps = 0.0, 0.25, 0
     curve: list[list[float]] = []
@@ -207,20 +207,23 @@ def _shuffled(pictures: Any, batch_size: int, size: int) -> Iterator[Any]:
             yield torch.where(is_flipped[:, None], flipped, batch)
 
 
-def _training_step(model: PixelGPT, is_compiled: bool, dtype: str) -> Any:
+def training_step(model: PixelGPT, is_compiled: bool, dtype: str) -> Any:
+    """Return a function of tokens and learning rate that returns the loss."""
+    device = model.positions.device.type
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=(0.9, 0.99), weight_decay=0.05, fused=True
     )
     forward = torch.compile(model) if is_compiled else model
 
-    def step(token_ids: Any, learning_rate: float) -> None:
+    def step(token_ids: Any, learning_rate: float) -> Any:
         optimizer.param_groups[0]["lr"] = learning_rate
-        with torch.autocast("cpu", torch.bfloat16, dtype == "bfloat16"):
+        with torch.autocast(device, torch.bfloat16, dtype == "bfloat16"):
             loss = forward(token_ids).mean()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        return loss.detach()
 
     return step
 

@@ -55,7 +55,7 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
             self._self_attention_layer._output_dense,
             self._feedforward_output_dense,
         ):
-            dense.kernel.assign(ops.zeros_like(dense.kernel))
+            dense.kernel.assign(ops.zeros(dense.kernel.shape))
 
     def call(
         self, x: Any, training: bool | None = None, return_cache: bool = False

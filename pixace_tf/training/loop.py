@@ -10,7 +10,6 @@ import numpy as np
 from pixace_tf import compile_cache, console
 from pixace_tf.data import token_dataset
 from pixace_tf.data.token_dataset import TokenDataset
-from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.painting.sheets import save_learning_curve
 from pixace_tf.runs.run_folder import CHECKPOINT_FILE, Run
 from pixace_tf.sampling.likelihood import Scorer
@@ -20,6 +19,7 @@ from pixace_tf.training.callbacks import (
     ProgressReport,
 )
 from pixace_tf.training.checkpoint import Checkpoint
+from pixace_tf.training.compile import compile_model
 from pixace_tf.training.interruption import InterruptedTraining, StopRequest
 from pixace_tf.training.previews import Previews
 from pixace_tf.training.schedule import (
@@ -101,41 +101,6 @@ def train(
             say(f"Saved in {run.path}; the same command goes on from here.")
             raise
     _say_result(run, state, say)
-
-
-def compile_model(
-    model: PixaceCausalLM,
-    learning_rate: float,
-    jit_compile: bool,
-    accumulation_steps: int = 1,
-) -> None:
-    """Give a model its loss and optimizer.
-
-    Args:
-        model: The model to train.
-        learning_rate: The peak of the schedule.
-        jit_compile: Whether XLA compiles the step.
-        accumulation_steps: Steps whose gradients make one update.
-    """
-
-    def pixel_loss(token_ids: Any, logits: Any) -> Any:
-        return model.pixel_nats(token_ids, logits)
-
-    model.compile(
-        optimizer=keras.optimizers.AdamW(
-            learning_rate,
-            beta_2=0.99,
-            weight_decay=0.05,
-            global_clipnorm=1.0,
-            gradient_accumulation_steps=(
-                accumulation_steps if accumulation_steps > 1 else None
-            ),
-            name="adamw",  # Part of the names in a checkpoint.
-        ),
-        loss=pixel_loss,
-        jit_compile=jit_compile,
-    )
-    model.optimizer.build(model.trainable_variables)
 
 
 def _fit_epochs(

@@ -11,7 +11,7 @@ from pixace_tf import storage
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.training.loop import compile_model
+from pixace_tf.training.compile import compile_model
 from pixace_tf.training.training_arguments import TrainingArguments
 
 FORMAT = 1

@@ -1,0 +1,95 @@
+"""A training step whose batch is cut into shards that run side by side.
+
+XLA computes the matrix products of a step on all cores of a CPU, but much of
+what lies between them on one. So parts of the batch go through the same
+compiled program at the same time.
+"""
+
+import os
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+def use(model: keras.Model) -> None:
+    """Let a compiled model train by shards, if it can.
+
+    A model with state beside its weights, such as the noise of dropout, cannot,
+    since the shards would share that; on a GPU there is nothing to gain.
+
+    Args:
+        model: A compiled model whose loss is a mean over images.
+    """
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    has_state = bool(model.non_trainable_variables)
+    scales_loss = isinstance(
+        model.optimizer, keras.optimizers.LossScaleOptimizer
+    )
+    if has_gpu or has_state or scales_loss:
+        return
+    model.train_step = ShardedStep(model)
+    model.jit_compile = False  # The step compiles its two programs itself.
+
+
+class ShardedStep:
+    """The `train_step` of a model, in as many shards as there are cores.
+
+    It updates the weights by the mean gradient of the shards, which is that of
+    the batch up to rounding.
+
+    Args:
+        model: A compiled model whose loss is a mean over images.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self._differentiate = tf.function(self._differentiate, jit_compile=True)
+        self._update = tf.function(self._update, jit_compile=True)
+
+    def __call__(self, data: Any) -> dict[str, Any]:
+        """Take one step.
+
+        Args:
+            data: Inputs and targets `(B, ...)`; the number of shards is a
+                divisor of B.
+
+        Returns:
+            The metrics by name, such as the mean loss since they were reset.
+        """
+        inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
+        count = _count_shards(inputs.shape[0] or 1)
+        shards = zip(
+            tf.split(inputs, count), tf.split(targets, count), strict=True
+        )
+        loss = self._update([self._differentiate(*shard) for shard in shards])
+        loss_tracker = self._model.metrics[0]
+        loss_tracker.update_state(loss, sample_weight=tf.shape(inputs)[0])
+        return self._model.get_metrics_result()
+
+    def _differentiate(
+        self, inputs: Any, targets: Any
+    ) -> tuple[Any, list[Any]]:
+        """Return the loss of a shard and the gradients of the weights."""
+        weights = [v.value for v in self._model.trainable_variables]
+        with tf.GradientTape() as tape:
+            outputs = self._model(inputs, training=True)
+            loss = self._model.compute_loss(inputs, targets, outputs)
+        # Dense, those of the embeddings too.
+        gradients = map(tf.convert_to_tensor, tape.gradient(loss, weights))
+        return loss, list(gradients)
+
+    def _update(self, shards: list[tuple[Any, list[Any]]]) -> Any:
+        """Apply the mean of the gradients; return that of the losses."""
+        losses, gradients = zip(*shards, strict=True)
+        means = [
+            sum(parts) / len(parts) for parts in zip(*gradients, strict=True)
+        ]
+        self._model.optimizer.apply(means, self._model.trainable_variables)
+        return sum(losses) / len(losses)
+
+
+def _count_shards(batch_size: int) -> int:
+    """Return the largest divisor with at most one shard for each core."""
+    most = min(os.cpu_count() or 1, batch_size)
+    return next(n for n in range(most, 0, -1) if batch_size % n == 0)

@@ -1,0 +1,69 @@
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.presets import decoder_config
+from pixace_tf.training.compile import compile_model
+from pixace_tf.training.sharded_step import ShardedStep
+
+SIZE = (4, 8)
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+
+
+def build(**options):
+    keras.utils.set_random_seed(5)
+    return PixaceCausalLM(
+        SIZE,
+        "hsv 5,4,4",
+        "multiscale",
+        decoder_config("pico", "multiscale", SIZE[1]),
+        **options,
+    )
+
+
+def train(jit_compile, accumulation_steps, batch_size=4):
+    """Take four steps; return the losses and the weights."""
+    model = build()
+    compile_model(model, 1e-3, jit_compile, accumulation_steps)
+    assert isinstance(model.train_step, ShardedStep) == jit_compile
+    tokens = np.random.default_rng(1).integers(
+        0, 8192, (4 * batch_size, model.sequence_length), dtype=np.int32
+    )
+    losses = [
+        model.train_on_batch(batch, batch) for batch in np.split(tokens, 4)
+    ]
+    return losses, model.get_weights()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("accumulation_steps", "batch_size"),
+    [(1, 4), (2, 4), (1, 3)],
+    ids=["two shards", "two shards, accumulated", "one shard"],
+)
+def test_shards_update_the_weights_as_the_whole_batch(
+    accumulation_steps, batch_size
+):
+    losses, weights = train(True, accumulation_steps, batch_size)
+    expected, expected_weights = train(False, accumulation_steps, batch_size)
+    # `train_on_batch` gives the mean since the beginning.
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert losses[-1] < losses[0]
+    for found, wanted in zip(weights, expected_weights, strict=True):
+        # Adam divides by the size of a gradient, rounding too.
+        np.testing.assert_allclose(found, wanted, atol=2e-4)
+
+
+def test_models_that_cannot_be_sharded_keep_the_step_of_keras():
+    for options in ({"dropout": 0.1}, {"dtype": "mixed_float16"}):
+        model = build(**options)
+        compile_model(model, 1e-3, jit_compile=True)
+        assert not isinstance(model.train_step, ShardedStep)
+        assert model.jit_compile
