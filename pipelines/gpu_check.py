@@ -17,7 +17,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -30,7 +30,7 @@ sys.path[:0] = [str(HERE / "peers"), str(HERE.parent)]
 SIZE = 32
 PALETTE = "rgb 4,5,4"
 DECODERS = ("multiscale", "transformer", "reformer")
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+LONG_CASE = "multiscale", "mixed_float16", 1
 GIB = 1 << 30
 
 
@@ -60,49 +60,50 @@ def main(
     if smoke:
         preset, batch_size = "pico", 2
     case = {"preset": preset, "batch_size": batch_size, "smoke": smoke}
+    cases = list(all_cases(case))
     if learn:
         paths = dict(zip(("train", "validation"), learn, strict=True))
-        cases = [{**case, **paths, "what": "learn", "dropout": dropout}]
-        cases[0]["minutes"] = minutes
-    else:
-        cases = list(all_cases(case))
-    begin, rows = time.monotonic(), []
-    for case in cases:
+        more = {"what": "learn", "dropout": dropout, "minutes": minutes}
+        cases = [{**case, **paths, **more}]
+    begin = time.monotonic()
+    rows: list[dict[str, Any]] = []
+    for chosen in cases:
         left = 60 * minutes - (time.monotonic() - begin)
-        rows.append({**case, **answer_of(case, left + 60 * bool(learn))})
+        rows.append({**chosen, **answer_of(chosen, left + 60 * bool(learn))})
         pathlib.Path(f"{out}.json").write_text(json.dumps(rows, indent=1))
         pathlib.Path(f"{out}.md").write_text(table(rows))
-        click.echo(table(rows).splitlines()[-1])
+        click.echo(f"{len(rows)} of {len(cases)}: {line_of(rows[-1])}")
     click.echo(table(rows))
 
 
-def all_cases(case: dict[str, Any]) -> Any:
+def all_cases(case: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the cases, what matters most first."""
-    yield {"what": "products", "smoke": case["smoke"]}
-    few = 10 if case["smoke"] else 100
-    peer = {"what": "peer", "decoder": "PyTorch", "precision": "bfloat16"}
-    yield {**case, **peer, "steps": 2 if case["smoke"] else few}
-    # A second batch size tells what memory each picture takes.
-    small = max(1, case["batch_size"] // 4)
-    for precision, batch_size in (
-        ("mixed_float16", case["batch_size"]),
-        ("mixed_bfloat16", case["batch_size"]),
-        ("mixed_float16", small),
-        ("float32", case["batch_size"]),
+    is_small = case["smoke"]
+    yield {"what": "products", "smoke": is_small}
+    yield {
+        **case,
+        "what": "peer",
+        "decoder": "PyTorch",
+        "precision": "bfloat16",
+        "steps": 2 if is_small else 100,
+    }
+    for precision, share in (
+        ("mixed_float16", 1),
+        ("mixed_bfloat16", 1),
+        # A second batch size tells what memory each picture takes.
+        ("mixed_float16", 4),
+        ("float32", 1),
     ):
-        if case["smoke"] and precision != "mixed_float16":
-            continue
-        for decoder in DECODERS:
+        for decoder in DECODERS[: 1 if is_small else None]:
             # So many that overflows would show.
-            is_long = precision == "mixed_float16" and decoder == "multiscale"
-            is_long &= batch_size > small and not case["smoke"]
+            is_long = (decoder, precision, share) == LONG_CASE
             yield {
                 **case,
                 "what": "train",
                 "decoder": decoder,
                 "precision": precision,
-                "batch_size": batch_size,
-                "steps": 1000 if is_long else few,
+                "batch_size": case["batch_size"] // share or 1,
+                "steps": 10 if is_small else 1000 if is_long else 100,
             }
 
 
@@ -128,6 +129,16 @@ def answer_of(case: dict[str, Any], seconds: float) -> dict[str, Any]:
         sys.stderr.write(done.stderr[-3000:])
         return {"error": next(reversed(errors), f"exit {done.returncode}")}
     return json.loads(lines[-1])
+
+
+def line_of(row: dict[str, Any]) -> str:
+    """Return in a line what a case was and gave."""
+    names = ("what", "decoder", "precision", "batch_size")
+    case = " ".join(str(row[name]) for name in names if name in row)
+    if "error" in row:
+        return f"{case}: {row['error']}"
+    rate = row.get("pixels_per_second")
+    return case if rate is None else f"{case}: {rate:,.0f} pixels/s"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -198,7 +209,7 @@ def _batches_within(rows: list[dict[str, Any]], gigabytes: int) -> list[str]:
     return lines
 
 
-def products(smoke: bool, **_: Any) -> dict[str, Any]:
+def products(smoke: bool, **unused: Any) -> dict[str, Any]:
     """Time large matrix products: what the device can give."""
     import jax
     import jax.numpy as jnp
@@ -240,7 +251,7 @@ def train(
     precision: str,
     steps: int,
     smoke: bool,
-    **_: Any,
+    **unused: Any,
 ) -> dict[str, Any]:
     """Train on drawn faces by `model.fit`; speed, memory and loss."""
     import jax
@@ -287,7 +298,7 @@ def train(
 
 
 def peer(
-    preset: str, batch_size: int, steps: int, smoke: bool, **_: Any
+    preset: str, batch_size: int, steps: int, smoke: bool, **unused: Any
 ) -> dict[str, Any]:
     """Train PyTorch's transformer of the same sizes, compiled, in bfloat16."""
     import torch
@@ -346,7 +357,7 @@ def learn(
     dropout: float,
     minutes: float,
     smoke: bool,
-    **_: Any,
+    **unused: Any,
 ) -> dict[str, Any]:
     """Train on pictures in RGB 888, mirrored at random; bits per channel."""
     import keras
@@ -458,14 +469,19 @@ def forward_flops(model: Any) -> float:
     """Return the operations of a forward pass over one picture, by XLA."""
     import jax
 
-    weights = [v.value for v in model.trainable_variables]
-    others = [v.value for v in model.non_trainable_variables]
+    def shapes(variables: Any) -> list[Any]:
+        return [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in variables]
 
     def forward(weights: Any, others: Any, token_ids: Any) -> Any:
         return model.stateless_call(weights, others, token_ids)[0]
 
-    token_ids = np.zeros((1, model.sequence_length), np.int32)
-    lowered = jax.jit(forward).lower(weights, others, token_ids)
+    # Only XLA for CPUs counts them before it compiles.
+    with jax.default_device(jax.devices("cpu")[0]):
+        lowered = jax.jit(forward).lower(
+            shapes(model.trainable_variables),
+            shapes(model.non_trainable_variables),
+            jax.ShapeDtypeStruct((1, model.sequence_length), "int32"),
+        )
     return float(lowered.cost_analysis()["flops"])
 
 

@@ -99,3 +99,22 @@ def test_bigger_pictures_are_painted_and_scored_both_ways(tmp_path):
     assert 1 < hashed < 15, done.stdout
     assert exact == pytest.approx(hashed, abs=1)
     assert (tmp_path / "run" / "completed.png").is_file()
+
+
+@pytest.mark.soak
+def test_the_check_of_gpus_measures_on_a_cpu(tmp_path):
+    if not all(map(importlib.util.find_spec, ("jax", "torch"))):
+        pytest.skip("needs jax and torch, as `pip install -e '.[bench]'` has")
+    done = run("gpu_check.py", "--smoke", "--out", tmp_path / "gpu")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "gpu.json").read_text())
+    assert [row["what"] for row in rows] == [
+        *("products", "peer", "train", "train")
+    ]
+    assert not any("error" in row for row in rows), rows
+    for row in rows[2:]:
+        assert row["pixels_per_second"] > 0
+        # Each pixel takes two operations for a weight, three times, or more.
+        assert row["flops_per_pixel"] > row["parameters"] / 16
+        assert row["losses"][-1] < row["losses"][0] - 1
+    assert "| multiscale | mixed_float16 | 2 |" in done.stdout

@@ -9,6 +9,7 @@ import click
 
 from pixace_tf.cli.group import import_tensorflow, main
 from pixace_tf.cli.options import sampling, served
+from pixace_tf.sampling.sampling_config import NUM_PARTICLES
 
 if TYPE_CHECKING:
     from pixace_tf.painting.painter import Painter
@@ -29,6 +30,25 @@ if TYPE_CHECKING:
     help="Pixels to keep, row by row, instead of --keep.",
 )
 @click.option(
+    "--cover",
+    metavar="SIDE[:SHARE]",
+    help="Hide the top, bottom, left, right (half of the picture) or center "
+    "(a quarter) instead.",
+)
+@click.option(
+    "--mask",
+    metavar="FILE",
+    help="Paint where this picture is white, instead; it has any size, and the "
+    "aspect of the IMAGEs. alpha paints where they are transparent.",
+)
+@click.option(
+    "--particles",
+    type=click.IntRange(1),
+    default=NUM_PARTICLES,
+    help="Ways to fill a region that are weighed by what is kept behind it; "
+    "more fit better and take longer.",
+)
+@click.option(
     "--samples",
     type=click.IntRange(1),
     default=1,
@@ -45,7 +65,9 @@ def complete(
     tiles: str | None,
     **arguments: Any,
 ) -> None:
-    """Keep the top of each IMAGE (path or http address), draw the rest.
+    """Keep a part of each IMAGE (path or http address), draw the rest.
+
+    The top is kept, unless you say otherwise.
 
     The sheet shows original, what was kept, and one column of completions for
     each temperature and sample.
@@ -55,6 +77,8 @@ def complete(
       pixace-tf complete saved_models/animals cat.jpg dog.png
       pixace-tf complete saved_models/animals cat.jpg --keep 0.3 --samples 4
       pixace-tf complete saved_models/animals cat.jpg --temperature 0.9,1.0,1.1
+      pixace-tf complete saved_models/animals cat.jpg --cover center
+      pixace-tf complete saved_models/animals cat.jpg --mask hole.png
       pixace-tf complete --server http://localhost:8501 --model animals cat.jpg
     """
     from pixace_tf import console

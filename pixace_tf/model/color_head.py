@@ -147,6 +147,24 @@ class ChainHead(keras.layers.Layer):
             features = self._reveal(features, i, channels[c])
         return self.palette.pack(channels)
 
+    def choices(self, token_ids: Any) -> list[Any]:
+        """Return what `sample` would have to choose to give known tokens.
+
+        Args:
+            token_ids: int32 `(B,)`, canonical codes.
+
+        Returns:
+            int32 `(B,)` for each draw; -1 where the code forces the channel.
+        """
+        channels = self.palette.unpack(token_ids)
+        minus_one = ops.full_like(token_ids, -1)
+        choices = []
+        for c in self.order:
+            by = self.palette.forced_by[c]
+            is_free = True if by is None else channels[by] > 0
+            choices.append(ops.where(is_free, channels[c], minus_one))
+        return choices
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
@@ -270,6 +288,10 @@ class PackedHead(keras.layers.Layer):
     def sample(self, hidden: Any, choose: Choose) -> Any:
         """Sample one pixel; see `ChainHead.sample`."""
         return choose(self(hidden, None), 0)
+
+    def choices(self, token_ids: Any) -> list[Any]:
+        """Return the choice of each draw; see `ChainHead.choices`."""
+        return [token_ids]
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "palette": str(self.palette)}

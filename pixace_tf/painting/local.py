@@ -8,9 +8,10 @@ from pixace_tf import storage
 from pixace_tf.console import ProgressCallback
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
+from pixace_tf.painting import masks
 from pixace_tf.painting.painter import WatchCallback
 from pixace_tf.painting.request import ImageLike, Request, generation
-from pixace_tf.painting.sheets import Completions, hide_after
+from pixace_tf.painting.sheets import Completions, hide
 from pixace_tf.runs.run_folder import TOKENS_FILE, Run
 from pixace_tf.sampling.sampler import Watch
 
@@ -23,7 +24,7 @@ def complete(
     watch: WatchCallback | None = None,
     **options: Any,
 ) -> Completions:
-    """Keep the first pixels of each image and sample the rest.
+    """Keep some pixels of each image and sample the rest.
 
     Args:
         run: A trained model.
@@ -90,24 +91,27 @@ class LocalPainter:
         """See `Painter`."""
         request.check_has_images()
         tokenizer = self._run.tokenizer
-        prefix_length = request.prefix_in(tokenizer.sequence_length)
         originals = np.stack(
             [tokenizer.read(image) for image in request.images]
         )
+        is_hidden = _hidden_pixels(request, tokenizer)
         token_ids = tokenizer.tokenize(originals).numpy()
         shape = (*request.shape(len(originals)), *originals.shape[1:])
-        sampled = self._run.sampler.complete(
-            np.repeat(token_ids, np.prod(shape[1:3]), axis=0),
-            prefix_length,
+        columns = int(np.prod(shape[1:3]))
+        is_hidden_in_all = np.repeat(is_hidden, columns, axis=0)
+        sampled = self._run.sampler.fill(
+            np.repeat(token_ids, columns, axis=0),
+            is_hidden_in_all.reshape(len(is_hidden_in_all), -1),
             request.seeds(len(originals)),
             request.sampling_config(len(originals)),
+            request.particles,
             progress,
-            _watched(tokenizer, watch, shape, prefix_length),
+            _watched(tokenizer, watch, shape, is_hidden_in_all),
         )
         decoded = tokenizer.detokenize(token_ids).numpy()
         return Completions(
             originals,
-            np.stack([hide_after(image, prefix_length) for image in decoded]),
+            np.stack([hide(*p) for p in zip(decoded, is_hidden, strict=True)]),
             np.reshape(tokenizer.detokenize(sampled), shape),
             tuple(float(t) for t in request.temperatures),
         )
@@ -148,20 +152,74 @@ class LocalPainter:
         return np.asarray(tokenizer.detokenize(token_ids))
 
 
+def _hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
+    """Return which small pixels to paint, bool `(B, height, width)`."""
+    height, width = tokenizer.image_size
+    count = len(request.images)
+    if request.mask is None:
+        if request.cover is None:
+            prefix_length = request.prefix_in(height * width)
+            position = np.arange(height * width).reshape(height, width)
+            is_hidden = position >= prefix_length
+        else:
+            is_hidden = masks.cover(request.cover, height, width)
+        return np.repeat(is_hidden[None], count, axis=0)
+    of_images = request.mask
+    if not isinstance(of_images, list | tuple):
+        of_images = [of_images] * count
+    return np.stack(
+        [
+            _small_mask(mask, image, tokenizer)
+            for mask, image in zip(of_images, request.images, strict=True)
+        ]
+    )
+
+
+def _small_mask(
+    mask: Any, image: ImageLike, tokenizer: PixelTokenizer
+) -> np.ndarray:
+    """Return which small pixels of an image its mask paints.
+
+    The mask is scaled as its image is; one of the small size is taken as it is.
+    """
+    if isinstance(mask, str) and mask == masks.ALPHA:
+        pixels = masks.read_alpha(image)
+    else:
+        pixels = masks.read_mask(mask)
+        if pixels.shape == tuple(tokenizer.image_size):
+            return pixels >= 255 * masks.MIN_SHARE
+        masks.check_aspect(pixels, masks.size_of(image))
+    # The border of `resize="pad"` is white, so what is kept must be.
+    kept = np.repeat(255 - pixels[..., None], 3, axis=2)
+    kept = tokenizer.resize_image(kept).numpy()[..., 0]
+    return 255 - kept >= 255 * masks.MIN_SHARE
+
+
 def _watched(
     tokenizer: PixelTokenizer,
     watch: WatchCallback | None,
     shape: tuple[int, ...],
-    prefix_length: int = 0,
+    is_hidden: np.ndarray | None = None,
 ) -> Watch | None:
-    """Return what shows tokens as images, covered where nothing is yet."""
+    """Return what shows tokens as images, covered where nothing is yet.
+
+    Args:
+        tokenizer: What the tokens mean.
+        watch: Shown the images.
+        shape: Of what it is shown.
+        is_hidden: bool `(B, height, width)`, the pixels that are sampled; by
+            default all are.
+    """
     if watch is None:
         return None
 
     def show(token_ids: np.ndarray, done: np.ndarray) -> None:
         images = tokenizer.detokenize(token_ids).numpy()
-        known = np.maximum(done, prefix_length)
-        pairs = zip(images, known, strict=True)
-        watch(np.reshape([hide_after(*pair) for pair in pairs], shape))
+        position = np.arange(token_ids.shape[1]).reshape(images.shape[1:3])
+        is_missing = position >= done[:, None, None]
+        if is_hidden is not None:
+            is_missing &= is_hidden
+        pairs = zip(images, is_missing, strict=True)
+        watch(np.reshape([hide(*pair) for pair in pairs], shape))
 
     return show

@@ -22,7 +22,7 @@ class Painter(Protocol):
         progress: ProgressCallback | None = None,
         watch: WatchCallback | None = None,
     ) -> Completions:
-        """Keep the first pixels of each image and sample the rest.
+        """Keep some pixels of each image and sample the rest.
 
         Args:
             request: At least one image, and what to do with it.

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from pixace_tf.errors import UserError
-from pixace_tf.sampling.sampling_config import SamplingConfig
+from pixace_tf.painting import masks
+from pixace_tf.sampling.sampling_config import NUM_PARTICLES, SamplingConfig
 
 # A path, an http(s) address, or uint8 `(any_height, any_width, 3)`.
 ImageLike = str | os.PathLike[str] | np.ndarray
@@ -25,6 +26,15 @@ class Request:
         images: What to complete; for new images there are none.
         keep: Share of the pixels to keep, from the top, in `[0, 1]`.
         prefix_length: Pixels to keep in raster order, instead of `keep`.
+        cover: What to hide instead: `"top"`, `"bottom"`, `"left"`, `"right"`
+            or `"center"`, perhaps with a share of the image, as in
+            `"left:0.3"`.
+        mask: What to hide instead: an image, or an array `(any_height,
+            any_width)`, of the aspect of the images, whose white or True pixels
+            are painted; a list with one for each image; or `"alpha"` for what
+            is transparent in them.
+        particles: How many ways to fill an image are weighed by the pixels that
+            are kept behind what is hidden; see `sampling.particles`.
         samples: Completions per image and temperature, or new images per
             temperature; the k-th one has the seed `seed + k`.
         temperatures: See `SamplingConfig`; one or more.
@@ -40,6 +50,9 @@ class Request:
     images: Sequence[ImageLike] = ()
     keep: float = 0.5
     prefix_length: int | None = None
+    cover: str | None = None
+    mask: Any = None
+    particles: int = NUM_PARTICLES
     samples: int = 1
     temperatures: Sequence[float] = (1.0,)
     seed: int = 0
@@ -53,6 +66,24 @@ class Request:
         if not 0 <= self.keep <= 1:
             raise UserError(
                 f"keep must lie in [0, 1]. Received: keep={self.keep}"
+            )
+        names = ("prefix_length", "cover", "mask")
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UserError(f"Give only one of {', '.join(given)}.")
+        if self.cover is not None:
+            masks.parse_cover(self.cover)
+        if isinstance(self.mask, list | tuple) and (
+            len(self.mask) != len(self.images)
+        ):
+            raise UserError(
+                "Give one mask, or as many as there are images. Received: "
+                f"{len(self.mask)} masks, {len(self.images)} images"
+            )
+        if self.particles < 1:
+            raise UserError(
+                "particles must be positive. Received: "
+                f"particles={self.particles}"
             )
         if self.samples < 1:
             raise UserError(

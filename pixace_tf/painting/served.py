@@ -52,6 +52,11 @@ class ServedPainter:
             ServerError: If the server does not answer as it should.
         """
         request.check_has_images()
+        if request.cover is not None or request.mask is not None:
+            raise UserError(
+                "A server keeps the top of a picture only; for another cover "
+                "or a mask give RUN instead of --server."
+            )
         scored = self._score(request.images)
         small = scored["image_bytes"]
         originals = _decode(small)

@@ -149,6 +149,21 @@ def enlarge(pixels: np.ndarray, scale: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
+def hide(pixels: np.ndarray, is_hidden: np.ndarray) -> np.ndarray:
+    """Cover some pixels of an image with a chequered grey.
+
+    Args:
+        pixels: uint8 `(height, width, 3)`.
+        is_hidden: bool `(height, width)`.
+
+    Returns:
+        uint8 `(height, width, 3)`.
+    """
+    row, column = np.indices(is_hidden.shape)
+    chequers = np.array(_MISSING, np.uint8)[(row // 4 + column // 4) % 2]
+    return np.where(is_hidden[..., None], chequers, pixels)
+
+
 def hide_after(pixels: np.ndarray, prefix_length: int) -> np.ndarray:
     """Cover all but the first pixels of an image with a chequered grey.
 
@@ -160,10 +175,8 @@ def hide_after(pixels: np.ndarray, prefix_length: int) -> np.ndarray:
         uint8 `(height, width, 3)`.
     """
     height, width, _ = pixels.shape
-    row, column = np.indices((height, width))
-    chequers = np.array(_MISSING, np.uint8)[(row // 4 + column // 4) % 2]
-    is_kept = (row * width + column < prefix_length)[..., None]
-    return np.where(is_kept, pixels, chequers)
+    position = np.arange(height * width).reshape(height, width)
+    return hide(pixels, position >= prefix_length)
 
 
 def check_image_path(path: StrPath) -> None:

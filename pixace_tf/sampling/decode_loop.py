@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from pixace_tf import compile_cache
 from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.sampling import particles
 from pixace_tf.sampling.draws import (
     filter_logits,
     inverse_transform,
@@ -29,6 +30,7 @@ class DecodeLoop:
 
     Attributes:
         rows: Images of a block.
+        has_particles: Whether the rows are particles of one image.
         span_length: Pixels that one call of `advance` decodes at most; spans
             begin at its multiples.
 
@@ -36,19 +38,27 @@ class DecodeLoop:
         model: The model to sample from.
         rows: Images of a block.
         jit_compile: Whether XLA compiles the loop.
+        has_particles: Whether the rows are particles of one image; then the
+            loop adds up what the known pixels cost, see `particles`.
     """
 
     def __init__(
-        self, model: PixaceCausalLM, rows: int, jit_compile: bool
+        self,
+        model: PixaceCausalLM,
+        rows: int,
+        jit_compile: bool,
+        has_particles: bool = False,
     ) -> None:
         self._model = model
         self.rows = rows
+        self.has_particles = has_particles
         patch_length = model.decoder.patch_length
         num_patches = -(-model.sequence_length // patch_length)
         self._patches_per_span = -(-num_patches // NUM_SPANS)
         self.span_length = self._patches_per_span * patch_length
         length, num_draws = model.sequence_length, model.head.num_draws
         tokens = tf.TensorSpec((rows, length), tf.int32)
+        nats = tf.TensorSpec((rows,), tf.float32)
         scalar = tf.TensorSpec((), tf.int32)
         self._state_spec = tf.nest.map_structure(
             _relax, model.empty_state(rows)
@@ -63,8 +73,8 @@ class DecodeLoop:
             is_filtered: tf.function(
                 functools.partial(self._decode, is_filtered),
                 input_signature=[
-                    *(self._state_spec, tokens, scalar, scalar),
-                    tf.TensorSpec((rows,), tf.int32),
+                    *(self._state_spec, tokens, nats, scalar, scalar),
+                    tf.TensorSpec((rows, length), tf.bool),
                     tf.TensorSpec((rows, length, num_draws), tf.float32),
                     config,
                 ],
@@ -91,6 +101,14 @@ class DecodeLoop:
             input_signature=[tf.TensorSpec((rows,), tf.int64)],
             autograph=False,
         )
+        self.resample = tf.function(
+            particles.resample,
+            input_signature=[
+                *(self._state_spec, tokens, nats),
+                tf.TensorSpec((), tf.float32),
+            ],
+            autograph=False,
+        )
         self._traced: set[Any] = set()
 
     def trace(self, is_filtered: bool, position: int) -> None:
@@ -104,6 +122,8 @@ class DecodeLoop:
             position: A multiple of the decoder's `prefill_stride`.
         """
         functions = [self.noise, self._programs[is_filtered]]
+        if self.has_particles:
+            functions.append(self.resample)
         if self._model.decoder.has_growing_cache:
             functions.append(self._begin_patch)
         if 0 < position < self._model.sequence_length:
@@ -128,40 +148,50 @@ class DecodeLoop:
         """
         if not 0 < position < self._model.sequence_length:
             return self._model.empty_state(self.rows)
-        return self._prefill(self._patches_before(position))(token_ids)
+        prefill = self._prefill(self._patches_before(position))
+        if not self.has_particles:
+            return prefill(token_ids)
+        # Before the first hidden pixel the particles are the same.
+        first = tf.zeros(self.rows, tf.int32)
+        return particles.take_rows(prefill(token_ids[:1]), first, 1)
 
     def advance(
         self,
         is_filtered: bool,
         state: Any,
         token_ids: tf.Tensor,
+        nats: tf.Tensor,
         start: Any,
         stop: Any,
-        prefix_length: tf.Tensor,
+        is_hidden: tf.Tensor,
         noise: tf.Tensor,
         config: dict[str, tf.Tensor],
-    ) -> tuple[tf.Tensor, Any]:
-        """Decode some pixels, keeping those of the prefixes.
+    ) -> tuple[tf.Tensor, tf.Tensor, Any]:
+        """Decode some pixels, keeping those that are not hidden.
 
         Args:
             is_filtered: Whether the filters act.
             state: From `state_at`, or from the call before.
-            token_ids: int32 `(R, T)`, filled up to `start`.
+            token_ids: int32 `(R, T)`, filled up to `start`, and where pixels
+                are not hidden.
+            nats: float32 `(R,)`, what the known pixels have cost so far.
             start: int32 scalar, a multiple of the decoder's `prefill_stride`.
             stop: int32 scalar, another one, or T, in the same span or its end.
-            prefix_length: int32 `(R,)`, pixels to keep.
+            is_hidden: bool `(R, T)`, the pixels to sample.
             noise: float32 `(R, T, num_draws)`, from `noise`.
             config: `(R,)` tensors by name, as in `SamplingConfig`.
 
         Returns:
-            int32 `(R, T)`, filled up to `stop`, and the state there.
+            int32 `(R, T)`, filled up to `stop`; `nats`, to which the loop of
+            particles has added what the known pixels on the way cost; and the
+            state at `stop`.
         """
         if self._model.decoder.has_growing_cache:
             # XLA wants fixed shapes, so this stays outside of its program.
             patch = start // self._model.decoder.patch_length
             state = self._begin_patch(state, token_ids, patch)
         return self._programs[is_filtered](
-            state, token_ids, start, stop, prefix_length, noise, config
+            *(state, token_ids, nats, start, stop, is_hidden, noise, config)
         )
 
     def run(
@@ -179,7 +209,7 @@ class DecodeLoop:
             state: See `advance`.
             token_ids: See `advance`.
             start: int32 scalar, a multiple of `span_length`.
-            *arguments: `prefix_length`, `noise` and `config` of `advance`.
+            *arguments: `is_hidden`, `noise` and `config` of `advance`.
 
         Returns:
             int32 `(R, T)`.
@@ -189,8 +219,9 @@ class DecodeLoop:
         def body(start: tf.Tensor, token_ids: tf.Tensor, state: Any) -> Any:
             stop = tf.minimum(start + self.span_length, length)
             state = tf.nest.map_structure(_set_shape, state, self._state_spec)
-            token_ids, state = self.advance(
-                is_filtered, state, token_ids, start, stop, *arguments
+            nats = tf.zeros(self.rows)
+            token_ids, _, state = self.advance(
+                *(is_filtered, state, token_ids, nats, start, stop), *arguments
             )
             return stop, token_ids, state
 
@@ -217,33 +248,45 @@ class DecodeLoop:
         is_filtered: bool,
         state: Any,
         token_ids: tf.Tensor,
+        nats: tf.Tensor,
         start: tf.Tensor,
         stop: tf.Tensor,
-        prefix_length: tf.Tensor,
+        is_hidden: tf.Tensor,
         noise: tf.Tensor,
         config: dict[str, tf.Tensor],
-    ) -> tuple[tf.Tensor, Any]:
+    ) -> tuple[tf.Tensor, tf.Tensor, Any]:
         """Decode as `advance` does; XLA can compile this."""
         model, decoder = self._model, self._model.decoder
 
-        def step(position: tf.Tensor, tokens: tf.Tensor, state: Any) -> Any:
+        def step(
+            position: tf.Tensor, tokens: tf.Tensor, nats: tf.Tensor, state: Any
+        ) -> Any:
             hidden, state = model.step(state, tokens, position)
             uniform = tf.gather(noise, position, axis=1)
+            is_free = tf.gather(is_hidden, position, axis=1)
+            known = model.head.choices(tf.gather(tokens, position, axis=1))
 
             def choose(logits: tf.Tensor, draw: int) -> tf.Tensor:
+                nonlocal nats
+                scores = logits
                 logits /= config["temperature"][:, None]
                 if is_filtered:
                     logits = filter_logits(logits, config)
-                return inverse_transform(logits, uniform[:, draw])
+                chosen = inverse_transform(logits, uniform[:, draw])
+                if not self.has_particles:
+                    return chosen
+                cost = particles.cost(scores, known[draw])
+                nats += tf.where(is_free, 0.0, cost)
+                return tf.where(is_free, chosen, tf.maximum(known[draw], 0))
 
             sampled = model.sample(hidden, choose)
             is_here = tf.range(model.sequence_length) == position
-            is_free = is_here & (position >= prefix_length[:, None])
-            tokens = tf.where(is_free, sampled[:, None], tokens)
-            return position + 1, tokens, state
+            is_here &= is_free[:, None]
+            tokens = tf.where(is_here, sampled[:, None], tokens)
+            return position + 1, tokens, nats, state
 
         def decode_patch(
-            position: tf.Tensor, tokens: tf.Tensor, state: Any
+            position: tf.Tensor, tokens: tf.Tensor, nats: tf.Tensor, state: Any
         ) -> Any:
             patch = position // decoder.patch_length
             if not decoder.has_growing_cache:
@@ -252,15 +295,15 @@ class DecodeLoop:
             return tf.while_loop(
                 lambda position, *_: position < end,
                 step,
-                (position, tokens, state),
+                (position, tokens, nats, state),
             )
 
-        _, token_ids, state = tf.while_loop(
+        _, token_ids, nats, state = tf.while_loop(
             lambda position, *_: position < stop,
             decode_patch,
-            (start, token_ids, state),
+            (start, token_ids, nats, state),
         )
-        return token_ids, state
+        return token_ids, nats, state
 
 
 def _set_shape(tensor: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:

@@ -1,7 +1,7 @@
 """Sampling from Python: whole batches, on every core, with progress.
 
 All noise is drawn before the loop from each image's own seed, so an image does
-not depend on where its prefix ends. Images are decoded in blocks of a fixed
+not depend on what else is sampled. Images are decoded in blocks of a fixed
 number of rows: matrix kernels round differently for other shapes, and one image
 in 300 would come out otherwise alone than in a batch. On a CPU a block is one
 image, whose cache stays near the core, and every core has a block of its own;
@@ -10,6 +10,7 @@ on a GPU a step of many rows takes hardly longer than one of a single row.
 Shapes: B batch, T pixels.
 """
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -22,11 +23,15 @@ import tensorflow as tf
 from pixace_tf.console import ProgressCallback
 from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.sampling import particles
 from pixace_tf.sampling.decode_loop import DecodeLoop
-from pixace_tf.sampling.draws import has_filters
-from pixace_tf.sampling.sampling_config import SamplingConfig
+from pixace_tf.sampling.draws import has_filters, inverse_transform
+from pixace_tf.sampling.sampling_config import NUM_PARTICLES, SamplingConfig
 
 ROWS_ON_GPU = 32
+# The particles are weighed by so many rows of known pixels behind the last
+# hidden one; those further away differ little between them.
+ROWS_BEHIND = 3
 
 # Which images have been decoded, their tokens, and up to where.
 Decoded = tuple[np.ndarray, np.ndarray, int]
@@ -54,6 +59,9 @@ class Sampler:
         self.num_workers = 1 if has_gpu else os.cpu_count() or 1
         self._loop = DecodeLoop(
             model, rows or (ROWS_ON_GPU if has_gpu else 1), jit_compile
+        )
+        self._particle_loop = functools.cache(
+            lambda count: DecodeLoop(model, count, jit_compile, True)
         )
 
     def generate(
@@ -104,36 +112,113 @@ class Sampler:
         Raises:
             UserError: If a shape or a value is out of range.
         """
-        token_ids, prefix, seeds = self._check(token_ids, prefix_length, seeds)
-        arrays = (config or SamplingConfig()).arrays(len(token_ids))
         length = self.model.sequence_length
-        stride = self.model.decoder.prefill_stride
-        starts = np.where(prefix < length, prefix // stride * stride, length)
+        prefix = np.broadcast_to(np.asarray(prefix_length), len(token_ids))
+        if prefix.size and not 0 <= prefix.min() <= prefix.max() <= length:
+            raise UserError(
+                f"prefix_length must lie in [0, {length}]. "
+                f"Received: {prefix_length}"
+            )
+        is_hidden = np.arange(length) >= prefix[:, None]
+        return self.fill(
+            *(token_ids, is_hidden, seeds, config),
+            progress=progress,
+            watch=watch,
+        )
+
+    def fill(
+        self,
+        token_ids: Any,
+        is_hidden: Any,
+        seeds: Any,
+        config: SamplingConfig | None = None,
+        num_particles: int = NUM_PARTICLES,
+        progress: ProgressCallback | None = None,
+        watch: Watch | None = None,
+    ) -> np.ndarray:
+        """Sample the hidden pixels of each image, given all others.
+
+        What is known before a hidden pixel, in raster order, is given exactly;
+        what is known behind it by `num_particles`, see `particles`.
+
+        Args:
+            token_ids: Integers `(B, T)`, canonical codes; not read where pixels
+                are hidden.
+            is_hidden: bool `(B, T)`.
+            seeds: Integers `(B,)`.
+            config: How freely to sample.
+            num_particles: For images with known pixels behind hidden ones; 1
+                does without their help.
+            progress: Told the pixels sampled and their number.
+            watch: Shown the images, row by row.
+
+        Returns:
+            int32 `(B, T)`.
+
+        Raises:
+            UserError: If a shape or a value is out of range.
+        """
+        token_ids, is_hidden, seeds = self._check(token_ids, is_hidden, seeds)
+        if num_particles < 1:
+            raise UserError(
+                f"num_particles must be positive. Received: {num_particles}"
+            )
+        arrays = (config or SamplingConfig()).arrays(len(token_ids))
+        starts, ends, is_weighed = self._spans(is_hidden, num_particles > 1)
         done = starts.copy()
-        chunk = self._chunk_length(watch is not None)
         # The images of a block have one start: what is computed for an image
         # does not depend on the others.
         blocks = []
-        for start in np.unique(starts).tolist():
-            for rows in _cut(np.flatnonzero(starts == start), self._loop.rows):
+        for start, weighed in sorted({*zip(starts, is_weighed, strict=True)}):
+            loop = self._particle_loop(num_particles) if weighed else self._loop
+            chosen = np.flatnonzero((starts == start) & (is_weighed == weighed))
+            for rows in _cut(chosen, 1 if weighed else loop.rows):
                 own = {name: value[rows] for name, value in arrays.items()}
                 is_filtered = bool(has_filters(own))
                 # Here, since the blocks run in threads.
-                self._loop.trace(is_filtered, start)
-                blocks.append(
-                    self._decode_block(
-                        *(token_ids[rows], rows, start, chunk, prefix[rows]),
-                        *(seeds[rows], own, is_filtered),
-                    )
+                loop.trace(is_filtered, int(start))
+                block = _Block(
+                    loop,
+                    rows,
+                    token_ids[rows],
+                    is_hidden[rows],
+                    seeds[rows],
+                    own,
+                    is_filtered,
                 )
-        total = int(np.sum(length - starts))
+                chunk = self._chunk_length(watch is not None or bool(weighed))
+                blocks.append(block.decode(start, ends[rows].max(), chunk))
+        total = int(np.sum(ends - starts))
         for rows, tokens, stop in self._in_parallel(blocks):
-            token_ids[rows], done[rows] = tokens[: len(rows)], stop
+            token_ids[rows] = tokens[: len(rows)]
+            done[rows] = np.minimum(stop, ends[rows])
             if progress is not None:
                 progress(int(np.sum(done - starts)), total)
             if watch is not None:
                 watch(token_ids, done)
         return token_ids
+
+    def _spans(
+        self, is_hidden: np.ndarray, has_particles: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what of each image to decode, and whether by particles.
+
+        Returns:
+            int `(B,)`, the first pixel and the end, multiples of the decoder's
+            `prefill_stride` or T; and bool `(B,)`.
+        """
+        length = self.model.sequence_length
+        stride = self.model.decoder.prefill_stride
+        position = np.arange(length)
+        first = np.where(is_hidden, position, length).min(1, initial=length)
+        end = np.where(is_hidden, position + 1, 0).max(1, initial=0)
+        is_weighed = np.any(~is_hidden & (position > first[:, None]), axis=1)
+        is_weighed &= has_particles
+        behind = ROWS_BEHIND * self.model.image_size[1]
+        end += np.where(is_weighed, behind, 0)
+        start = np.where(first < length, first // stride * stride, length)
+        end = np.minimum(-(-end // stride) * stride, length)
+        return start, np.maximum(start, end), is_weighed
 
     def _chunk_length(self, is_watched: bool) -> int:
         """Return how many pixels to decode between two reports."""
@@ -144,28 +229,27 @@ class Sampler:
         return -(-self.model.image_size[1] // stride) * stride
 
     def _check(
-        self, token_ids: Any, prefix_length: Any, seeds: Any
+        self, token_ids: Any, is_hidden: Any, seeds: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return prefixes with zeros behind them, their lengths, the seeds."""
+        """Return tokens with zeros where they are hidden, mask and seeds."""
         token_ids = np.array(token_ids, np.int32)
+        is_hidden = np.asarray(is_hidden, bool)
         count, length = len(token_ids), self.model.sequence_length
-        if token_ids.shape != (count, length):
-            raise UserError(
-                f"token_ids must have the shape (batch, {length}). "
-                f"Received: shape={token_ids.shape}"
-            )
-        prefix = np.broadcast_to(np.asarray(prefix_length), count)
-        if count and not 0 <= prefix.min() <= prefix.max() <= length:
-            raise UserError(
-                f"prefix_length must lie in [0, {length}]. "
-                f"Received: {prefix_length}"
-            )
-        token_ids[np.arange(length) >= prefix[:, None]] = 0
+        for name, array in {
+            "token_ids": token_ids,
+            "is_hidden": is_hidden,
+        }.items():
+            if array.shape != (count, length):
+                raise UserError(
+                    f"{name} must have the shape ({count}, {length}). "
+                    f"Received: shape={array.shape}"
+                )
+        token_ids[is_hidden] = 0
         vocabulary_size = self.model.palette.vocabulary_size
         if np.any((token_ids < 0) | (token_ids >= vocabulary_size)):
             raise UserError(
-                f"token_ids must lie in [0, {vocabulary_size}) within the "
-                "prefix."
+                f"token_ids must lie in [0, {vocabulary_size}) where they are "
+                "kept."
             )
         seeds = np.asarray(seeds, np.int64)
         if seeds.shape != (count,):
@@ -173,7 +257,7 @@ class Sampler:
                 f"seeds must be one for each of the {count} images. "
                 f"Received: shape={seeds.shape}"
             )
-        return token_ids, prefix.astype(np.int32), seeds
+        return token_ids, is_hidden, seeds
 
     def _in_parallel(
         self, blocks: Iterable[Iterator[Decoded]]
@@ -201,39 +285,71 @@ class Sampler:
                     if passed is not None:
                         yield passed
 
-    def _decode_block(
+
+class _Block:
+    """Images that are decoded in step, or one image in several particles.
+
+    Args:
+        loop: What decodes them.
+        rows: Their places among all images, at most as many as `loop` has; one
+            for particles.
+        token_ids: int32 `(rows, T)`.
+        is_hidden: bool `(rows, T)`.
+        seeds: int64 `(rows,)`.
+        config: `(rows,)` arrays by name, as in `SamplingConfig`.
+        is_filtered: Whether the filters act.
+    """
+
+    def __init__(
         self,
-        token_ids: np.ndarray,
+        loop: DecodeLoop,
         rows: np.ndarray,
-        position: int,
-        chunk_length: int,
-        prefix_length: np.ndarray,
+        token_ids: np.ndarray,
+        is_hidden: np.ndarray,
         seeds: np.ndarray,
         config: dict[str, np.ndarray],
         is_filtered: bool,
+    ) -> None:
+        self._loop, self._rows, self._is_filtered = loop, rows, is_filtered
+        # The block is filled up with its last image.
+        full = np.minimum(np.arange(loop.rows), len(rows) - 1)
+        self._token_ids = tf.constant(token_ids[full])
+        self._is_hidden = tf.constant(is_hidden[full])
+        self._seeds = tf.constant(seeds[full])
+        self._config = {name: value[full] for name, value in config.items()}
+
+    def decode(
+        self, position: int, end: int, chunk_length: int
     ) -> Iterator[Decoded]:
-        """Decode some images from a position on.
+        """Decode from a position on.
 
         Yields:
             After each chunk of pixels `rows`, as many or more rows of tokens,
             and where the next chunk begins.
         """
-        length, loop = self.model.sequence_length, self._loop
-        # The block is filled up with its last image.
-        full = np.minimum(np.arange(loop.rows), len(rows) - 1)
-        tokens = tf.constant(token_ids[full])
-        noise = loop.noise(seeds[full])
-        config = {name: value[full] for name, value in config.items()}
+        loop, tokens = self._loop, self._token_ids
+        seeds, nats = self._seeds, tf.zeros(loop.rows)
+        if loop.has_particles:
+            uniform = particles.choice_noise(seeds[0], tokens.shape[1])
+            seeds = particles.seeds(seeds[0], loop.rows)
+        noise = loop.noise(seeds)
         state = loop.state_at(tokens, position)
-        while position < length:
-            end = (position // loop.span_length + 1) * loop.span_length
-            stop = min(position + chunk_length, end, length)
-            tokens, state = loop.advance(
-                *(is_filtered, state, tokens, position, stop),
-                *(prefix_length[full], noise, config),
+        while position < end:
+            span_end = (position // loop.span_length + 1) * loop.span_length
+            stop = min(position + chunk_length, span_end, end)
+            tokens, nats, state = loop.advance(
+                *(self._is_filtered, state, tokens, nats, position, stop),
+                *(self._is_hidden, noise, self._config),
             )
             position = stop
-            yield rows, tokens.numpy(), stop
+            if loop.has_particles and position < end:
+                tokens, nats, state = loop.resample(
+                    state, tokens, nats, uniform[position]
+                )
+            elif loop.has_particles:
+                chosen = inverse_transform(-nats[None], uniform[-1:])
+                tokens = tf.gather(tokens, chosen)
+            yield self._rows, tokens.numpy(), stop
 
 
 def _cut(rows: np.ndarray, length: int) -> list[np.ndarray]:

@@ -44,8 +44,8 @@ class ShardedStep:
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
-        self._differentiate = tf.function(self._differentiate, jit_compile=True)
-        self._update = tf.function(self._update, jit_compile=True)
+        self._gradients = tf.function(self._differentiate, jit_compile=True)
+        self._apply = tf.function(self._update, jit_compile=True)
 
     def __call__(self, data: Any) -> dict[str, Any]:
         """Take one step.
@@ -62,7 +62,7 @@ class ShardedStep:
         shards = zip(
             tf.split(inputs, count), tf.split(targets, count), strict=True
         )
-        loss = self._update([self._differentiate(*shard) for shard in shards])
+        loss = self._apply([self._gradients(*shard) for shard in shards])
         loss_tracker = self._model.metrics[0]
         loss_tracker.update_state(loss, sample_weight=tf.shape(inputs)[0])
         return self._model.get_metrics_result()

@@ -1,0 +1,160 @@
+"""Which pixels of an image to paint: covers by name, and masks by hand.
+
+Shapes: H height and W width of the small image.
+"""
+
+import io
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pixace_tf.data import image_files
+from pixace_tf.errors import UserError
+
+# Share of the image that is hidden unless it is given.
+COVERS = {"top": 0.5, "bottom": 0.5, "left": 0.5, "right": 0.5, "center": 0.25}
+# The picture's own alpha as its mask.
+ALPHA = "alpha"
+# A small pixel is painted if so much of it is masked.
+MIN_SHARE = 0.25
+
+
+def parse_cover(text: str) -> tuple[str, float]:
+    """Return the side and the share that a text such as `left:0.3` names.
+
+    Raises:
+        UserError: If the text has another form.
+    """
+    side, _, share = text.partition(":")
+    try:
+        value = float(share) if share else COVERS[side]
+    except (KeyError, ValueError):
+        value = -1
+    if side not in COVERS or not 0 < value <= 1:
+        raise UserError(
+            f"cover must be one of {', '.join(COVERS)}, perhaps with a share "
+            f"above 0 and up to 1, such as left:0.3. Received: {text!r}"
+        )
+    return side, value
+
+
+def cover(text: str, height: int, width: int) -> np.ndarray:
+    """Return which pixels a cover hides.
+
+    Args:
+        text: A side of `COVERS`, perhaps with a share, as in `left:0.3`.
+        height: H.
+        width: W.
+
+    Returns:
+        bool `(H, W)`; at least one row or column is hidden.
+
+    Raises:
+        UserError: If the text has another form.
+    """
+    side, share = parse_cover(text)
+    row, column = np.indices((height, width))
+    if side == "center":
+        # As high and wide, relative to the image, as makes its area the share.
+        rows, columns = (max(1, round(n * share**0.5)) for n in (height, width))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        is_inside = (row >= top) & (row < top + rows)
+        return is_inside & (column >= left) & (column < left + columns)
+    place, length = (
+        (row, height) if side in ("top", "bottom") else (column, width)
+    )
+    hidden = max(1, round(share * length))
+    if side in ("top", "left"):
+        return place < hidden
+    return place >= length - hidden
+
+
+def read_mask(mask: Any) -> np.ndarray:
+    """Read a mask at its own size.
+
+    Args:
+        mask: A path or an http(s) address of an image, whose white is painted;
+            or a bool or uint8 array `(any_height, any_width)`, painted where it
+            is True or bright; uint8 may have channels behind.
+
+    Returns:
+        uint8 `(any_height, any_width)`; 255 is painted.
+
+    Raises:
+        UserError: If it is no mask.
+    """
+    if isinstance(mask, str | os.PathLike):
+        with _open(mask) as image:
+            return np.asarray(image.convert("RGB").convert("L"))
+    array = np.asarray(mask)
+    if array.dtype == bool and array.ndim == 2:
+        return np.where(array, np.uint8(255), np.uint8(0))
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3:
+        return np.asarray(Image.fromarray(array).convert("L"))
+    if array.dtype == np.uint8 and array.ndim == 2:
+        return array
+    raise UserError(
+        "A mask must be a path, or a bool or uint8 array (height, width). "
+        f"Received: {array.dtype} {array.shape}"
+    )
+
+
+def read_alpha(image: Any) -> np.ndarray:
+    """Return a mask that paints what is transparent in an image.
+
+    Args:
+        image: A path or an http(s) address.
+
+    Returns:
+        uint8 `(any_height, any_width)`; 255 is painted.
+
+    Raises:
+        UserError: If nothing in the image is transparent.
+    """
+    if not isinstance(image, str | os.PathLike):
+        raise UserError(f"mask {ALPHA!r} needs image files, not arrays.")
+    with _open(image) as opened:
+        alpha = np.asarray(opened.convert("RGBA"))[..., 3]
+    if alpha.min() == 255:
+        raise UserError(
+            f"Nothing in {image_files.printable(image)} is transparent, so its "
+            "alpha is no mask; give another --mask."
+        )
+    return 255 - alpha
+
+
+def size_of(image: Any) -> tuple[int, int]:
+    """Return height and width of an image before it is scaled down.
+
+    Args:
+        image: A path, an http(s) address, or `(height, width, 3)`.
+    """
+    if isinstance(image, str | os.PathLike):
+        with _open(image) as opened:
+            return opened.height, opened.width
+    return image.shape[0], image.shape[1]
+
+
+def check_aspect(mask: np.ndarray, size: tuple[int, int]) -> None:
+    """Refuse a mask of another aspect than its image.
+
+    Args:
+        mask: `(any_height, any_width)`.
+        size: `(height, width)` of the image.
+
+    Raises:
+        UserError: If the aspects differ by more than a pixel's rounding.
+    """
+    height, width = mask.shape
+    difference = abs(width * size[0] - height * size[1])
+    if difference > max(height, width, *size):
+        raise UserError(
+            "A mask needs the aspect of its picture. Received: a mask of "
+            f"{width}x{height} for a picture of {size[1]}x{size[0]}"
+        )
+
+
+def _open(image: str | os.PathLike[str]) -> Image.Image:
+    return Image.open(io.BytesIO(image_files.read(os.fspath(image))))

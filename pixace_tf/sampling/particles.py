@@ -1,0 +1,124 @@
+"""Particles: how known pixels behind a hidden region shape what fills it.
+
+A model of raster order samples a pixel from those before it and knows nothing
+of the ones that follow. So several particles fill the region at the same time,
+each from noise of its own; they meet the same known pixels, and what these cost
+a particle is its weight. From time to time heavy particles are copied in place
+of light ones, and in the end one is chosen by weight (sequential Monte Carlo,
+Doucet and others 2001). With ever more particles this samples the hidden pixels
+given all known ones, exactly as the model has them.
+
+Shapes: R particles, T pixels, n choices of one draw.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+# Of `stateless_uniform`; a 0 stands behind the seeds of the pixels' noise.
+_SEEDS, _CHOICES = 1, 2
+
+
+def seeds(seed: tf.Tensor, count: int) -> tf.Tensor:
+    """Derive the seeds of the particles from that of their image.
+
+    Args:
+        seed: int64 scalar.
+        count: Number of particles.
+
+    Returns:
+        int64 `(count,)`; the first one is `seed` itself.
+    """
+    others = tf.random.stateless_uniform(
+        (count - 1,),
+        tf.stack([seed, _SEEDS]),
+        minval=None,
+        maxval=None,
+        dtype=tf.int64,
+        alg="philox",
+    )
+    return tf.concat([seed[None], others], axis=0)
+
+
+def choice_noise(seed: tf.Tensor, length: int) -> tf.Tensor:
+    """Draw the noise of resampling and of the last choice.
+
+    Args:
+        seed: int64 scalar, that of the image.
+        length: T; resampling before pixel t takes entry t.
+
+    Returns:
+        float32 `(T + 1,)` in `[0, 1)`.
+    """
+    key = tf.stack([seed, _CHOICES])
+    return tf.random.stateless_uniform((length + 1,), key, alg="philox")
+
+
+def cost(logits: tf.Tensor, choice: tf.Tensor) -> tf.Tensor:
+    """Return what a known choice costs each particle.
+
+    Args:
+        logits: float32 `(R, n)`; minus infinity for what cannot be.
+        choice: int32 `(R,)`, or -1 where there was nothing to choose.
+
+    Returns:
+        float32 `(R,)`, nats.
+    """
+    logarithms = tf.nn.log_softmax(logits)
+    chosen = tf.gather(logarithms, tf.maximum(choice, 0), batch_dims=1)
+    return tf.where(choice < 0, 0.0, -chosen)
+
+
+def resample(
+    state: Any, token_ids: tf.Tensor, nats: tf.Tensor, uniform: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, Any]:
+    """Copy heavy particles in place of light ones, if few carry the weight.
+
+    Systematic resampling: each particle is copied as often as its share of the
+    weight says, up to rounding. This happens when the effective number of
+    particles is below half.
+
+    Args:
+        state: The decoder's, each tensor with a multiple of R rows.
+        token_ids: int32 `(R, T)`.
+        nats: float32 `(R,)`, what the known pixels cost since the last time.
+        uniform: float32 scalar in `[0, 1)`.
+
+    Returns:
+        `token_ids`, `nats` and `state` of the new particles.
+    """
+    count = nats.shape[0]
+    weights = tf.nn.softmax(-nats)
+    effective = 1 / tf.reduce_sum(tf.square(weights))
+    points = (uniform + tf.range(count, dtype=tf.float32)) / count
+    is_below = tf.cumsum(weights)[None] <= points[:, None]
+    drawn = tf.reduce_sum(tf.cast(is_below, tf.int32), axis=-1)
+    # Rounding may leave the sum below the last point.
+    drawn = tf.minimum(drawn, count - 1)
+    return tf.cond(
+        effective < count / 2,
+        lambda: (
+            tf.gather(token_ids, drawn),
+            tf.zeros_like(nats),
+            take_rows(state, drawn, count),
+        ),
+        lambda: (token_ids, nats, state),
+    )
+
+
+def take_rows(state: Any, index: tf.Tensor, count: int) -> Any:
+    """Return a state of other rows.
+
+    Args:
+        state: A structure of tensors; each has as many rows as there are
+            images or a multiple, such as the heads of attention.
+        index: int32 `(R,)` in `[0, count)`.
+        count: Images of the state.
+    """
+
+    def take(tensor: tf.Tensor) -> tf.Tensor:
+        each = tensor.shape[0] // count
+        rows = index[:, None] * each + tf.range(each)
+        return tf.gather(tensor, tf.reshape(rows, (-1,)))
+
+    return tf.nest.map_structure(take, state)
