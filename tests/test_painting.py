@@ -109,9 +109,51 @@ def test_a_request_keeps_the_same_share_everywhere():
 def test_samples_lie_row_by_row_temperature_by_temperature():
     request = Request(["a", "b"], samples=3, temperatures=(0.8, 1.2), seed=5)
     assert request.shape(2) == (2, 2, 3)
-    seeds = request.seeds(2).reshape(2, 2, 3)
-    np.testing.assert_array_equal(seeds, np.broadcast_to([5, 6, 7], (2, 2, 3)))
+    seeds = request.seeds().reshape(2, 3)
+    np.testing.assert_array_equal(seeds, np.broadcast_to([5, 6, 7], (2, 3)))
     config = request.sampling_config(2).arrays(12)
     temperatures = config["temperature"].reshape(2, 2, 3)
     expected = np.broadcast_to([[[0.8], [1.2]]], (2, 2, 3))
     np.testing.assert_allclose(temperatures, expected, rtol=1e-6)
+
+
+def test_seeds_go_with_the_picture_not_with_its_place():
+    request = Request(["a", "b"], samples=2, temperatures=(0.8, 1.2), seed=5)
+    token_ids = np.arange(12).reshape(2, 6)
+    seeds = request.seeds(token_ids).reshape(2, 2, 2)
+    np.testing.assert_array_equal(seeds[:, 0], seeds[:, 1])
+    np.testing.assert_array_equal(seeds[..., 1], seeds[..., 0] + 1)
+    assert seeds[0, 0, 0] != seeds[1, 0, 0]
+    alone = request.seeds(token_ids[1:].astype(np.int64))
+    np.testing.assert_array_equal(alone, seeds[1].reshape(-1))
+
+
+def test_pictures_with_the_same_kept_part_go_on_differently(trained_run, cat):
+    other = cat.copy()
+    other[len(cat) // 2 :] = 255 - other[len(cat) // 2 :]
+    done = pixace_tf.complete(trained_run, [cat, other, cat], keep=0.4)
+    np.testing.assert_array_equal(done.kept[0], done.kept[1])
+    assert np.any(done.images[0] != done.images[1])
+    np.testing.assert_array_equal(done.images[0], done.images[2])
+
+
+def test_the_best_is_the_likeliest_of_its_seeds(trained_run, cat):
+    options = {"temperatures": (0.8, 1.2), "seed": 3}
+    shown = []
+    best = pixace_tf.complete(
+        trained_run, [cat], samples=2, best=3, watch=shown.append, **options
+    )
+    every = pixace_tf.complete(trained_run, [cat], samples=6, **options)
+    assert best.images.shape == shown[0].shape == (1, 2, 2, *SIZE, 3)
+    tokens = trained_run.tokenizer.tokenize(every.images).numpy()
+    model = trained_run.model
+    flat = tokens.reshape(-1, tokens.shape[-1])
+    nats = model.pixel_nats(flat, model(flat)).numpy().mean(axis=1)
+    chosen = nats.reshape(2, 2, 3).argmin(axis=-1)
+    for i, j in np.ndindex(2, 2):
+        expected = every.images[0, i, 3 * j + chosen[i, j]]
+        np.testing.assert_array_equal(best.images[0, i, j], expected)
+    new = pixace_tf.generate(trained_run, 2, best=3, seed=4)
+    assert new.shape == (1, 2, *SIZE, 3)
+    several = pixace_tf.generate(trained_run, 6, seed=4)[0]
+    assert any(np.array_equal(new[0, 1], image) for image in several[3:])

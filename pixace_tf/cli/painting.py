@@ -54,6 +54,12 @@ if TYPE_CHECKING:
     default=1,
     help="Completions for each picture and temperature.",
 )
+@click.option(
+    "--best",
+    type=click.IntRange(1),
+    default=1,
+    help="Draw so many for each completion, keep the likeliest one.",
+)
 @sampling
 @served
 def complete(

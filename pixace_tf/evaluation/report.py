@@ -32,6 +32,7 @@ from pixace_tf.evaluation.metrics import (
 )
 from pixace_tf.evaluation.nearest import compare_with_training
 from pixace_tf.evaluation.probe import probe_layers
+from pixace_tf.evaluation.regions import fill_regions
 from pixace_tf.painting import sheets
 
 PAGE_FILE = "index.html"
@@ -41,7 +42,7 @@ TEMPLATE_FILE = "report.html.jinja"
 IMAGES = frozenset(
     {
         *("likelihood", "bits-by-place", "expected", "palette", "completed"),
-        *("new", "nearest", "probe", "colors", "learning-curve"),
+        *("new", "nearest", "probe", "colors", "learning-curve", "regions"),
     }
 )
 _EXTRA_PACKAGES = ("jinja2", "sklearn", "skimage")
@@ -103,8 +104,9 @@ def build_report(
             classifier is trained, where the training images have classes.
 
     Returns:
-        The figures of `measurement` and four more, each None where `missing`
-        tells why: `completion` of `completion.complete_halves`, `nearest` of
+        The figures of `measurement` and five more, each None where `missing`
+        tells why: `completion` of `completion.complete_halves`, `filling` of
+        `regions.fill_regions`, `nearest` of
         `nearest.compare_with_training`, `frechet` of
         `frechet.compare_features`, `probe` of `probe.probe_layers`; with images
         of all of them.
@@ -116,6 +118,7 @@ def build_report(
     new = detokenize(token_ids, run.tokenizer)
     parts: dict[str, Callable[[], _Part]] = {
         "completion": lambda: complete_halves(evidence),
+        "filling": lambda: fill_regions(evidence),
         "nearest": lambda: _compare_with_training(evidence, new),
         "frechet": lambda: (compare_features(evidence, new, network), {}),
         "probe": lambda: probe_layers(evidence),

@@ -1,5 +1,6 @@
 """Painting on this machine, with a run."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from pixace_tf.painting.painter import WatchCallback
 from pixace_tf.painting.request import ImageLike, Request, generation
 from pixace_tf.painting.sheets import Completions, hide
 from pixace_tf.runs.run_folder import TOKENS_FILE, Run
+from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.sampling.sampler import Watch
 
 
@@ -96,23 +98,21 @@ class LocalPainter:
         )
         is_hidden = _hidden_pixels(request, tokenizer)
         token_ids = tokenizer.tokenize(originals).numpy()
-        shape = (*request.shape(len(originals)), *originals.shape[1:])
-        columns = int(np.prod(shape[1:3]))
-        is_hidden_in_all = np.repeat(is_hidden, columns, axis=0)
+        is_hidden_in_all = np.repeat(is_hidden, request.columns, axis=0)
         sampled = self._run.sampler.fill(
-            np.repeat(token_ids, columns, axis=0),
+            np.repeat(token_ids, request.columns, axis=0),
             is_hidden_in_all.reshape(len(is_hidden_in_all), -1),
-            request.seeds(len(originals)),
+            request.seeds(token_ids),
             request.sampling_config(len(originals)),
             request.particles,
             progress,
-            _watched(tokenizer, watch, shape, is_hidden_in_all),
+            self._watched(request, watch, is_hidden_in_all),
         )
         decoded = tokenizer.detokenize(token_ids).numpy()
         return Completions(
             originals,
             np.stack([hide(*p) for p in zip(decoded, is_hidden, strict=True)]),
-            np.reshape(tokenizer.detokenize(sampled), shape),
+            self._choose(request, sampled),
             tuple(float(t) for t in request.temperatures),
         )
 
@@ -123,15 +123,55 @@ class LocalPainter:
         watch: WatchCallback | None = None,
     ) -> np.ndarray:
         """See `Painter`."""
-        tokenizer = self._run.tokenizer
-        shape = (*request.shape(1)[1:], *tokenizer.image_size, 3)
-        token_ids = self._run.sampler.generate(
-            request.seeds(1),
+        height, width = self._run.tokenizer.image_size
+        everything = np.ones((request.columns, height, width), bool)
+        first = None if watch is None else functools.partial(_first, watch)
+        sampled = self._run.sampler.generate(
+            request.seeds(),
             request.sampling_config(1),
             progress,
-            _watched(tokenizer, watch, shape),
+            self._watched(request, first, everything),
         )
-        return np.reshape(tokenizer.detokenize(token_ids), shape)
+        return self._choose(request, sampled)[0]
+
+    def _choose(self, request: Request, token_ids: np.ndarray) -> np.ndarray:
+        """Return the answer, uint8 `(rows, temperatures, samples, ...)`."""
+        bits = np.zeros(len(token_ids))
+        if request.best > 1:
+            scorer = Scorer(self._run.model, jit_compile=self._run.jit_compile)
+            bits = scorer.bits(token_ids).mean(axis=1)
+        images = self._run.tokenizer.detokenize(token_ids).numpy()
+        return request.choose(images, bits)
+
+    def _watched(
+        self,
+        request: Request,
+        watch: WatchCallback | None,
+        is_hidden: np.ndarray,
+    ) -> Watch | None:
+        """Return what shows tokens as images, covered where nothing is yet.
+
+        Of several images for one sample the first is shown.
+
+        Args:
+            request: What is painted.
+            watch: Shown the images, in the shape of the answer.
+            is_hidden: bool `(B, height, width)`, the pixels that are sampled.
+        """
+        if watch is None:
+            return None
+        tokenizer = self._run.tokenizer
+        position = np.arange(tokenizer.sequence_length)
+        position = position.reshape(tokenizer.image_size)
+
+        def show(token_ids: np.ndarray, done: np.ndarray) -> None:
+            images = tokenizer.detokenize(token_ids).numpy()
+            is_missing = is_hidden & (position >= done[:, None, None])
+            pairs = zip(images, is_missing, strict=True)
+            shown = np.stack([hide(*pair) for pair in pairs])
+            watch(request.choose(shown, np.zeros(len(shown))))
+
+        return show
 
     def shrink(self, image: ImageLike) -> np.ndarray:
         """See `Painter`."""
@@ -150,6 +190,11 @@ class LocalPainter:
         chosen = np.linspace(0, len(held_out) - 1, min(count, len(held_out)))
         token_ids = held_out[chosen.astype(int)].astype(np.int32)
         return np.asarray(tokenizer.detokenize(token_ids))
+
+
+def _first(watch: WatchCallback, images: np.ndarray) -> None:
+    """Show the first row of an answer, of which there is one."""
+    watch(images[0])
 
 
 def _hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
@@ -193,33 +238,3 @@ def _small_mask(
     kept = np.repeat(255 - pixels[..., None], 3, axis=2)
     kept = tokenizer.resize_image(kept).numpy()[..., 0]
     return 255 - kept >= 255 * masks.MIN_SHARE
-
-
-def _watched(
-    tokenizer: PixelTokenizer,
-    watch: WatchCallback | None,
-    shape: tuple[int, ...],
-    is_hidden: np.ndarray | None = None,
-) -> Watch | None:
-    """Return what shows tokens as images, covered where nothing is yet.
-
-    Args:
-        tokenizer: What the tokens mean.
-        watch: Shown the images.
-        shape: Of what it is shown.
-        is_hidden: bool `(B, height, width)`, the pixels that are sampled; by
-            default all are.
-    """
-    if watch is None:
-        return None
-
-    def show(token_ids: np.ndarray, done: np.ndarray) -> None:
-        images = tokenizer.detokenize(token_ids).numpy()
-        position = np.arange(token_ids.shape[1]).reshape(images.shape[1:3])
-        is_missing = position >= done[:, None, None]
-        if is_hidden is not None:
-            is_missing &= is_hidden
-        pairs = zip(images, is_missing, strict=True)
-        watch(np.reshape([hide(*pair) for pair in pairs], shape))
-
-    return show

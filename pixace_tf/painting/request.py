@@ -1,6 +1,7 @@
 """What a user asks for: one request, whoever fulfills it."""
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -37,8 +38,11 @@ class Request:
             are kept behind what is hidden; see `sampling.particles`.
         samples: Completions per image and temperature, or new images per
             temperature; the k-th one has the seed `seed + k`.
+        best: Draw so many for each sample, and keep the one that the model
+            finds likeliest.
         temperatures: See `SamplingConfig`; one or more.
-        seed: The same seed gives the same result, alone or among others.
+        seed: The same seed gives the same result, alone or among others; images
+            that differ only where they are hidden are completed differently.
         top_k: See `SamplingConfig`.
         top_p: See `SamplingConfig`.
         min_p: See `SamplingConfig`.
@@ -54,6 +58,7 @@ class Request:
     mask: Any = None
     particles: int = NUM_PARTICLES
     samples: int = 1
+    best: int = 1
     temperatures: Sequence[float] = (1.0,)
     seed: int = 0
     top_k: int = 0
@@ -80,15 +85,12 @@ class Request:
                 "Give one mask, or as many as there are images. Received: "
                 f"{len(self.mask)} masks, {len(self.images)} images"
             )
-        if self.particles < 1:
-            raise UserError(
-                "particles must be positive. Received: "
-                f"particles={self.particles}"
-            )
-        if self.samples < 1:
-            raise UserError(
-                f"samples must be positive. Received: samples={self.samples}"
-            )
+        for name in ("samples", "best", "particles"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"{name} must be positive. "
+                    f"Received: {name}={getattr(self, name)}"
+                )
         if not len(self.temperatures):
             raise UserError("Give at least one of temperatures.")
         self.sampling_config(1).arrays(len(self.temperatures) * self.samples)
@@ -116,23 +118,62 @@ class Request:
             )
         return self.prefix_length
 
+    @property
+    def columns(self) -> int:
+        """How many images are drawn for each row of the answer."""
+        return len(self.temperatures) * self.samples * self.best
+
     def shape(self, num_rows: int) -> tuple[int, int, int]:
         """Return the shape of the answer: rows, temperatures, samples."""
         return num_rows, len(self.temperatures), self.samples
 
-    def seeds(self, num_rows: int) -> np.ndarray:
-        """Return the seed of each sample, int64, one after the other."""
-        seeds = self.seed + np.arange(self.samples)
-        return np.tile(seeds, num_rows * len(self.temperatures))
+    def seeds(self, token_ids: np.ndarray | None = None) -> np.ndarray:
+        """Return the seed of each drawn image.
+
+        Args:
+            token_ids: Integers `(rows, T)`, the images to complete; for new
+                images there are none. They count, so that images with the same
+                kept part do not all go on alike.
+
+        Returns:
+            int64 `(rows * columns,)`, row by row.
+        """
+        own = self.seed + np.arange(self.samples * self.best)
+        row = np.tile(own, len(self.temperatures))
+        if token_ids is None:
+            return row
+        digests = [
+            int.from_bytes(
+                hashlib.blake2b(row.tobytes(), digest_size=7).digest(), "big"
+            )
+            for row in np.asarray(token_ids, "<i4")
+        ]
+        return np.add.outer(np.array(digests, np.int64), row).reshape(-1)
 
     def sampling_config(self, num_rows: int) -> SamplingConfig:
-        """Return how freely to sample, with the temperature of each sample."""
+        """Return how freely to sample, with the temperature of each image."""
         temperatures = np.repeat(
-            np.asarray(self.temperatures, np.float64), self.samples
+            np.asarray(self.temperatures, np.float64), self.samples * self.best
         )
         return SamplingConfig(
             np.tile(temperatures, num_rows), self.top_k, self.top_p, self.min_p
         )
+
+    def choose(self, images: np.ndarray, bits: np.ndarray) -> np.ndarray:
+        """Return the likeliest of the images that were drawn for each sample.
+
+        Args:
+            images: `(rows * columns, ...)`.
+            bits: `(rows * columns,)`, what each of them costs the model.
+
+        Returns:
+            `(rows, temperatures, samples, ...)`.
+        """
+        groups = np.reshape(bits, (-1, self.best)).argmin(axis=1)
+        chosen = images.reshape(-1, self.best, *images.shape[1:])
+        chosen = chosen[np.arange(len(chosen)), groups]
+        rows = len(images) // self.columns
+        return chosen.reshape(*self.shape(rows), *images.shape[1:])
 
 
 def generation(count: int, **options: Any) -> Request:

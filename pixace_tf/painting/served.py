@@ -61,19 +61,18 @@ class ServedPainter:
         small = scored["image_bytes"]
         originals = _decode(small)
         prefix_length = request.prefix_in(scored["token_ids"].shape[1])
-        shape = (*request.shape(len(small)), *originals.shape[1:])
-        columns = np.prod(shape[1:3])
+        columns = request.columns
         rows = {
-            **_rows(request, len(small)),
+            **_sampling(request, len(small)),
+            "seed": request.seeds(scored["token_ids"]),
             "image_bytes": np.repeat(small, columns),
             "prefix_length": np.full(len(small) * columns, prefix_length),
         }
-        completed = _decode(
-            self._predict_all("complete", rows, progress)["image_bytes"]
-        )
+        answer = self._predict_all("complete", rows, progress)
+        completed = _decode(answer["image_bytes"])
         # What was kept is the same in every column.
         kept = [hide_after(c, prefix_length) for c in completed[::columns]]
-        completed = completed.reshape(shape)
+        completed = request.choose(completed, answer["bits_per_pixel"])
         if watch is not None:
             watch(completed)
         temperatures = tuple(float(t) for t in request.temperatures)
@@ -90,9 +89,10 @@ class ServedPainter:
         Raises:
             ServerError: If the server does not answer as it should.
         """
-        answer = self._predict_all("generate", _rows(request, 1), progress)
+        rows = {**_sampling(request, 1), "seed": request.seeds()}
+        answer = self._predict_all("generate", rows, progress)
         images = _decode(answer["image_bytes"])
-        images = images.reshape(*request.shape(1)[1:], *images.shape[1:])
+        (images,) = request.choose(images, answer["bits_per_pixel"])
         if watch is not None:
             watch(images)
         return images
@@ -106,7 +106,8 @@ class ServedPainter:
         scored = self._score([image])
         length = scored["token_ids"].shape[1]
         rows = {
-            **_rows(Request(), 1),
+            **_sampling(Request(), 1),
+            "seed": np.array([0]),
             "image_bytes": scored["image_bytes"],
             "prefix_length": np.array([length]),
         }
@@ -162,11 +163,10 @@ class ServedPainter:
         }
 
 
-def _rows(request: Request, num_rows: int) -> Arrays:
-    """Return the seed and the sampling of each sample of a request."""
-    seeds = request.seeds(num_rows)
-    config = request.sampling_config(num_rows)
-    return {**config.arrays(len(seeds)), "seed": seeds}
+def _sampling(request: Request, num_rows: int) -> Arrays:
+    """Return how freely to sample each drawn image of a request."""
+    count = num_rows * request.columns
+    return {**request.sampling_config(num_rows).arrays(count)}
 
 
 def _encode(image: ImageLike, is_plain: bool | None) -> bytes:
