@@ -22,7 +22,7 @@ from PIL import Image
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
-from pixace_tf.painting import sheets
+from pixace_tf.painting import masks, sheets
 from pixace_tf.painting.painter import Painter
 from pixace_tf.painting.request import ImageLike, Request, generation
 
@@ -34,6 +34,8 @@ FRAME_S = 0.05
 MAX_SEED = 2**31 - 1
 # Of the images on the page.
 SIDE = 192
+TOP, BRUSH = "Keep the top", "Brush over what is new"
+_STROKE = "rgb(255, 64, 129)"
 _CSS = "footer {display: none !important}"
 # What takes memory and time goes on one at a time.
 _ONE_AT_A_TIME: dict[str, Any] = {
@@ -74,13 +76,34 @@ class Studio:
         samples: float,
         temperature: float,
         seed: float,
+        small: np.ndarray | None = None,
+        kind: str = TOP,
+        drawing: dict[str, Any] | None = None,
     ) -> Iterator[tuple[Image.Image, Image.Image | None]]:
-        """Yield completions while they grow, at last with the sheet."""
+        """Yield completions while they grow, at last with the sheet.
+
+        Args:
+            image: A path or an array.
+            keep: Share to keep from the top, unless it is brushed.
+            samples: Completions.
+            temperature: See `SamplingConfig`.
+            seed: See `Request`.
+            small: The image as the model sees it; the strokes
+                are scaled to it.
+            kind: `TOP` or `BRUSH`.
+            drawing: What `gr.ImageEditor` gives; its layers hold the strokes.
+        """
         if image is None:
             raise UserError("Choose a picture first.")
+        mask = None
+        if kind == BRUSH and small is not None:
+            mask = _brushed(drawing or {}, small.shape[:2])
+            if not mask.any():
+                raise UserError("Brush over what should be new first.")
         request = Request(
             [image],
             keep=keep,
+            mask=mask,
             samples=int(samples),
             temperatures=(temperature,),
             seed=int(seed or 0),
@@ -139,15 +162,16 @@ def build(
         delete_cache=(CACHE_S, CACHE_S),
     ) as page:
         gr.Markdown(
-            f"# {title}\nGive a picture, keep its top, see what follows."
+            f"# {title}\nGive a picture, keep a part of it, see what follows."
         )
         image = gr.State()
+        small = gr.State()
         with gr.Row():
             with gr.Column(scale=1, min_width=340):
-                keep, chosen = _choose_image(studio, image, examples)
+                cover, chosen = _choose_image(studio, image, small, examples)
             with gr.Column(scale=3):
                 with gr.Tab("Finish the picture"):
-                    _completions(studio, image, keep)
+                    _completions(studio, image, small, cover)
                 with gr.Tab("New pictures"):
                     _new_images(studio)
                 with gr.Tab("Palette"):
@@ -156,26 +180,45 @@ def build(
 
 
 def _choose_image(
-    studio: Studio, image: gr.State, examples: Sequence[np.ndarray] | np.ndarray
-) -> tuple[gr.Slider, list[Any]]:
-    """Add what chooses an image and the share to keep of it.
+    studio: Studio,
+    image: gr.State,
+    small: gr.State,
+    examples: Sequence[np.ndarray] | np.ndarray,
+) -> tuple[list[Any], list[Any]]:
+    """Add what chooses an image and what to keep of it.
 
     Returns:
-        The share, and the events after which an image is chosen.
+        How to hide a part of it: the kind, the share to keep, the drawing; and
+        the events after which an image is chosen.
     """
-    small = gr.State()
     upload = gr.UploadButton(
         "Upload a picture", file_types=["image"], variant="primary"
     )
-    kept = gr.Image(
-        label="What is kept",
-        format="png",
-        interactive=False,
-        height=250,
-        buttons=[],
-        elem_id="kept",
-    )
-    keep = gr.Slider(0, 1, 0.5, step=0.01, label="Keep", elem_id="keep")
+    kind = gr.Radio([TOP, BRUSH], value=TOP, show_label=False, container=False)
+    with gr.Column() as by_share:
+        kept = gr.Image(
+            label="What is kept",
+            format="png",
+            interactive=False,
+            height=250,
+            buttons=[],
+            elem_id="kept",
+        )
+        keep = gr.Slider(0, 1, 0.5, step=0.01, label="Keep", elem_id="keep")
+    with gr.Column(visible=False) as by_brush:
+        drawing = gr.ImageEditor(
+            show_label=False,
+            type="numpy",
+            format="png",
+            sources=(),
+            transforms=(),
+            layers=False,
+            buttons=[],
+            brush=gr.Brush(SIDE // 12, [_STROKE], color_mode="fixed"),
+            eraser=gr.Eraser(SIDE // 12),
+            canvas_size=(SIDE, SIDE),
+            elem_id="drawing",
+        )
     if len(examples):
         gr.Markdown("Or pick one:")
     pick = gr.Gallery(
@@ -206,18 +249,49 @@ def _choose_image(
         trigger_mode="always_last",
     )
     shown = [e.success(studio.preview, [small, keep], kept) for e in chosen]
-    return keep, shown
+    for event in (
+        *chosen,
+        kind.change(_shown_kind, kind, [by_share, by_brush]),
+    ):
+        event.success(_canvas, [kind, small], drawing)
+    return [kind, keep, drawing], shown
 
 
-def _completions(studio: Studio, image: gr.State, keep: gr.Slider) -> None:
+def _shown_kind(kind: str) -> tuple[Any, Any]:
+    """Show what a kind of cover needs."""
+    return gr.Column(visible=kind == TOP), gr.Column(visible=kind == BRUSH)
+
+
+def _canvas(kind: str, small: np.ndarray | None) -> Any:
+    """Return an image to draw on, enlarged, without strokes."""
+    if small is None or kind != BRUSH:
+        return None
+    return np.asarray(sheets.enlarge(small, _scale(small)))
+
+
+def _brushed(drawing: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """Return the small pixels that strokes touch, bool `(height, width)`."""
+    touched = np.zeros(size)
+    for layer in drawing.get("layers") or ():
+        alpha = Image.fromarray(np.asarray(layer)[..., 3])
+        shrunk = alpha.resize(size[::-1], Image.Resampling.BOX)
+        touched = np.maximum(touched, np.asarray(shrunk))
+    return touched >= 255 * masks.MIN_SHARE
+
+
+def _completions(
+    studio: Studio, image: gr.State, small: gr.State, cover: list[Any]
+) -> None:
+    kind, keep, drawing = cover
     with gr.Row():
         samples = gr.Slider(1, 4, 4, step=1, label="Completions")
         temperature = _temperature()
         seed = _seed()
+
     go = gr.Button("Finish it", variant="primary")
     go.click(
         _stream(studio.complete),
-        [image, keep, samples, temperature, seed],
+        [image, keep, samples, temperature, seed, small, kind, drawing],
         [_painting("completed"), _download()],
         show_progress="hidden",
         **_ONE_AT_A_TIME,

@@ -134,6 +134,49 @@ def test_upload_drag_finish_download(page, cat, tmp_path):
 
 @needs_chromium
 @pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+def test_what_is_brushed_is_painted_anew(page, cat, tmp_path, width):
+    page.set_viewport_size({"width": width, "height": 860})
+    upload(page, cat)
+    page.locator("#kept img").wait_for()
+    page.get_by_label("Brush over what is new").check()
+    canvas = page.locator("#drawing canvas").first
+    canvas.wait_for()
+    page.wait_for_timeout(2000)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    # A stroke over the third quarter of the upper half.
+    row, left, right = 0.25, 0.55, 0.7
+    y = box["y"] + row * box["height"]
+    page.mouse.move(box["x"] + left * box["width"], y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + right * box["width"], y, steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(1500)
+    page.screenshot(path=tmp_path / "brushed.png")
+    page.get_by_role("button", name="Finish it").click()
+    page.locator("#completed img").wait_for()
+    page.wait_for_timeout(3000)
+    sheet = download(page, "Download the sheet")
+    page.screenshot(path=tmp_path / "finished.png", full_page=True)
+    # The second picture of the sheet shows what was kept.
+    scale = 192 // 12
+    kept = np.asarray(sheet.convert("RGB")).astype(int)
+    tile = kept[-8 * scale - 6 : -6, 12 * scale + 12 : 24 * scale + 12]
+    is_gray = np.abs(tile - tile.mean(axis=-1, keepdims=True)).max(-1) < 6
+    hidden = (is_gray & (abs(tile.mean(-1) - 223) < 14)).reshape(
+        8, scale, 12, scale
+    )
+    hidden = hidden.mean(axis=(1, 3)) > 0.5
+    rows, columns = np.nonzero(hidden)
+    assert rows.min() >= 1
+    assert rows.max() <= 3
+    assert 5 <= columns.min() <= 7
+    assert 7 <= columns.max() <= 9
+
+
+@needs_chromium
+@pytest.mark.slow
 def test_a_bad_file_is_told_and_the_page_goes_on(page, cat, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_text("no picture at all")

@@ -200,7 +200,7 @@ def test_seeds_must_be_as_many_as_pictures(sampler):
 
 @pytest.mark.parametrize("token", [-1, 1 << 13])
 def test_an_impossible_prefix_is_an_error(sampler, token):
-    with pytest.raises(ValueError, match="within the prefix"):
+    with pytest.raises(ValueError, match="where they are kept"):
         sampler.complete(np.full((1, 96), token), 5, [0])
 
 
