@@ -145,12 +145,20 @@ def test_what_is_brushed_is_painted_anew(page, cat, tmp_path, width):
     page.wait_for_timeout(2000)
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
-    # A stroke over the third quarter of the upper half.
-    row, left, right = 0.25, 0.55, 0.7
-    y = box["y"] + row * box["height"]
-    page.mouse.move(box["x"] + left * box["width"], y)
+    # The picture lies on the canvas with a white margin, tools upon both.
+    seen = Image.open(io.BytesIO(page.screenshot(clip=box))).convert("L")
+    is_drawn = np.asarray(seen) < 240
+    rows = np.flatnonzero(is_drawn.mean(axis=1) > 0.6)
+    columns = np.flatnonzero(is_drawn[rows].mean(axis=0) > 0.25)
+    top, bottom = rows[0], rows[-1] + 1
+    left, right = columns[0], columns[-1] + 1
+    assert (right - left) / (bottom - top) == pytest.approx(12 / 8, rel=0.1)
+    # A stroke from the 7th to the 9th of 12 columns, in the 3rd of 8 rows.
+    y = box["y"] + top + (2.5 / 8) * (bottom - top)
+    xs = [box["x"] + left + x / 12 * (right - left) for x in (6.5, 8.5)]
+    page.mouse.move(xs[0], y)
     page.mouse.down()
-    page.mouse.move(box["x"] + right * box["width"], y, steps=8)
+    page.mouse.move(xs[1], y, steps=8)
     page.mouse.up()
     page.wait_for_timeout(1500)
     page.screenshot(path=tmp_path / "brushed.png")

@@ -93,7 +93,7 @@ class Request:
                 )
         if not len(self.temperatures):
             raise UserError("Give at least one of temperatures.")
-        self.sampling_config(1).arrays(len(self.temperatures) * self.samples)
+        self.sampling_config(1).arrays(self.columns)
 
     def check_has_images(self) -> None:
         """Raise UserError if there is nothing to complete."""
