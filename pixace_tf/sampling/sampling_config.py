@@ -9,7 +9,7 @@ import numpy as np
 from pixace_tf.errors import UserError
 
 # How many ways to fill an image are weighed by default; see `particles`.
-NUM_PARTICLES = 16
+NUM_PARTICLES = 64
 
 # What the fields must be, for arrays and for tensors; NaN fails every rule.
 RULES: dict[str, tuple[str, Callable[[Any], Any]]] = {
