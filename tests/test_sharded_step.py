@@ -42,23 +42,33 @@ def train(jit_compile, accumulation_steps, batch_size=4):
     return losses, model.get_weights()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("accumulation_steps", "batch_size"),
-    [(1, 4), (2, 4), (1, 3)],
-    ids=["two shards", "two shards, accumulated", "one shard"],
-)
-def test_shards_update_the_weights_as_the_whole_batch(
-    accumulation_steps, batch_size
-):
-    losses, weights = train(True, accumulation_steps, batch_size)
-    expected, expected_weights = train(False, accumulation_steps, batch_size)
+def assert_same_training(*arguments):
+    losses, weights = train(True, *arguments)
+    expected, expected_weights = train(False, *arguments)
     # `train_on_batch` gives the mean since the beginning.
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     assert losses[-1] < losses[0]
     for found, wanted in zip(weights, expected_weights, strict=True):
         # Adam divides by the size of a gradient, rounding too.
         np.testing.assert_allclose(found, wanted, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_shards_update_the_weights_as_the_whole_batch():
+    assert_same_training(1, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    ("accumulation_steps", "batch_size"),
+    [(2, 4), (1, 3)],
+    ids=["two shards, accumulated", "one shard"],
+)
+def test_so_do_accumulated_ones_and_a_single_one(
+    accumulation_steps, batch_size
+):
+    assert_same_training(accumulation_steps, batch_size)
 
 
 def test_models_that_cannot_be_sharded_keep_the_step_of_keras():

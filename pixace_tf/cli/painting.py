@@ -9,7 +9,7 @@ import click
 
 from pixace_tf.cli.group import import_tensorflow, main
 from pixace_tf.cli.options import sampling, served
-from pixace_tf.sampling.sampling_config import NUM_PARTICLES
+from pixace_tf.sampling import NUM_PARTICLES
 
 if TYPE_CHECKING:
     from pixace_tf.painting.painter import Painter

@@ -18,8 +18,8 @@ from pixace_tf.evaluation.evidence import (
 from pixace_tf.evaluation.plots import png
 from pixace_tf.painting import masks
 from pixace_tf.painting.sheets import Tile, contact_sheet, hide
+from pixace_tf.sampling import NUM_PARTICLES
 from pixace_tf.sampling.likelihood import Scorer
-from pixace_tf.sampling.sampling_config import NUM_PARTICLES
 
 NUM_IMAGES = 12
 REGIONS = ("bottom", "top", "left", "center", "brushed")

@@ -10,7 +10,8 @@ import numpy as np
 
 from pixace_tf.errors import UserError
 from pixace_tf.painting import masks
-from pixace_tf.sampling.sampling_config import NUM_PARTICLES, SamplingConfig
+from pixace_tf.sampling import NUM_PARTICLES
+from pixace_tf.sampling.sampling_config import SamplingConfig
 
 # A path, an http(s) address, or uint8 `(any_height, any_width, 3)`.
 ImageLike = str | os.PathLike[str] | np.ndarray

@@ -2,5 +2,9 @@
 
 `sampler.Sampler` generates and completes; it drives `decode_loop`, which uses
 the mathematics of `draws`; `sampling_config.SamplingConfig` says how freely.
+`particles` lets known pixels shape what comes before them.
 `likelihood.Scorer` computes bits per pixel.
 """
+
+# How many ways to fill an image are weighed by default; see `particles`.
+NUM_PARTICLES = 64

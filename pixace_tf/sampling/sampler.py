@@ -23,10 +23,10 @@ import tensorflow as tf
 from pixace_tf.console import ProgressCallback
 from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.sampling import particles
+from pixace_tf.sampling import NUM_PARTICLES, particles
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.draws import has_filters, inverse_transform
-from pixace_tf.sampling.sampling_config import NUM_PARTICLES, SamplingConfig
+from pixace_tf.sampling.sampling_config import SamplingConfig
 
 ROWS_ON_GPU = 32
 # The particles are weighed by so many rows of known pixels behind the last
@@ -187,7 +187,8 @@ class Sampler:
                     is_filtered,
                 )
                 chunk = self._chunk_length(watch is not None or bool(weighed))
-                blocks.append(block.decode(start, ends[rows].max(), chunk))
+                end = int(ends[rows].max())
+                blocks.append(block.decode(int(start), end, chunk))
         total = int(np.sum(ends - starts))
         for rows, tokens, stop in self._in_parallel(blocks):
             token_ids[rows] = tokens[: len(rows)]

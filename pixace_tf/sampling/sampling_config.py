@@ -8,9 +8,6 @@ import numpy as np
 
 from pixace_tf.errors import UserError
 
-# How many ways to fill an image are weighed by default; see `particles`.
-NUM_PARTICLES = 64
-
 # What the fields must be, for arrays and for tensors; NaN fails every rule.
 RULES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "temperature": ("from 0.001 to 1000", lambda x: (x >= 1e-3) & (x <= 1e3)),
