@@ -264,7 +264,9 @@ class DecodeLoop:
             hidden, state = model.step(state, tokens, position)
             uniform = tf.gather(noise, position, axis=1)
             is_free = tf.gather(is_hidden, position, axis=1)
-            known = model.head.choices(tf.gather(tokens, position, axis=1))
+            if self.has_particles:
+                here = tf.gather(tokens, position, axis=1)
+                known = model.head.choices(here)
 
             def choose(logits: tf.Tensor, draw: int) -> tf.Tensor:
                 nonlocal nats
