@@ -88,8 +88,7 @@ class Studio:
             samples: Completions.
             temperature: See `SamplingConfig`.
             seed: See `Request`.
-            small: The image as the model sees it; the strokes
-                are scaled to it.
+            small: The image as the model sees it; strokes are scaled to it.
             kind: `TOP` or `BRUSH`.
             drawing: What `gr.ImageEditor` gives; its layers hold the strokes.
         """
@@ -276,7 +275,7 @@ def _brushed(drawing: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
         alpha = Image.fromarray(np.asarray(layer)[..., 3])
         shrunk = alpha.resize(size[::-1], Image.Resampling.BOX)
         touched = np.maximum(touched, np.asarray(shrunk))
-    return touched >= 255 * masks.MIN_SHARE
+    return masks.is_painted(touched)
 
 
 def _completions(

@@ -203,7 +203,7 @@ def test_nothing_hidden_changes_nothing(sampler, images):
 @pytest.mark.parametrize(
     ("mask", "options", "message"),
     [
-        (np.zeros((3, 5), bool), {}, "is_hidden must have the shape"),
+        (np.zeros((3, 5), bool), {}, "mask must have the shape"),
         (np.zeros((3, LENGTH), bool), {"num_particles": 0}, "num_particles"),
     ],
 )

@@ -145,7 +145,7 @@ def brushed(seed: int, height: int, width: int) -> np.ndarray:
             r = thickness / 2
             canvas.ellipse((x - r, y - r, x + r, y + r), fill=255)
     small = image.resize((width, height), Image.Resampling.BOX)
-    return np.asarray(small) >= 255 * masks.MIN_SHARE
+    return masks.is_painted(np.asarray(small))
 
 
 def _sheet(

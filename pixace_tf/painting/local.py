@@ -232,9 +232,9 @@ def _small_mask(
     else:
         pixels = masks.read_mask(mask)
         if pixels.shape == tuple(tokenizer.image_size):
-            return pixels >= 255 * masks.MIN_SHARE
+            return masks.is_painted(pixels)
         masks.check_aspect(pixels, masks.size_of(image))
     # The border of `resize="pad"` is white, so what is kept must be.
     kept = np.repeat(255 - pixels[..., None], 3, axis=2)
     kept = tokenizer.resize_image(kept).numpy()[..., 0]
-    return 255 - kept >= 255 * masks.MIN_SHARE
+    return masks.is_painted(255 - kept)

@@ -101,6 +101,18 @@ def read_mask(mask: Any) -> np.ndarray:
     )
 
 
+def is_painted(values: np.ndarray) -> np.ndarray:
+    """Tell which pixels of a small mask are painted.
+
+    Args:
+        values: `(H, W)`, from 0 for none to 255 for all of a pixel.
+
+    Returns:
+        bool `(H, W)`.
+    """
+    return values >= 255 * MIN_SHARE
+
+
 def read_alpha(image: Any) -> np.ndarray:
     """Return a mask that paints what is transparent in an image.
 

@@ -149,19 +149,19 @@ def enlarge(pixels: np.ndarray, scale: int) -> Image.Image:
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
-def hide(pixels: np.ndarray, is_hidden: np.ndarray) -> np.ndarray:
+def hide(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Cover some pixels of an image with a chequered grey.
 
     Args:
         pixels: uint8 `(height, width, 3)`.
-        is_hidden: bool `(height, width)`.
+        mask: bool `(height, width)`.
 
     Returns:
         uint8 `(height, width, 3)`.
     """
-    row, column = np.indices(is_hidden.shape)
+    row, column = np.indices(mask.shape)
     chequers = np.array(_MISSING, np.uint8)[(row // 4 + column // 4) % 2]
-    return np.where(is_hidden[..., None], chequers, pixels)
+    return np.where(mask[..., None], chequers, pixels)
 
 
 def hide_after(pixels: np.ndarray, prefix_length: int) -> np.ndarray:

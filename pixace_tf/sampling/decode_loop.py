@@ -163,7 +163,7 @@ class DecodeLoop:
         nats: tf.Tensor,
         start: Any,
         stop: Any,
-        is_hidden: tf.Tensor,
+        mask: tf.Tensor,
         noise: tf.Tensor,
         config: dict[str, tf.Tensor],
     ) -> tuple[tf.Tensor, tf.Tensor, Any]:
@@ -177,7 +177,7 @@ class DecodeLoop:
             nats: float32 `(R,)`, what the known pixels have cost so far.
             start: int32 scalar, a multiple of the decoder's `prefill_stride`.
             stop: int32 scalar, another one, or T, in the same span or its end.
-            is_hidden: bool `(R, T)`, the pixels to sample.
+            mask: bool `(R, T)`, the pixels to sample.
             noise: float32 `(R, T, num_draws)`, from `noise`.
             config: `(R,)` tensors by name, as in `SamplingConfig`.
 
@@ -191,7 +191,7 @@ class DecodeLoop:
             patch = start // self._model.decoder.patch_length
             state = self._begin_patch(state, token_ids, patch)
         return self._programs[is_filtered](
-            *(state, token_ids, nats, start, stop, is_hidden, noise, config)
+            *(state, token_ids, nats, start, stop, mask, noise, config)
         )
 
     def run(
@@ -209,7 +209,7 @@ class DecodeLoop:
             state: See `advance`.
             token_ids: See `advance`.
             start: int32 scalar, a multiple of `span_length`.
-            *arguments: `is_hidden`, `noise` and `config` of `advance`.
+            *arguments: `mask`, `noise` and `config` of `advance`.
 
         Returns:
             int32 `(R, T)`.
@@ -251,7 +251,7 @@ class DecodeLoop:
         nats: tf.Tensor,
         start: tf.Tensor,
         stop: tf.Tensor,
-        is_hidden: tf.Tensor,
+        mask: tf.Tensor,
         noise: tf.Tensor,
         config: dict[str, tf.Tensor],
     ) -> tuple[tf.Tensor, tf.Tensor, Any]:
@@ -263,7 +263,7 @@ class DecodeLoop:
         ) -> Any:
             hidden, state = model.step(state, tokens, position)
             uniform = tf.gather(noise, position, axis=1)
-            is_free = tf.gather(is_hidden, position, axis=1)
+            is_free = tf.gather(mask, position, axis=1)
             if self.has_particles:
                 here = tf.gather(tokens, position, axis=1)
                 known = model.head.choices(here)

@@ -119,9 +119,9 @@ class Sampler:
                 f"prefix_length must lie in [0, {length}]. "
                 f"Received: {prefix_length}"
             )
-        is_hidden = np.arange(length) >= prefix[:, None]
+        mask = np.arange(length) >= prefix[:, None]
         return self.fill(
-            *(token_ids, is_hidden, seeds, config),
+            *(token_ids, mask, seeds, config),
             progress=progress,
             watch=watch,
         )
@@ -129,7 +129,7 @@ class Sampler:
     def fill(
         self,
         token_ids: Any,
-        is_hidden: Any,
+        mask: Any,
         seeds: Any,
         config: SamplingConfig | None = None,
         num_particles: int = NUM_PARTICLES,
@@ -144,7 +144,7 @@ class Sampler:
         Args:
             token_ids: Integers `(B, T)`, canonical codes; not read where pixels
                 are hidden.
-            is_hidden: bool `(B, T)`.
+            mask: bool `(B, T)`, True where pixels are to be sampled.
             seeds: Integers `(B,)`.
             config: How freely to sample.
             num_particles: For images with known pixels behind hidden ones; 1
@@ -158,13 +158,13 @@ class Sampler:
         Raises:
             UserError: If a shape or a value is out of range.
         """
-        token_ids, is_hidden, seeds = self._check(token_ids, is_hidden, seeds)
+        token_ids, mask, seeds = self._check(token_ids, mask, seeds)
         if num_particles < 1:
             raise UserError(
                 f"num_particles must be positive. Received: {num_particles}"
             )
         arrays = (config or SamplingConfig()).arrays(len(token_ids))
-        starts, ends, is_weighed = self._spans(is_hidden, num_particles > 1)
+        starts, ends, is_weighed = self._spans(mask, num_particles > 1)
         done = starts.copy()
         # The images of a block have one start: what is computed for an image
         # does not depend on the others.
@@ -181,7 +181,7 @@ class Sampler:
                     loop,
                     rows,
                     token_ids[rows],
-                    is_hidden[rows],
+                    mask[rows],
                     seeds[rows],
                     own,
                     is_filtered,
@@ -200,7 +200,7 @@ class Sampler:
         return token_ids
 
     def _spans(
-        self, is_hidden: np.ndarray, has_particles: bool
+        self, mask: np.ndarray, has_particles: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return what of each image to decode, and whether by particles.
 
@@ -211,9 +211,9 @@ class Sampler:
         length = self.model.sequence_length
         stride = self.model.decoder.prefill_stride
         position = np.arange(length)
-        first = np.where(is_hidden, position, length).min(1, initial=length)
-        end = np.where(is_hidden, position + 1, 0).max(1, initial=0)
-        is_weighed = np.any(~is_hidden & (position > first[:, None]), axis=1)
+        first = np.where(mask, position, length).min(1, initial=length)
+        end = np.where(mask, position + 1, 0).max(1, initial=0)
+        is_weighed = np.any(~mask & (position > first[:, None]), axis=1)
         is_weighed &= has_particles
         behind = ROWS_BEHIND * self.model.image_size[1]
         end += np.where(is_weighed, behind, 0)
@@ -230,22 +230,22 @@ class Sampler:
         return -(-self.model.image_size[1] // stride) * stride
 
     def _check(
-        self, token_ids: Any, is_hidden: Any, seeds: Any
+        self, token_ids: Any, mask: Any, seeds: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return tokens with zeros where they are hidden, mask and seeds."""
         token_ids = np.array(token_ids, np.int32)
-        is_hidden = np.asarray(is_hidden, bool)
+        mask = np.asarray(mask, bool)
         count, length = len(token_ids), self.model.sequence_length
         for name, array in {
             "token_ids": token_ids,
-            "is_hidden": is_hidden,
+            "mask": mask,
         }.items():
             if array.shape != (count, length):
                 raise UserError(
                     f"{name} must have the shape ({count}, {length}). "
                     f"Received: shape={array.shape}"
                 )
-        token_ids[is_hidden] = 0
+        token_ids[mask] = 0
         vocabulary_size = self.model.palette.vocabulary_size
         if np.any((token_ids < 0) | (token_ids >= vocabulary_size)):
             raise UserError(
@@ -258,7 +258,7 @@ class Sampler:
                 f"seeds must be one for each of the {count} images. "
                 f"Received: shape={seeds.shape}"
             )
-        return token_ids, is_hidden, seeds
+        return token_ids, mask, seeds
 
     def _in_parallel(
         self, blocks: Iterable[Iterator[Decoded]]
@@ -295,7 +295,7 @@ class _Block:
         rows: Their places among all images, at most as many as `loop` has; one
             for particles.
         token_ids: int32 `(rows, T)`.
-        is_hidden: bool `(rows, T)`.
+        mask: bool `(rows, T)`, True where pixels are to be sampled.
         seeds: int64 `(rows,)`.
         config: `(rows,)` arrays by name, as in `SamplingConfig`.
         is_filtered: Whether the filters act.
@@ -306,7 +306,7 @@ class _Block:
         loop: DecodeLoop,
         rows: np.ndarray,
         token_ids: np.ndarray,
-        is_hidden: np.ndarray,
+        mask: np.ndarray,
         seeds: np.ndarray,
         config: dict[str, np.ndarray],
         is_filtered: bool,
@@ -315,7 +315,7 @@ class _Block:
         # The block is filled up with its last image.
         full = np.minimum(np.arange(loop.rows), len(rows) - 1)
         self._token_ids = tf.constant(token_ids[full])
-        self._is_hidden = tf.constant(is_hidden[full])
+        self._mask = tf.constant(mask[full])
         self._seeds = tf.constant(seeds[full])
         self._config = {name: value[full] for name, value in config.items()}
 
@@ -340,7 +340,7 @@ class _Block:
             stop = min(position + chunk_length, span_end, end)
             tokens, nats, state = loop.advance(
                 *(self._is_filtered, state, tokens, nats, position, stop),
-                *(self._is_hidden, noise, self._config),
+                *(self._mask, noise, self._config),
             )
             position = stop
             if loop.has_particles and position < end:

@@ -267,8 +267,8 @@ class ServedModel:
         last_start = (self._model.sequence_length - 1) // loop.span_length
         # One prefill program serves every beginning.
         state = loop.state_at(token_ids, last_start * loop.span_length)
-        is_hidden = tf.range(token_ids.shape[1]) >= prefix_length[:, None]
-        arguments = is_hidden, loop.noise(seeds), config
+        mask = tf.range(token_ids.shape[1]) >= prefix_length[:, None]
+        arguments = mask, loop.noise(seeds), config
 
         def run(is_filtered: bool) -> tf.Tensor:
             return loop.run(is_filtered, state, token_ids, start, *arguments)
