@@ -6,7 +6,7 @@ An arm changes the recipe of today in one or more ways, joined by `+`:
 - an argument of AdamW, such as `weight_decay=0.1`;
 - `rate:embed=3`: weights with `embed` in their path learn three times as fast;
 - `batch_size=8`, `learning_rate=2` (times that of the preset), `dropout=0.1`;
-- `head_dim=128`, the width of the head's hidden layers;
+- `head_hidden_dim=128`, the width of the head's hidden layers;
 - or a name in `CHANGES`, such as `cosine`.
 
 `recipe` is that of today. Arms train one after the other, each in a process of
@@ -29,7 +29,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ablation_layers
@@ -39,7 +39,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from origin import origin
 
-from pixace_tf.data import token_dataset
+from pixace_tf.data import labels, raster_orders, token_dataset
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model import (
@@ -49,7 +49,11 @@ from pixace_tf.model import (
     transformer_stack,
 )
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.model.presets import LEARNING_RATES, decoder_config
+from pixace_tf.model.presets import (
+    HEAD_HIDDEN_DIMS,
+    LEARNING_RATES,
+    decoder_config,
+)
 from pixace_tf.painting import sheets
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.storage import write_atomic
@@ -72,7 +76,8 @@ class Recipe:
         dropout: Rate in `[0, 1)`.
         batch_size: Images per update.
         embedding_dim: Width of an embedded pixel.
-        head_dim: Width of the head's hidden layers, or 0 for the decoder's.
+        head_hidden_dim: Width of the head's hidden layers, or 0 for that of
+            the package.
         schedule: Takes the share of the budget and the updates, and returns
             the learning rate relative to its peak.
         layer: Class of the decoder layers, or None for that of the package.
@@ -81,6 +86,8 @@ class Recipe:
         layer_of_local: Class of the layers of the local stack, or None.
         model: Class of the model.
         inputs: Names of `pixel_inputs` that get other values.
+        use_orders: Whether the model learns several raster orders.
+        use_labels: Whether it learns the class folders as labels.
         prepare: Called with the new model.
     """
 
@@ -91,7 +98,7 @@ class Recipe:
     dropout: float = 0.0
     batch_size: int = 4
     embedding_dim: int = 64
-    head_dim: int = 0
+    head_hidden_dim: int = 0
     schedule: Callable[[float, int], float] = schedule.learning_rate_share
     layer: Any = None
     stack: Any = None
@@ -99,6 +106,8 @@ class Recipe:
     layer_of_local: Any = None
     model: Any = PixaceCausalLM
     inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    use_orders: bool = False
+    use_labels: bool = False
     prepare: list[Callable[[PixaceCausalLM], None]] = dataclasses.field(
         default_factory=list
     )
@@ -135,6 +144,8 @@ CHANGES: dict[str, Callable[[Recipe], None]] = {
     "neighbors_24": lambda recipe: recipe.inputs.update(
         NEIGHBORS=ablation_layers.MANY_NEIGHBORS, MARGIN=3
     ),
+    "orders": lambda recipe: setattr(recipe, "use_orders", True),
+    "labels": lambda recipe: setattr(recipe, "use_labels", True),
     "neighbor_states": lambda recipe: setattr(
         recipe,
         "decoder",
@@ -166,7 +177,9 @@ def parse(arm: str) -> Recipe:
             recipe.rates[name.removeprefix("rate:")] = float(value)
         elif value and name in ("learning_rate", "dropout"):
             setattr(recipe, name, float(value))
-        elif value and name in ("batch_size", "embedding_dim", "head_dim"):
+        elif value and name in (
+            *("batch_size", "embedding_dim", "head_hidden_dim"),
+        ):
             setattr(recipe, name, int(value))
         elif value and name in ("beta_1", "beta_2", "weight_decay"):
             recipe.optimizer[name] = float(value)
@@ -187,7 +200,13 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
     data = token_dataset.load(case["folder"], tokenizer, case["cache"])
     data.save(case["cache"])
     keras.utils.set_random_seed(case["seed"])
-    model = build(recipe, case["preset"], tokenizer)
+    orders = raster_orders.vector_rows(
+        (size, size), case["flip"], recipe.use_orders
+    )
+    names = labels.choose(
+        data.label_names, data.train_labels, recipe.use_labels
+    )
+    model = build(recipe, case["preset"], tokenizer, orders, names)
     peak = recipe.learning_rate * LEARNING_RATES[case["preset"]]
     compile_model(model, peak, True)
     adapt(model.optimizer, recipe)
@@ -197,7 +216,8 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
             tokenizer.image_size,
             recipe.batch_size,
             case["seed"],
-            case["flip"],
+            model.orders,
+            labels.numbers(model.labels, data.label_names, data.train_labels),
         )
     )
     model.optimizer.learning_rate.assign(0.0)
@@ -246,9 +266,13 @@ def adapt(optimizer: keras.optimizers.Optimizer, recipe: Recipe) -> None:
 
 
 def build(
-    recipe: Recipe, preset: str, tokenizer: PixelTokenizer
+    recipe: Recipe,
+    preset: str,
+    tokenizer: PixelTokenizer,
+    orders: Sequence[int],
+    names: Sequence[str],
 ) -> PixaceCausalLM:
-    """Build the model of a recipe."""
+    """Build the model of a recipe, with these orders and labels."""
     image_size = tokenizer.image_size
     sizes = decoder_config(preset, "multiscale", image_size[1])
     own, package = recipe.decoder_config, dict(sizes)
@@ -265,10 +289,6 @@ def build(
     if recipe.inputs:
         for module in (pixel_inputs, causal_lm):
             vars(module).update(recipe.inputs)
-    if recipe.head_dim:
-        vars(causal_lm)["ChainHead"] = functools.partial(
-            ablation_layers.head, recipe.head_dim
-        )
     if recipe.layer:
         vars(transformer_stack)["CausalDecoderLayer"] = recipe.layer
     if recipe.stack:
@@ -284,6 +304,10 @@ def build(
         sizes,
         embedding_dim=recipe.embedding_dim,
         dropout=recipe.dropout,
+        head_hidden_dim=recipe.head_hidden_dim
+        or HEAD_HIDDEN_DIMS.get((preset, "multiscale")),
+        orders=orders,
+        labels=names,
     )
     for prepare in recipe.prepare:
         prepare(model)

@@ -6,10 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from pixace_tf.data.palette import Palette
 from pixace_tf.model import multiscale_decoder, transformer_stack
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.model.color_head import ChainHead
+from pixace_tf.model.decoder import with_condition
 from pixace_tf.model.multiscale_decoder import MultiscaleDecoder
 from pixace_tf.model.pixel_inputs import (
     MARGIN,
@@ -29,11 +28,6 @@ MANY_NEIGHBORS = (
     *((0, column) for column in range(-3, 0)),
     *((row, column) for row in (-1, -2, -3) for column in range(-3, 4)),
 )
-
-
-def head(hidden_dim: int, palette: Palette, width: int, **kwargs: Any) -> Any:
-    """Return a chain head with hidden layers of another width."""
-    return ChainHead(palette, hidden_dim, **kwargs)
 
 
 def glorot_outputs(model: PixaceCausalLM) -> None:
@@ -131,10 +125,11 @@ class CopyPriorLM(PixaceCausalLM):
             ),
         )
 
-    def call(self, token_ids: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Return logits; see `PixaceCausalLM`."""
-        logits = super().call(token_ids, training=training)
-        token_ids = ops.cast(token_ids, "int32")
+        logits = super().call(inputs, training=training)
+        is_pair = isinstance(inputs, list | tuple)
+        token_ids = ops.cast(inputs[0] if is_pair else inputs, "int32")
         start = self.palette.start_token_id
         grid = pad_grid(token_ids, self.image_size, start)
         height, width = self.image_size
@@ -254,10 +249,17 @@ def looking(layer: type[NeighborStates]) -> Any:
             ]
 
         def call(
-            self, pixels: Any, neighbors: Any, training: bool | None = None
+            self,
+            pixels: Any,
+            neighbors: Any,
+            condition: Any = None,
+            training: bool | None = None,
         ) -> Any:
-            patches = self.global_stack(self._read(pixels), training=training)
+            of_global, of_local = self._parts(condition)
+            patches = self._read(pixels, of_global)
+            patches = self.global_stack(patches, training=training)
             x = self.positions(self.project_neighbors(neighbors))
+            x = with_condition(x, of_local)
             x = x + ops.reshape(self._context(patches), ops.shape(x))
             shape = ops.shape(x)
             for look, block in zip(

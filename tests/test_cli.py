@@ -65,7 +65,7 @@ def test_fit_has_an_option_for_every_argument_with_its_default():
     options = dict(context.params)
     assert options.pop("source") == "folder"
     parameters = dict(inspect.signature(fit).parameters)
-    for name in ("name", "runs_dir"):
+    for name in ("start_from", "name", "runs_dir"):
         assert options.pop(name) == parameters[name].default
     assert options == dataclasses.asdict(TrainingArguments())
 

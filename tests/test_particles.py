@@ -184,11 +184,14 @@ def test_the_watch_sees_rows_grow(sampler, images):
         *(images[:1], mask[None], [1]),
         num_particles=3,
         progress=lambda *counts: reports.append(counts),
-        watch=lambda tokens, done: seen.append((tokens.copy(), done[0])),
+        watch=lambda tokens, missing: seen.append(
+            (tokens.copy(), missing.sum())
+        ),
     )
-    places = [done for _, done in seen]
-    assert places == sorted(places)
+    places = [count for _, count in seen]
+    assert places == sorted(places, reverse=True)
     assert len(places) > 3
+    assert places[-1] == 0
     assert reports[-1][0] == reports[-1][1] > 0
     np.testing.assert_array_equal(seen[-1][0], filled)
 

@@ -95,7 +95,7 @@ def test_settings_do_not_retrace(sampler):
         (16, SamplingConfig(top_p=0.9, min_p=0.1)),
     ):
         sampler.generate(np.arange(count), filters)
-    for program in sampler._loop._programs.values():
+    for program in sampler._loop(1, False, False)._programs.values():
         assert program.experimental_get_tracing_count() == 1
 
 

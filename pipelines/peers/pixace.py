@@ -51,7 +51,7 @@ def train(
     model = _model(preset, decoder, head, size)
     compile_model(model, 1e-3, True)
     batches = token_dataset.training_batches(
-        _pictures(4 * batch_size, size), (size, size), batch_size, 0, True, 0, 0
+        _pictures(4 * batch_size, size), (size, size), batch_size, 0
     )
     rounds = _Rounds(batch_size * size * size, seconds)
     model.fit(batches, steps_per_epoch=10**6, callbacks=[rounds], verbose=0)

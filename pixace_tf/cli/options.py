@@ -79,8 +79,8 @@ def option_of(arguments: Any, name: str, **changes: Any) -> Callable[..., Any]:
         "default": _SPELLED_DEFAULTS.get(field.default, field.default),
         "help": field.metadata["help"],
     }
-    if field.type is bool:
-        if field.default:
+    if field.type in (bool, bool | None):
+        if field.default is not False:
             spelled += f"/--no-{spelled[2:]}"
         settings["is_flag"] = True
     else:

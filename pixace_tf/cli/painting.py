@@ -1,5 +1,6 @@
 """Commands that paint, with a run or on a server."""
 
+import dataclasses
 import importlib.util
 import os
 import time
@@ -8,11 +9,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pixace_tf.cli.group import import_tensorflow, main
-from pixace_tf.cli.options import sampling, served
-from pixace_tf.sampling import NUM_PARTICLES
+from pixace_tf.cli.options import sampling, served, together
+from pixace_tf.sampling import MAX_GUIDANCE, NUM_PARTICLES
 
 if TYPE_CHECKING:
     from pixace_tf.painting.painter import Painter
+
+
+labels = together(
+    click.option(
+        "--label",
+        metavar="NAME",
+        help="What to paint: one of the class folders that RUN has learned; "
+        "generate takes all, for a row of each.",
+    ),
+    click.option(
+        "--guidance",
+        type=click.FloatRange(1, MAX_GUIDANCE),
+        default=1.0,
+        help="Prefer what is typical of --label; 1 is off, 2 a good start.",
+    ),
+)
 
 
 @main.command()
@@ -60,6 +77,7 @@ if TYPE_CHECKING:
     default=1,
     help="Draw so many for each completion, keep the likeliest one.",
 )
+@labels
 @sampling
 @served
 def complete(
@@ -111,6 +129,7 @@ def complete(
 @click.argument("run_path", metavar="[RUN]", type=click.Path(), required=False)
 @click.option("--out", default="new.png", help="The sheet to write.")
 @click.option("--count", type=click.IntRange(1), default=16)
+@labels
 @sampling
 @served
 def generate(
@@ -119,6 +138,7 @@ def generate(
     model: str,
     out: str,
     count: int,
+    label: str | None,
     temperatures: tuple[float, ...],
     scale: int | None,
     tiles: str | None,
@@ -126,35 +146,51 @@ def generate(
 ) -> None:
     """Paint new pictures, in a grid; the k-th has the seed SEED + k.
 
-    Several temperatures give one row of pictures each.
+    Several temperatures give one row of pictures each, and so does each label
+    with --label all.
 
     \b
     Examples:
       pixace-tf generate saved_models/animals
       pixace-tf generate saved_models/animals --count 8 --temperature 0.9,1.0
+      pixace-tf generate saved_models/animals --label cat --guidance 2
+      pixace-tf generate saved_models/animals --label all --count 8
       pixace-tf generate --server grpc://localhost:8500 --model animals
     """
     from pixace_tf import console
+    from pixace_tf.data.image_files import printable
     from pixace_tf.painting import sheets
     from pixace_tf.painting.request import generation
 
     sheets.check_image_path(out)
-    request = generation(count, temperatures=temperatures, **arguments)
+    request = generation(
+        count, label=label, temperatures=temperatures, **arguments
+    )
     painter = _open_painter(run_path, server, model)
-    with console.ProgressBar("Painting") as bar:
-        images = painter.generate(request, bar.count)
+    is_panel = label == "all" and bool(painter.labels)
+    rows = {}  # By what stands below their pictures.
+    for name in painter.labels if is_panel else [label]:
+        with console.ProgressBar("Painting") as bar:
+            drawn = painter.generate(
+                dataclasses.replace(request, label=name), bar.count
+            )
+        for temperature, row in zip(temperatures, drawn, strict=True):
+            parts = [printable(str(name))] if is_panel else []
+            if len(temperatures) > 1:
+                parts.append(f"T {temperature:g}")
+            rows[", ".join(parts)] = row
     sheet = (
-        sheets.grid(images[0], scale)
-        if len(temperatures) == 1
+        sheets.grid(next(iter(rows.values())), scale)
+        if len(rows) == 1
         else sheets.contact_sheet(
             [
-                [sheets.Tile(pixels, f"T {temperature:g}") for pixels in row]
-                for temperature, row in zip(temperatures, images, strict=True)
+                [sheets.Tile(pixels, caption) for pixels in row]
+                for caption, row in rows.items()
             ],
             scale=scale,
         )
     )
-    images = images.reshape(-1, *images.shape[2:])
+    images = [pixels for row in rows.values() for pixels in row]
     sheets.save_image(sheet, out)
     if tiles is not None:
         sheets.save_tiles(images, tiles)

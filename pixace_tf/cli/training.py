@@ -18,6 +18,14 @@ from pixace_tf.tuning.sweep_arguments import SweepArguments
 @click.option(
     "--runs-dir", default="saved_models", help="Folder that holds the runs."
 )
+@click.option(
+    "--from",
+    "start_from",
+    metavar="RUN",
+    type=click.Path(),
+    help="Begin with the weights of another run, for few images or few "
+    "minutes; it has the same image size and colors.",
+)
 @options_of(TrainingArguments)
 @needs_tensorflow
 def fit(**arguments: Any) -> None:
@@ -33,6 +41,7 @@ def fit(**arguments: Any) -> None:
       pixace-tf fit data/animals
       pixace-tf fit photos --image-size 24x32 --max-minutes 60 --name photos-24
       pixace-tf fit photos --preset base --epochs 100      # with a GPU
+      pixace-tf fit my-cats --from saved_models/animals --max-minutes 2
     """
     from pixace_tf.training.fit import fit as run_fit
 

@@ -4,14 +4,16 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pixace_tf.console import ProgressCallback
-from pixace_tf.data import image_files
+from pixace_tf.data import image_files, raster_orders
 from pixace_tf.data.image_files import Skipped
+from pixace_tf.data.labels import NULL_LABEL, NULL_SHARE
 from pixace_tf.data.sources import TFDS_PREFIX, load_images
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
@@ -166,58 +168,82 @@ def training_batches(
     image_size: tuple[int, int],
     batch_size: int,
     seed: int,
-    flip: bool = True,
+    orders: Sequence[int] = (0, 0),
+    labels: np.ndarray | None = None,
     epoch: int = 0,
     step: int = 0,
     steps_per_epoch: int | None = None,
 ) -> tf.data.Dataset:
     """Serve training batches without end.
 
-    The order and the flips are a function of seed and epoch alone, so a run
-    that starts at `(epoch, step)` sees what an uninterrupted one would.
+    The order of the images, how each is read and whether its label is dropped
+    are a function of seed and epoch alone, so a run that starts at `(epoch,
+    step)` sees what an uninterrupted one would.
 
     Args:
         token_ids: integers `(N, T)`.
         image_size: `(height, width)`.
         batch_size: At most N; what an epoch leaves over is dropped.
-        seed: Of order and flips.
-        flip: Whether half of the images are mirrored left to right.
+        seed: Of all that is random.
+        orders: The raster orders to show, as in `PixaceCausalLM`; by default
+            half of the images are mirrored left to right.
+        labels: int32 `(N,)`, labels as in `PixaceCausalLM`; a share of
+            `NULL_SHARE` becomes the null label. None gives that to all.
         epoch: The first epoch to serve.
         step: Batches of that epoch to leave out.
         steps_per_epoch: Batches of an epoch; by default all that are full.
 
     Returns:
-        Pairs of the same int32 `(batch_size, T)`: inputs and targets.
+        Pairs of inputs, which are int32 `(batch_size, T)` and conditions int32
+        `(batch_size, 2)`, and of targets, the same `(batch_size, T)`.
     """
     tokens = tf.constant(token_ids)
-    num_images = len(token_ids)
+    num_images, length = token_ids.shape
+    if labels is None:
+        labels = np.full(num_images, NULL_LABEL)
+    all_labels = tf.constant(labels, tf.int32)
+    rows = tf.constant(orders, tf.int32)
+    bounds = tf.constant(np.cumsum(raster_orders.shares(tuple(orders)))[:-1])
+    permutations = tf.constant(
+        [
+            raster_orders.permutation(order, tuple(image_size))
+            for order in range(len(orders))
+        ]
+    )
     most = -1 if steps_per_epoch is None else steps_per_epoch
 
     @tf.autograph.experimental.do_not_convert
     def epoch_indices(e: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(
+        shuffled = tf.random.experimental.stateless_shuffle(
             tf.range(num_images, dtype=tf.int64), seed=tf.stack([seed, e])
         )
-        coins = tf.random.stateless_uniform(
-            [num_images], seed=tf.stack([seed + 1, e])
+        coins, label_coins = (
+            tf.random.stateless_uniform(
+                [num_images], seed=tf.stack([seed + i, e]), dtype=tf.float64
+            )
+            for i in (1, 2)
         )
+        order = tf.searchsorted(bounds, coins, side="right")
         skip = tf.where(e == epoch, tf.cast(step, tf.int64), 0)
         return (
-            tf.data.Dataset.from_tensor_slices((order, coins < 0.5))
+            tf.data.Dataset.from_tensor_slices(
+                (shuffled, order, label_coins >= NULL_SHARE)
+            )
             .batch(batch_size, drop_remainder=True)
             .take(most)
             .skip(skip)
         )
 
     @tf.autograph.experimental.do_not_convert
-    def gather(index: tf.Tensor, mirrored: tf.Tensor) -> Any:
+    def gather(index: tf.Tensor, order: tf.Tensor, has_label: tf.Tensor) -> Any:
         batch = tf.cast(tf.gather(tokens, index), tf.int32)
-        if flip:
-            grid = tf.reshape(batch, (-1, *image_size))
-            grid = tf.where(mirrored[:, None, None], grid[:, :, ::-1], grid)
-            batch = tf.reshape(grid, tf.shape(batch))
-        batch = tf.ensure_shape(batch, (batch_size, token_ids.shape[1]))
-        return batch, batch
+        if len(orders) > 1:
+            when = tf.gather(permutations, order)
+            batch = tf.gather(batch, when, batch_dims=1)
+        label = tf.where(has_label, tf.gather(all_labels, index), NULL_LABEL)
+        condition = tf.stack([tf.gather(rows, order), label], axis=1)
+        batch = tf.ensure_shape(batch, (batch_size, length))
+        return (batch, tf.ensure_shape(condition, (batch_size, 2))), batch
 
     epochs = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max)
     options = tf.data.Options()

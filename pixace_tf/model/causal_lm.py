@@ -2,15 +2,17 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
 from pixace_tf.model.color_head import ChainHead, Choose, PackedHead
+from pixace_tf.model.condition import ConditionEmbedding
 from pixace_tf.model.decoder import Decoder
 from pixace_tf.model.flat_decoder import FlatDecoder
 from pixace_tf.model.multiscale_decoder import MultiscaleDecoder
@@ -44,10 +46,19 @@ class PixaceCausalLM(keras.Model):
             codes).
         embedding_dim: Width of an embedded pixel.
         dropout: Rate in `[0, 1)`.
+        head_hidden_dim: Width of the chain head's hidden layers; by default
+            that of the decoder.
+        orders: For each raster order that the model knows the row of its
+            learned vector; see `raster_orders`.
+        labels: Names of the labels that the model knows; label k+1 of a
+            condition is the k-th of them, 0 is the null label.
         **kwargs: For `keras.Model`, such as the dtype policy.
 
     Call arguments:
-        token_ids: int32 `(B, height*width)`, canonical codes.
+        inputs: int32 `(B, height*width)`, canonical codes; or a pair of these
+            and of conditions, int32 `(B, 2)`: the row of the order's vector,
+            and the label. Without conditions it is the first order and the
+            null label.
 
     Returns:
         float32 logits `(B, height*width, L)` of the head, teacher-forced: row
@@ -67,6 +78,9 @@ class PixaceCausalLM(keras.Model):
         head: str = "chain",
         embedding_dim: int = 64,
         dropout: float = 0.0,
+        head_hidden_dim: int | None = None,
+        orders: Sequence[int] = (0,),
+        labels: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -79,6 +93,7 @@ class PixaceCausalLM(keras.Model):
         self.image_size = image_size[0], image_size[1]
         self.palette = Palette.get(palette)
         self.sequence_length = image_size[0] * image_size[1]
+        self.orders, self.labels = tuple(orders), tuple(labels)
         self._config = {
             "image_size": list(image_size),
             "palette": str(self.palette),
@@ -87,6 +102,9 @@ class PixaceCausalLM(keras.Model):
             "head": head,
             "embedding_dim": embedding_dim,
             "dropout": dropout,
+            "head_hidden_dim": head_hidden_dim,
+            "orders": list(orders),
+            "labels": list(labels),
         }
         policy = self.dtype_policy
         self.embed = PixelEmbedding(
@@ -101,9 +119,26 @@ class PixaceCausalLM(keras.Model):
         )
         width = self.decoder.hidden_dim
         self.head: ChainHead | PackedHead = (
-            ChainHead(self.palette, width, dtype=policy, name="head")
+            ChainHead(
+                self.palette,
+                head_hidden_dim or width,
+                dtype=policy,
+                name="head",
+            )
             if head == "chain"
             else PackedHead(self.palette, dtype=policy, name="head")
+        )
+        num_orders = max(self.orders) + 1
+        self.condition = (
+            ConditionEmbedding(
+                num_orders,
+                len(self.labels),
+                self.decoder.condition_dim,
+                dtype=policy,
+                name="condition",
+            )
+            if num_orders > 1 or self.labels
+            else None
         )
         sequence = (None, self.sequence_length)
         self.decoder.build(
@@ -118,9 +153,14 @@ class PixaceCausalLM(keras.Model):
         """Number of trainable parameters."""
         return sum(math.prod(v.shape) for v in self.trainable_variables)
 
-    def call(self, token_ids: Any, training: bool | None = None) -> Any:
-        pixels, neighbors = self._inputs(token_ids)
-        hidden = self.decoder(pixels, neighbors, training=training)
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        is_pair = isinstance(inputs, list | tuple)
+        token_ids, condition = inputs if is_pair else (inputs, None)
+        hidden = self.decoder(
+            *self._inputs(token_ids),
+            self._embed_condition(condition, ops.shape(token_ids)[0]),
+            training=training,
+        )
         return self.head(hidden, token_ids)
 
     def pixel_nats(self, token_ids: Any, logits: Any) -> Any:
@@ -159,23 +199,39 @@ class PixaceCausalLM(keras.Model):
             the whole image: its positions are the T pixels of a flat decoder,
             or the patches of the multiscale one.
         """
-        return self.decoder.layer_states(*self._inputs(token_ids))
+        condition = self._embed_condition(None, ops.shape(token_ids)[0])
+        return self.decoder.layer_states(*self._inputs(token_ids), condition)
 
-    def empty_state(self, batch_size: Any) -> Any:
-        """Return the decoder's state before the first pixel."""
-        return self.decoder.empty_state(batch_size)
+    def empty_state(self, batch_size: Any, condition: Any = None) -> Any:
+        """Return the decoder's state before the first pixel.
 
-    def prefill(self, token_ids: Any, num_patches: int) -> Any:
+        Args:
+            batch_size: B.
+            condition: int32 `(B, 2)`, or None, as in a call.
+
+        Returns:
+            A structure of tensors; see `Decoder`.
+        """
+        condition = self._embed_condition(condition, batch_size)
+        return self.decoder.empty_state(batch_size, condition)
+
+    def prefill(
+        self, token_ids: Any, num_patches: int, condition: Any = None
+    ) -> Any:
         """Return the decoder's state after the first patches, in one pass.
 
         Args:
             token_ids: int32 `(B, T)`; later patches are not read.
             num_patches: At least 1.
+            condition: int32 `(B, 2)`, or None, as in a call.
 
         Returns:
             A structure of tensors; see `Decoder`.
         """
-        return self.decoder.prefill(*self._inputs(token_ids), num_patches)
+        condition = self._embed_condition(condition, ops.shape(token_ids)[0])
+        return self.decoder.prefill(
+            *self._inputs(token_ids), num_patches, condition
+        )
 
     def begin_patch(self, state: Any, token_ids: Any, patch: Any) -> Any:
         """Prepare the state for the pixels of a patch; see `Decoder`.
@@ -229,6 +285,15 @@ class PixaceCausalLM(keras.Model):
     ) -> "PixaceCausalLM":
         """Build a model from what `get_config` returns."""
         return cls(**config)
+
+    def _embed_condition(self, condition: Any, batch_size: Any) -> Any:
+        """Return the vectors of conditions, or None where there are none."""
+        if self.condition is None:
+            return None
+        if condition is None:
+            plain = ops.convert_to_tensor([[0, NULL_LABEL]], "int32")
+            condition = ops.broadcast_to(plain, (batch_size, 2))
+        return self.condition(condition)
 
     def _inputs(self, token_ids: Any) -> tuple[Any, Any]:
         """Embed pixels `(B, T, E)` and their neighbors `(B, T, N*E)`."""

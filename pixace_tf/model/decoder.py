@@ -1,6 +1,7 @@
 """What every decoder over the pixels of an image offers.
 
-Shapes: B batch, T pixels, E embedding_dim, N neighbors, W hidden_dim.
+Shapes: B batch, T pixels, E embedding_dim, N neighbors, W hidden_dim, C
+condition_dim.
 """
 
 from typing import Any
@@ -20,8 +21,12 @@ class Decoder(keras.layers.Layer):
     `begin_patch` for the patch in which it begins; positions that the state
     holds from there on are masked.
 
+    What an image is conditioned on is one vector, added to the inputs of each
+    stack; where there is none, it is None. It travels in the state.
+
     Attributes:
         hidden_dim: Width W of the output.
+        condition_dim: Width C of the condition, the sum of those of the stacks.
         patch_length: Pixels of a patch.
         prefill_stride: A divisor of `patch_length`.
         has_growing_cache: Whether `begin_patch` changes the shapes of the
@@ -30,6 +35,7 @@ class Decoder(keras.layers.Layer):
     Call arguments:
         pixels: float `(B, T, E)`, the embedded pixels.
         neighbors: float `(B, T, N*E)`, the embedded neighbors of each pixel.
+        condition: float `(B, C)`, or None.
         training: Whether dropout acts.
 
     Returns:
@@ -37,16 +43,20 @@ class Decoder(keras.layers.Layer):
     """
 
     hidden_dim: int
+    condition_dim: int
     patch_length: int
     prefill_stride: int
     has_growing_cache: bool
 
-    def layer_states(self, pixels: Any, neighbors: Any) -> list[Any]:
+    def layer_states(
+        self, pixels: Any, neighbors: Any, condition: Any = None
+    ) -> list[Any]:
         """Return what each layer makes of whole images.
 
         Args:
             pixels: float `(B, T, E)`.
             neighbors: float `(B, T, N*E)`.
+            condition: float `(B, C)`, or None.
 
         Returns:
             float `(B, positions, width)` after each layer of the stack that
@@ -54,17 +64,29 @@ class Decoder(keras.layers.Layer):
         """
         raise NotImplementedError
 
-    def empty_state(self, batch_size: Any) -> Any:
-        """Return the state before the first pixel."""
+    def empty_state(self, batch_size: Any, condition: Any = None) -> Any:
+        """Return the state before the first pixel.
+
+        Args:
+            batch_size: B.
+            condition: float `(B, C)`, or None.
+        """
         raise NotImplementedError
 
-    def prefill(self, pixels: Any, neighbors: Any, num_patches: int) -> Any:
+    def prefill(
+        self,
+        pixels: Any,
+        neighbors: Any,
+        num_patches: int,
+        condition: Any = None,
+    ) -> Any:
         """Return the state after the first patches.
 
         Args:
             pixels: float `(B, T, E)`.
             neighbors: float `(B, T, N*E)`.
             num_patches: The patches to read, at least 1.
+            condition: float `(B, C)`, or None.
         """
         raise NotImplementedError
 
@@ -95,3 +117,15 @@ class Decoder(keras.layers.Layer):
             float `(B, W)`, and the new state.
         """
         raise NotImplementedError
+
+
+def with_condition(x: Any, condition: Any) -> Any:
+    """Add a condition, if there is one, to all positions.
+
+    Args:
+        x: float `(B, positions, width)`.
+        condition: float `(B, width)`, or None.
+    """
+    if condition is None:
+        return x
+    return x + keras.ops.cast(condition[:, None], x.dtype)

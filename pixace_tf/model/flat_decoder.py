@@ -8,8 +8,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.model.decoder import Decoder
-from pixace_tf.model.kv_cache import extend_cache, pad_cache, split_cache
+from pixace_tf.model.decoder import Decoder, with_condition
+from pixace_tf.model.kv_cache import (
+    Cache,
+    extend_cache,
+    pad_cache,
+    split_cache,
+)
 from pixace_tf.model.pixel_inputs import RowColumnEmbedding
 from pixace_tf.model.reformer.reformer_stack import ReformerStack
 from pixace_tf.model.transformer_stack import TransformerStack
@@ -53,7 +58,7 @@ class FlatDecoder(Decoder):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.image_size = tuple(image_size)
         self.stack_name = stack
-        self.hidden_dim = hidden_dim
+        self.hidden_dim = self.condition_dim = hidden_dim
         self.sizes = sizes
         self.patch_length = -(-image_size[0] * image_size[1] // NUM_PATCHES)
         policy = self.dtype_policy
@@ -74,28 +79,41 @@ class FlatDecoder(Decoder):
         self.built = True
 
     def call(
-        self, pixels: Any, neighbors: Any, training: bool | None = None
+        self,
+        pixels: Any,
+        neighbors: Any,
+        condition: Any = None,
+        training: bool | None = None,
     ) -> Any:
-        return self.stack(self._read(neighbors), training=training)
+        return self.stack(self._read(neighbors, condition), training=training)
 
-    def layer_states(self, pixels: Any, neighbors: Any) -> list[Any]:
-        return self.stack.layer_states(self._read(neighbors))
+    def layer_states(
+        self, pixels: Any, neighbors: Any, condition: Any = None
+    ) -> list[Any]:
+        return self.stack.layer_states(self._read(neighbors, condition))
 
-    def empty_state(self, batch_size: Any) -> dict[str, Any]:
-        return {
-            "frozen": self.stack.empty_cache(batch_size, 0),
-            "tail": self.stack.empty_cache(batch_size, self.patch_length),
-        }
+    def empty_state(
+        self, batch_size: Any, condition: Any = None
+    ) -> dict[str, Any]:
+        return self._state(
+            self.stack.empty_cache(batch_size, 0),
+            self.stack.empty_cache(batch_size, self.patch_length),
+            condition,
+        )
 
     def prefill(
-        self, pixels: Any, neighbors: Any, num_patches: int
+        self,
+        pixels: Any,
+        neighbors: Any,
+        num_patches: int,
+        condition: Any = None,
     ) -> dict[str, Any]:
         length = self.patch_length
-        x = self._read(neighbors)[:, : num_patches * length]
+        x = self._read(neighbors, condition)[:, : num_patches * length]
         frozen, tail = split_cache(
             self.stack.prefill(x), (num_patches - 1) * length
         )
-        return {"frozen": frozen, "tail": pad_cache(tail, length)}
+        return self._state(frozen, pad_cache(tail, length), condition)
 
     def begin_patch(
         self, state: dict[str, Any], last_pixels: Any, patch: Any
@@ -109,6 +127,7 @@ class FlatDecoder(Decoder):
     ) -> tuple[Any, dict[str, Any]]:
         x = self.project_neighbors(neighbors)
         x = x + ops.cast(self.positions.at(position), x.dtype)
+        x = with_condition(x, state.get("condition"))
         index = position % self.patch_length
         x, tail = self.stack.step(x, state["frozen"], state["tail"], index)
         return x[:, 0], {**state, "tail": tail}
@@ -122,5 +141,12 @@ class FlatDecoder(Decoder):
             **self.sizes,
         }
 
-    def _read(self, neighbors: Any) -> Any:
-        return self.positions(self.project_neighbors(neighbors))
+    def _state(
+        self, frozen: Cache, tail: Cache, condition: Any
+    ) -> dict[str, Any]:
+        state: dict[str, Any] = {"frozen": frozen, "tail": tail}
+        return state if condition is None else {**state, "condition": condition}
+
+    def _read(self, neighbors: Any, condition: Any) -> Any:
+        x = self.positions(self.project_neighbors(neighbors))
+        return with_condition(x, condition)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.model.decoder import Decoder
+from pixace_tf.model.decoder import Decoder, with_condition
 from pixace_tf.model.kv_cache import Cache, pad_cache
 from pixace_tf.model.pixel_inputs import RowColumnEmbedding
 from pixace_tf.model.transformer_stack import TransformerStack
@@ -60,6 +60,7 @@ class MultiscaleDecoder(Decoder):
         self.patch_length = self.prefill_stride = patch_length
         self.num_patches = -(-self.sequence_length // patch_length)
         self.hidden_dim = local_hidden_dim
+        self.condition_dim = hidden_dim + local_hidden_dim
         self.dropout = dropout
         policy = self.dtype_policy
         self.project_patch = keras.layers.Dense(
@@ -113,10 +114,17 @@ class MultiscaleDecoder(Decoder):
         self.built = True
 
     def call(
-        self, pixels: Any, neighbors: Any, training: bool | None = None
+        self,
+        pixels: Any,
+        neighbors: Any,
+        condition: Any = None,
+        training: bool | None = None,
     ) -> Any:
-        patches = self.global_stack(self._read(pixels), training=training)
-        x = self._pad(self.positions(self.project_neighbors(neighbors)))
+        of_global, of_local = self._parts(condition)
+        patches = self._read(pixels, of_global)
+        patches = self.global_stack(patches, training=training)
+        x = self.positions(self.project_neighbors(neighbors))
+        x = self._pad(with_condition(x, of_local))
         x = x + ops.reshape(self._context(patches), ops.shape(x))
         x = ops.reshape(x, (-1, self.patch_length, self.hidden_dim))
         x = self.local_stack(x, training=training)  # (B*P, L, W)
@@ -124,19 +132,29 @@ class MultiscaleDecoder(Decoder):
         x = ops.reshape(x, (-1, length, self.hidden_dim))
         return x[:, : self.sequence_length]
 
-    def layer_states(self, pixels: Any, neighbors: Any) -> list[Any]:
-        return self.global_stack.layer_states(self._read(pixels))
+    def layer_states(
+        self, pixels: Any, neighbors: Any, condition: Any = None
+    ) -> list[Any]:
+        of_global, _ = self._parts(condition)
+        return self.global_stack.layer_states(self._read(pixels, of_global))
 
-    def empty_state(self, batch_size: Any) -> dict[str, Any]:
+    def empty_state(
+        self, batch_size: Any, condition: Any = None
+    ) -> dict[str, Any]:
         cache = self.global_stack.empty_cache(batch_size, self.num_patches)
-        return self._state(cache, batch_size)
+        return self._state(cache, batch_size, condition)
 
     def prefill(
-        self, pixels: Any, neighbors: Any, num_patches: int
+        self,
+        pixels: Any,
+        neighbors: Any,
+        num_patches: int,
+        condition: Any = None,
     ) -> dict[str, Any]:
-        patches = self._read(pixels)[:, :num_patches]
+        of_global, _ = self._parts(condition)
+        patches = self._read(pixels, of_global)[:, :num_patches]
         cache = pad_cache(self.global_stack.prefill(patches), self.num_patches)
-        return self._state(cache, ops.shape(pixels)[0])
+        return self._state(cache, ops.shape(pixels)[0], condition)
 
     def begin_patch(
         self, state: dict[str, Any], last_pixels: Any, patch: Any
@@ -146,6 +164,7 @@ class MultiscaleDecoder(Decoder):
         x = ops.where(patch == 0, ops.zeros_like(x), x)
         position = ops.take(self.patch_positions, patch, axis=0)
         x = x + ops.cast(position, x.dtype)
+        x = with_condition(x, self._parts(state.get("condition"))[0])
         x, cache = self.global_stack.step(x, None, state["global"], patch)
         context = ops.reshape(
             ops.cast(self._context(x), "float32"),
@@ -160,6 +179,7 @@ class MultiscaleDecoder(Decoder):
         context = ops.take(state["context"], index, axis=1)[:, None]
         x = self.project_neighbors(neighbors)
         x = x + ops.cast(self.positions.at(position) + context, x.dtype)
+        x = with_condition(x, self._parts(state.get("condition"))[1])
         x, cache = self.local_stack.step(x, None, state["local"], index)
         return x[:, 0], {**state, "local": cache}
 
@@ -174,15 +194,25 @@ class MultiscaleDecoder(Decoder):
             "dropout": self.dropout,
         }
 
-    def _state(self, cache: Cache, batch_size: Any) -> dict[str, Any]:
+    def _state(
+        self, cache: Cache, batch_size: Any, condition: Any
+    ) -> dict[str, Any]:
         length = self.patch_length
-        return {
+        state = {
             "global": cache,
             "local": self.local_stack.empty_cache(batch_size, length),
             "context": ops.zeros((batch_size, length, self.hidden_dim)),
         }
+        return state if condition is None else {**state, "condition": condition}
 
-    def _read(self, pixels: Any) -> Any:
+    def _parts(self, condition: Any) -> tuple[Any, Any]:
+        """Return what of a condition the global and the local stack take."""
+        if condition is None:
+            return None, None
+        width = self.global_stack.hidden_dim
+        return condition[:, :width], condition[:, width:]
+
+    def _read(self, pixels: Any, condition: Any) -> Any:
         """Project each patch, and shift by one patch: `(B, P, G)`."""
         patch_dim = self.patch_length * pixels.shape[-1]
         patches = ops.reshape(
@@ -190,7 +220,8 @@ class MultiscaleDecoder(Decoder):
         )
         patches = self.project_patch(patches[:, :-1])
         patches = ops.pad(patches, ((0, 0), (1, 0), (0, 0)))
-        return patches + ops.cast(self.patch_positions, patches.dtype)
+        patches = patches + ops.cast(self.patch_positions, patches.dtype)
+        return with_condition(patches, condition)
 
     def _context(self, patches: Any) -> Any:
         return self.project_context(self.global_norm(patches))

@@ -116,6 +116,8 @@ LEARNING_RATES = {
     "small": 4e-3,
     "base": 1e-3,
 }
+# Width of the chain head's hidden layers, where it is not the decoder's.
+HEAD_HIDDEN_DIMS = {("micro", "multiscale"): 128}
 PATCH_LENGTH = 16
 HASHING_DECODERS = ("reformer",)
 

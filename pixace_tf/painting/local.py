@@ -83,6 +83,7 @@ class LocalPainter:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self.labels = run.model.labels
 
     def complete(
         self,
@@ -92,21 +93,24 @@ class LocalPainter:
     ) -> Completions:
         """See `Painter`."""
         request.check_has_images()
+        label = request.label_number(self.labels)
         tokenizer = self._run.tokenizer
         originals = np.stack(
             [tokenizer.read(image) for image in request.images]
         )
         is_hidden = _hidden_pixels(request, tokenizer)
         token_ids = tokenizer.tokenize(originals).numpy()
-        is_hidden_in_all = np.repeat(is_hidden, request.columns, axis=0)
+        masks_of_all = np.repeat(is_hidden, request.columns, axis=0)
         sampled = self._run.sampler.fill(
             np.repeat(token_ids, request.columns, axis=0),
-            is_hidden_in_all.reshape(len(is_hidden_in_all), -1),
+            masks_of_all.reshape(len(masks_of_all), -1),
             request.seeds(token_ids),
             request.sampling_config(len(originals)),
             request.particles,
             progress,
-            self._watched(request, watch, is_hidden_in_all),
+            self._watched(request, watch),
+            labels=label,
+            guidance=request.guidance,
         )
         decoded = tokenizer.detokenize(token_ids).numpy()
         return Completions(
@@ -123,14 +127,14 @@ class LocalPainter:
         watch: WatchCallback | None = None,
     ) -> np.ndarray:
         """See `Painter`."""
-        height, width = self._run.tokenizer.image_size
-        everything = np.ones((request.columns, height, width), bool)
         first = None if watch is None else functools.partial(_first, watch)
         sampled = self._run.sampler.generate(
             request.seeds(),
             request.sampling_config(1),
             progress,
-            self._watched(request, first, everything),
+            self._watched(request, first),
+            labels=request.label_number(self.labels),
+            guidance=request.guidance,
         )
         return self._choose(request, sampled)[0]
 
@@ -144,10 +148,7 @@ class LocalPainter:
         return request.choose(images, bits)
 
     def _watched(
-        self,
-        request: Request,
-        watch: WatchCallback | None,
-        is_hidden: np.ndarray,
+        self, request: Request, watch: WatchCallback | None
     ) -> Watch | None:
         """Return what shows tokens as images, covered where nothing is yet.
 
@@ -156,18 +157,15 @@ class LocalPainter:
         Args:
             request: What is painted.
             watch: Shown the images, in the shape of the answer.
-            is_hidden: bool `(B, height, width)`, the pixels that are sampled.
         """
         if watch is None:
             return None
         tokenizer = self._run.tokenizer
-        position = np.arange(tokenizer.sequence_length)
-        position = position.reshape(tokenizer.image_size)
 
-        def show(token_ids: np.ndarray, done: np.ndarray) -> None:
+        def show(token_ids: np.ndarray, is_missing: np.ndarray) -> None:
             images = tokenizer.detokenize(token_ids).numpy()
-            is_missing = is_hidden & (position >= done[:, None, None])
-            pairs = zip(images, is_missing, strict=True)
+            missing = is_missing.reshape(-1, *tokenizer.image_size)
+            pairs = zip(images, missing, strict=True)
             shown = np.stack([hide(*pair) for pair in pairs])
             watch(request.choose(shown, np.zeros(len(shown))))
 

@@ -1,6 +1,6 @@
 """What every painter can do, on this machine or on a server."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,10 @@ WatchCallback = Callable[[np.ndarray], None]
 
 class Painter(Protocol):
     """Fulfills requests with one model."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """Names of the labels that the model knows."""
 
     def complete(
         self,

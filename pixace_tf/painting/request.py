@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from pixace_tf.data import image_files
 from pixace_tf.errors import UserError
 from pixace_tf.painting import masks
-from pixace_tf.sampling import NUM_PARTICLES
+from pixace_tf.sampling import MAX_GUIDANCE, NUM_PARTICLES
 from pixace_tf.sampling.sampling_config import SamplingConfig
 
 # A path, an http(s) address, or uint8 `(any_height, any_width, 3)`.
@@ -41,6 +42,9 @@ class Request:
             temperature; the k-th one has the seed `seed + k`.
         best: Draw so many for each sample, and keep the one that the model
             finds likeliest.
+        label: What the images show: the name of a class that the model knows.
+        guidance: How strongly the label is preferred to all images, from 1 on;
+            1 leaves it as the model has it.
         temperatures: See `SamplingConfig`; one or more.
         seed: The same seed gives the same result, alone or among others; images
             that differ only where they are hidden are completed differently.
@@ -60,6 +64,8 @@ class Request:
     particles: int = NUM_PARTICLES
     samples: int = 1
     best: int = 1
+    label: str | None = None
+    guidance: float = 1.0
     temperatures: Sequence[float] = (1.0,)
     seed: int = 0
     top_k: int = 0
@@ -92,6 +98,13 @@ class Request:
                     f"{name} must be positive. "
                     f"Received: {name}={getattr(self, name)}"
                 )
+        if not 1 <= self.guidance <= MAX_GUIDANCE:
+            raise UserError(
+                f"guidance must lie in [1, {MAX_GUIDANCE:g}]. "
+                f"Received: guidance={self.guidance}"
+            )
+        if self.guidance > 1 and self.label is None:
+            raise UserError("guidance needs a label.")
         if not len(self.temperatures):
             raise UserError("Give at least one of temperatures.")
         self.sampling_config(1).arrays(self.columns)
@@ -100,6 +113,30 @@ class Request:
         """Raise UserError if there is nothing to complete."""
         if not len(self.images):
             raise UserError("Give a list of at least one image to complete.")
+
+    def label_number(self, labels: Sequence[str]) -> int:
+        """Return the number of the label, 0 if there is none.
+
+        Args:
+            labels: Names of those that a model knows.
+
+        Raises:
+            UserError: If it knows no such label.
+        """
+        if self.label is None:
+            return 0
+        if self.label in labels:
+            return labels.index(self.label) + 1
+        known = [image_files.printable(label) for label in labels]
+        raise UserError(
+            f"There is no label {image_files.printable(self.label)!r}: "
+            + (
+                f"the model knows {', '.join(known)}."
+                if known
+                else "the model was trained without labels, which `fit` takes "
+                "from class folders."
+            )
+        )
 
     def prefix_in(self, length: int) -> int:
         """Return how many pixels to keep.

@@ -39,6 +39,7 @@ class ServedPainter:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self.labels: tuple[str, ...] = ()
 
     def complete(
         self,
@@ -57,6 +58,7 @@ class ServedPainter:
                 "A server keeps the top of a picture only; for another cover "
                 "or a mask give RUN instead of --server."
             )
+        _refuse_label(request)
         scored = self._score(request.images)
         small = scored["image_bytes"]
         originals = _decode(small)
@@ -89,6 +91,7 @@ class ServedPainter:
         Raises:
             ServerError: If the server does not answer as it should.
         """
+        _refuse_label(request)
         rows = {**_sampling(request, 1), "seed": request.seeds()}
         answer = self._predict_all("generate", rows, progress)
         images = _decode(answer["image_bytes"])
@@ -167,6 +170,13 @@ def _sampling(request: Request, num_rows: int) -> Arrays:
     """Return how freely to sample each drawn image of a request."""
     count = num_rows * request.columns
     return {**request.sampling_config(num_rows).arrays(count)}
+
+
+def _refuse_label(request: Request) -> None:
+    if request.label is not None:
+        raise UserError(
+            "A server paints without labels; give RUN instead of --server."
+        )
 
 
 def _encode(image: ImageLike, is_plain: bool | None) -> bytes:

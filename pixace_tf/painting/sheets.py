@@ -7,7 +7,7 @@ does not take it for images to train on.
 import dataclasses
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -203,11 +203,11 @@ def save_image(image: Image.Image, path: StrPath) -> None:
     storage.write_atomic(path, buffer.getvalue())
 
 
-def save_tiles(images: np.ndarray, folder: StrPath) -> None:
+def save_tiles(images: Iterable[np.ndarray], folder: StrPath) -> None:
     """Save images one by one, as `000.png` and so on, at their own size.
 
     Args:
-        images: uint8 `(N, height, width, 3)`.
+        images: uint8 `(height, width, 3)` each.
         folder: Made where it is missing.
     """
     os.makedirs(folder, exist_ok=True)

@@ -139,6 +139,12 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if missing:
         raise UserError(f"The file {file} lacks {', '.join(sorted(missing))}.")
+    # Runs from before there were these: mirrored images were the same task.
+    plain = (0, 0) if config["arguments"].get("flip") else (0,)
+    config["model"] = {
+        **{"head_hidden_dim": None, "orders": plain, "labels": []},
+        **config["model"],
+    }
     return config
 
 

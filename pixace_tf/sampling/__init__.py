@@ -8,3 +8,4 @@ the mathematics of `draws`; `sampling_config.SamplingConfig` says how freely.
 
 # How many ways to fill an image are weighed by default; see `particles`.
 NUM_PARTICLES = 64
+MAX_GUIDANCE = 100.0

@@ -12,10 +12,12 @@ from typing import Any
 import tensorflow as tf
 
 from pixace_tf import compile_cache
+from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling import particles
 from pixace_tf.sampling.draws import (
     filter_logits,
+    guide,
     inverse_transform,
     uniform_noise,
 )
@@ -40,6 +42,8 @@ class DecodeLoop:
         jit_compile: Whether XLA compiles the loop.
         has_particles: Whether the rows are particles of one image; then the
             loop adds up what the known pixels cost, see `particles`.
+        is_guided: Whether each row is decoded both with its label and with the
+            null label, side by side in the state; see `draws.guide`.
     """
 
     def __init__(
@@ -48,10 +52,12 @@ class DecodeLoop:
         rows: int,
         jit_compile: bool,
         has_particles: bool = False,
+        is_guided: bool = False,
     ) -> None:
         self._model = model
         self.rows = rows
         self.has_particles = has_particles
+        self.is_guided = is_guided
         patch_length = model.decoder.patch_length
         num_patches = -(-model.sequence_length // patch_length)
         self._patches_per_span = -(-num_patches // NUM_SPANS)
@@ -61,12 +67,14 @@ class DecodeLoop:
         nats = tf.TensorSpec((rows,), tf.float32)
         scalar = tf.TensorSpec((), tf.int32)
         self._state_spec = tf.nest.map_structure(
-            _relax, model.empty_state(rows)
+            _relax, model.empty_state(rows * (1 + is_guided))
         )
         config = {
             name: tf.TensorSpec((rows,), value.dtype)
             for name, value in SamplingConfig().arrays(1).items()
         }
+        if is_guided:
+            config["guidance"] = tf.TensorSpec((rows,), tf.float32)
         # Where no filter is on, the program does not hold them. To convert
         # Python's control flow would take most of the time of tracing.
         self._programs = {
@@ -84,15 +92,22 @@ class DecodeLoop:
             for is_filtered in (False, True)
         }
         self._begin_patch = tf.function(
-            model.begin_patch,
+            lambda state, token_ids, patch: model.begin_patch(
+                state, self._in_state(token_ids), patch
+            ),
             input_signature=[self._state_spec, tokens, scalar],
             autograph=False,
         )
         # There is one program for each number of patches.
         self._prefill = functools.cache(
             lambda num_patches: tf.function(
-                lambda token_ids: model.prefill(token_ids, num_patches),
-                input_signature=[tf.TensorSpec((None, length), tf.int32)],
+                lambda token_ids, condition: model.prefill(
+                    self._in_state(token_ids), num_patches, condition
+                ),
+                input_signature=[
+                    tf.TensorSpec((None, length), tf.int32),
+                    tf.TensorSpec((None, 2), tf.int32),
+                ],
                 autograph=False,
             )
         )
@@ -135,25 +150,34 @@ class DecodeLoop:
             function.get_concrete_function()
             self._traced.add(function)
 
-    def state_at(self, token_ids: tf.Tensor, position: int) -> Any:
+    def state_at(
+        self, token_ids: tf.Tensor, position: int, condition: tf.Tensor
+    ) -> Any:
         """Return a state that holds all pixels before a position.
 
         Args:
             token_ids: int32 `(R, T)`, filled up to the position.
             position: A multiple of the decoder's `prefill_stride`.
+            condition: int32 `(R, 2)`, as in `PixaceCausalLM`.
 
         Returns:
             The state for `advance` from this position on, or from the
             beginning of an earlier span.
         """
+        condition = self._in_state(condition)
+        if self.is_guided:
+            is_null = tf.range(tf.shape(condition)[0]) % 2 == 1
+            label = tf.where(is_null, NULL_LABEL, condition[:, 1])
+            condition = tf.stack([condition[:, 0], label], axis=1)
         if not 0 < position < self._model.sequence_length:
-            return self._model.empty_state(self.rows)
+            return self._model.empty_state(condition.shape[0], condition)
         prefill = self._prefill(self._patches_before(position))
         if not self.has_particles:
-            return prefill(token_ids)
+            return prefill(token_ids, condition)
         # Before the first hidden pixel the particles are the same.
         first = tf.zeros(self.rows, tf.int32)
-        return particles.take_rows(prefill(token_ids[:1]), first, 1)
+        state = prefill(token_ids[:1], condition[: 1 + self.is_guided])
+        return particles.take_rows(state, first, 1)
 
     def advance(
         self,
@@ -238,6 +262,10 @@ class DecodeLoop:
         )
         return token_ids
 
+    def _in_state(self, tensor: tf.Tensor) -> tf.Tensor:
+        """Return the rows of the state for those of the block."""
+        return tf.repeat(tensor, 2, axis=0) if self.is_guided else tensor
+
     def _patches_before(self, position: int) -> int:
         """Return how many patches the state at a position holds."""
         num_spans = -(-position // self.span_length)
@@ -261,27 +289,30 @@ class DecodeLoop:
         def step(
             position: tf.Tensor, tokens: tf.Tensor, nats: tf.Tensor, state: Any
         ) -> Any:
-            hidden, state = model.step(state, tokens, position)
+            hidden, state = model.step(state, self._in_state(tokens), position)
             uniform = tf.gather(noise, position, axis=1)
             is_free = tf.gather(mask, position, axis=1)
             if self.has_particles:
-                here = tf.gather(tokens, position, axis=1)
-                known = model.head.choices(here)
+                known = model.head.choices(tf.gather(tokens, position, axis=1))
 
             def choose(logits: tf.Tensor, draw: int) -> tf.Tensor:
                 nonlocal nats
                 scores = logits
+                if self.is_guided:
+                    scores, null = logits[::2], logits[1::2]
+                    logits = guide(scores, null, config["guidance"])
                 logits /= config["temperature"][:, None]
                 if is_filtered:
                     logits = filter_logits(logits, config)
                 chosen = inverse_transform(logits, uniform[:, draw])
-                if not self.has_particles:
-                    return chosen
-                cost = particles.cost(scores, known[draw])
-                nats += tf.where(is_free, 0.0, cost)
-                return tf.where(is_free, chosen, tf.maximum(known[draw], 0))
+                if self.has_particles:
+                    cost = particles.cost(scores, known[draw])
+                    nats += tf.where(is_free, 0.0, cost)
+                    here = tf.maximum(known[draw], 0)
+                    chosen = tf.where(is_free, chosen, here)
+                return self._in_state(chosen)
 
-            sampled = model.sample(hidden, choose)
+            sampled = model.sample(hidden, choose)[:: 1 + self.is_guided]
             is_here = tf.range(model.sequence_length) == position
             is_here &= is_free[:, None]
             tokens = tf.where(is_here, sampled[:, None], tokens)
@@ -292,7 +323,7 @@ class DecodeLoop:
         ) -> Any:
             patch = position // decoder.patch_length
             if not decoder.has_growing_cache:
-                state = model.begin_patch(state, tokens, patch)
+                state = model.begin_patch(state, self._in_state(tokens), patch)
             end = tf.minimum((patch + 1) * decoder.patch_length, stop)
             return tf.while_loop(
                 lambda position, *_: position < end,

@@ -3,12 +3,17 @@
 Shapes: B batch, n choices of one draw.
 """
 
+import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pixace_tf.sampling.sampling_config import SamplingConfig
+
+# Guidance acts on choices with at least this share of the likeliest one's
+# probability.
+MIN_GUIDED = 0.01
 
 
 def uniform_noise(seeds: tf.Tensor, length: int, num_draws: int) -> tf.Tensor:
@@ -29,6 +34,29 @@ def uniform_noise(seeds: tf.Tensor, length: int, num_draws: int) -> tf.Tensor:
         seeds,
         fn_output_signature=tf.TensorSpec((length, num_draws), tf.float32),
     )
+
+
+def guide(
+    logits: tf.Tensor, null_logits: tf.Tensor, guidance: tf.Tensor
+) -> tf.Tensor:
+    """Move away from what is likely of any image, towards that of a label.
+
+    Choices that are all but impossible under the label are removed before,
+    since their ratio of probabilities may be huge (arXiv 2502.17437).
+
+    Args:
+        logits: float32 `(B, n)`, given a label.
+        null_logits: float32 `(B, n)`, given the null label.
+        guidance: float32 `(B,)`; 1 leaves the logits of the label, the more
+            the further away.
+
+    Returns:
+        float32 `(B, n)`, minus infinity for what is removed.
+    """
+    given, null = tf.nn.log_softmax(logits), tf.nn.log_softmax(null_logits)
+    top = tf.reduce_max(given, axis=-1, keepdims=True)
+    guided = given + (guidance - 1)[:, None] * (given - null)
+    return tf.where(given >= top + math.log(MIN_GUIDED), guided, -np.inf)
 
 
 def inverse_transform(logits: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:

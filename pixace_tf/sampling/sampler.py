@@ -21,9 +21,11 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf.console import ProgressCallback
+from pixace_tf.data import raster_orders
+from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.sampling import NUM_PARTICLES, particles
+from pixace_tf.sampling import MAX_GUIDANCE, NUM_PARTICLES, particles
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.draws import has_filters, inverse_transform
 from pixace_tf.sampling.sampling_config import SamplingConfig
@@ -35,7 +37,8 @@ ROWS_BEHIND = 3
 
 # Which images have been decoded, their tokens, and up to where.
 Decoded = tuple[np.ndarray, np.ndarray, int]
-# Called with int32 token_ids `(B, T)` and how many of each are done, `(B,)`.
+# Called with int32 token_ids `(B, T)` and which of them are still missing, bool
+# `(B, T)`.
 Watch = Callable[[np.ndarray, np.ndarray], None]
 
 
@@ -57,11 +60,11 @@ class Sampler:
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
         self.model = model
         self.num_workers = 1 if has_gpu else os.cpu_count() or 1
-        self._loop = DecodeLoop(
-            model, rows or (ROWS_ON_GPU if has_gpu else 1), jit_compile
-        )
-        self._particle_loop = functools.cache(
-            lambda count: DecodeLoop(model, count, jit_compile, True)
+        self._rows = rows or (ROWS_ON_GPU if has_gpu else 1)
+        self._loop = functools.cache(
+            lambda rows, has_particles, is_guided: DecodeLoop(
+                model, rows, jit_compile, has_particles, is_guided
+            )
         )
 
     def generate(
@@ -70,6 +73,8 @@ class Sampler:
         config: SamplingConfig | None = None,
         progress: ProgressCallback | None = None,
         watch: Watch | None = None,
+        labels: Any = NULL_LABEL,
+        guidance: Any = 1.0,
     ) -> np.ndarray:
         """Sample new images.
 
@@ -78,13 +83,20 @@ class Sampler:
             config: How freely to sample.
             progress: Told the pixels sampled and their number.
             watch: Shown the images, row by row.
+            labels: See `fill`.
+            guidance: See `fill`.
 
         Returns:
             int32 `(B, T)`.
         """
-        count = len(seeds)
-        empty = np.zeros((count, self.model.sequence_length), np.int32)
-        return self.complete(empty, 0, seeds, config, progress, watch)
+        shape = len(seeds), self.model.sequence_length
+        return self.fill(
+            *(np.zeros(shape, np.int32), np.ones(shape, bool), seeds, config),
+            progress=progress,
+            watch=watch,
+            labels=labels,
+            guidance=guidance,
+        )
 
     def complete(
         self,
@@ -135,11 +147,15 @@ class Sampler:
         num_particles: int = NUM_PARTICLES,
         progress: ProgressCallback | None = None,
         watch: Watch | None = None,
+        labels: Any = NULL_LABEL,
+        guidance: Any = 1.0,
     ) -> np.ndarray:
         """Sample the hidden pixels of each image, given all others.
 
-        What is known before a hidden pixel, in raster order, is given exactly;
-        what is known behind it by `num_particles`, see `particles`.
+        Each image is read in that raster order of the model which leaves least
+        known behind what is hidden. What is known before a hidden pixel is then
+        given exactly; what is known behind it by `num_particles`, see
+        `particles`.
 
         Args:
             token_ids: Integers `(B, T)`, canonical codes; not read where pixels
@@ -151,6 +167,10 @@ class Sampler:
                 does without their help.
             progress: Told the pixels sampled and their number.
             watch: Shown the images, row by row.
+            labels: Integers, one or `(B,)`: numbers of the model's labels from
+                1 on, or 0 for none.
+            guidance: Numbers from 1 on, one or `(B,)`: how strongly the label
+                is preferred to all images; 1 leaves it as the model has it.
 
         Returns:
             int32 `(B, T)`.
@@ -163,41 +183,95 @@ class Sampler:
             raise UserError(
                 f"num_particles must be positive. Received: {num_particles}"
             )
-        arrays = (config or SamplingConfig()).arrays(len(token_ids))
+        labels, guidance = self._check_labels(labels, guidance, len(seeds))
+        arrays = (config or SamplingConfig()).arrays(len(seeds))
+        arrays["guidance"] = guidance
+        order = raster_orders.best_orders(
+            mask, self.model.image_size, len(self.model.orders)
+        )
+        when = self._permutations[order]
+        mask = np.take_along_axis(mask, when, axis=1)
+        tokens = np.take_along_axis(token_ids, when, axis=1)
+        vector_rows = np.array(self.model.orders)[order]
+        condition = np.stack([vector_rows, labels], axis=1).astype(np.int32)
         starts, ends, is_weighed = self._spans(mask, num_particles > 1)
+        is_guided = (guidance != 1) & (labels != NULL_LABEL)
         done = starts.copy()
         # The images of a block have one start: what is computed for an image
         # does not depend on the others.
         blocks = []
-        for start, weighed in sorted({*zip(starts, is_weighed, strict=True)}):
-            loop = self._particle_loop(num_particles) if weighed else self._loop
-            chosen = np.flatnonzero((starts == start) & (is_weighed == weighed))
-            for rows in _cut(chosen, 1 if weighed else loop.rows):
+        kinds = np.stack([starts, is_weighed, is_guided], axis=1)
+        for start, weighed, guided in np.unique(kinds, axis=0).tolist():
+            loop = self._loop(
+                num_particles if weighed else self._rows,
+                bool(weighed),
+                bool(guided),
+            )
+            same = np.all(kinds == (start, weighed, guided), axis=1)
+            for rows in _cut(np.flatnonzero(same), 1 if weighed else loop.rows):
                 own = {name: value[rows] for name, value in arrays.items()}
+                if not guided:
+                    del own["guidance"]
                 is_filtered = bool(has_filters(own))
                 # Here, since the blocks run in threads.
-                loop.trace(is_filtered, int(start))
+                loop.trace(is_filtered, start)
                 block = _Block(
                     loop,
                     rows,
-                    token_ids[rows],
+                    tokens[rows],
                     mask[rows],
                     seeds[rows],
+                    condition[rows],
                     own,
                     is_filtered,
                 )
-                chunk = self._chunk_length(watch is not None or bool(weighed))
+                chunk = self._chunk_length(
+                    loop, watch is not None or bool(weighed)
+                )
                 end = int(ends[rows].max())
-                blocks.append(block.decode(int(start), end, chunk))
+                blocks.append(block.decode(start, end, chunk))
         total = int(np.sum(ends - starts))
-        for rows, tokens, stop in self._in_parallel(blocks):
-            token_ids[rows] = tokens[: len(rows)]
+        position = np.arange(self.model.sequence_length)
+        for rows, sampled, stop in self._in_parallel(blocks):
+            tokens[rows] = sampled[: len(rows)]
             done[rows] = np.minimum(stop, ends[rows])
             if progress is not None:
                 progress(int(np.sum(done - starts)), total)
             if watch is not None:
-                watch(token_ids, done)
-        return token_ids
+                is_missing = mask & (position >= done[:, None])
+                watch(_put(tokens, when), _put(is_missing, when))
+        return _put(tokens, when)
+
+    @functools.cached_property
+    def _permutations(self) -> np.ndarray:
+        """The raster orders of the model, int32 `(orders, T)`."""
+        return np.stack(
+            [
+                raster_orders.permutation(order, self.model.image_size)
+                for order in range(len(self.model.orders))
+            ]
+        )
+
+    def _check_labels(
+        self, labels: Any, guidance: Any, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return a label int32 and a guidance float32 for each image."""
+        num_labels = len(self.model.labels)
+        labels = np.asarray(labels)
+        if np.any((labels < 0) | (labels > num_labels)):
+            raise UserError(
+                f"labels must lie in [0, {num_labels}]. Received: {labels}"
+            )
+        guidance = np.asarray(guidance, np.float32)
+        if not np.all((guidance >= 1) & (guidance <= MAX_GUIDANCE)):
+            raise UserError(
+                f"guidance must lie in [1, {MAX_GUIDANCE}]. "
+                f"Received: {guidance}"
+            )
+        return (
+            np.broadcast_to(labels, count).astype(np.int32),
+            np.broadcast_to(guidance, count),
+        )
 
     def _spans(
         self, mask: np.ndarray, has_particles: bool
@@ -221,10 +295,10 @@ class Sampler:
         end = np.minimum(-(-end // stride) * stride, length)
         return start, np.maximum(start, end), is_weighed
 
-    def _chunk_length(self, is_watched: bool) -> int:
+    def _chunk_length(self, loop: DecodeLoop, is_watched: bool) -> int:
         """Return how many pixels to decode between two reports."""
         if not is_watched:
-            return self._loop.span_length
+            return loop.span_length
         # This is about a row.
         stride = self.model.decoder.prefill_stride
         return -(-self.model.image_size[1] // stride) * stride
@@ -297,6 +371,7 @@ class _Block:
         token_ids: int32 `(rows, T)`.
         mask: bool `(rows, T)`, True where pixels are to be sampled.
         seeds: int64 `(rows,)`.
+        condition: int32 `(rows, 2)`.
         config: `(rows,)` arrays by name, as in `SamplingConfig`.
         is_filtered: Whether the filters act.
     """
@@ -308,6 +383,7 @@ class _Block:
         token_ids: np.ndarray,
         mask: np.ndarray,
         seeds: np.ndarray,
+        condition: np.ndarray,
         config: dict[str, np.ndarray],
         is_filtered: bool,
     ) -> None:
@@ -317,6 +393,7 @@ class _Block:
         self._token_ids = tf.constant(token_ids[full])
         self._mask = tf.constant(mask[full])
         self._seeds = tf.constant(seeds[full])
+        self._condition = tf.constant(condition[full])
         self._config = {name: value[full] for name, value in config.items()}
 
     def decode(
@@ -334,7 +411,7 @@ class _Block:
             uniform = particles.choice_noise(seeds[0], tokens.shape[1])
             seeds = particles.seeds(seeds[0], loop.rows)
         noise = loop.noise(seeds)
-        state = loop.state_at(tokens, position)
+        state = loop.state_at(tokens, position, self._condition)
         while position < end:
             span_end = (position // loop.span_length + 1) * loop.span_length
             stop = min(position + chunk_length, span_end, end)
@@ -351,6 +428,13 @@ class _Block:
                 chosen = inverse_transform(-nats[None], uniform[-1:])
                 tokens = tf.gather(tokens, chosen)
             yield self._rows, tokens.numpy(), stop
+
+
+def _put(values: np.ndarray, when: np.ndarray) -> np.ndarray:
+    """Return values `(B, T)` in plain order, from those in other orders."""
+    plain = np.empty_like(values)
+    np.put_along_axis(plain, when, values, axis=1)
+    return plain
 
 
 def _cut(rows: np.ndarray, length: int) -> list[np.ndarray]:

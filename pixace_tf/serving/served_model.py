@@ -19,6 +19,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling.decode_loop import DecodeLoop
@@ -266,7 +267,10 @@ class ServedModel:
         start = span * loop.span_length
         last_start = (self._model.sequence_length - 1) // loop.span_length
         # One prefill program serves every beginning.
-        state = loop.state_at(token_ids, last_start * loop.span_length)
+        state = loop.state_at(
+            *(token_ids, last_start * loop.span_length),
+            tf.constant([[0, NULL_LABEL]] * BLOCK_ROWS),
+        )
         mask = tf.range(token_ids.shape[1]) >= prefix_length[:, None]
         arguments = mask, loop.noise(seeds), config
 

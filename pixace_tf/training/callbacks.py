@@ -18,6 +18,8 @@ from pixace_tf.training.schedule import (
     learning_rate_share,
 )
 
+MAX_VALIDATION_SHARE = 0.03
+
 
 class BudgetSchedule(keras.callbacks.Callback):
     """Keeps the clock, the learning rate and the end of the budget.
@@ -54,10 +56,13 @@ class BudgetSchedule(keras.callbacks.Callback):
 class EpochEnd(keras.callbacks.Callback):
     """Closes an epoch: validation, best weights, history, checkpoint.
 
+    Where the clock ends the training, validations that would take more than
+    `MAX_VALIDATION_SHARE` of it are left out, but not the last one.
+
     Args:
         run: The run with the model.
         state: Where training is.
-        steps_per_epoch: Steps of a whole epoch.
+        budget: How long to train.
         checkpoint: Saves the state.
         validate: Returns the validation bits per pixel, or None without
             validation pictures.
@@ -68,42 +73,33 @@ class EpochEnd(keras.callbacks.Callback):
         self,
         run: Run,
         state: TrainingState,
-        steps_per_epoch: int,
+        budget: Budget,
         checkpoint: Checkpoint,
-        validate: Any,
+        validate: Callable[[], float | None],
         listeners: list[Any],
     ) -> None:
         super().__init__()
         self._run = run
         self._state = state
-        self._steps_per_epoch = steps_per_epoch
+        self._budget = budget
+        self._validated_at, self._cost_s = 0.0, 0.0
         self._checkpoint = checkpoint
         self._validate = validate
         self._listeners = listeners
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         state = self._state
-        bits = state.loss_sum / max(state.step, 1) / math.log(2)
         entry = {
-            "epoch": state.position(self._steps_per_epoch),
+            "epoch": state.position(self._budget.steps_per_epoch),
             "seconds": state.seconds,
-            "bits_per_pixel": bits,
+            "bits_per_pixel": (
+                state.loss_sum / max(state.step, 1) / math.log(2)
+            ),
         }
-        validation_bits = self._validate()
-        if validation_bits is not None:
-            entry["val_bits_per_pixel"] = validation_bits
-        judged = bits if validation_bits is None else validation_bits
-        if not math.isfinite(judged):
-            raise UserError(not_finite("validation", self._run.path))
-        if state.best is None or judged < state.best:
-            storage.write_npz(
-                self._run.file(run_folder.WEIGHTS_FILE),
-                run_folder.get_weights(self._run.model),
-                entry,
-            )
-            state.best = judged
+        if self._is_due():
+            self._judge(entry)
         state.history.append(entry)
-        if state.step >= self._steps_per_epoch:
+        if state.step >= self._budget.steps_per_epoch:
             state.epoch += 1
             state.step = 0
             state.loss_sum = 0.0
@@ -115,6 +111,32 @@ class EpochEnd(keras.callbacks.Callback):
             listener(entry)
         if logs is not None:
             logs.update(entry)
+
+    def _is_due(self) -> bool:
+        """Return whether there is time for a validation."""
+        if not self._budget.max_minutes or self._budget.is_spent(self._state):
+            return True
+        rested = time.monotonic() - self._validated_at
+        return rested * MAX_VALIDATION_SHARE >= self._cost_s
+
+    def _judge(self, entry: dict[str, float]) -> None:
+        """Validate, and keep the weights if they are the best so far."""
+        start = time.monotonic()
+        bits = self._validate()
+        self._validated_at = time.monotonic()
+        self._cost_s = self._validated_at - start
+        if bits is not None:
+            entry["val_bits_per_pixel"] = bits
+        judged = entry["bits_per_pixel"] if bits is None else bits
+        if not math.isfinite(judged):
+            raise UserError(not_finite("validation", self._run.path))
+        if self._state.best is None or judged < self._state.best:
+            storage.write_npz(
+                self._run.file(run_folder.WEIGHTS_FILE),
+                run_folder.get_weights(self._run.model),
+                entry,
+            )
+            self._state.best = judged
 
 
 class ProgressReport(keras.callbacks.Callback):

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from pixace_tf import console, storage
-from pixace_tf.data import image_files, token_dataset
+from pixace_tf.data import image_files, labels, raster_orders, token_dataset
 from pixace_tf.data.sources import TFDS_PREFIX
 from pixace_tf.data.token_dataset import TokenDataset
 from pixace_tf.data.tokenizer import PixelTokenizer
@@ -17,7 +17,7 @@ from pixace_tf.model.presets import FALLBACK_PRESET
 from pixace_tf.runs import run_folder
 from pixace_tf.runs.arguments import refuse_changes
 from pixace_tf.runs.run_folder import Run
-from pixace_tf.training import size_law
+from pixace_tf.training import size_law, warm_start
 from pixace_tf.training.loop import train
 from pixace_tf.training.training_arguments import AUTO, TrainingArguments
 
@@ -35,6 +35,7 @@ class RunInUseError(UserError):
 def fit(
     source: str | os.PathLike[str],
     *,
+    start_from: str | os.PathLike[str] | None = None,
     name: str | None = None,
     runs_dir: str | os.PathLike[str] = "saved_models",
     say: Callable[[str], None] = print,
@@ -44,6 +45,8 @@ def fit(
 
     Args:
         source: A folder, or `tfds:NAME[/CONFIG][:SPLIT]`.
+        start_from: A run whose weights a new run begins with. It has the same
+            image size, palette, decoder and head; its preset is taken over.
         name: Name of the run; by default that of the source.
         runs_dir: Folder that holds the runs.
         say: Takes each line of the report.
@@ -63,15 +66,24 @@ def fit(
         options.image_size, options.palette, options.resize
     )
     is_new = not os.path.exists(os.path.join(path, storage.RUN_FILE))
+    start = None if start_from is None else os.path.abspath(start_from)
+    if options.preset == AUTO and not (is_new and start is None):
+        begun = run_folder.read_config(str(start) if is_new else path)
+        options = options.with_preset(begun["arguments"]["preset"])
+    if start is not None:
+        warm_start.check_fits(
+            *(start, tokenizer, _model_config(options), options.preset)
+        )
     if not is_new:
-        if options.preset == AUTO:
-            before = run_folder.read_config(path)["arguments"]
-            options = options.with_preset(before["preset"])
-        _refuse_changes(path, tokenizer, options)
+        _refuse_changes(path, tokenizer, options, start)
     data = _load_data(source, path, tokenizer, options, say)
     if options.preset == AUTO:
         options = options.with_preset(_choose_preset(options, data, say))
-    recorded = _resolve(source, options, data) if is_new else {}
+    recorded = _resolve(source, options, data, start) if is_new else {}
+    model_config = _model_config(options, start)
+    model_config["labels"] = labels.choose(
+        data.label_names, data.train_labels, options.labels
+    )
     os.makedirs(path, exist_ok=True)
     in_use = f"Another training is using {path}."
     with storage.lock(path, in_use, error=RunInUseError):
@@ -79,12 +91,13 @@ def fit(
         keras.utils.set_random_seed(options.seed)
         run = (
             run_folder.create_run(
-                *(path, tokenizer, _model_config(options), recorded),
+                *(path, tokenizer, model_config, recorded),
                 *(recorded["precision"], options.jit_compile),
             )
             if is_new
             else _reopen(path, data, options.jit_compile)
         )
+        warm_start.load_unless_begun(run)
         data.save(run.file(run_folder.TOKENS_FILE))
         train(
             *(run, data, options.epochs, options.minutes),
@@ -105,18 +118,31 @@ def default_name(source: str) -> str:
     return os.path.basename(os.path.abspath(source)) or "images"
 
 
-def _model_config(options: TrainingArguments) -> dict[str, Any]:
-    return {
+def _model_config(
+    options: TrainingArguments, start_from: str | None = None
+) -> dict[str, Any]:
+    """Return the arguments of the model, as far as options tell them."""
+    config = {
         "decoder": options.decoder,
         "decoder_config": options.decoder_config(),
         "head": options.head,
         "dropout": options.dropout,
+        "head_hidden_dim": options.head_hidden_dim,
+        "orders": raster_orders.vector_rows(
+            options.image_size, options.flip, options.orders
+        ),
     }
+    if start_from is not None:
+        config.update(warm_start.sizes_of(start_from))
+    return config
 
 
-def _recorded(options: TrainingArguments) -> dict[str, Any]:
+def _recorded(
+    options: TrainingArguments, start_from: str | None
+) -> dict[str, Any]:
     """Return the arguments that a run keeps, as they were given."""
     return {
+        **({} if start_from is None else {"start_from": start_from}),
         "preset": options.preset,
         "batch_size": options.batch_size,
         "learning_rate": options.peak_learning_rate,
@@ -127,13 +153,16 @@ def _recorded(options: TrainingArguments) -> dict[str, Any]:
 
 
 def _resolve(
-    source: str, options: TrainingArguments, data: TokenDataset
+    source: str,
+    options: TrainingArguments,
+    data: TokenDataset,
+    start_from: str | None,
 ) -> dict[str, Any]:
     """Return the arguments that a new run keeps.
 
     What was left open is chosen here, by the machine and the images.
     """
-    recorded = _recorded(options)
+    recorded = _recorded(options, start_from)
     if options.precision == "auto":
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
         recorded["precision"] = "mixed_float16" if has_gpu else "float32"
@@ -212,22 +241,31 @@ def _load_data(
 
 
 def _refuse_changes(
-    path: str, tokenizer: PixelTokenizer, options: TrainingArguments
+    path: str,
+    tokenizer: PixelTokenizer,
+    options: TrainingArguments,
+    start_from: str | None,
 ) -> None:
     """Refuse to go on with a run that was begun with other arguments."""
     config = run_folder.read_config(path)
     now = {
         **tokenizer.get_config(),
-        **_model_config(options),
-        **_recorded(options),
+        **_model_config(options, start_from),
+        **_recorded(options, start_from),
     }
     before = {**config["tokenizer"], **config["model"], **config["arguments"]}
+    now["labels"] = options.labels
     for values in (before, now):
         sizes = values.pop("decoder_config", {})
         for size in ("num_layers", "hidden_dim", "num_hashes"):
             values[size] = sizes.get(size, 0)
-    # A folder may move; the images are compared when they are read.
-    free = {"source", "images"}
+        values["orders"] = len(set(values["orders"])) > 1
+        values["labels"] = bool(values["labels"])
+    # A folder may move; the images are compared when they are read. What is no
+    # option stays as it was.
+    free = {"source", "images", "head_hidden_dim"}
+    free |= {"labels"} if options.labels is None else set()
+    free |= {"start_from"} if start_from is None else set()
     free |= {"batch_size"} if options.batch_size is None else set()
     free |= {"precision"} if options.precision == "auto" else set()
     for values in (before, now):
@@ -249,4 +287,12 @@ def _reopen(path: str, data: TokenDataset, jit_compile: bool) -> Run:
             f"{path} was trained on other images (those of "
             f"{before['source']} as they were). Start a new run with --name."
         )
-    return run_folder.open_run(path, before["precision"], jit_compile)
+    run = run_folder.open_run(path, before["precision"], jit_compile)
+    missing = set(run.model.labels) - set(data.label_names)
+    if missing:
+        raise UserError(
+            f"{path} was trained with the labels {', '.join(run.model.labels)},"
+            " of which the images have not all now. Start a new run with "
+            "--name."
+        )
+    return run

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from pixace_tf import compile_cache, console
-from pixace_tf.data import token_dataset
+from pixace_tf.data import labels, token_dataset
 from pixace_tf.data.token_dataset import TokenDataset
 from pixace_tf.painting.sheets import save_learning_curve
 from pixace_tf.runs.run_folder import CHECKPOINT_FILE, Run
@@ -77,7 +77,7 @@ def train(
         epoch_end = EpochEnd(
             run,
             state,
-            budget.steps_per_epoch,
+            budget,
             checkpoint,
             _validation(run, data, micro, stop),
             [report.say_epoch, previews.update],
@@ -125,7 +125,10 @@ def _fit_epochs(
             run.tokenizer.image_size,
             run.arguments["batch_size"] // budget.accumulation_steps,
             run.arguments["seed"],
-            run.arguments["flip"],
+            run.model.orders,
+            labels.numbers(
+                run.model.labels, data.label_names, data.train_labels
+            ),
             state.epoch,
             state.step,
             steps,
@@ -157,8 +160,9 @@ def _validation(
 def _describe(run: Run) -> str:
     height, width = run.tokenizer.image_size
     arguments = run.arguments
+    of_labels = f"{len(run.model.labels)} labels, " if run.model.labels else ""
     return (
-        f"{run.tokenizer.palette.name} at {height}x{width}, "
+        f"{run.tokenizer.palette.name} at {height}x{width}, {of_labels}"
         f"{arguments['preset']} {run.model.get_config()['decoder']}, "
         f"{run.model.num_parameters:,} parameters, batches of "
         f"{arguments['batch_size']}. The first step compiles and takes a while."

@@ -15,7 +15,7 @@ from pixace_tf.training.interruption import StopRequest
 NUM_NEW = 8
 NUM_COMPLETED = 4
 # Sampling may take this share of the time of training.
-MAX_SHARE = 0.05
+MAX_SHARE = 0.03
 
 
 class Previews:

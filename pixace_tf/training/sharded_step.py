@@ -51,20 +51,22 @@ class ShardedStep:
         """Take one step.
 
         Args:
-            data: Inputs and targets `(B, ...)`; the number of shards is a
-                divisor of B.
+            data: Inputs, one tensor or several, and targets, all `(B, ...)`;
+                the number of shards is a divisor of B.
 
         Returns:
             The metrics by name, such as the mean loss since they were reset.
         """
         inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
-        count = _count_shards(inputs.shape[0] or 1)
-        shards = zip(
-            tf.split(inputs, count), tf.split(targets, count), strict=True
-        )
+        count = _count_shards(targets.shape[0] or 1)
+        parts = [tf.split(x, count) for x in tf.nest.flatten((inputs, targets))]
+        shards = [
+            tf.nest.pack_sequence_as((inputs, targets), shard)
+            for shard in zip(*parts, strict=True)
+        ]
         loss = self._apply([self._gradients(*shard) for shard in shards])
         loss_tracker = self._model.metrics[0]
-        loss_tracker.update_state(loss, sample_weight=tf.shape(inputs)[0])
+        loss_tracker.update_state(loss, sample_weight=tf.shape(targets)[0])
         return self._model.get_metrics_result()
 
     def _differentiate(

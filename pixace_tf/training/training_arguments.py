@@ -9,10 +9,12 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pixace_tf.data import labels
 from pixace_tf.data.palette import COLOR_SPACES, BitWidths, Palette
 from pixace_tf.errors import UserError
 from pixace_tf.model.presets import (
     FALLBACK_PRESET,
+    HEAD_HIDDEN_DIMS,
     HEADS,
     LEARNING_RATES,
     PRESETS,
@@ -141,6 +143,17 @@ class TrainingArguments:
     flip: bool = argument(
         True, "Mirror half of the images, anew in each epoch."
     )
+    orders: bool = argument(
+        True,
+        "Read half of the images upside down or by columns, so that any side "
+        "can be completed from the others.",
+    )
+    labels: bool | None = argument(
+        None,
+        "Learn the class folders as labels, to paint one class.  [default: "
+        f"where 2 to {labels.MAX_LABELS:,} of them have {labels.MIN_IMAGES} "
+        "images]",
+    )
     seed: int = argument(
         0,
         "Of weights, order, flips and dropout.",
@@ -199,6 +212,11 @@ class TrainingArguments:
         if self.epochs is None and self.max_minutes is None:
             return DEFAULT_MAX_MINUTES
         return self.max_minutes
+
+    @property
+    def head_hidden_dim(self) -> int | None:
+        """Width within the chain head, None for that of the decoder."""
+        return HEAD_HIDDEN_DIMS.get((self.preset, self.decoder))
 
     def decoder_config(self) -> dict[str, int]:
         """Return the sizes of the decoder; see `presets.decoder_config`."""

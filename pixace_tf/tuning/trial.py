@@ -86,7 +86,11 @@ def measure(run: Run) -> dict[str, float]:
         raise UserError("A sweep needs validation pictures; give it more.")
     with open(run.file(HISTORY_FILE), encoding="utf-8") as file:
         history = json.load(file)
-    bits = min(entry["val_bits_per_pixel"] for entry in history)
+    bits = min(
+        entry["val_bits_per_pixel"]
+        for entry in history
+        if "val_bits_per_pixel" in entry
+    )
     colors = colors_per_token(run.tokenizer.palette)
     hidden = np.log2(colors[tokens["validation"]]).mean()
     first = {"epoch": 0, "seconds": 0.0} if len(history) < 2 else history[0]

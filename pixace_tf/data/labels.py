@@ -1,0 +1,72 @@
+"""Which classes of images become labels of a model, and their numbers."""
+
+import collections
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pixace_tf.errors import UserError
+
+if TYPE_CHECKING:  # The help of `fit` needs the numbers below only.
+    import numpy as np
+
+# The label of an image of which nothing is said, and the share of the images
+# that get it in training, so that the model learns to do without.
+NULL_LABEL = 0
+NULL_SHARE = 0.1
+MIN_IMAGES = 20
+MAX_LABELS = 1000
+
+
+def choose(
+    class_names: Sequence[str], classes: "np.ndarray", wanted: bool | None
+) -> list[str]:
+    """Choose the classes that a model can learn as labels.
+
+    Args:
+        class_names: Names of the classes; "" is none.
+        classes: int32 `(N,)`, the class of each training image.
+        wanted: Whether to; None takes what there is.
+
+    Returns:
+        Those with `MIN_IMAGES` images, in order; none where that is but one.
+
+    Raises:
+        UserError: If labels are wanted and there are none, or too many.
+    """
+    if wanted is False:
+        return []
+    counts = collections.Counter(classes.tolist())
+    names = [
+        name
+        for i, name in enumerate(class_names)
+        if name and counts[i] >= MIN_IMAGES
+    ]
+    if 1 < len(names) <= MAX_LABELS:
+        return names
+    if wanted:
+        raise UserError(
+            f"Labels need 2 to {MAX_LABELS:,} classes (folders of images) with "
+            f"{MIN_IMAGES} training images each. There are {len(names)}."
+        )
+    return []
+
+
+def numbers(
+    names: Sequence[str], class_names: Sequence[str], classes: "np.ndarray"
+) -> "np.ndarray":
+    """Return the labels of images, as a model knows them.
+
+    Args:
+        names: The model's labels.
+        class_names: Names of the classes.
+        classes: int32 `(N,)`, the class of each image.
+
+    Returns:
+        int32 `(N,)`: places in `names` from 1 on; the null label for images of
+        other classes.
+    """
+    import numpy as np
+
+    places = {name: i for i, name in enumerate(names, NULL_LABEL + 1)}
+    of_class = [places.get(name, NULL_LABEL) for name in class_names]
+    return np.array(of_class, np.int32)[classes]

@@ -1,0 +1,106 @@
+"""Raster orders: an image read row by row, or turned and mirrored before.
+
+An order is a number: bit 0 says that the image is mirrored left to right, bit 1
+that it is turned upside down, bit 2 that it is then read by columns. Order 0 is
+the plain one.
+
+Shapes: H height, W width, T pixels.
+"""
+
+import functools
+
+import numpy as np
+
+MIRRORED, UPSIDE_DOWN, BY_COLUMNS = 1, 2, 4
+# In training so many images are read in the first order, mirrored or not; the
+# others share the rest.
+FIRST_SHARE = 0.5
+
+
+@functools.lru_cache(maxsize=64)
+def permutation(order: int, image_size: tuple[int, int]) -> np.ndarray:
+    """Return which pixel comes when.
+
+    Args:
+        order: In `[0, 8)`; by columns only if H = W.
+        image_size: `(H, W)`.
+
+    Returns:
+        int32 `(T,)`, read-only: `token_ids[permutation]` is the sequence in
+        this order.
+    """
+    height, width = image_size
+    grid = np.arange(height * width, dtype=np.int32).reshape(height, width)
+    if order & MIRRORED:
+        grid = grid[:, ::-1]
+    if order & UPSIDE_DOWN:
+        grid = grid[::-1]
+    if order & BY_COLUMNS:
+        assert height == width, "columns are as long as rows"
+        grid = grid.T
+    sequence = grid.reshape(-1).copy()
+    sequence.flags.writeable = False
+    return sequence
+
+
+def vector_rows(
+    image_size: tuple[int, int], flip: bool, use_orders: bool
+) -> tuple[int, ...]:
+    """Return the row of the learned vector of each order that a model learns.
+
+    Where images are mirrored as augmentation, an order and its mirrored one are
+    one task and share a vector.
+
+    Args:
+        image_size: `(H, W)`.
+        flip: Whether images are mirrored.
+        use_orders: Whether there is more than the plain order.
+
+    Returns:
+        One row for each order from 0 on.
+    """
+    if not use_orders:
+        return (0, 0) if flip else (0,)
+    height, width = image_size
+    orders = range(8 if height == width else 4)
+    return tuple(order // 2 if flip else order for order in orders)
+
+
+def shares(rows: tuple[int, ...]) -> np.ndarray:
+    """Return how often each order is shown in training.
+
+    Args:
+        rows: As `vector_rows` returns them.
+
+    Returns:
+        float64, one for each order; their sum is 1.
+    """
+    is_first = np.array(rows) == 0
+    if is_first.all():
+        return np.full(len(rows), 1 / len(rows))
+    return np.where(
+        is_first,
+        FIRST_SHARE / is_first.sum(),
+        (1 - FIRST_SHARE) / (~is_first).sum(),
+    )
+
+
+def best_orders(
+    mask: np.ndarray, image_size: tuple[int, int], num_orders: int
+) -> np.ndarray:
+    """Return the order in which least is known behind what is hidden.
+
+    Args:
+        mask: bool `(N, T)` in plain order, True where pixels are hidden.
+        image_size: `(H, W)`.
+        num_orders: Of those to choose from, the first ones.
+
+    Returns:
+        int `(N,)`; the first of equally good ones.
+    """
+    behind = [
+        np.sum(~in_order & (np.cumsum(in_order, axis=1) > 0), axis=1)
+        for order in range(num_orders)
+        for in_order in [mask[:, permutation(order, image_size)]]
+    ]
+    return np.argmin(behind, axis=0)

@@ -1,0 +1,105 @@
+"""Starting a run with the weights of another one."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pixace_tf.data.labels import NULL_LABEL
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.errors import UserError
+from pixace_tf.runs import run_folder
+from pixace_tf.runs.run_folder import Run
+
+# What both models must have in common, and the options that say so.
+_SHARED: dict[str, Callable[[Any], str]] = {
+    "image_size": lambda size: "--image-size {}x{}".format(*size),
+    "palette": lambda palette: "--color-space {} --bit-widths {}".format(
+        *palette.split()
+    ),
+    "decoder": lambda name: f"--decoder {name}",
+    "head": lambda name: f"--head {name}",
+    "preset": lambda name: f"--preset {name}",
+}
+
+
+def check_fits(
+    path: str,
+    tokenizer: PixelTokenizer,
+    model_config: dict[str, Any],
+    preset: str,
+) -> None:
+    """Check that a new model can take the weights of a run.
+
+    Args:
+        path: The other run.
+        tokenizer: Of the new run.
+        model_config: Of the new model.
+        preset: Of the new run.
+
+    Raises:
+        UserError: If there is no such run, or the models differ.
+    """
+    other = run_folder.read_config(path)
+    theirs = {**other["tokenizer"], **other["model"], **other["arguments"]}
+    ours = {**tokenizer.get_config(), **model_config, "preset": preset}
+    differ = [
+        spell(theirs[name])
+        for name, spell in _SHARED.items()
+        if theirs[name] != ours[name]
+    ]
+    if differ:
+        raise UserError(
+            f"{path} has other settings; give the same to start from it: "
+            f"{' '.join(differ)}."
+        )
+
+
+def sizes_of(path: str) -> dict[str, Any]:
+    """Return the sizes of a run's model, as arguments of `PixaceCausalLM`."""
+    config = run_folder.read_config(path)["model"]
+    return {
+        name: config[name] for name in ("decoder_config", "head_hidden_dim")
+    }
+
+
+def load_unless_begun(run: Run) -> None:
+    """Set the weights of a new run to those of the one it starts from.
+
+    Labels with the same name keep their vectors, and so do the orders that
+    both know; other vectors stay as they are.
+
+    Args:
+        run: The run; nothing happens where it has a checkpoint already, or
+            starts from nothing.
+
+    Raises:
+        UserError: If the other run has no weights, or damaged ones.
+    """
+    path = run.arguments.get("start_from")
+    if path is None or os.path.exists(run.file(run_folder.CHECKPOINT_FILE)):
+        return
+    new, other = run.model, run_folder.load_run(path, jit_compile=False).model
+    rows_of = {
+        "orders": zip(new.orders, other.orders, strict=False),
+        "labels": _common_rows(new.labels, other.labels),
+    }
+    arrays = run_folder.get_weights(new)
+    given = run_folder.get_weights(other)
+    for name in arrays.keys() & given.keys():
+        _, _, table = name.rpartition("condition/")
+        if table not in rows_of:
+            arrays[name] = given[name]
+            continue
+        arrays[name] = arrays[name].copy()
+        for row, row_of_other in rows_of[table]:
+            arrays[name][row] = given[name][row_of_other]
+    run_folder.assign_by_path(new.weights, arrays, path)
+
+
+def _common_rows(
+    new: Sequence[str], other: Sequence[str]
+) -> list[tuple[int, int]]:
+    """Return the rows of the null label and of the labels that both have."""
+    both = [name for name in new if name in other]
+    pairs = [(new.index(name) + 1, other.index(name) + 1) for name in both]
+    return [(NULL_LABEL, NULL_LABEL), *pairs]

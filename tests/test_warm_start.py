@@ -1,0 +1,148 @@
+"""Runs that begin with the weights of another one, and labels of runs."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from pixace_tf.data import cartoons, labels
+from pixace_tf.errors import UserError
+from pixace_tf.runs import run_folder
+from pixace_tf.runs.run_folder import load_run
+from pixace_tf.training import fit as fit_module
+from pixace_tf.training.fit import fit
+
+OPTIONS = {
+    "preset": "pico",
+    "image_size": (8, 8),
+    "epochs": 1,
+    "batch_size": 8,
+    "jit_compile": False,
+    "say": lambda line: None,
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two folders with classes, of which one is in both."""
+    root = tmp_path_factory.mktemp("classes")
+    for name, species in {"old": ("cat", "dog"), "new": ("dog", "fox")}.items():
+        for i, kind in enumerate(species):
+            cartoons.draw_folder(str(root / "all"), 176, seed=i)
+            shutil.copytree(root / "all" / kind, root / name / kind)
+            shutil.rmtree(root / "all")
+    return root
+
+
+@pytest.fixture
+def old_run(folders, tmp_path, eager):
+    return fit(folders / "old", runs_dir=tmp_path, **OPTIONS)
+
+
+@pytest.mark.slow
+def test_a_run_starts_with_the_weights_of_another(
+    folders, old_run, tmp_path, monkeypatch
+):
+    begun = {}
+
+    def note(run, *arguments):
+        begun.update(run_folder.get_weights(run.model))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_module, "train", note)
+    options = {**OPTIONS, "preset": "auto", "runs_dir": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        fit(folders / "new", start_from=old_run.path, **options)
+    given = run_folder.get_weights(old_run.model)
+    assert begun.keys() == given.keys()
+    same = [name for name in given if np.array_equal(begun[name], given[name])]
+    (differs,) = given.keys() - set(same)
+    assert differs.endswith("condition/labels")
+    # Null, dog and fox from null, cat and dog.
+    np.testing.assert_array_equal(begun[differs][:2], given[differs][[0, 2]])
+    # Killed before its first checkpoint, it begins with them again.
+    monkeypatch.undo()
+    run = fit(folders / "new", start_from=old_run.path, **options)
+    assert run.model.labels == ("dog", "fox")
+    assert run.arguments["preset"] == "pico"
+    # Later it goes on by itself.
+    options["epochs"] = 2
+    shutil.rmtree(old_run.path)
+    assert len(fit(folders / "new", **options).model.weights) == len(given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "advice"),
+    [
+        ({"image_size": (8, 12)}, "--image-size 8x8"),
+        ({"bit_widths": (4, 4, 4)}, "--color-space hsv --bit-widths 5,4,4"),
+        ({"decoder": "transformer"}, "--decoder multiscale"),
+        ({"preset": "micro"}, "--preset pico"),
+    ],
+)
+def test_a_run_of_other_settings_is_no_start(
+    folders, old_run, tmp_path, change, advice
+):
+    with pytest.raises(UserError, match=f"to start from it: {advice}"):
+        fit(
+            folders / "new",
+            start_from=old_run.path,
+            runs_dir=tmp_path,
+            **{**OPTIONS, **change},
+        )
+    assert not os.path.exists(tmp_path / "new")
+
+
+def test_a_missing_start_is_refused(folders, tmp_path):
+    with pytest.raises(UserError, match="There is no run folder"):
+        fit(
+            folders / "new",
+            start_from=tmp_path / "no",
+            runs_dir=tmp_path,
+            **OPTIONS,
+        )
+
+
+@pytest.mark.slow
+def test_a_run_from_before_orders_and_labels_still_loads(
+    folders, tmp_path, eager
+):
+    run = fit(
+        folders / "old",
+        runs_dir=tmp_path,
+        **{**OPTIONS, "orders": False, "labels": False},
+    )
+    config = run_folder.read_config(run.path)
+    for name in ("orders", "labels", "head_hidden_dim"):
+        del config["model"][name]
+    run_folder.storage.write_json(run.file("run.json"), config)
+    again = load_run(run.path)
+    # Its images were mirrored at random.
+    assert again.model.orders == (0, 0)
+    assert again.model.condition is None
+    np.testing.assert_array_equal(
+        again.sampler.generate([3]), run.sampler.generate([3])
+    )
+
+
+def test_classes_with_enough_images_become_labels():
+    names = ["", "a", "b", "c\udcff", "few"]
+    classes = np.repeat(np.arange(5), [30, 20, 25, 40, 19])
+    chosen = labels.choose(names, classes, None)
+    assert chosen == ["a", "b", "c\udcff"]
+    numbers = labels.numbers(chosen, names, classes)
+    np.testing.assert_array_equal(
+        numbers, np.repeat([0, 1, 2, 3, 0], [30, 20, 25, 40, 19])
+    )
+    assert labels.choose(names, classes, False) == []
+
+
+@pytest.mark.parametrize("counts", [[50, 19], [100], [20] * 1001])
+def test_without_two_to_a_thousand_classes_there_are_no_labels(counts):
+    names = [f"class {i}" for i in range(len(counts))]
+    classes = np.repeat(np.arange(len(counts)), counts)
+    assert labels.choose(names, classes, None) == []
+    with pytest.raises(UserError, match="Labels need 2 to 1,000 classes"):
+        labels.choose(names, classes, True)
