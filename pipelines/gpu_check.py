@@ -168,12 +168,16 @@ def table(rows: list[dict[str, Any]]) -> str:
             of_each = ", ".join(f"{k} {v:.4g}" for k, v in products.items())
             lines += [f"{row['device']}, products: {of_each} TFLOP/s", ""]
         if row["what"] == "learn" and "curve" in row:
+            lines += [""] * bool(lines)
+            lines += [f"Dropout {row['dropout']}, bits per channel:", ""]
             lines += ["| seconds | steps | training | validation |"]
             lines += ["|---:|---:|---:|---:|"]
             lines += [
                 f"| {s:.0f} | {n} | {t:.3f} | {v:.3f} |"
                 for s, n, t, v in row["curve"]
             ]
+    if all(row["what"] == "learn" for row in rows):
+        return "\n".join(lines) + "\n"
     lines += [
         "",
         "| model | precision | batch | parameters | pixels/s | ms a step "

@@ -20,6 +20,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from pixace_tf.data.image_files import printable
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
 from pixace_tf.painting import masks, sheets
@@ -35,6 +36,8 @@ MAX_SEED = 2**31 - 1
 # Of the images on the page.
 SIDE = 192
 TOP, BRUSH = "Keep the top", "Brush over what is new"
+# Where no label is chosen.
+ANYTHING = "Anything"
 _STROKE = "rgb(255, 64, 129)"
 _CSS = "footer {display: none !important}"
 # What takes memory and time goes on one at a time.
@@ -53,6 +56,7 @@ class Studio:
 
     def __init__(self, painter: Painter) -> None:
         self._painter = painter
+        self.labels = list(painter.labels)
 
     def choose(self, image: ImageLike) -> tuple[ImageLike, np.ndarray]:
         """Return an image, a path or an array, and what the model sees."""
@@ -79,6 +83,8 @@ class Studio:
         small: np.ndarray | None = None,
         kind: str = TOP,
         drawing: dict[str, Any] | None = None,
+        label: str = ANYTHING,
+        guidance: float = 1.0,
     ) -> Iterator[tuple[Image.Image, Image.Image | None]]:
         """Yield completions while they grow, at last with the sheet.
 
@@ -91,6 +97,8 @@ class Studio:
             small: The image as the model sees it; strokes are scaled to it.
             kind: `TOP` or `BRUSH`.
             drawing: What `gr.ImageEditor` gives; its layers hold the strokes.
+            label: What the image shows.
+            guidance: See `Request`; without a label it does nothing.
         """
         if image is None:
             raise UserError("Choose a picture first.")
@@ -106,6 +114,7 @@ class Studio:
             samples=int(samples),
             temperatures=(temperature,),
             seed=int(seed or 0),
+            **_label_options(label, guidance),
         )
         for images, done in _growing(self._painter.complete, request):
             if done is None:
@@ -115,11 +124,19 @@ class Studio:
                 yield _row(done.images[0, 0]), sheet
 
     def generate(
-        self, count: float, temperature: float, seed: float
+        self,
+        count: float,
+        temperature: float,
+        seed: float,
+        label: str = ANYTHING,
+        guidance: float = 1.0,
     ) -> Iterator[tuple[Image.Image, Image.Image | None]]:
         """Yield new images while they grow; the last is the sheet too."""
         request = generation(
-            int(count), temperatures=(temperature,), seed=int(seed or 0)
+            int(count),
+            temperatures=(temperature,),
+            seed=int(seed or 0),
+            **_label_options(label, guidance),
         )
         for images, done in _growing(self._painter.generate, request):
             sheet = sheets.grid((images if done is None else done)[0])
@@ -287,10 +304,11 @@ def _completions(
         temperature = _temperature()
         seed = _seed()
 
+    label = _label(studio)
     go = gr.Button("Finish it", variant="primary")
     go.click(
         _stream(studio.complete),
-        [image, keep, samples, temperature, seed, small, kind, drawing],
+        [image, keep, samples, temperature, seed, small, kind, drawing, *label],
         [_painting("completed"), _download()],
         show_progress="hidden",
         **_ONE_AT_A_TIME,
@@ -302,10 +320,11 @@ def _new_images(studio: Studio) -> None:
         count = gr.Slider(1, 16, 9, step=1, label="Pictures")
         temperature = _temperature()
         seed = _seed()
+    label = _label(studio)
     go = gr.Button("Paint", variant="primary")
     go.click(
         _stream(studio.generate),
-        [count, temperature, seed],
+        [count, temperature, seed, *label],
         [_painting("painted"), _download()],
         show_progress="hidden",
         **_ONE_AT_A_TIME,
@@ -469,6 +488,34 @@ def _temperature() -> gr.Slider:
     return gr.Slider(
         0.5, 1.5, 0.9, step=0.05, label="Temperature", info="Higher is wilder."
     )
+
+
+def _label(studio: Studio) -> list[Any]:
+    """Return what chooses a label; nothing where the model knows none."""
+    if not studio.labels:
+        return []
+    names = [(printable(name), name) for name in studio.labels]
+    with gr.Row():
+        return [
+            gr.Dropdown(
+                [(ANYTHING, ANYTHING), *names], value=ANYTHING, label="What"
+            ),
+            gr.Slider(
+                1,
+                5,
+                2,
+                step=0.5,
+                label="Guidance",
+                info="Higher is more typical of it.",
+            ),
+        ]
+
+
+def _label_options(label: str, guidance: float) -> dict[str, Any]:
+    """Return the fields of a `Request` for a choice on the page."""
+    if label == ANYTHING:
+        return {}
+    return {"label": label, "guidance": guidance}
 
 
 def _seed() -> gr.Number:

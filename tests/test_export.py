@@ -19,19 +19,23 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from pixace_tf import storage
-from pixace_tf.data import cartoons
+from pixace_tf.data import cartoons, raster_orders
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.presets import decoder_config
+from pixace_tf.painting import local
+from pixace_tf.painting.request import Request
 from pixace_tf.runs import run_folder
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.sampling.sampling_config import SamplingConfig
 from pixace_tf.serving import export
+from pixace_tf.serving.served_fill import MAX_PARTICLES
 from pixace_tf.serving.served_model import BLOCK_ROWS, ServedModel
 
 TESTS = pathlib.Path(__file__).parent
 IMAGE_SIZE = (8, 12)
 LENGTH = 96
+LABELS = ["cat", "dog"]
 KINDS = {
     "multiscale": {},
     "transformer": {},
@@ -50,6 +54,9 @@ def make_run(path, decoder="multiscale", num_hashes=0, image_size=IMAGE_SIZE):
             "decoder_config": decoder_config(
                 "pico", decoder, image_size[1], num_hashes
             ),
+            "orders": raster_orders.vector_rows(image_size, True, True),
+            # A label makes more programs to trace.
+            "labels": LABELS if decoder == "multiscale" else [],
         },
         {"source": "animals", "preset": "pico"},
     )
@@ -58,11 +65,15 @@ def make_run(path, decoder="multiscale", num_hashes=0, image_size=IMAGE_SIZE):
     return run_folder.load_run(run.path, jit_compile=False)
 
 
+def as_png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def png(seed=0, size=(40, 30)):
     pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return as_png(pixels.astype(np.uint8))
 
 
 def jpeg(**options):
@@ -84,6 +95,58 @@ def inputs_of(count, **changes):
         "seed": some + 7,
         **changes,
     }
+
+
+def fill_inputs(count, seed=0, **changes):
+    """Inputs of `fill`: masks of all kinds, labels and guidance."""
+    rng = np.random.default_rng(seed)
+    inputs = inputs_of(count)
+    del inputs["prefix_length"]
+    inputs["seed"] = rng.integers(0, 1 << 60, count)
+    height, width = IMAGE_SIZE
+    row, column = np.indices(IMAGE_SIZE)
+    files = []
+    for _ in range(count):
+        top, bottom = np.sort(rng.integers(0, height + 1, 2))
+        left, right = np.sort(rng.integers(0, width + 1, 2))
+        inside = (row >= top) & (row < bottom)
+        inside &= (column >= left) & (column < right)
+        buffer = io.BytesIO()
+        Image.fromarray(inside).save(buffer, "PNG")
+        files.append(buffer.getvalue())
+    return {
+        **inputs,
+        "mask_bytes": np.array(files, object),
+        "particles": rng.integers(1, MAX_PARTICLES + 1, count).astype(np.int32),
+        "label": np.array(
+            [["", *LABELS][i].encode() for i in rng.integers(0, 3, count)],
+            object,
+        ),
+        "guidance": rng.choice([1, 1, 1.5, 3], count).astype(np.float32),
+        **changes,
+    }
+
+
+def fill_here(run, inputs):
+    """Return what the sampler fills, from what goes over the wire."""
+    images = [run.tokenizer.decode(f) for f in inputs["image_bytes"]]
+    token_ids = run.tokenizer.tokenize(tf.stack(images)).numpy()
+    sampler = Sampler(run.model, jit_compile=False)
+    rows = []
+    for i, file in enumerate(inputs["mask_bytes"]):
+        mask = np.asarray(Image.open(io.BytesIO(file)).convert("L")) > 0
+        config = SamplingConfig(
+            *(inputs[k][i] for k in ("temperature", "top_k", "top_p", "min_p"))
+        )
+        (row,) = sampler.fill(
+            *(token_ids[i : i + 1], mask.reshape(1, -1)),
+            *(inputs["seed"][i : i + 1], config),
+            num_particles=int(inputs["particles"][i]),
+            labels=["", *LABELS].index(inputs["label"][i].decode()),
+            guidance=inputs["guidance"][i],
+        )
+        rows.append(row)
+    return np.stack(rows)
 
 
 def call(served, name, inputs):
@@ -206,6 +269,97 @@ def test_the_signature_draws_what_the_sampler_draws(kind, prefix_length):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["multiscale", "transformer"], indirect=True)
+def test_fill_draws_what_the_sampler_draws(kind):
+    run, _, served = kind
+    count = 12
+    inputs = fill_inputs(count)
+    if not run.model.labels:
+        inputs["label"] = np.array([b""] * count, object)
+    filled = call(served, "fill", inputs)
+    expected = fill_here(run, inputs)
+    # Blocks of other sizes round differently: a draw near a tie may flip.
+    same = np.all(filled["token_ids"] == expected, axis=1)
+    assert same.sum() >= count - 1
+    for row in range(0, count, 5):
+        alone = call(served, "fill", {k: v[[row]] for k, v in inputs.items()})
+        np.testing.assert_array_equal(
+            alone["token_ids"][0], filled["token_ids"][row]
+        )
+    kept = ~filled["mask"]
+    scored = call(served, "score", {"image_bytes": inputs["image_bytes"]})
+    np.testing.assert_array_equal(
+        filled["token_ids"][kept], scored["token_ids"][kept]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["multiscale"], indirect=True)
+def test_fill_paints_a_label_from_nothing(kind):
+    run, _, served = kind
+    empty = np.array([b"", b""], object)
+    inputs = fill_inputs(2, image_bytes=empty, mask_bytes=empty)
+    inputs["label"] = np.array([b"dog", b"dog"], object)
+    filled = call(served, "fill", inputs)
+    assert filled["mask"].all()
+    config = SamplingConfig(
+        *(inputs[k] for k in ("temperature", "top_k", "top_p", "min_p"))
+    )
+    expected = Sampler(run.model, jit_compile=False).generate(
+        inputs["seed"], config, labels=2, guidance=inputs["guidance"]
+    )
+    np.testing.assert_array_equal(filled["token_ids"], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["multiscale"], indirect=True)
+def test_a_mask_is_read_as_complete_reads_it(kind, tmp_path):
+    run, _, served = kind
+    rng = np.random.default_rng(5)
+    image = rng.integers(0, 256, (80, 120, 3), np.uint8)
+    # Of pure colors, blue alone is too dark.
+    blocks = rng.choice([0, 255], (*IMAGE_SIZE, 4)).astype(np.uint8)
+    blocks = blocks.repeat(10, axis=0).repeat(10, axis=1)
+    cases = {
+        "colors.png": blocks[::2, ::2, :3],
+        "gray.jpg": blocks[..., 0],
+        "alpha.png": blocks,
+    }
+    for name, pixels in cases.items():
+        path = tmp_path / name
+        Image.fromarray(pixels).save(path)
+        inputs = fill_inputs(1, **of_bytes(as_png(image)))
+        inputs["mask_bytes"] = np.array([path.read_bytes()], object)
+        filled = call(served, "fill", inputs)
+        expected = local.hidden_pixels(
+            Request([image], mask=str(path)), run.tokenizer
+        )
+        np.testing.assert_array_equal(filled["mask"], expected.reshape(1, -1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["multiscale"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("mask_bytes", b"no picture", "JPEG or PNG"),
+        ("mask_bytes", png(0, (40, 41)), "mask_bytes must have the aspect"),
+        ("label", b"owl", "a label of the model, such as cat, dog."),
+        ("particles", np.int32(0), "particles must be from 1 to 16."),
+        ("particles", np.int32(17), "particles must be from 1 to 16."),
+        ("guidance", np.float32(0.5), "guidance must be from 1 to 100."),
+        ("guidance", np.float32(np.nan), "guidance must be from 1 to 100."),
+    ],
+)
+def test_bad_masks_and_labels_are_refused(kind, name, value, message):
+    _, _, served = kind
+    dtype = object if isinstance(value, bytes) else value.dtype
+    inputs = fill_inputs(1, **{name: np.array([value], dtype)})
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        call(served, "fill", inputs)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["multiscale"], indirect=True)
 def test_the_signatures_agree(kind):
     run, _, served = kind
@@ -286,6 +440,10 @@ def test_signatures_are_as_promised(kind):
         "serving_default": {"image_bytes", "prefix_length", *options},
         "complete": {"image_bytes", "prefix_length", *options},
         "complete_tokens": {"token_ids", "prefix_length", *options},
+        "fill": {
+            *("image_bytes", "mask_bytes", "particles", "label", "guidance"),
+            *options,
+        },
         "generate": options,
         "score": {"image_bytes"},
     }
@@ -294,8 +452,12 @@ def test_signatures_are_as_promised(kind):
         signature = signatures[name]
         assert signature.method_name == "tensorflow/serving/predict"
         assert set(signature.inputs) == inputs
-        assert set(signature.outputs) == outputs
-        assert set(signature.defaults) == inputs - {"image_bytes", "token_ids"}
+        assert set(signature.outputs) == outputs | (
+            {"mask"} if name == "fill" else set()
+        )
+        assert set(signature.defaults) == inputs - {
+            *("image_bytes", "mask_bytes", "token_ids")
+        }
         for info in (*signature.inputs.values(), *signature.outputs.values()):
             assert info.tensor_shape.dim[0].size == -1
 

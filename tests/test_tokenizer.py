@@ -140,3 +140,67 @@ def test_a_tokenizer_is_what_its_config_says():
     again = PixelTokenizer(**tokenizer.get_config())
     assert again.get_config() == tokenizer.get_config()
     assert again.palette == tokenizer.palette
+
+
+def framed(content, box, size=(40, 60), color=(255, 255, 255)):
+    image = np.full((*size, 3), color, np.uint8)
+    top, left, bottom, right = box
+    image[top:bottom, left:right] = content
+    return image
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((5, 10, 25, 30), (5, 10, 25, 30)),
+        # Grown to a square, as far as the image reaches.
+        ((5, 10, 15, 30), (0, 10, 20, 30)),
+        ((20, 10, 30, 30), (15, 10, 35, 30)),
+        ((0, 0, 2, 50), (0, 0, 40, 50)),
+        ((10, 58, 30, 60), (10, 40, 30, 60)),
+    ],
+)
+def test_margins_are_found(box, expected):
+    tokenizer = PixelTokenizer((8, 8), trim=True)
+    noise = np.random.default_rng(0).integers(0, 100, (40, 60, 3), np.uint8)
+    top, left, bottom, right = box
+    image = framed(noise[top:bottom, left:right], box)
+    image[-1, -1] = (250, 255, 255)  # As JPEG leaves it.
+    assert tokenizer.content_box(image).numpy().tolist() == [*expected]
+    top, left, bottom, right = expected
+    np.testing.assert_array_equal(
+        tokenizer.resize_image(image),
+        PixelTokenizer((8, 8)).resize_image(image[top:bottom, left:right]),
+    )
+
+
+def test_an_image_of_one_color_is_left_whole():
+    image = framed(0, (0, 0, 0, 0))
+    found = PixelTokenizer((8, 8), trim=True).content_box(image)
+    assert found.numpy().tolist() == [0, 0, 40, 60]
+
+
+def test_a_mask_is_trimmed_like_its_image():
+    tokenizer = PixelTokenizer((10, 10), trim=True)
+    image = framed((200, 30, 30), (10, 20, 30, 40))
+    mask = framed((255, 255, 255), (10, 20, 20, 40), color=0)
+    for scale in (1, 2, 3):
+        large = mask.repeat(scale, axis=0).repeat(scale, axis=1)
+        small = tokenizer.resize_like(large, image).numpy()
+        assert np.all(small[:5] >= 128)
+        assert np.all(small[5:] < 128)
+
+
+def test_files_are_trimmed_in_graph_and_eagerly(tmp_path):
+    tokenizer = PixelTokenizer((8, 8), trim=True)
+    rgba = np.zeros((400, 400, 4), np.uint8)
+    rgba[150:250, 100:200] = (10, 90, 200, 255)
+    Image.fromarray(rgba).save(tmp_path / "sprite.png")
+    white = np.where(rgba[..., 3:] == 0, 255, rgba[..., :3]).astype(np.uint8)
+    Image.fromarray(white).save(tmp_path / "sprite.jpg", quality=95)
+    graph = tf.function(tokenizer.decode)
+    for name in ("sprite.png", "sprite.jpg"):
+        small = tokenizer.read(tmp_path / name)
+        decoded = graph(tf.io.read_file(str(tmp_path / name)))
+        np.testing.assert_array_equal(small, decoded)
+        assert np.abs(small.astype(int) - (10, 90, 200)).max() < 40

@@ -12,6 +12,8 @@ from pixace_tf.data.quantization import dequantize, quantize
 from pixace_tf.errors import UserError
 
 RESIZES = ("crop", "squash", "pad")
+# A margin differs from the first pixel by no more than JPEG's noise.
+_MARGIN_LEVELS = 12
 
 
 class PixelTokenizer:
@@ -25,6 +27,8 @@ class PixelTokenizer:
         palette: The colors; a `Palette` or its text, such as `"hsv 5,4,4"`.
         resize: `"crop"` cuts the center to the aspect of `image_size`,
             `"squash"` stretches, `"pad"` adds white.
+        trim: Whether margins of one color, or transparent ones, are cut before;
+            what is left of them is what `image_size` needs for its aspect.
 
     Raises:
         UserError: If an argument is out of bounds.
@@ -42,6 +46,7 @@ class PixelTokenizer:
         image_size: tuple[int, int] = (32, 32),
         palette: Palette | str = "hsv 5,4,4",
         resize: str = "crop",
+        trim: bool = False,
     ) -> None:
         size = tuple(image_size)
         if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
@@ -57,6 +62,7 @@ class PixelTokenizer:
         self.image_size = size
         self.palette = Palette.get(palette)
         self.resize = resize
+        self.trim = trim
 
     @property
     def sequence_length(self) -> int:
@@ -69,6 +75,7 @@ class PixelTokenizer:
             "image_size": list(self.image_size),
             "palette": str(self.palette),
             "resize": self.resize,
+            "trim": self.trim,
         }
 
     def read(self, image: str | os.PathLike[str] | np.ndarray) -> np.ndarray:
@@ -84,14 +91,29 @@ class PixelTokenizer:
         Raises:
             UserError: If the image is not usable.
         """
+        return np.asarray(self.resize_image(self.read_whole(image)))
+
+    def read_whole(
+        self, image: str | os.PathLike[str] | np.ndarray
+    ) -> tf.Tensor:
+        """Read one image, as `read` does before it resizes.
+
+        Args:
+            image: See `read`.
+
+        Returns:
+            uint8 `(any_height, any_width, 3)`.
+
+        Raises:
+            UserError: If the image is not usable.
+        """
         if isinstance(image, str | os.PathLike):
             location = os.fspath(image)
             try:
-                decoded = self.decode(read(location))
+                return self.decode_whole(read(location))
             except tf.errors.InvalidArgumentError:
                 # Rare kinds of JPEG and PNG that only Pillow reads.
-                decoded = self.decode(read(location, is_plain=False))
-            return np.asarray(decoded)
+                return self.decode_whole(read(location, is_plain=False))
         pixels = np.asarray(image)
         is_rgb = pixels.ndim == 3 and pixels.shape[-1] == 3
         if not is_rgb or pixels.dtype != np.uint8:
@@ -99,7 +121,7 @@ class PixelTokenizer:
                 "An image must be a path or a uint8 array (height, width, 3). "
                 f"Received: {pixels.dtype} {pixels.shape}"
             )
-        return np.asarray(self.resize_image(pixels))
+        return pixels
 
     def decode(self, image_bytes: tf.Tensor) -> tf.Tensor:
         """Decode one JPEG or PNG file and resize it.
@@ -117,15 +139,10 @@ class PixelTokenizer:
             tf.errors.InvalidArgumentError: If the bytes are no JPEG or PNG, or
                 the header names more than 64 megapixels.
         """
-        image = tf.cond(
-            tf.io.is_jpeg(image_bytes),
-            lambda: self._decode_jpeg(image_bytes),
-            lambda: _decode_png(image_bytes),
-        )
-        return self.resize_image(image)
+        return self.resize_image(self.decode_whole(image_bytes))
 
     def resize_image(self, image: tf.Tensor) -> tf.Tensor:
-        """Crop, squash or pad one image to `image_size`, antialiased.
+        """Trim, then crop, squash or pad one image to `image_size`.
 
         Args:
             image: uint8 `(any_height, any_width, 3)`.
@@ -133,6 +150,88 @@ class PixelTokenizer:
         Returns:
             uint8 `(height, width, 3)`.
         """
+        if self.trim:
+            top, left, bottom, right = tf.unstack(self.content_box(image))
+            image = image[top:bottom, left:right]
+        return self._scale(image)
+
+    def resize_like(self, image: tf.Tensor, original: tf.Tensor) -> tf.Tensor:
+        """Bring an image to `image_size` as another one of its aspect is.
+
+        Args:
+            image: uint8 `(any_height, any_width, 3)`.
+            original: uint8 `(any_height, any_width, 3)`, which says what to
+                trim.
+
+        Returns:
+            uint8 `(height, width, 3)`.
+        """
+        if self.trim:
+            size = tf.cast(tf.tile(tf.shape(image)[:2], [2]), tf.float32)
+            full = tf.cast(tf.tile(tf.shape(original)[:2], [2]), tf.float32)
+            box = tf.cast(self.content_box(original), tf.float32) / full * size
+            top, left = tf.unstack(tf.cast(tf.floor(box[:2]), tf.int32))
+            bottom, right = tf.unstack(tf.cast(tf.math.ceil(box[2:]), tf.int32))
+            image = image[top:bottom, left:right]
+        return self._scale(image)
+
+    def content_box(self, image: tf.Tensor) -> tf.Tensor:
+        """Find what lies within margins of the color of the first pixel.
+
+        Args:
+            image: uint8 `(any_height, any_width, 3)`.
+
+        Returns:
+            int32 `(4,)`: top, left, bottom and right. The box is grown to the
+            aspect of `image_size` as far as the image reaches; it is the whole
+            image where that has but one color.
+        """
+        values = tf.cast(image, tf.int32)
+        far = tf.reduce_max(tf.abs(values - values[0, 0]), axis=-1)
+        is_content = far > _MARGIN_LEVELS
+        shape = tf.shape(image)[:2]
+        spans = []
+        for axis in (0, 1):
+            inside = tf.where(tf.reduce_any(is_content, axis=1 - axis))[:, 0]
+            inside = tf.cast(inside, tf.int32)
+            # Both ends exist, for an image of one color too.
+            every = tf.concat([inside, tf.range(shape[axis])], axis=0)
+            every = every[: tf.maximum(tf.size(inside), 1)]
+            is_empty = tf.size(inside) == 0
+            low = tf.where(is_empty, 0, every[0])
+            high = tf.where(is_empty, shape[axis], every[-1] + 1)
+            spans.append((low, high))
+        (top, bottom), (left, right) = spans
+        height, width = self.image_size
+        tall = _ceil_divide((right - left) * height, width)
+        wide = _ceil_divide((bottom - top) * width, height)
+        top, bottom = _grow(top, bottom, tall, shape[0])
+        left, right = _grow(left, right, wide, shape[1])
+        return tf.stack([top, left, bottom, right])
+
+    def decode_whole(
+        self, image_bytes: tf.Tensor, use_alpha: bool = True
+    ) -> tf.Tensor:
+        """Decode one JPEG or PNG file, as `decode` does before it resizes.
+
+        Args:
+            image_bytes: string scalar, the bytes of the file.
+            use_alpha: Whether alpha is laid over white, or left out.
+
+        Returns:
+            uint8 `(any_height, any_width, 3)`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: See `decode`.
+        """
+        return tf.cond(
+            tf.io.is_jpeg(image_bytes),
+            lambda: self._decode_jpeg(image_bytes),
+            lambda: _decode_png(image_bytes, use_alpha),
+        )
+
+    def _scale(self, image: tf.Tensor) -> tf.Tensor:
+        """Crop, squash or pad; see `resize_image`."""
         height, width = self.image_size
         if self.resize == "crop":
             image = _crop_to_aspect(image, height, width)
@@ -214,6 +313,8 @@ class PixelTokenizer:
             image_bytes = tf.identity(image_bytes)
         scale = tf.cast(shape[:2], tf.float32) / self.image_size
         limit = tf.reduce_max if self.resize == "pad" else tf.reduce_min
+        if self.trim:  # What is left may be small.
+            scale = tf.ones_like(scale)
         # Keep twice the target's size, for the antialiased resize to work on.
         halvings = tf.math.log(limit(scale) / 2) / tf.math.log(2.0)
         ratio_index = tf.clip_by_value(
@@ -234,7 +335,7 @@ class PixelTokenizer:
         )
 
 
-def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:
+def _decode_png(image_bytes: tf.Tensor, use_alpha: bool) -> tf.Tensor:
     signature = tf.strings.substr(image_bytes, 0, 8)
     is_png = (signature == b"\x89PNG\r\n\x1a\n") & (
         tf.strings.length(image_bytes) >= 24
@@ -246,6 +347,8 @@ def _decode_png(image_bytes: tf.Tensor) -> tf.Tensor:
     # The decode must wait for the check, or it allocates the whole image.
     with tf.control_dependencies([_assert_small(size[1], size[0])]):
         image_bytes = tf.identity(image_bytes)
+    if not use_alpha:
+        return tf.io.decode_png(image_bytes, channels=3)
     rgba = tf.io.decode_png(image_bytes, channels=4)
     rgb, alpha = rgba[..., :3], rgba[..., 3:]
     return tf.cond(
@@ -283,6 +386,13 @@ def _crop_to_aspect(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
     top = (shape[0] - crop_height) // 2
     left = (shape[1] - crop_width) // 2
     return image[top : top + crop_height, left : left + crop_width]
+
+
+def _grow(low: Any, high: Any, length: Any, most: Any) -> tuple[Any, Any]:
+    """Make a span longer on both sides, within `[0, most]`."""
+    length = tf.clip_by_value(length, high - low, most)
+    low = tf.clip_by_value(low - (length - (high - low)) // 2, 0, most - length)
+    return low, low + length
 
 
 def _ceil_divide(numerator: tf.Tensor, denominator: int) -> tf.Tensor:

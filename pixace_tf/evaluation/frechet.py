@@ -3,7 +3,9 @@
 Shapes: N images, D features.
 """
 
+import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -31,15 +33,35 @@ _BATCH_SIZE = 64
 _RESIZE_CHUNK = 1024
 
 
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """A classifier of the training images.
+
+    Attributes:
+        network: As `train_classifier` returns it.
+        names: str `(K,)`, the classes in the order of its logits.
+        accuracy: On evaluated images that the run was not trained on, or None.
+    """
+
+    network: keras.Model
+    names: np.ndarray
+    accuracy: float | None
+
+
 def compare_features(
-    evidence: Evidence, new: np.ndarray, network: keras.Model | None = None
+    evidence: Evidence,
+    new: np.ndarray,
+    judge: Callable[[], Judge],
+    network: keras.Model | None = None,
 ) -> dict[str, Any]:
     """Return Fréchet distances to the training images.
 
     Args:
         evidence: Images to compare with, and the training images.
         new: uint8 `(N, height, width, 3)`, drawn by the model.
-        network: Gives the features; without one a small classifier is trained.
+        judge: Returns a classifier, whose last hidden layer gives the features
+            where there is no
+        network: that does.
 
     Returns:
         Distances to `reference_pictures` training images, each from the same
@@ -62,8 +84,7 @@ def compare_features(
     if network is not None:
         name = network.name
     else:
-        labels = training.labels[chosen]
-        network, accuracy = _own_network(evidence, reference, labels)
+        network, accuracy = drop_head(judge().network), judge().accuracy
     with ProgressBar("Comparing") as bar:
         reference_features = extract(network, reference, bar.count)
     same = evenly_spaced(len(evidence.images), count)
@@ -85,17 +106,22 @@ def compare_features(
     }
 
 
-def _own_network(
-    evidence: Evidence, images: np.ndarray, labels: np.ndarray
-) -> tuple[keras.Model, float | None]:
-    """Return a network of features, and the accuracy of its classifier."""
-    images, labels = images[labels != ""], labels[labels != ""]
-    names, classes = np.unique(labels, return_inverse=True)
+def train_judge(evidence: Evidence) -> Judge:
+    """Train a classifier on the training images with classes.
+
+    Raises:
+        MissingDataError: If there are no two classes.
+    """
+    training = evidence.require_training()
+    chosen = evenly_spaced(len(training.token_ids), _MAX_REFERENCE)
+    chosen = chosen[training.labels[chosen] != ""]
+    names, classes = np.unique(training.labels[chosen], return_inverse=True)
     if len(names) < 2:
         raise MissingDataError(
             "The training pictures have no classes to train a network with; "
             "give one with --features."
         )
+    images = detokenize(training.token_ids[chosen], evidence.run.tokenizer)
     with ProgressBar("Training a classifier") as bar:
         flip = evidence.run.arguments["flip"]
         classifier = train_classifier(
@@ -107,7 +133,7 @@ def _own_network(
         logits = extract(classifier, evidence.quantized[is_known])
         is_right = names[logits.argmax(axis=1)] == evidence.labels[is_known]
         accuracy = float(np.mean(is_right))
-    return drop_head(classifier), accuracy
+    return Judge(classifier, names, accuracy)
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:

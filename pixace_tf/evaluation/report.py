@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -16,6 +17,7 @@ from pixace_tf import storage
 from pixace_tf.console import ProgressBar
 from pixace_tf.errors import UserError
 from pixace_tf.evaluation import plots
+from pixace_tf.evaluation.classes import paint_classes
 from pixace_tf.evaluation.completion import complete_halves
 from pixace_tf.evaluation.evidence import (
     Evidence,
@@ -23,7 +25,7 @@ from pixace_tf.evaluation.evidence import (
     detokenize,
     evenly_spaced,
 )
-from pixace_tf.evaluation.frechet import compare_features
+from pixace_tf.evaluation.frechet import compare_features, train_judge
 from pixace_tf.evaluation.metrics import (
     BASELINE_NAMES,
     Measurement,
@@ -43,6 +45,7 @@ IMAGES = frozenset(
     {
         *("likelihood", "bits-by-place", "expected", "palette", "completed"),
         *("new", "nearest", "probe", "colors", "learning-curve", "regions"),
+        "classes",
     }
 )
 _EXTRA_PACKAGES = ("jinja2", "sklearn", "skimage")
@@ -104,23 +107,28 @@ def build_report(
             classifier is trained, where the training images have classes.
 
     Returns:
-        The figures of `measurement` and five more, each None where `missing`
+        The figures of `measurement` and six more, each None where `missing`
         tells why: `completion` of `completion.complete_halves`, `filling` of
         `regions.fill_regions`, `nearest` of
         `nearest.compare_with_training`, `frechet` of
-        `frechet.compare_features`, `probe` of `probe.probe_layers`; with images
-        of all of them.
+        `frechet.compare_features`, `classes` of `classes.paint_classes`,
+        `probe` of `probe.probe_layers`; with images of all of them.
     """
     run = evidence.run
     with ProgressBar("Generating") as bar:
         seeds = np.arange(num_samples)
         token_ids = run.sampler.generate(seeds, progress=bar.count)
     new = detokenize(token_ids, run.tokenizer)
+    judge = functools.cache(lambda: train_judge(evidence))
     parts: dict[str, Callable[[], _Part]] = {
         "completion": lambda: complete_halves(evidence),
         "filling": lambda: fill_regions(evidence),
         "nearest": lambda: _compare_with_training(evidence, new),
-        "frechet": lambda: (compare_features(evidence, new, network), {}),
+        "frechet": lambda: (
+            compare_features(evidence, new, judge, network),
+            {},
+        ),
+        "classes": lambda: paint_classes(evidence, judge),
         "probe": lambda: probe_layers(evidence),
     }
     figures: dict[str, Any] = dict(measurement.figures)

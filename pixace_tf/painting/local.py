@@ -98,7 +98,7 @@ class LocalPainter:
         originals = np.stack(
             [tokenizer.read(image) for image in request.images]
         )
-        is_hidden = _hidden_pixels(request, tokenizer)
+        is_hidden = hidden_pixels(request, tokenizer)
         token_ids = tokenizer.tokenize(originals).numpy()
         masks_of_all = np.repeat(is_hidden, request.columns, axis=0)
         sampled = self._run.sampler.fill(
@@ -195,25 +195,28 @@ def _first(watch: WatchCallback, images: np.ndarray) -> None:
     watch(images[0])
 
 
-def _hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
-    """Return which small pixels to paint, bool `(B, height, width)`."""
+def hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
+    """Return which small pixels of its images a request paints.
+
+    Args:
+        request: At least one image.
+        tokenizer: Says how images, and masks with them, are scaled.
+
+    Returns:
+        bool `(B, height, width)`.
+
+    Raises:
+        UserError: If a mask does not fit its image.
+    """
     height, width = tokenizer.image_size
     count = len(request.images)
     if request.mask is None:
-        if request.cover is None:
-            prefix_length = request.prefix_in(height * width)
-            position = np.arange(height * width).reshape(height, width)
-            is_hidden = position >= prefix_length
-        else:
-            is_hidden = masks.cover(request.cover, height, width)
+        is_hidden = request.hidden_in(height, width)
         return np.repeat(is_hidden[None], count, axis=0)
-    of_images = request.mask
-    if not isinstance(of_images, list | tuple):
-        of_images = [of_images] * count
     return np.stack(
         [
             _small_mask(mask, image, tokenizer)
-            for mask, image in zip(of_images, request.images, strict=True)
+            for mask, image in zip(request.masks(), request.images, strict=True)
         ]
     )
 
@@ -225,14 +228,12 @@ def _small_mask(
 
     The mask is scaled as its image is; one of the small size is taken as it is.
     """
-    if isinstance(mask, str) and mask == masks.ALPHA:
-        pixels = masks.read_alpha(image)
-    else:
-        pixels = masks.read_mask(mask)
-        if pixels.shape == tuple(tokenizer.image_size):
-            return masks.is_painted(pixels)
-        masks.check_aspect(pixels, masks.size_of(image))
+    height, width = tokenizer.image_size
+    pixels = masks.mask_of(image, mask, (height, width))
+    if pixels.shape == (height, width):
+        return masks.is_painted(pixels)
     # The border of `resize="pad"` is white, so what is kept must be.
     kept = np.repeat(255 - pixels[..., None], 3, axis=2)
-    kept = tokenizer.resize_image(kept).numpy()[..., 0]
+    original = tokenizer.read_whole(image) if tokenizer.trim else kept
+    kept = tokenizer.resize_like(kept, original).numpy()[..., 0]
     return masks.is_painted(255 - kept)

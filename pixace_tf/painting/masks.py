@@ -101,6 +101,28 @@ def read_mask(mask: Any) -> np.ndarray:
     )
 
 
+def mask_of(image: Any, mask: Any, image_size: tuple[int, int]) -> np.ndarray:
+    """Read the mask of an image, at its own size.
+
+    Args:
+        image: A path, an http(s) address, or `(any_height, any_width, 3)`.
+        mask: `ALPHA`, or what `read_mask` takes.
+        image_size: `(H, W)`; a mask of this size is for the small image.
+
+    Returns:
+        uint8 `(any_height, any_width)`; 255 is painted.
+
+    Raises:
+        UserError: If it is no mask, or has another aspect than the image.
+    """
+    if isinstance(mask, str) and mask == ALPHA:
+        return read_alpha(image)
+    pixels = read_mask(mask)
+    if pixels.shape != image_size:
+        check_aspect(pixels, size_of(image))
+    return pixels
+
+
 def is_painted(values: np.ndarray) -> np.ndarray:
     """Tell which pixels of a small mask are painted.
 

@@ -156,6 +156,30 @@ class Request:
             )
         return self.prefix_length
 
+    def hidden_in(self, height: int, width: int) -> np.ndarray:
+        """Return which pixels are painted where there is no mask.
+
+        Args:
+            height: Of the small image, in pixels.
+            width: The same.
+
+        Returns:
+            bool `(height, width)`.
+
+        Raises:
+            UserError: If `prefix_length` is out of range.
+        """
+        if self.cover is not None:
+            return masks.cover(self.cover, height, width)
+        position = np.arange(height * width).reshape(height, width)
+        return position >= self.prefix_in(height * width)
+
+    def masks(self) -> list[Any]:
+        """Return a mask for each image; `mask` is not None."""
+        if isinstance(self.mask, list | tuple):
+            return list(self.mask)
+        return [self.mask] * len(self.images)
+
     @property
     def columns(self) -> int:
         """How many images are drawn for each row of the answer."""

@@ -15,13 +15,18 @@ from PIL import Image
 from pixace_tf.console import ProgressCallback
 from pixace_tf.data import image_files
 from pixace_tf.errors import UserError
+from pixace_tf.painting import masks
 from pixace_tf.painting.painter import WatchCallback
 from pixace_tf.painting.request import ImageLike, Request
-from pixace_tf.painting.sheets import Completions, hide_after
+from pixace_tf.painting.sheets import Completions, hide
 from pixace_tf.painting.wire import Arrays, Server
+from pixace_tf.sampling import NUM_PARTICLES
 
 # The batching of the server takes so many rows at most.
 MAX_ROWS = 8
+# Of one image, as in `serving.served_fill`, which needs TensorFlow; it is the
+# default there.
+MAX_PARTICLES = 16
 # Requests under way at once, so that the server has what to batch.
 NUM_CONNECTIONS = 4
 
@@ -53,27 +58,35 @@ class ServedPainter:
             ServerError: If the server does not answer as it should.
         """
         request.check_has_images()
-        if request.cover is not None or request.mask is not None:
-            raise UserError(
-                "A server keeps the top of a picture only; for another cover "
-                "or a mask give RUN instead of --server."
-            )
-        _refuse_label(request)
-        scored = self._score(request.images)
-        small = scored["image_bytes"]
-        originals = _decode(small)
-        prefix_length = request.prefix_in(scored["token_ids"].shape[1])
-        columns = request.columns
+        files, scored = self._score(request.images)
+        originals = _decode(scored["image_bytes"])
+        token_ids, columns = scored["token_ids"], request.columns
         rows = {
-            **_sampling(request, len(small)),
-            "seed": request.seeds(scored["token_ids"]),
-            "image_bytes": np.repeat(small, columns),
-            "prefix_length": np.full(len(small) * columns, prefix_length),
+            **_sampling(request, len(files)),
+            "seed": request.seeds(token_ids),
         }
-        answer = self._predict_all("complete", rows, progress)
+        if request.cover is request.mask is request.label is None:
+            prefix_length = request.prefix_in(token_ids.shape[1])
+            rows["token_ids"] = np.repeat(token_ids, columns, axis=0)
+            rows["prefix_length"] = np.array(
+                [prefix_length] * len(rows["seed"])
+            )
+            answer = self._predict_all("complete_tokens", rows, progress)
+            is_hidden = np.arange(token_ids.shape[1]) >= prefix_length
+            is_hidden = np.tile(is_hidden, (len(files), 1))
+        else:
+            rows |= _filling(request, len(files))
+            rows["image_bytes"] = np.repeat(files, columns)
+            mask_files = _mask_files(request, originals.shape[1:3])
+            rows["mask_bytes"] = np.repeat(mask_files, columns)
+            answer = self._predict_all("fill", rows, progress)
+            is_hidden = answer["mask"][::columns]
         completed = _decode(answer["image_bytes"])
         # What was kept is the same in every column.
-        kept = [hide_after(c, prefix_length) for c in completed[::columns]]
+        kept = [
+            hide(image, mask.reshape(originals.shape[1:3]))
+            for image, mask in zip(completed[::columns], is_hidden, strict=True)
+        ]
         completed = request.choose(completed, answer["bits_per_pixel"])
         if watch is not None:
             watch(completed)
@@ -91,9 +104,14 @@ class ServedPainter:
         Raises:
             ServerError: If the server does not answer as it should.
         """
-        _refuse_label(request)
         rows = {**_sampling(request, 1), "seed": request.seeds()}
-        answer = self._predict_all("generate", rows, progress)
+        name = "generate"
+        if request.label is not None:
+            name = "fill"
+            nothing = np.array([b""] * request.columns, object)
+            rows |= _filling(request, 1)
+            rows |= {"image_bytes": nothing, "mask_bytes": nothing}
+        answer = self._predict_all(name, rows, progress)
         images = _decode(answer["image_bytes"])
         (images,) = request.choose(images, answer["bits_per_pixel"])
         if watch is not None:
@@ -106,28 +124,26 @@ class ServedPainter:
         Raises:
             ServerError: If the server does not answer as it should.
         """
-        scored = self._score([image])
-        length = scored["token_ids"].shape[1]
+        _, scored = self._score([image])
         rows = {
             **_sampling(Request(), 1),
             "seed": np.array([0]),
-            "image_bytes": scored["image_bytes"],
-            "prefix_length": np.array([length]),
+            "token_ids": scored["token_ids"],
+            "prefix_length": np.array([scored["token_ids"].shape[1]]),
         }
-        return _decode(self._predict_all("complete", rows)["image_bytes"])[0]
+        answer = self._predict_all("complete_tokens", rows)
+        return _decode(answer["image_bytes"])[0]
 
     def examples(self, count: int = 6) -> np.ndarray:
         """See `Painter`; a server keeps no images."""
         return np.zeros((0, 1, 1, 3), np.uint8)
 
-    def _score(self, images: Sequence[ImageLike]) -> Arrays:
-        """Return what the server sees of images."""
+    def _score(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, Arrays]:
+        """Return images as files, and what the server sees of them."""
 
-        def score(is_plain: bool | None) -> Arrays:
-            files = [_encode(image, is_plain) for image in images]
-            return self._predict_all(
-                "score", {"image_bytes": np.array(files, object)}
-            )
+        def score(is_plain: bool | None) -> tuple[np.ndarray, Arrays]:
+            files = np.array([_encode(i, is_plain) for i in images], object)
+            return files, self._predict_all("score", {"image_bytes": files})
 
         try:
             return score(None)
@@ -172,19 +188,47 @@ def _sampling(request: Request, num_rows: int) -> Arrays:
     return {**request.sampling_config(num_rows).arrays(count)}
 
 
-def _refuse_label(request: Request) -> None:
-    if request.label is not None:
+def _filling(request: Request, num_rows: int) -> Arrays:
+    """Return what `fill` takes beside an image, a mask and the sampling."""
+    count = num_rows * request.columns
+    if request.particles not in {*range(MAX_PARTICLES + 1), NUM_PARTICLES}:
         raise UserError(
-            "A server paints without labels; give RUN instead of --server."
+            f"A server weighs at most {MAX_PARTICLES} particles. "
+            f"Received: particles={request.particles}"
         )
+    particles = min(request.particles, MAX_PARTICLES)
+    label = os.fsencode(request.label or "")
+    return {
+        "particles": np.full(count, particles, np.int32),
+        "label": np.array([label] * count, object),
+        "guidance": np.full(count, request.guidance, np.float32),
+    }
+
+
+def _mask_files(request: Request, image_size: tuple[int, ...]) -> np.ndarray:
+    """Return a PNG for each image whose white is painted."""
+    height, width = image_size
+    if request.mask is None:
+        hidden = request.hidden_in(height, width)
+        files = [_png(masks.read_mask(hidden))] * len(request.images)
+    else:
+        files = [
+            _png(masks.mask_of(image, mask, (height, width)))
+            for image, mask in zip(request.images, request.masks(), strict=True)
+        ]
+    return np.array(files, object)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _encode(image: ImageLike, is_plain: bool | None) -> bytes:
     if isinstance(image, str | os.PathLike):
         return image_files.read(os.fspath(image), is_plain=is_plain)
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
+    return _png(image)
 
 
 def _decode(files: np.ndarray) -> np.ndarray:

@@ -140,6 +140,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     if missing:
         raise UserError(f"The file {file} lacks {', '.join(sorted(missing))}.")
     # Runs from before there were these: mirrored images were the same task.
+    config["tokenizer"] = {"trim": False, **config["tokenizer"]}
     plain = (0, 0) if config["arguments"].get("flip") else (0,)
     config["model"] = {
         **{"head_hidden_dim": None, "orders": plain, "labels": []},

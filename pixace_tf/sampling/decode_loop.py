@@ -120,7 +120,7 @@ class DecodeLoop:
             particles.resample,
             input_signature=[
                 *(self._state_spec, tokens, nats),
-                tf.TensorSpec((), tf.float32),
+                *(tf.TensorSpec((), tf.float32), scalar),
             ],
             autograph=False,
         )
@@ -261,6 +261,78 @@ class DecodeLoop:
             ),
         )
         return token_ids
+
+    def run_particles(
+        self,
+        state: Any,
+        token_ids: tf.Tensor,
+        span: tuple[tf.Tensor, tf.Tensor],
+        uniform: tf.Tensor,
+        count: tf.Tensor,
+        *arguments: Any,
+    ) -> tf.Tensor:
+        """Fill one image by particles, all of it a graph; filters act.
+
+        Args:
+            state: See `advance`.
+            token_ids: See `advance`.
+            span: int32 scalars, the first pixel and the end; multiples of the
+                decoder's `prefill_stride`, or T.
+            uniform: float32 `(T + 1,)`, from `particles.choice_noise`.
+            count: int32 scalar from 1 to R; the rows behind are no particles.
+            *arguments: `mask`, `noise` and `config` of `advance`.
+
+        Returns:
+            int32 `(1, T)`.
+        """
+        start, end = span
+
+        def body(
+            position: tf.Tensor, tokens: tf.Tensor, nats: tf.Tensor, state: Any
+        ) -> Any:
+            stop = tf.minimum(self.chunk_end(position), end)
+            state = tf.nest.map_structure(_set_shape, state, self._state_spec)
+            tokens, nats, state = self.advance(
+                *(True, state, tokens, nats, position, stop), *arguments
+            )
+            tokens, nats, state = tf.cond(
+                stop < end,
+                lambda: self.resample(
+                    *(state, tokens, nats, uniform[stop], count)
+                ),
+                lambda: (tokens, nats, state),
+            )
+            return stop, tokens, nats, state
+
+        rows = tf.TensorSpec((self.rows,), tf.float32)
+        tokens = tf.TensorSpec(token_ids.shape, tf.int32)
+        _, token_ids, nats, _ = tf.while_loop(
+            lambda position, *_: position < end,
+            body,
+            (start, token_ids, tf.zeros(self.rows), state),
+            shape_invariants=(
+                *(tf.TensorSpec((), tf.int32), tokens, rows),
+                self._state_spec,
+            ),
+        )
+        return particles.choose(token_ids, nats, uniform[-1], count)
+
+    def chunk_end(self, position: Any) -> Any:
+        """Return where the row of pixels that begins at a position ends.
+
+        Args:
+            position: An integer, or an int32 scalar.
+
+        Returns:
+            The same, a multiple of the decoder's `prefill_stride`, in the same
+            span or at its end.
+        """
+        stride = self._model.decoder.prefill_stride
+        row = -(-self._model.image_size[1] // stride) * stride
+        span_end = (position // self.span_length + 1) * self.span_length
+        if isinstance(position, tf.Tensor):
+            return tf.minimum(position + row, span_end)
+        return min(position + row, span_end)
 
     def _in_state(self, tensor: tf.Tensor) -> tf.Tensor:
         """Return the rows of the state for those of the block."""

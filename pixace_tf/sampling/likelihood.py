@@ -4,11 +4,13 @@ Shapes: N images, T pixels.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pixace_tf.console import ProgressCallback
+from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.quantization import quantize
 from pixace_tf.data.tokenizer import PixelTokenizer
@@ -32,14 +34,16 @@ class Scorer:
     ) -> None:
         self.batch_size = batch_size
 
-        def nats(token_ids: tf.Tensor) -> tf.Tensor:
-            logits = model(token_ids, training=False)
+        def nats(token_ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+            condition = tf.stack([tf.zeros_like(labels), labels], axis=1)
+            logits = model((token_ids, condition), training=False)
             return model.channel_nats(token_ids, logits)
 
         self._nats = tf.function(
             nats,
             input_signature=[
-                tf.TensorSpec((batch_size, model.sequence_length), tf.int32)
+                tf.TensorSpec((batch_size, model.sequence_length), tf.int32),
+                tf.TensorSpec((batch_size,), tf.int32),
             ],
             autograph=False,
             jit_compile=jit_compile,
@@ -49,23 +53,29 @@ class Scorer:
         self,
         token_ids: np.ndarray,
         progress: ProgressCallback | None = None,
+        labels: Any = NULL_LABEL,
     ) -> np.ndarray:
         """Return the cost of each channel of each pixel.
 
         Args:
             token_ids: integers `(N, T)`, canonical codes.
             progress: Told the images done and their number.
+            labels: integers, one or `(N,)`, as in `PixaceCausalLM`.
 
         Returns:
             float32 `(N, T, 3)`: minus log2 probability of each channel, given
             those before it in the order of `Palette.channel_names`.
         """
         done = []
+        labels = np.broadcast_to(labels, len(token_ids)).astype(np.int32)
         for start in range(0, len(token_ids), self.batch_size):
-            batch = token_ids[start : start + self.batch_size].astype(np.int32)
+            chosen = slice(start, start + self.batch_size)
+            batch = token_ids[chosen].astype(np.int32)
             missing = self.batch_size - len(batch)
             full = np.pad(batch, ((0, missing), (0, 0)), mode="edge")
-            done.append(self._nats(full).numpy()[: len(batch)])
+            full_labels = np.pad(labels[chosen], (0, missing), mode="edge")
+            nats = self._nats(full, full_labels)
+            done.append(nats.numpy()[: len(batch)])
             if progress is not None:
                 progress(start + len(batch), len(token_ids))
         return np.concatenate(done) / np.float32(np.log(2))
@@ -74,13 +84,14 @@ class Scorer:
         self,
         token_ids: np.ndarray,
         progress: ProgressCallback | None = None,
+        labels: Any = NULL_LABEL,
     ) -> np.ndarray:
         """Return the cost of each pixel; see `channel_bits`.
 
         Returns:
             float32 `(N, T)`: minus log2 probability.
         """
-        return self.channel_bits(token_ids, progress).sum(axis=-1)
+        return self.channel_bits(token_ids, progress, labels).sum(axis=-1)
 
 
 @functools.lru_cache(maxsize=4)

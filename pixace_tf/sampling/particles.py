@@ -13,7 +13,10 @@ Shapes: R particles, T pixels, n choices of one draw.
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+from pixace_tf.sampling.draws import inverse_transform
 
 # Of `stateless_uniform`; a 0 stands behind the seeds of the pixels' noise.
 _SEEDS, _CHOICES = 1, 2
@@ -70,7 +73,11 @@ def cost(logits: tf.Tensor, choice: tf.Tensor) -> tf.Tensor:
 
 
 def resample(
-    state: Any, token_ids: tf.Tensor, nats: tf.Tensor, uniform: tf.Tensor
+    state: Any,
+    token_ids: tf.Tensor,
+    nats: tf.Tensor,
+    uniform: tf.Tensor,
+    count: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor, Any]:
     """Copy heavy particles in place of light ones, if few carry the weight.
 
@@ -83,27 +90,52 @@ def resample(
         token_ids: int32 `(R, T)`.
         nats: float32 `(R,)`, what the known pixels cost since the last time.
         uniform: float32 scalar in `[0, 1)`.
+        count: int32 scalar from 1 to R; the rows behind are no particles.
 
     Returns:
         `token_ids`, `nats` and `state` of the new particles.
     """
-    count = nats.shape[0]
-    weights = tf.nn.softmax(-nats)
+    rows = nats.shape[0]
+    number = tf.cast(count, tf.float32)
+    weights = tf.nn.softmax(-_of_particles(nats, count))
     effective = 1 / tf.reduce_sum(tf.square(weights))
-    points = (uniform + tf.range(count, dtype=tf.float32)) / count
+    points = (uniform + tf.range(rows, dtype=tf.float32)) / number
     is_below = tf.cumsum(weights)[None] <= points[:, None]
     drawn = tf.reduce_sum(tf.cast(is_below, tf.int32), axis=-1)
     # Rounding may leave the sum below the last point.
     drawn = tf.minimum(drawn, count - 1)
     return tf.cond(
-        effective < count / 2,
+        effective < number / 2,
         lambda: (
             tf.gather(token_ids, drawn),
             tf.zeros_like(nats),
-            take_rows(state, drawn, count),
+            take_rows(state, drawn, rows),
         ),
         lambda: (token_ids, nats, state),
     )
+
+
+def choose(
+    token_ids: tf.Tensor, nats: tf.Tensor, uniform: tf.Tensor, count: tf.Tensor
+) -> tf.Tensor:
+    """Draw one of the particles by weight.
+
+    Args:
+        token_ids: int32 `(R, T)`.
+        nats: float32 `(R,)`; see `resample`.
+        uniform: float32 scalar in `[0, 1)`.
+        count: int32 scalar; see `resample`.
+
+    Returns:
+        int32 `(1, T)`.
+    """
+    nats = _of_particles(nats, count)
+    return tf.gather(token_ids, inverse_transform(-nats[None], uniform[None]))
+
+
+def _of_particles(nats: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Return costs that are infinite for the rows that are no particles."""
+    return tf.where(tf.range(nats.shape[0]) < count, nats, np.inf)
 
 
 def take_rows(state: Any, index: tf.Tensor, count: int) -> Any:

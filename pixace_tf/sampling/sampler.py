@@ -27,7 +27,7 @@ from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling import MAX_GUIDANCE, NUM_PARTICLES, particles
 from pixace_tf.sampling.decode_loop import DecodeLoop
-from pixace_tf.sampling.draws import has_filters, inverse_transform
+from pixace_tf.sampling.draws import has_filters
 from pixace_tf.sampling.sampling_config import SamplingConfig
 
 ROWS_ON_GPU = 32
@@ -225,11 +225,8 @@ class Sampler:
                     own,
                     is_filtered,
                 )
-                chunk = self._chunk_length(
-                    loop, watch is not None or bool(weighed)
-                )
                 end = int(ends[rows].max())
-                blocks.append(block.decode(start, end, chunk))
+                blocks.append(block.decode(start, end, watch is not None))
         total = int(np.sum(ends - starts))
         position = np.arange(self.model.sequence_length)
         for rows, sampled, stop in self._in_parallel(blocks):
@@ -294,14 +291,6 @@ class Sampler:
         start = np.where(first < length, first // stride * stride, length)
         end = np.minimum(-(-end // stride) * stride, length)
         return start, np.maximum(start, end), is_weighed
-
-    def _chunk_length(self, loop: DecodeLoop, is_watched: bool) -> int:
-        """Return how many pixels to decode between two reports."""
-        if not is_watched:
-            return loop.span_length
-        # This is about a row.
-        stride = self.model.decoder.prefill_stride
-        return -(-self.model.image_size[1] // stride) * stride
 
     def _check(
         self, token_ids: Any, mask: Any, seeds: Any
@@ -397,9 +386,14 @@ class _Block:
         self._config = {name: value[full] for name, value in config.items()}
 
     def decode(
-        self, position: int, end: int, chunk_length: int
+        self, position: int, end: int, is_watched: bool
     ) -> Iterator[Decoded]:
         """Decode from a position on.
+
+        Args:
+            position: The first pixel.
+            end: Where to end.
+            is_watched: Whether to yield each row of pixels.
 
         Yields:
             After each chunk of pixels `rows`, as many or more rows of tokens,
@@ -413,8 +407,10 @@ class _Block:
         noise = loop.noise(seeds)
         state = loop.state_at(tokens, position, self._condition)
         while position < end:
-            span_end = (position // loop.span_length + 1) * loop.span_length
-            stop = min(position + chunk_length, span_end, end)
+            stop = (position // loop.span_length + 1) * loop.span_length
+            if is_watched or loop.has_particles:
+                stop = loop.chunk_end(position)
+            stop = min(stop, end)
             tokens, nats, state = loop.advance(
                 *(self._is_filtered, state, tokens, nats, position, stop),
                 *(self._mask, noise, self._config),
@@ -422,11 +418,10 @@ class _Block:
             position = stop
             if loop.has_particles and position < end:
                 tokens, nats, state = loop.resample(
-                    state, tokens, nats, uniform[position]
+                    *(state, tokens, nats, uniform[position], loop.rows)
                 )
             elif loop.has_particles:
-                chosen = inverse_transform(-nats[None], uniform[-1:])
-                tokens = tf.gather(tokens, chosen)
+                tokens = particles.choose(tokens, nats, uniform[-1], loop.rows)
             yield self._rows, tokens.numpy(), stop
 
 

@@ -8,7 +8,9 @@ import shlex
 import urllib.parse
 
 from pixace_tf import storage
+from pixace_tf.data.image_files import printable
 from pixace_tf.runs.run_folder import HISTORY_FILE, TOKENS_FILE, Run
+from pixace_tf.serving.served_fill import MAX_PARTICLES
 
 CARD_FILE = "README.md"
 
@@ -40,14 +42,29 @@ printf '{{"instances": [{{"image_bytes": {{"b64": "%s"}},
   curl -s http://localhost:8501/v1/models/{url_name}:predict -d @-
 ```
 
+Any region, painted where `hole.png` is white:
+
+```sh
+printf '{{"signature_name": "fill", "instances": [{{
+  "image_bytes": {{"b64": "%s"}}, "mask_bytes": {{"b64": "%s"}},
+  "particles": 16, "label": "", "guidance": 1.0, "temperature": 1.0,
+  "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}}]}}' \
+  "$(base64 < cat.jpg | tr -d '\n')" "$(base64 < hole.png | tr -d '\n')" |
+  curl -s http://localhost:8501/v1/models/{url_name}:predict -d @-
+```
+
 - `complete`, the default, takes `image_bytes`, `prefix_length`,
   `temperature`, `top_k`, `top_p`, `min_p` and `seed`;
 - `complete_tokens` takes `token_ids` instead of `image_bytes`;
+- `fill` takes `mask_bytes` (JPEG or PNG of the image's aspect, or of its small
+  size; empty paints everything), `particles` (1 to {particles}), `label`
+  ({labels}) and `guidance` (1 is off) instead of a prefix; `image_bytes` may be
+  empty;
 - `generate` takes neither an image nor a prefix;
 - `score` takes `image_bytes` alone.
 
 All return `image_bytes` (PNG; from `score` the image scaled down),
-`token_ids` and `bits_per_pixel`.
+`token_ids` and `bits_per_pixel`; `fill` also `mask`, what it has painted.
 
 `prefix_length` counts pixels in raster order, 0 to {length}. The same seed
 gives the same image, alone or in a batch. A JPEG is not turned upright by
@@ -96,6 +113,9 @@ def write(run: Run, version_path: str) -> str:
             ),
             name=shlex.quote(name),
             url_name=urllib.parse.quote(name, safe=""),
+            particles=MAX_PARTICLES,
+            labels=", ".join(map(printable, run.model.labels))
+            or "this model knows none, so it is empty",
             half=tokenizer.sequence_length // 2,
             length=tokenizer.sequence_length,
         ),

@@ -12,6 +12,7 @@ Shapes: B batch, T pixels.
 import inspect
 import math
 import operator
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -19,15 +20,20 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from pixace_tf.data.image_files import printable
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.sampling import MAX_GUIDANCE
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.draws import has_filters
 from pixace_tf.sampling.sampling_config import RULES, SamplingConfig
+from pixace_tf.serving.served_fill import MAX_PARTICLES, ServedFill
 
 # Images of a block. Fewer would make a batch slower, more a single image.
 BLOCK_ROWS = 8
+# Labels that an error names.
+_MAX_NAMED = 10
 
 Tensors = dict[str, tf.Tensor]
 
@@ -40,13 +46,19 @@ class ServedModel:
       int64.
     - `complete_tokens` takes `token_ids` int32 `(B, T)` instead of
       `image_bytes`, and reads them up to each prefix.
+    - `fill` takes `image_bytes` (empty for none), `mask_bytes` (JPEG or PNG,
+      white is painted; empty paints everything), `particles` int32, `label`
+      string (empty for none), `guidance` float32, and the options of
+      `complete` but the prefix.
     - `generate` takes neither an image nor a prefix.
     - `score` takes `image_bytes` alone.
 
-    The first three return the completed images as `image_bytes`, their
+    All but `score` return the completed images as `image_bytes`, their
     `token_ids` int32 `(B, T)`, and `bits_per_pixel` float32 `(B,)`, what an
     image costs the model. `score` returns the same for the given images; its
     `image_bytes` is the image scaled down, before the palette.
+
+    `fill` also returns `mask`, bool `(B, T)`: what it has painted.
 
     Every input is `(B, ...)`, and one of a single row counts for all rows.
     Every output is `(B, ...)`; those that end in `_bytes` are PNG files. What
@@ -63,6 +75,7 @@ class ServedModel:
         self._model = model
         self._tokenizer = tokenizer
         self._loop = DecodeLoop(model, BLOCK_ROWS, jit_compile=False)
+        self._fill = ServedFill(model, tokenizer)
         length = model.sequence_length
         self._nats = tf.function(
             lambda token_ids: model.pixel_nats(
@@ -95,6 +108,15 @@ class ServedModel:
             "complete_tokens": _function(
                 self._complete_tokens, token_ids=tokens, **prefix, **options
             ),
+            "fill": _function(
+                self._fill_masks,
+                image_bytes=row,
+                mask_bytes=row,
+                particles=tf.constant([MAX_PARTICLES]),
+                label=tf.constant([""]),
+                guidance=tf.constant([1.0]),
+                **options,
+            ),
             "generate": _function(self._generate, **options),
             "score": _function(self._score, image_bytes=row),
         }
@@ -126,6 +148,60 @@ class ServedModel:
 
     def _complete_tokens(self, **given: tf.Tensor) -> Tensors:
         return self._sample(**self._check(**given))
+
+    def _fill_masks(
+        self,
+        image_bytes: tf.Tensor,
+        mask_bytes: tf.Tensor,
+        label: tf.Tensor,
+        **options: tf.Tensor,
+    ) -> Tensors:
+        given = self._check(
+            image_bytes=image_bytes,
+            mask_bytes=mask_bytes,
+            label=label,
+            **options,
+        )
+        images, masks = tf.map_fn(
+            lambda row: self._fill.decode(*row),
+            (given.pop("image_bytes"), given.pop("mask_bytes")),
+            fn_output_signature=(
+                tf.TensorSpec((*self._tokenizer.image_size, 3), tf.uint8),
+                tf.TensorSpec((self._tokenizer.sequence_length,), tf.bool),
+            ),
+            # Large images of a batch would fill the memory together.
+            parallel_iterations=1,
+        )
+        labels = self._label_numbers(given.pop("label"))
+        token_ids = tf.map_fn(
+            lambda row: self._fill.fill(*row),
+            (
+                *(self._tokenize(images), masks, given.pop("particles")),
+                *(labels, given.pop("guidance"), given.pop("seed"), given),
+            ),
+            fn_output_signature=tf.TensorSpec(
+                (self._tokenizer.sequence_length,), tf.int32
+            ),
+            parallel_iterations=1,
+        )
+        images = self._tokenizer.detokenize(token_ids)
+        return {**self._outputs(images, token_ids), "mask": masks}
+
+    def _label_numbers(self, names: tf.Tensor) -> tf.Tensor:
+        """Return the numbers of labels, int32 `(B,)`; refuse unknown ones."""
+        labels = self._model.labels
+        is_it = names[:, None] == [b"", *map(os.fsencode, labels)]
+        some = ", ".join(map(printable, labels[:_MAX_NAMED]))
+        rule = (
+            f"be empty or a label of the model, such as {some}."
+            if labels
+            else "be empty: the model was trained without labels."
+        )
+        check = _assert(
+            tf.reduce_any(is_it, axis=1), f"label must {rule}", names
+        )
+        with tf.control_dependencies([check]):
+            return tf.argmax(is_it, axis=1, output_type=tf.int32)
 
     def _generate(self, **given: tf.Tensor) -> Tensors:
         given = self._check(**given)
@@ -160,6 +236,14 @@ class ServedModel:
             "prefix_length": (
                 f"from 0 to {length}",
                 lambda x: (x >= 0) & (x <= length),
+            ),
+            "particles": (
+                f"from 1 to {MAX_PARTICLES}",
+                lambda x: (x >= 1) & (x <= MAX_PARTICLES),
+            ),
+            "guidance": (
+                f"from 1 to {MAX_GUIDANCE:g}",
+                lambda x: (x >= 1) & (x <= MAX_GUIDANCE),
             ),
         }
         checks += [

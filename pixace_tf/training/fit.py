@@ -63,7 +63,7 @@ def fit(
     source, options = os.fspath(source), TrainingArguments(**arguments)
     path = os.path.join(runs_dir, name or default_name(source))
     tokenizer = PixelTokenizer(
-        options.image_size, options.palette, options.resize
+        options.image_size, options.palette, options.resize, options.trim
     )
     is_new = not os.path.exists(os.path.join(path, storage.RUN_FILE))
     start = None if start_from is None else os.path.abspath(start_from)

@@ -121,6 +121,11 @@ class TrainingArguments:
         "How to bring an image to the aspect of --image-size.",
         RESIZES,
     )
+    trim: bool = argument(
+        False,
+        "Cut transparent or one-colored margins first, for sprites and "
+        "stickers.",
+    )
     epochs: int | None = argument(None, "Passes over the images.", at_least=1)
     max_minutes: float | None = argument(
         None,
