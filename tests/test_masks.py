@@ -92,6 +92,7 @@ def test_alpha_paints_what_is_transparent(tmp_path):
             "a mask of 90x90",
         ),
         ({"mask": np.zeros((8, 12))}, "a bool or uint8 array"),
+        ({"mask": np.zeros((8, 12), bool)}, "picture 1 paints nothing"),
         ({"mask": "none.png"}, "none.png: no such file"),
         ({"mask": [], "cover": None}, "0 masks, 1 images"),
         ({"mask": "alpha"}, "needs image files"),

@@ -138,12 +138,15 @@ class LocalPainter:
         )
         return self._choose(request, sampled)[0]
 
+    @functools.cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self._run.model, jit_compile=self._run.jit_compile)
+
     def _choose(self, request: Request, token_ids: np.ndarray) -> np.ndarray:
         """Return the answer, uint8 `(rows, temperatures, samples, ...)`."""
         bits = np.zeros(len(token_ids))
         if request.best > 1:
-            scorer = Scorer(self._run.model, jit_compile=self._run.jit_compile)
-            bits = scorer.bits(token_ids).mean(axis=1)
+            bits = self._scorer.bits(token_ids).mean(axis=1)
         images = self._run.tokenizer.detokenize(token_ids).numpy()
         return request.choose(images, bits)
 
@@ -213,12 +216,14 @@ def hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
     if request.mask is None:
         is_hidden = request.hidden_in(height, width)
         return np.repeat(is_hidden[None], count, axis=0)
-    return np.stack(
+    is_hidden = np.stack(
         [
             _small_mask(mask, image, tokenizer)
             for mask, image in zip(request.masks(), request.images, strict=True)
         ]
     )
+    masks.check_paints(is_hidden)
+    return is_hidden
 
 
 def _small_mask(

@@ -123,6 +123,24 @@ def mask_of(image: Any, mask: Any, image_size: tuple[int, int]) -> np.ndarray:
     return pixels
 
 
+def check_paints(is_hidden: np.ndarray) -> None:
+    """Refuse masks of which one paints nothing.
+
+    Args:
+        is_hidden: bool `(N, ...)`, what is painted of each image.
+
+    Raises:
+        UserError: If it is nothing.
+    """
+    paints = is_hidden.reshape(len(is_hidden), -1).any(axis=1)
+    if not paints.all():
+        raise UserError(
+            f"The mask of picture {np.argmin(paints) + 1} paints nothing. What "
+            "is white in a mask is painted, if it covers a quarter of a pixel "
+            "of the small picture."
+        )
+
+
 def is_painted(values: np.ndarray) -> np.ndarray:
     """Tell which pixels of a small mask are painted.
 

@@ -81,6 +81,8 @@ class ServedPainter:
             rows["mask_bytes"] = np.repeat(mask_files, columns)
             answer = self._predict_all("fill", rows, progress)
             is_hidden = answer["mask"][::columns]
+            if request.mask is not None:
+                masks.check_paints(is_hidden)
         completed = _decode(answer["image_bytes"])
         # What was kept is the same in every column.
         kept = [
