@@ -15,7 +15,7 @@ SIZE = (8, 12)
 def small(mask, image, **options):
     tokenizer = PixelTokenizer(SIZE, **options)
     request = Request([image], mask=mask)
-    return local._hidden_pixels(request, tokenizer)[0]
+    return local.hidden_pixels(request, tokenizer)[0]
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_resampling_copies_the_heavy():
     # Two particles share the weight, 0.7 and 0.3.
     cost = -np.log([1e-9, 0.7, 1e-9, 0.3]).astype("float32")
     found, left, moved = particles.resample(
-        state, tokens, tf.constant(cost), tf.constant(0.5)
+        state, tokens, tf.constant(cost), tf.constant(0.5), 4
     )
     np.testing.assert_array_equal(moved["row"], [1, 1, 1, 3])
     np.testing.assert_array_equal(found[:, 0], [3, 3, 3, 9])
@@ -231,10 +231,20 @@ def test_resampling_copies_the_heavy():
     np.testing.assert_array_equal(left, 0)
 
 
+def test_rows_behind_the_particles_do_not_count():
+    tokens = tf.range(4)[:, None]
+    cost = tf.constant([9.0, 1.0, 9.0, 0.0])
+    found, _, _ = particles.resample({}, tokens, cost, tf.constant(0.5), 3)
+    assert found[:3].numpy().ravel().tolist() == [1, 1, 1]
+    for uniform in (0.0, 0.5, 0.999):
+        chosen = particles.choose(tokens, cost, tf.constant(uniform), 3)
+        assert chosen.numpy().ravel()[0] < 3
+
+
 def test_resampling_waits_while_enough_carry_the_weight():
     tokens = tf.range(4)[:, None]
     cost = tf.constant([1.0, 1.2, 1.1, 5.0])
-    found, left, _ = particles.resample({}, tokens, cost, tf.constant(0.1))
+    found, left, _ = particles.resample({}, tokens, cost, tf.constant(0.1), 4)
     np.testing.assert_array_equal(found, tokens)
     np.testing.assert_array_equal(left, cost)
 

@@ -210,13 +210,13 @@ class PixelTokenizer:
         return tf.stack([top, left, bottom, right])
 
     def decode_whole(
-        self, image_bytes: tf.Tensor, use_alpha: bool = True
+        self, image_bytes: tf.Tensor, is_mask: bool = False
     ) -> tf.Tensor:
         """Decode one JPEG or PNG file, as `decode` does before it resizes.
 
         Args:
             image_bytes: string scalar, the bytes of the file.
-            use_alpha: Whether alpha is laid over white, or left out.
+            is_mask: Whether to decode it at full size, without its alpha.
 
         Returns:
             uint8 `(any_height, any_width, 3)`.
@@ -226,8 +226,8 @@ class PixelTokenizer:
         """
         return tf.cond(
             tf.io.is_jpeg(image_bytes),
-            lambda: self._decode_jpeg(image_bytes),
-            lambda: _decode_png(image_bytes, use_alpha),
+            lambda: self._decode_jpeg(image_bytes, is_mask),
+            lambda: _decode_png(image_bytes, use_alpha=not is_mask),
         )
 
     def _scale(self, image: tf.Tensor) -> tf.Tensor:
@@ -307,13 +307,13 @@ class PixelTokenizer:
         """
         return self.tokenize(self.decode(image_bytes))
 
-    def _decode_jpeg(self, image_bytes: tf.Tensor) -> tf.Tensor:
+    def _decode_jpeg(self, image_bytes: tf.Tensor, is_full: bool) -> tf.Tensor:
         shape = tf.io.extract_jpeg_shape(image_bytes)
         with tf.control_dependencies([_assert_small(shape[0], shape[1])]):
             image_bytes = tf.identity(image_bytes)
         scale = tf.cast(shape[:2], tf.float32) / self.image_size
         limit = tf.reduce_max if self.resize == "pad" else tf.reduce_min
-        if self.trim:  # What is left may be small.
+        if self.trim or is_full:  # What is left after a trim may be small.
             scale = tf.ones_like(scale)
         # Keep twice the target's size, for the antialiased resize to work on.
         halvings = tf.math.log(limit(scale) / 2) / tf.math.log(2.0)

@@ -174,7 +174,7 @@ class ServedFill:
     def _small_mask(self, mask_bytes: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
         """Return bool `(height, width)`, as `complete` reads a mask."""
         rgb = tf.cast(
-            self._tokenizer.decode_whole(mask_bytes, use_alpha=False), tf.int32
+            self._tokenizer.decode_whole(mask_bytes, is_mask=True), tf.int32
         )
         # As Pillow weighs them.
         weights = tf.constant([19595, 38470, 7471])
