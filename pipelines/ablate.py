@@ -6,6 +6,8 @@ An arm changes the recipe of today in one or more ways, joined by `+`:
 - an argument of AdamW, such as `weight_decay=0.1`;
 - `rate:embed=3`: weights with `embed` in their path learn three times as fast;
 - `batch_size=8`, `learning_rate=2` (times that of the preset), `dropout=0.1`;
+- `orders=0.8`, several raster orders, so many images in the first one;
+- `labels=0.5`, class folders as labels, so many images without theirs;
 - `head_hidden_dim=128`, the width of the head's hidden layers;
 - or a name in `CHANGES`, such as `cosine`.
 
@@ -86,8 +88,8 @@ class Recipe:
         layer_of_local: Class of the layers of the local stack, or None.
         model: Class of the model.
         inputs: Names of `pixel_inputs` that get other values.
-        use_orders: Whether the model learns several raster orders.
-        use_labels: Whether it learns the class folders as labels.
+        plain_shares: How many of the images are read in the first `orders`, and
+            how many without their `labels`; by default all.
         prepare: Called with the new model.
     """
 
@@ -106,8 +108,7 @@ class Recipe:
     layer_of_local: Any = None
     model: Any = PixaceCausalLM
     inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    use_orders: bool = False
-    use_labels: bool = False
+    plain_shares: dict[str, float] = dataclasses.field(default_factory=dict)
     prepare: list[Callable[[PixaceCausalLM], None]] = dataclasses.field(
         default_factory=list
     )
@@ -144,8 +145,6 @@ CHANGES: dict[str, Callable[[Recipe], None]] = {
     "neighbors_24": lambda recipe: recipe.inputs.update(
         NEIGHBORS=ablation_layers.MANY_NEIGHBORS, MARGIN=3
     ),
-    "orders": lambda recipe: setattr(recipe, "use_orders", True),
-    "labels": lambda recipe: setattr(recipe, "use_labels", True),
     "neighbor_states": lambda recipe: setattr(
         recipe,
         "decoder",
@@ -175,6 +174,8 @@ def parse(arm: str) -> Recipe:
             CHANGES[name](recipe)
         elif value and name.startswith("rate:"):
             recipe.rates[name.removeprefix("rate:")] = float(value)
+        elif value and name in ("orders", "labels"):
+            recipe.plain_shares[name] = float(value)
         elif value and name in ("learning_rate", "dropout"):
             setattr(recipe, name, float(value))
         elif value and name in (
@@ -201,11 +202,13 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
     data.save(case["cache"])
     keras.utils.set_random_seed(case["seed"])
     orders = raster_orders.vector_rows(
-        (size, size), case["flip"], recipe.use_orders
+        (size, size), case["flip"], "orders" in recipe.plain_shares
     )
     names = labels.choose(
-        data.label_names, data.train_labels, recipe.use_labels
+        data.label_names, data.train_labels, "labels" in recipe.plain_shares
     )
+    raster_orders.FIRST_SHARE = recipe.plain_shares.get("orders", 1.0)
+    vars(token_dataset)["NULL_SHARE"] = recipe.plain_shares.get("labels", 1.0)
     model = build(recipe, case["preset"], tokenizer, orders, names)
     peak = recipe.learning_rate * LEARNING_RATES[case["preset"]]
     compile_model(model, peak, True)

@@ -66,19 +66,23 @@ def cartoon_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained_run(cartoon_folder, tmp_path_factory):
-    """A run that has learned a little."""
+    """A run that has learned a little, with its eight classes as labels."""
+    from pixace_tf.data import labels
     from pixace_tf.training.fit import fit
 
-    return fit(
-        str(cartoon_folder),
-        runs_dir=str(tmp_path_factory.mktemp("runs")),
-        preset="pico",
-        image_size=(8, 12),
-        epochs=3,
-        batch_size=8,
-        jit_compile=False,
-        say=lambda line: None,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labels, "MIN_IMAGES", 3)
+        return fit(
+            str(cartoon_folder),
+            runs_dir=str(tmp_path_factory.mktemp("runs")),
+            preset="pico",
+            image_size=(8, 12),
+            epochs=3,
+            batch_size=8,
+            jit_compile=False,
+            labels=True,
+            say=lambda line: None,
+        )
 
 
 @pytest.fixture

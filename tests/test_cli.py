@@ -52,6 +52,31 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert min(ratios) < 4
 
 
+@pytest.mark.slow
+def test_labels_paint_a_row_each(trained_run, tmp_path):
+    out = tmp_path / "all.png"
+    options = ("--count", 2, "--out", out)
+    done = call("generate", trained_run.path, "--label", "all", *options)
+    assert done.exit_code == 0, done.output
+    assert "16 new pictures" in done.output
+    with Image.open(out) as panel:
+        assert panel.height > 3 * panel.width
+    done = call(
+        *("generate", trained_run.path, "--label", "dog"),
+        *("--guidance", 2, "--tiles", tmp_path / "tiles", *options),
+    )
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "tiles").glob("*.png"))) == 2
+    for arguments, message in (
+        (("--label", "owl"), "There is no label 'owl': the model knows bear,"),
+        (("--guidance", 2), "guidance needs a label."),
+    ):
+        done = call("generate", trained_run.path, *arguments, *options)
+        assert done.exit_code != 0
+        assert message in done.output
+        assert "Traceback" not in done.output
+
+
 @pytest.mark.parametrize("command", main.commands)
 def test_every_command_explains_itself(command):
     done = call(command, "--help")

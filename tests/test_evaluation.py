@@ -299,6 +299,11 @@ def test_figures_agree_with_each_other(report, trained_run):
     assert figures["frechet"]["pictures"] == 6
     assert 0 < figures["frechet"]["held_out_accuracy"] <= 1
     assert figures["nearest"]["new"] == 6
+    classes = figures["classes"]
+    assert classes["judge_accuracy"] == figures["frechet"]["held_out_accuracy"]
+    assert [a["guidance"] for a in classes["agreement"]] == [1, 1.5, 2, 3]
+    assert all(0 <= a["share"] <= 1 for a in classes["agreement"])
+    assert [of["name"] for of in classes["labels"]] == sorted(cartoons.SPECIES)
     layers = figures["probe"]["layers"]
     best = layers[figures["probe"]["chosen_layer"] - 1]
     assert best["cross_validation"] == max(
@@ -399,7 +404,9 @@ def test_a_run_without_its_tokens_says_what_is_missing(tmp_path):
     assert measured.figures["baselines"] is None
     assert "colors alone" not in summary(measured.figures)
     report = build_report(evidence, measured, num_samples=2)
-    assert set(report.figures["missing"]) == {"nearest", "frechet", "probe"}
+    assert set(report.figures["missing"]) == {
+        *("nearest", "frechet", "classes", "probe"),
+    }
     assert report.figures["completion"]["pictures"] == 1
     assert render(report).count("has lost") == 5
 

@@ -24,6 +24,8 @@ from pixace_tf.training.training_arguments import AUTO, TrainingArguments
 SAMPLING_PRECISION = "float32"
 # Shown by name when files are skipped; the rest is counted.
 MAX_NAMED_SKIPS = 20
+# Fewer are learned by heart within minutes.
+FEW_IMAGES = 200
 _GPU_BATCH_SIZE = 64
 _CPU_BATCH_PIXELS = 4096
 
@@ -237,6 +239,12 @@ def _load_data(
         f"{len(data.train):,} images to train on, {len(data.validation):,} "
         f"to validate, {len(data.skipped):,} skipped."
     )
+    if len(data.train) < FEW_IMAGES:
+        say(
+            "So few will be learned by heart. --from another run and --dropout "
+            "0.1 help; evaluate --report shows the nearest training picture "
+            "of each new one."
+        )
     return data
 
 
