@@ -201,7 +201,7 @@ def test_new_pictures_and_palettes(page, cat):
     page.get_by_role("button", name="Paint").click()
     page.locator("#painted img").wait_for()
     anything = source_of(page, "painted")
-    page.get_by_label("What").locator("visible=true").click()
+    page.get_by_role("combobox", name="What").locator("visible=true").click()
     page.get_by_role("option", name="dog").click()
     page.get_by_role("button", name="Paint").click()
     wait_for_another(page, "painted", anything)

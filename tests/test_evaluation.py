@@ -408,7 +408,7 @@ def test_a_run_without_its_tokens_says_what_is_missing(tmp_path):
         *("nearest", "frechet", "classes", "probe"),
     }
     assert report.figures["completion"]["pictures"] == 1
-    assert render(report).count("has lost") == 5
+    assert render(report).count("has lost") == 6
 
 
 def test_a_damaged_model_has_no_figures(tmp_path):
