@@ -50,7 +50,7 @@ labels = together(
     "--cover",
     metavar="SIDE[:SHARE]",
     help="Hide the top, bottom, left, right (half of the picture) or center "
-    "(a quarter) instead.",
+    "(a quarter) instead. Top, left and right want a RUN of fit --orders.",
 )
 @click.option(
     "--mask",

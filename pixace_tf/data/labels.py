@@ -10,9 +10,11 @@ if TYPE_CHECKING:  # The help of `fit` needs the numbers below only.
     import numpy as np
 
 # The label of an image of which nothing is said, and the share of the images
-# that get it in training, so that the model learns to do without.
+# that get it in training. With 0.1 instead, drawn faces cost 0.05 bits/pixel
+# more without their label than with it, where a label can be worth 0.005: the
+# model had not learned to tell from the pixels what they show.
 NULL_LABEL = 0
-NULL_SHARE = 0.1
+NULL_SHARE = 0.5
 MIN_IMAGES = 20
 MAX_LABELS = 1000
 

@@ -149,9 +149,10 @@ class TrainingArguments:
         True, "Mirror half of the images, anew in each epoch."
     )
     orders: bool = argument(
-        True,
-        "Read half of the images upside down or by columns, so that any side "
-        "can be completed from the others.",
+        False,
+        "Read half of the images upside down or by columns, so that each side "
+        "can be completed from the others; what is painted from the top down "
+        "then takes longer to learn.",
     )
     labels: bool | None = argument(
         None,
