@@ -63,6 +63,7 @@ from pixace_tf.training import schedule
 from pixace_tf.training.compile import compile_model
 
 VALIDATION_IMAGES = 400
+_WHOLE_NUMBERS = ("batch_size", "embedding_dim", "head_hidden_dim")
 
 
 @dataclasses.dataclass
@@ -178,9 +179,7 @@ def parse(arm: str) -> Recipe:
             recipe.plain_shares[name] = float(value)
         elif value and name in ("learning_rate", "dropout"):
             setattr(recipe, name, float(value))
-        elif value and name in (
-            *("batch_size", "embedding_dim", "head_hidden_dim"),
-        ):
+        elif value and name in _WHOLE_NUMBERS:
             setattr(recipe, name, int(value))
         elif value and name in ("beta_1", "beta_2", "weight_decay"):
             recipe.optimizer[name] = float(value)

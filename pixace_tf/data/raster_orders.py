@@ -43,6 +43,12 @@ def permutation(order: int, image_size: tuple[int, int]) -> np.ndarray:
     return sequence
 
 
+def permutations(num_orders: int, image_size: tuple[int, int]) -> np.ndarray:
+    """Return the permutations of the first orders, int32 `(num_orders, T)`."""
+    size = image_size[0], image_size[1]  # A key of the cache, so no list.
+    return np.stack([permutation(order, size) for order in range(num_orders)])
+
+
 def vector_rows(
     image_size: tuple[int, int], flip: bool, use_orders: bool
 ) -> tuple[int, ...]:

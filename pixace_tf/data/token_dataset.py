@@ -205,10 +205,7 @@ def training_batches(
     rows = tf.constant(orders, tf.int32)
     bounds = tf.constant(np.cumsum(raster_orders.shares(tuple(orders)))[:-1])
     permutations = tf.constant(
-        [
-            raster_orders.permutation(order, tuple(image_size))
-            for order in range(len(orders))
-        ]
+        raster_orders.permutations(len(orders), image_size)
     )
     most = -1 if steps_per_epoch is None else steps_per_epoch
 

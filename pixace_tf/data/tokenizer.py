@@ -192,15 +192,12 @@ class PixelTokenizer:
         shape = tf.shape(image)[:2]
         spans = []
         for axis in (0, 1):
-            inside = tf.where(tf.reduce_any(is_content, axis=1 - axis))[:, 0]
+            inside = tf.reduce_any(is_content, axis=1 - axis)
             inside = tf.cast(inside, tf.int32)
-            # Both ends exist, for an image of one color too.
-            every = tf.concat([inside, tf.range(shape[axis])], axis=0)
-            every = every[: tf.maximum(tf.size(inside), 1)]
-            is_empty = tf.size(inside) == 0
-            low = tf.where(is_empty, 0, every[0])
-            high = tf.where(is_empty, shape[axis], every[-1] + 1)
-            spans.append((low, high))
+            # Of equal values the first is found: of an image of one color all.
+            low = tf.argmax(inside, output_type=tf.int32)
+            behind = tf.argmax(inside[::-1], output_type=tf.int32)
+            spans.append((low, shape[axis] - behind))
         (top, bottom), (left, right) = spans
         height, width = self.image_size
         tall = _ceil_divide((right - left) * height, width)

@@ -59,9 +59,9 @@ def compare_features(
     Args:
         evidence: Images to compare with, and the training images.
         new: uint8 `(N, height, width, 3)`, drawn by the model.
-        judge: Returns a classifier, whose last hidden layer gives the features
-            where there is no
-        network: that does.
+        judge: Returns a classifier; asked where there is no `network`.
+        network: Gives the features; without one the last hidden layer of the
+            classifier does.
 
     Returns:
         Distances to `reference_pictures` training images, each from the same

@@ -104,7 +104,10 @@ class Request:
                 f"Received: guidance={self.guidance}"
             )
         if self.guidance > 1 and self.label is None:
-            raise UserError("guidance needs a label.")
+            raise UserError(
+                "guidance needs a label. Received: "
+                f"guidance={self.guidance:g} without one"
+            )
         if not len(self.temperatures):
             raise UserError("Give at least one of temperatures.")
         self.sampling_config(1).arrays(self.columns)

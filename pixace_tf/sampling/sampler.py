@@ -242,11 +242,8 @@ class Sampler:
     @functools.cached_property
     def _permutations(self) -> np.ndarray:
         """The raster orders of the model, int32 `(orders, T)`."""
-        return np.stack(
-            [
-                raster_orders.permutation(order, self.model.image_size)
-                for order in range(len(self.model.orders))
-            ]
+        return raster_orders.permutations(
+            len(self.model.orders), self.model.image_size
         )
 
     def _check_labels(

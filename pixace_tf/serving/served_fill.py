@@ -42,12 +42,10 @@ class ServedFill:
             )
             for is_guided in ([False, True] if model.labels else [False])
         }
-        orders = [
-            raster_orders.permutation(order, model.image_size)
-            for order in range(len(model.orders))
-        ]
-        self._sequences = np.stack(orders)
-        self._places = np.argsort(orders, axis=1).astype(np.int32)
+        self._sequences = raster_orders.permutations(
+            len(model.orders), model.image_size
+        )
+        self._places = np.argsort(self._sequences, axis=1).astype(np.int32)
 
     def decode(
         self, image_bytes: tf.Tensor, mask_bytes: tf.Tensor
