@@ -24,7 +24,7 @@ from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.presets import decoder_config
 from pixace_tf.painting import local
 from pixace_tf.painting.request import Request
-from pixace_tf.runs import run_folder
+from pixace_tf.runs import run_config, run_folder
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.sampling.sampling_config import SamplingConfig
@@ -61,7 +61,7 @@ def make_run(path, decoder="multiscale", num_hashes=0, image_size=IMAGE_SIZE):
         {"source": "animals", "preset": "pico"},
     )
     weights = run_folder.get_weights(run.model)
-    storage.write_npz(run.file(run_folder.WEIGHTS_FILE), weights, {})
+    storage.write_npz(run.file(run_config.WEIGHTS_FILE), weights, {})
     return run_folder.load_run(run.path, jit_compile=False)
 
 

@@ -23,7 +23,7 @@ from pixace_tf.model.pixel_inputs import (
     neighbor_tokens,
     pad_grid,
 )
-from pixace_tf.model.presets import PRESETS, decoder_config
+from pixace_tf.model.presets import HEADS, PRESETS, decoder_config
 from pixace_tf.model.transformer_stack import CausalDecoderLayer
 
 SIZE = (9, 15)  # No decoder's patches divide 135 pixels.
@@ -52,10 +52,14 @@ def random_tokens(count=2, size=SIZE, seed=0):
 
 @pytest.mark.parametrize(
     ("decoder", "head"),
-    [*((decoder, "chain") for decoder in DECODERS), ("multiscale", "packed")],
+    [
+        *((decoder, "chain") for decoder in DECODERS),
+        *(("multiscale", head) for head in ("packed", "mixture")),
+    ],
 )
 def test_changing_a_pixel_leaves_earlier_logits_bit_equal(decoder, head):
-    model = build(decoder, head)
+    palette = "hsv 1,6,6" if head == "mixture" else "hsv 5,4,4"
+    model = build(decoder, head, palette)
     before = random_tokens()
     logits = model(before).numpy()
     for position in (0, 1, 15, 16, 17, 64, 70, 134):
@@ -113,12 +117,24 @@ def test_beginning_a_patch_again_changes_nothing(decoder):
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("head", ["chain", "packed"])
-@pytest.mark.parametrize("widths", [(1, 2, 2), (0, 0, 3), (2, 1, 0), (1, 0, 2)])
+@pytest.mark.parametrize(
+    ("head", "widths"),
+    [
+        *itertools.product(
+            ("chain", "packed"), [(1, 2, 2), (0, 0, 3), (2, 1, 0), (1, 0, 2)]
+        ),
+        *(("mixture", widths) for widths in [(2, 6, 1), (0, 0, 7), (6, 1, 6)]),
+    ],
+)
 def test_probabilities_of_all_canonical_codes_sum_to_one(head, widths):
     palette = Palette("hsv", widths)
-    layer = ChainHead(palette, 8) if head == "chain" else PackedHead(palette)
+    layer = (
+        PackedHead(palette)
+        if head == "packed"
+        else ChainHead(palette, 8, use_mixtures=head == "mixture")
+    )
     layer.build((None, None, 8))
+    stir(layer)
     codes = np.arange(palette.vocabulary_size, dtype=np.int32)
     codes = codes[palette.is_canonical(codes)][None]
     hidden = np.random.default_rng(0).normal(size=(1, 1, 8)).astype("float32")
@@ -314,7 +330,7 @@ def test_many_levels_begin_alike_and_few_begin_apart():
     assert np.std(kernel) == pytest.approx((2 / (32 + 256)) ** 0.5, rel=0.3)
 
 
-@pytest.mark.parametrize("head", ["chain", "packed"])
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_models_and_layers_are_what_their_configs_say(decoder, head):
     model = build(decoder, head, dtype="mixed_float16", name="pixels")

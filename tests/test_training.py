@@ -17,7 +17,7 @@ from conftest import DECODERS
 
 from pixace_tf import storage
 from pixace_tf.demo import run_demo
-from pixace_tf.runs import run_folder
+from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.training import callbacks, schedule
@@ -63,7 +63,7 @@ def fit(folder, runs_dir, **options):
 
 
 def checkpoint_of(runs_dir, name="animals"):
-    path = os.path.join(runs_dir, name, run_folder.CHECKPOINT_FILE)
+    path = os.path.join(runs_dir, name, run_config.CHECKPOINT_FILE)
     return storage.read_npz(path)
 
 

@@ -10,7 +10,7 @@ import pytest
 from pixace_tf import storage
 from pixace_tf.data import cartoons, labels
 from pixace_tf.errors import UserError
-from pixace_tf.runs import run_folder
+from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.training import fit as fit_module
 from pixace_tf.training import warm_start
@@ -76,7 +76,7 @@ def test_a_run_starts_with_the_weights_of_another(
         np.testing.assert_array_equal(
             weights[differs][:2], given[differs][[0, 2]]
         )
-    config = run_folder.read_config(tmp_path / "new")
+    config = run_config.read_config(tmp_path / "new")
     assert config["model"]["labels"] == ["dog", "fox"]
     assert config["arguments"]["preset"] == "pico"
 

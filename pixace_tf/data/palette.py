@@ -126,6 +126,11 @@ class Palette:
         return tuple(names[c] for c in self.chain_order)
 
     @property
+    def circular_channel(self) -> int | None:
+        """The channel whose last level lies beside its first: the hue."""
+        return 0 if self.color_space == "hsv" else None
+
+    @property
     def forced_by(self) -> tuple[int | None, int | None, int | None]:
         """For each channel the one whose level 0 forces it to 0, or None.
 

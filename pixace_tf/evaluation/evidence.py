@@ -11,7 +11,8 @@ import numpy as np
 from pixace_tf import storage
 from pixace_tf.data.token_dataset import tokenize
 from pixace_tf.data.tokenizer import PixelTokenizer
-from pixace_tf.runs.run_folder import TOKENS_FILE, Run
+from pixace_tf.runs.run_config import TOKENS_FILE
+from pixace_tf.runs.run_folder import Run
 
 _CHUNK = 1024
 

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pixace_tf.console import ProgressBar
+from pixace_tf.data.fidelity import psnr
+from pixace_tf.evaluation.completion import CEILING_DB
 from pixace_tf.evaluation.evidence import (
     Evidence,
     MissingDataError,
@@ -22,6 +24,8 @@ from pixace_tf.sampling import NUM_PARTICLES
 from pixace_tf.sampling.likelihood import Scorer
 
 NUM_IMAGES = 12
+# Of each image and region.
+NUM_FILLS = 4
 REGIONS = ("bottom", "top", "left", "center", "brushed")
 # Known pixels belong to the seam down to so many rows below the region.
 _SEAM_ROWS = 2
@@ -39,64 +43,145 @@ def fill_regions(
     rows below its last one. What they cost the model tells how well they
     continue what was filled in: in the original image, after a fill by
     particles (`filled`), and after one that ignores them (`naive`). A lower
-    half has no seam.
+    half has no seam. How near the hidden pixels come to the image before the
+    palette is told as PSNR, at most `CEILING_DB`.
 
     Args:
-        evidence: `NUM_IMAGES` of its images, evenly spaced, are filled.
+        evidence: `NUM_IMAGES` of its images, evenly spaced, are filled,
+            `NUM_FILLS` times by particles.
 
     Returns:
-        The numbers of `pictures` and `particles`; and for each of `regions` its
-        `hidden_share` and the mean bits per pixel of the `seam` (or None) and
-        of the `whole` image, each for `original`, `filled` and `naive`; and a
-        PNG `regions`.
+        The numbers of `pictures`, `fills` and `particles`; and for each of
+        `regions` its `hidden_share`; the mean bits per pixel of the `seam` (or
+        None) and of the `whole` image, each for `original`, `filled` and
+        `naive`; the mean `psnr` in dB of the fills, and of the `best` one of
+        each image; and a PNG `regions`.
 
     Raises:
         MissingDataError: If the images have one row.
     """
     run = evidence.run
-    height, width = run.tokenizer.image_size
-    if height < 2:
+    if run.tokenizer.image_size[0] < 2:
         raise MissingDataError("Pictures of one row have no regions.")
     chosen = evenly_spaced(len(evidence.images), NUM_IMAGES)
-    originals = evidence.token_ids[chosen]
     scorer = Scorer(run.model, jit_compile=run.jit_compile)
-    bits = scorer.bits(originals)
+    bits = scorer.bits(evidence.token_ids[chosen])
     figures: dict[str, Any] = {}
     fills = {}
     for name in REGIONS:
         is_hidden = np.stack(
             [
-                brushed(i, height, width)
+                brushed(i, *run.tokenizer.image_size)
                 if name == "brushed"
-                else masks.cover(name, height, width)
+                else masks.cover(name, *run.tokenizer.image_size)
                 for i in range(len(chosen))
             ]
         ).reshape(len(chosen), -1)
-        of_each = {"original": bits}
-        for kind, count in (("filled", NUM_PARTICLES), ("naive", 1)):
-            with ProgressBar(f"Filling: {name}, {kind}") as bar:
-                filled = run.sampler.fill(
-                    *(originals, is_hidden, np.arange(len(chosen))),
-                    num_particles=count,
-                    progress=bar.count,
-                )
-            of_each[kind] = scorer.bits(filled)
-            if kind == "filled":
-                fills[name] = is_hidden, filled
-        on_seam = seam(is_hidden, width)
+        filled = {
+            "original": evidence.token_ids[chosen],
+            "filled": _fill(
+                evidence, chosen, is_hidden, name, NUM_PARTICLES, NUM_FILLS
+            ),
+            "naive": _fill(evidence, chosen, is_hidden, name, 1, 1),
+        }
+        fills[name] = is_hidden, filled["filled"][::NUM_FILLS]
+        on_seam = seam(is_hidden, run.tokenizer.image_size[1])
+        quality = _hidden_psnr(evidence, chosen, is_hidden, filled["filled"])
         figures[name] = {
             "hidden_share": is_hidden.mean(),
-            "seam": {kind: b[on_seam].mean() for kind, b in of_each.items()}
-            if on_seam.any()
-            else None,
-            "whole": {kind: b.mean() for kind, b in of_each.items()},
+            **_surprise(scorer, bits, filled, on_seam),
+            "psnr": {
+                "filled": quality.mean(),
+                "best": quality.max(axis=1).mean(),
+            },
         }
     sheet = _sheet(evidence, chosen, fills)
     return {
         "pictures": len(chosen),
+        "fills": NUM_FILLS,
         "particles": NUM_PARTICLES,
         "regions": figures,
     }, {"regions": sheet}
+
+
+def _fill(
+    evidence: Evidence,
+    chosen: np.ndarray,
+    is_hidden: np.ndarray,
+    region: str,
+    num_particles: int,
+    times: int,
+) -> np.ndarray:
+    """Fill a region of some images; return int32 `(N * times, T)`."""
+    text = f"Filling: {region}, particles: {num_particles}"
+    with ProgressBar(text) as bar:
+        return evidence.run.sampler.fill(
+            np.repeat(evidence.token_ids[chosen], times, axis=0),
+            np.repeat(is_hidden, times, axis=0),
+            np.arange(times * len(chosen)),
+            num_particles=num_particles,
+            progress=bar.count,
+        )
+
+
+def _surprise(
+    scorer: Scorer,
+    bits: np.ndarray,
+    filled: dict[str, np.ndarray],
+    on_seam: np.ndarray,
+) -> dict[str, Any]:
+    """Return bits per pixel of the seam and of the whole, by kind.
+
+    Args:
+        scorer: Scores them.
+        bits: float `(N, T)`, those of the originals.
+        filled: int32 `(N * times, T)` by kind.
+        on_seam: bool `(N, T)`.
+    """
+    costs = {
+        kind: bits if kind == "original" else scorer.bits(token_ids)
+        for kind, token_ids in filled.items()
+    }
+    seams = {
+        kind: of[np.repeat(on_seam, len(of) // len(bits), axis=0)].mean()
+        for kind, of in costs.items()
+        if on_seam.any()
+    }
+    return {
+        "seam": seams or None,
+        "whole": {kind: of.mean() for kind, of in costs.items()},
+    }
+
+
+def _hidden_psnr(
+    evidence: Evidence,
+    chosen: np.ndarray,
+    is_hidden: np.ndarray,
+    filled: np.ndarray,
+) -> np.ndarray:
+    """Return the PSNR of the hidden pixels of each fill.
+
+    Args:
+        evidence: Has the images.
+        chosen: int `(N,)`, which of them were filled.
+        is_hidden: bool `(N, T)`.
+        filled: int32 `(N * NUM_FILLS, T)`.
+
+    Returns:
+        float64 `(N, NUM_FILLS)`, dB.
+    """
+    height, width = evidence.run.tokenizer.image_size
+    images = detokenize(filled, evidence.run.tokenizer)
+    fills = images.reshape(len(chosen), NUM_FILLS, height, width, 3)
+    masks_of_all = is_hidden.reshape(-1, height, width)
+    return np.array(
+        [
+            [min(psnr(original[mask], f[mask]), CEILING_DB) for f in of_image]
+            for original, mask, of_image in zip(
+                evidence.images[chosen], masks_of_all, fills, strict=True
+            )
+        ]
+    )
 
 
 def seam(is_hidden: np.ndarray, width: int) -> np.ndarray:

@@ -42,8 +42,9 @@ class PixaceCausalLM(keras.Model):
         palette: The colors, or their text, such as `"hsv 5,4,4"`.
         decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
         decoder_config: Sizes for the decoder's constructor, as in `presets`.
-        head: `"chain"` (one softmax per channel) or `"packed"` (one over all
-            codes).
+        head: `"chain"` (one softmax per channel), `"mixture"` (the same, but
+            mixtures of logistic distributions for channels of many levels) or
+            `"packed"` (one softmax over all codes).
         embedding_dim: Width of an embedded pixel.
         dropout: Rate in `[0, 1)`.
         head_hidden_dim: Width of the chain head's hidden layers; by default
@@ -119,14 +120,15 @@ class PixaceCausalLM(keras.Model):
         )
         width = self.decoder.hidden_dim
         self.head: ChainHead | PackedHead = (
-            ChainHead(
+            PackedHead(self.palette, dtype=policy, name="head")
+            if head == "packed"
+            else ChainHead(
                 self.palette,
                 head_hidden_dim or width,
+                use_mixtures=head == "mixture",
                 dtype=policy,
                 name="head",
             )
-            if head == "chain"
-            else PackedHead(self.palette, dtype=policy, name="head")
         )
         num_orders = max(self.orders) + 1
         self.condition = (

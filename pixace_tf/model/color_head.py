@@ -11,11 +11,13 @@ from keras import ops
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
-from pixace_tf.model.initializers import (
-    MIN_SMOOTH_LEVELS,
-    Transposed,
-    level_initializer,
+from pixace_tf.model.channel_distribution import (
+    Categorical,
+    ChannelDistribution,
+    LogisticMixture,
+    centered,
 )
+from pixace_tf.model.presets import mixture_channels
 
 # Takes logits `(B, n)` and the number of the draw; returns int32 `(B,)`.
 Choose = Callable[[Any, int], Any]
@@ -26,23 +28,29 @@ class ChainHead(keras.layers.Layer):
     """Predict the channels of a pixel one after the other, exactly.
 
     HSV goes value, saturation given value, hue given both: a product of three
-    small softmaxes over the same colors as one over all packed codes. Channels
-    that the canonical code forces to 0 (see `Palette`) cost nothing and are
-    never sampled.
+    small distributions over the same colors as one over all packed codes.
+    Channels that the canonical code forces to 0 (see `Palette`) cost nothing
+    and are never sampled.
 
     Args:
         palette: The colors, or their text, such as `"hsv 5,4,4"`.
         hidden_dim: Width of the head's one hidden layer per channel.
+        use_mixtures: Whether a channel of many levels is a mixture of logistic
+            distributions instead of a softmax; a hue, being a circle, is not.
     """
 
     def __init__(
-        self, palette: Palette | str, hidden_dim: int, **kwargs: Any
+        self,
+        palette: Palette | str,
+        hidden_dim: int,
+        use_mixtures: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.palette = Palette.get(palette)
         self.hidden_dim = hidden_dim
+        self.use_mixtures = use_mixtures
         self.order = self.palette.chain_order
-        self.sizes = [self.palette.channel_sizes[c] for c in self.order]
         self.num_draws = len(self.order)
         self.norm = keras.layers.LayerNormalization(
             dtype=self.dtype_policy, name="norm"
@@ -50,22 +58,31 @@ class ChainHead(keras.layers.Layer):
         self.read = keras.layers.Dense(
             3 * hidden_dim, dtype=self.dtype_policy, name="read"
         )
+        mixed = mixture_channels(self.palette) if use_mixtures else ()
+        sizes = self.palette.channel_sizes
+        self.distributions: list[ChannelDistribution] = [
+            LogisticMixture(sizes[c], num_known=i)
+            if c in mixed
+            else Categorical(sizes[c], hidden_dim)
+            for i, c in enumerate(self.order)
+        ]
         self.given = [
             self.add_weight(
                 name=f"given_{i}",
-                shape=(self.sizes[i], (2 - i) * hidden_dim),
-                initializer=level_initializer(self.sizes[i], stddev=0.1),
+                shape=(distribution.num_features, (2 - i) * hidden_dim),
+                initializer=distribution.features_initializer,
             )
-            for i in range(2)
+            for i, distribution in enumerate(self.distributions[:2])
         ]
         self.write = [
             keras.layers.Dense(
-                n,
-                kernel_initializer=_write_initializer(hidden_dim, n),
+                distribution.num_outputs,
+                kernel_initializer=distribution.kernel_initializer,
+                bias_initializer=distribution.bias_initializer,
                 dtype="float32",
                 name=f"write_{i}",
             )
-            for i, n in enumerate(self.sizes)
+            for i, distribution in enumerate(self.distributions)
         ]
 
     def build(self, input_shape: Any) -> None:
@@ -83,16 +100,16 @@ class ChainHead(keras.layers.Layer):
             token_ids: int32 `(B, T)`, the true colors.
 
         Returns:
-            float32 `(B, T, L)`, the logits of the three channels side by side
-            in chain order; `L` is the sum of `2**bit_widths`.
+            float32 `(B, T, L)`, the parameters of the three channels side by
+            side in chain order: a logit for each level, or those of a mixture.
         """
         features = self._features(hidden)
         channels = self.palette.unpack(token_ids)
-        logits = []
+        parameters = []
         for i, c in enumerate(self.order):
-            logits.append(self._logits(features, i))
+            parameters.append(self._parameters(features, i, channels))
             features = self._reveal(features, i, channels[c])
-        return ops.concatenate(logits, axis=-1)
+        return ops.concatenate(parameters, axis=-1)
 
     def nats(self, token_ids: Any, logits: Any) -> Any:
         """Return the cost of each pixel.
@@ -120,12 +137,14 @@ class ChainHead(keras.layers.Layer):
         return ops.stack(self._nats(token_ids, logits), axis=-1)
 
     def _nats(self, token_ids: Any, logits: Any) -> list[Any]:
-        first, second = self.sizes[0], self.sizes[0] + self.sizes[1]
-        parts = ops.split(logits, [first, second], axis=-1)
+        first, second, _ = (d.num_parameters for d in self.distributions)
+        parts = ops.split(logits, [first, first + second], axis=-1)
         channels = self.palette.unpack(token_ids)
         costs = []
-        for part, c in zip(parts, self.order, strict=True):
-            nats = cross_entropy(channels[c], part)
+        for part, c, distribution in zip(
+            parts, self.order, self.distributions, strict=True
+        ):
+            nats = distribution.nats(channels[c], part)
             costs.append(self._unless_forced(nats, c, channels))
         return costs
 
@@ -142,7 +161,8 @@ class ChainHead(keras.layers.Layer):
         features = self._features(hidden)
         channels: list[Any] = [None, None, None]
         for i, c in enumerate(self.order):
-            level = choose(self._logits(features, i), i)
+            parameters = self._parameters(features, i, channels)
+            level = choose(self.distributions[i].logits(parameters), i)
             channels[c] = self._unless_forced(level, c, channels)
             features = self._reveal(features, i, channels[c])
         return self.palette.pack(channels)
@@ -170,20 +190,28 @@ class ChainHead(keras.layers.Layer):
             **super().get_config(),
             "palette": str(self.palette),
             "hidden_dim": self.hidden_dim,
+            "use_mixtures": self.use_mixtures,
         }
 
     def _features(self, hidden: Any) -> list[Any]:
         return ops.split(self.read(self.norm(hidden)), 3, axis=-1)
 
-    def _logits(self, features: list[Any], i: int) -> Any:
-        return self.write[i](ops.gelu(features[i]))
+    def _parameters(
+        self, features: list[Any], i: int, channels: list[Any]
+    ) -> Any:
+        """Return the parameters of channel `i`, those before it being known."""
+        sizes = self.palette.channel_sizes
+        known = [centered(channels[c], sizes[c]) for c in self.order[:i]]
+        outputs = self.write[i](ops.gelu(features[i]))
+        return self.distributions[i].parameters(outputs, known)
 
     def _reveal(self, features: list[Any], i: int, channel: Any) -> list[Any]:
         """Tell the later channels what channel `i` is."""
         if i == 2:
             return features
-        hot = ops.one_hot(channel, self.sizes[i], dtype=features[0].dtype)
-        told = ops.matmul(hot, ops.cast(self.given[i], hot.dtype))
+        level = self.distributions[i].features(channel)
+        level = ops.cast(level, features[0].dtype)
+        told = ops.matmul(level, ops.cast(self.given[i], level.dtype))
         told = ops.split(told, 2 - i, axis=-1)
         later = [f + t for f, t in zip(features[i + 1 :], told, strict=True)]
         return features[: i + 1] + later
@@ -194,14 +222,6 @@ class ChainHead(keras.layers.Layer):
         if by is None:
             return x
         return ops.where(channels[by] == 0, ops.zeros_like(x), x)
-
-
-def _write_initializer(hidden_dim: int, levels: int) -> Any:
-    if levels < MIN_SMOOTH_LEVELS:
-        return "glorot_uniform"
-    # As wide as that one.
-    stddev = (2 / (hidden_dim + levels)) ** 0.5
-    return Transposed(level_initializer(levels, stddev))
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
@@ -295,17 +315,3 @@ class PackedHead(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "palette": str(self.palette)}
-
-
-def cross_entropy(labels: Any, logits: Any) -> Any:
-    """Return `-log softmax(logits)[labels]` in nats.
-
-    Args:
-        labels: int32 `(...)` in `[0, n)`.
-        logits: float32 `(..., n)`.
-
-    Returns:
-        float32 `(...)`.
-    """
-    hot = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return ops.logsumexp(logits, axis=-1) - ops.sum(hot * logits, axis=-1)

@@ -6,6 +6,7 @@ has the size of the 2020 original and wants a GPU. `pixace-tf fit --help` tells
 their parameters.
 """
 
+from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
 
 PRESETS: dict[str, dict[str, dict[str, int]]] = {
@@ -107,7 +108,9 @@ for _sizes in PRESETS.values():
 # Where nothing says how large a model may be.
 FALLBACK_PRESET = "nano"
 # How the color of a pixel is predicted; see `color_head`.
-HEADS = ("chain", "packed")
+HEADS = ("chain", "mixture", "packed")
+# Channels with so many levels are mixtures in the head of that name.
+MIN_MIXTURE_LEVELS = 64
 # Peaks of the schedule; wider models want less.
 LEARNING_RATES = {
     "pico": 3e-3,
@@ -120,6 +123,23 @@ LEARNING_RATES = {
 HEAD_HIDDEN_DIMS = {("micro", "multiscale"): 128}
 PATCH_LENGTH = 16
 HASHING_DECODERS = ("reformer",)
+
+
+def mixture_channels(palette: Palette) -> tuple[int, ...]:
+    """Return the channels that the mixture head gives mixtures.
+
+    A hue is none of them, since it is a circle.
+    """
+    return tuple(
+        c
+        for c, levels in enumerate(palette.channel_sizes)
+        if levels >= MIN_MIXTURE_LEVELS and c != palette.circular_channel
+    )
+
+
+def default_head(palette: Palette) -> str:
+    """Return the head that learns a palette best."""
+    return "mixture" if mixture_channels(palette) else "chain"
 
 
 def decoder_config(

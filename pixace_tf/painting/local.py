@@ -1,9 +1,11 @@
 """Painting on this machine, with a run."""
 
 import functools
+import os
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pixace_tf import storage
 from pixace_tf.console import ProgressCallback
@@ -12,8 +14,9 @@ from pixace_tf.errors import UserError
 from pixace_tf.painting import masks
 from pixace_tf.painting.painter import WatchCallback
 from pixace_tf.painting.request import ImageLike, Request, generation
-from pixace_tf.painting.sheets import Completions, hide
-from pixace_tf.runs.run_folder import TOKENS_FILE, Run
+from pixace_tf.painting.sheets import Completions, cut_strip, hide
+from pixace_tf.runs.run_config import EXAMPLES_FILE, TOKENS_FILE
+from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.sampling.sampler import Watch
 
@@ -186,11 +189,21 @@ class LocalPainter:
         try:
             arrays, _ = storage.read_npz(self._run.file(TOKENS_FILE))
         except UserError:
-            return np.zeros((0, *tokenizer.image_size, 3), np.uint8)
+            return _kept_examples(self._run)[:count]
         held_out = arrays["validation"]
         chosen = np.linspace(0, len(held_out) - 1, min(count, len(held_out)))
         token_ids = held_out[chosen.astype(int)].astype(np.int32)
         return np.asarray(tokenizer.detokenize(token_ids))
+
+
+def _kept_examples(run: Run) -> np.ndarray:
+    """Return the images beside a run that comes without its tokens."""
+    path = run.file(EXAMPLES_FILE)
+    height, width = run.tokenizer.image_size
+    if not os.path.exists(path):
+        return np.zeros((0, height, width, 3), np.uint8)
+    with Image.open(path) as strip:
+        return cut_strip(strip, width)
 
 
 def _first(watch: WatchCallback, images: np.ndarray) -> None:

@@ -7,7 +7,7 @@ does not take it for images to train on.
 import dataclasses
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -135,6 +135,48 @@ def grid(images: np.ndarray, scale: int | None = None) -> Image.Image:
         for start in range(0, len(images), columns)
     ]
     return contact_sheet(rows, scale=scale)
+
+
+def strip(images: np.ndarray) -> Image.Image:
+    """Set small images side by side, at their own size.
+
+    Args:
+        images: uint8 `(N, height, width, 3)`.
+    """
+    return Image.fromarray(np.concatenate(list(images), axis=1))
+
+
+def cut_strip(image: Image.Image, width: int) -> np.ndarray:
+    """Return the images of a strip, uint8 `(N, height, width, 3)`.
+
+    Args:
+        image: As `strip` returns it.
+        width: Of one image.
+    """
+    pixels = np.asarray(image.convert("RGB"))
+    count = pixels.shape[1] // width
+    return np.stack(np.split(pixels[:, : count * width], count, axis=1))
+
+
+def strips(paths: Mapping[str, StrPath], height: int) -> Image.Image:
+    """Return strips of images below each other, with a line below each.
+
+    Args:
+        paths: Files that hold strips, by the lines.
+        height: To scale each strip to.
+    """
+    scaled = []
+    for path in paths.values():
+        with Image.open(path) as image:
+            width = round(image.width * height / image.height)
+            scaled.append(image.convert("RGB").resize((width, height)))
+    widest = max(image.width for image in scaled)
+    rows = []
+    for caption, image in zip(paths, scaled, strict=True):
+        padded = Image.new("RGB", (widest, height), _PAPER)
+        padded.paste(image)
+        rows.append([Tile(np.asarray(padded), image_files.printable(caption))])
+    return contact_sheet(rows, scale=1)
 
 
 def enlarge(pixels: np.ndarray, scale: int) -> Image.Image:

@@ -1,21 +1,8 @@
-"""A run folder: all that later steps need to know about a model.
-
-    saved_models/NAME/
-        run.json         architecture, tokenizer, arguments, versions
-        weights.npz      the best weights so far, by validation
-        checkpoint.npz   the latest state of training, optimizer included
-        tokens.npz       the tokens of the training and validation images
-        history.json     one entry per epoch
-        learning_curve.png, pictures/, tensorboard/
-
-Loading runs no code from these files: JSON and plain arrays, built by this
-package's own classes.
-"""
+"""A run folder as a model: built, loaded, with its weights."""
 
 import dataclasses
 import functools
 import importlib.metadata
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -27,14 +14,15 @@ from pixace_tf import storage
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.runs.catalog import locate
+from pixace_tf.runs.run_config import (
+    CHECKPOINT_FILE,
+    FORMAT,
+    WEIGHTS_FILE,
+    read_config,
+)
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.storage import RUN_FILE
-
-FORMAT = 2
-WEIGHTS_FILE = "weights.npz"
-CHECKPOINT_FILE = "checkpoint.npz"
-TOKENS_FILE = "tokens.npz"
-HISTORY_FILE = "history.json"
 
 
 @dataclasses.dataclass
@@ -106,49 +94,6 @@ def create_run(
     return Run(path, model, tokenizer, arguments, jit_compile)
 
 
-def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read and check the `run.json` of a run folder.
-
-    Raises:
-        UserError: If the folder or file is missing, damaged or made by a
-            another version.
-    """
-    path = os.fspath(path)
-    if not os.path.isdir(path):
-        raise UserError(f"There is no run folder {path!r}.")
-    file = os.path.join(path, RUN_FILE)
-    if not os.path.exists(file):
-        raise UserError(f"{path!r} is no run folder: it has no {RUN_FILE}.")
-    try:
-        with open(file, encoding="utf-8") as opened:
-            config: dict[str, Any] = json.load(opened)
-        version = config["format"]
-        missing = {"tokenizer", "model", "arguments"} - set(config)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"The file {file} is damaged.") from None
-    if version != FORMAT:
-        is_newer = not isinstance(version, int) or version > FORMAT
-        age, advice = (
-            ("a newer", "upgrade pixace-tf")
-            if is_newer
-            else ("an older", "train it anew")
-        )
-        raise UserError(
-            f"{path!r} was made by {age} pixace-tf (run format {version}, this "
-            f"version reads {FORMAT}); {advice}."
-        )
-    if missing:
-        raise UserError(f"The file {file} lacks {', '.join(sorted(missing))}.")
-    # Runs from before there were these: mirrored images were the same task.
-    config["tokenizer"] = {"trim": False, **config["tokenizer"]}
-    plain = (0, 0) if config["arguments"].get("flip") else (0,)
-    config["model"] = {
-        **{"head_hidden_dim": None, "orders": plain, "labels": []},
-        **config["model"],
-    }
-    return config
-
-
 def open_run(
     path: str | os.PathLike[str],
     dtype: str = "float32",
@@ -180,7 +125,8 @@ def load_run(path: str | os.PathLike[str], jit_compile: bool = True) -> Run:
     """Load a trained model, ready to sample from.
 
     Args:
-        path: A run folder, as `fit` leaves it, finished or interrupted.
+        path: A run folder, as `fit` leaves it, finished or interrupted; or
+            what else `locate` takes, such as the name of a model in the box.
         jit_compile: Whether XLA compiles what samples and scores. That pays
             from some images on.
 
@@ -191,7 +137,7 @@ def load_run(path: str | os.PathLike[str], jit_compile: bool = True) -> Run:
     Raises:
         UserError: If the folder is not a usable run or has no weights yet.
     """
-    return load_weights(open_run(path, jit_compile=jit_compile))
+    return load_weights(open_run(locate(path), jit_compile=jit_compile))
 
 
 def load_weights(run: Run) -> Run:

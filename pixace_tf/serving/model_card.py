@@ -9,7 +9,8 @@ import urllib.parse
 
 from pixace_tf import storage
 from pixace_tf.data.image_files import printable
-from pixace_tf.runs.run_folder import HISTORY_FILE, TOKENS_FILE, Run
+from pixace_tf.runs.run_config import HISTORY_FILE, TOKENS_FILE
+from pixace_tf.runs.run_folder import Run
 from pixace_tf.serving.served_fill import MAX_PARTICLES
 
 CARD_FILE = "README.md"

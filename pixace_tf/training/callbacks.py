@@ -9,7 +9,7 @@ import keras
 
 from pixace_tf import console, storage
 from pixace_tf.errors import UserError
-from pixace_tf.runs import run_folder
+from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.training.checkpoint import Checkpoint, not_finite
 from pixace_tf.training.schedule import (
@@ -105,7 +105,7 @@ class EpochEnd(keras.callbacks.Callback):
             state.loss_sum = 0.0
         self._checkpoint.save_if_due()
         storage.write_json(
-            self._run.file(run_folder.HISTORY_FILE), state.history
+            self._run.file(run_config.HISTORY_FILE), state.history
         )
         for listener in self._listeners:
             listener(entry)
@@ -132,7 +132,7 @@ class EpochEnd(keras.callbacks.Callback):
             raise UserError(not_finite("validation", self._run.path))
         if self._state.best is None or judged < self._state.best:
             storage.write_npz(
-                self._run.file(run_folder.WEIGHTS_FILE),
+                self._run.file(run_config.WEIGHTS_FILE),
                 run_folder.get_weights(self._run.model),
                 entry,
             )

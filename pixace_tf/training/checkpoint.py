@@ -11,7 +11,8 @@ import numpy as np
 from pixace_tf import storage
 from pixace_tf.errors import UserError
 from pixace_tf.runs import run_folder
-from pixace_tf.runs.run_folder import CHECKPOINT_FILE, Run
+from pixace_tf.runs.run_config import CHECKPOINT_FILE
+from pixace_tf.runs.run_folder import Run
 from pixace_tf.training.interruption import StopRequest
 from pixace_tf.training.schedule import TrainingState
 

@@ -14,7 +14,7 @@ from pixace_tf.data.token_dataset import TokenDataset
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.model.presets import FALLBACK_PRESET
-from pixace_tf.runs import run_folder
+from pixace_tf.runs import catalog, run_config, run_folder
 from pixace_tf.runs.arguments import refuse_changes
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.training import size_law, warm_start
@@ -39,7 +39,7 @@ def fit(
     *,
     start_from: str | os.PathLike[str] | None = None,
     name: str | None = None,
-    runs_dir: str | os.PathLike[str] = "saved_models",
+    runs_dir: str | os.PathLike[str] = catalog.RUNS_DIR,
     say: Callable[[str], None] = print,
     **arguments: Any,
 ) -> Run:
@@ -47,8 +47,9 @@ def fit(
 
     Args:
         source: A folder, or `tfds:NAME[/CONFIG][:SPLIT]`.
-        start_from: A run whose weights a new run begins with. It has the same
-            image size, palette, decoder and head; its preset is taken over.
+        start_from: A run whose weights a new run begins with, as `locate`
+            takes it. It has the same image size, palette and decoder; its
+            preset is taken over.
         name: Name of the run; by default that of the source.
         runs_dir: Folder that holds the runs.
         say: Takes each line of the report.
@@ -68,9 +69,11 @@ def fit(
         options.image_size, options.palette, options.resize, options.trim
     )
     is_new = not os.path.exists(os.path.join(path, storage.RUN_FILE))
-    start = None if start_from is None else os.path.abspath(start_from)
+    start = None
+    if start_from is not None:
+        start = os.path.abspath(catalog.locate(start_from, say))
     if options.preset == AUTO and not (is_new and start is None):
-        begun = run_folder.read_config(str(start) if is_new else path)
+        begun = run_config.read_config(str(start) if is_new else path)
         options = options.with_preset(begun["arguments"]["preset"])
     if start is not None:
         warm_start.check_fits(
@@ -100,7 +103,7 @@ def fit(
             else _reopen(path, data, options.jit_compile)
         )
         warm_start.load_unless_begun(run)
-        data.save(run.file(run_folder.TOKENS_FILE))
+        data.save(run.file(run_config.TOKENS_FILE))
         train(
             *(run, data, options.epochs, options.minutes),
             *(options.checkpoint_seconds, say),
@@ -127,7 +130,7 @@ def _model_config(
     config = {
         "decoder": options.decoder,
         "decoder_config": options.decoder_config(),
-        "head": options.head,
+        "head": options.model_head,
         "dropout": options.dropout,
         "head_hidden_dim": options.head_hidden_dim,
         "orders": raster_orders.vector_rows(
@@ -136,6 +139,7 @@ def _model_config(
     }
     if start_from is not None:
         config.update(warm_start.sizes_of(start_from))
+        config["head"] = options.head or config["head"]
     return config
 
 
@@ -226,7 +230,7 @@ def _load_data(
         data = token_dataset.load(
             source,
             tokenizer,
-            cache_path=os.path.join(path, run_folder.TOKENS_FILE),
+            cache_path=os.path.join(path, run_config.TOKENS_FILE),
             max_pixels=options.max_pixels,
             download=options.download,
             progress=bar.count,
@@ -255,7 +259,7 @@ def _refuse_changes(
     start_from: str | None,
 ) -> None:
     """Refuse to go on with a run that was begun with other arguments."""
-    config = run_folder.read_config(path)
+    config = run_config.read_config(path)
     now = {
         **tokenizer.get_config(),
         **_model_config(options, start_from),
@@ -275,6 +279,7 @@ def _refuse_changes(
     free |= {"labels"} if options.labels is None else set()
     free |= {"start_from"} if start_from is None else set()
     free |= {"batch_size"} if options.batch_size is None else set()
+    free |= {"head"} if options.head is None else set()
     free |= {"precision"} if options.precision == "auto" else set()
     for values in (before, now):
         for name in free:
@@ -289,7 +294,7 @@ def _refuse_changes(
 
 def _reopen(path: str, data: TokenDataset, jit_compile: bool) -> Run:
     """Open a run to go on with it, if the images are the same."""
-    before = run_folder.read_config(path)["arguments"]
+    before = run_config.read_config(path)["arguments"]
     if before["images"] != data.digest():
         raise UserError(
             f"{path} was trained on other images (those of "

@@ -11,7 +11,8 @@ from pixace_tf import compile_cache, console
 from pixace_tf.data import labels, token_dataset
 from pixace_tf.data.token_dataset import TokenDataset
 from pixace_tf.painting.sheets import save_learning_curve
-from pixace_tf.runs.run_folder import CHECKPOINT_FILE, Run
+from pixace_tf.runs.run_config import CHECKPOINT_FILE
+from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.training.callbacks import (
     BudgetSchedule,

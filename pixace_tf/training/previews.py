@@ -9,6 +9,7 @@ from PIL import Image
 
 from pixace_tf.data.token_dataset import TokenDataset
 from pixace_tf.painting import sheets
+from pixace_tf.runs.run_config import COMPLETED_FILE, SAMPLES_FILE
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.training.interruption import StopRequest
 
@@ -48,12 +49,14 @@ class Previews:
         rested = start - self._sampled_at
         if not is_last and rested * MAX_SHARE < self._cost_s:
             return
-        new, completed = self._sample()
+        strip, new, completed = self._sample()
         name = f"epoch-{entry['epoch']:08.2f}"
         folder = self._run.file("pictures")
         os.makedirs(folder, exist_ok=True)
         for kind, sheet in (("new", new), ("completed", completed)):
             sheets.save_image(sheet, os.path.join(folder, f"{name}-{kind}.png"))
+        sheets.save_image(strip, self._run.file(SAMPLES_FILE))
+        sheets.save_image(completed, self._run.file(COMPLETED_FILE))
         writer = tf.summary.create_file_writer(
             self._run.file("tensorboard", "pictures")
         )
@@ -64,7 +67,8 @@ class Previews:
         self._sampled_at = time.monotonic()
         self._cost_s = self._sampled_at - start
 
-    def _sample(self) -> tuple[Image.Image, Image.Image]:
+    def _sample(self) -> tuple[Image.Image, Image.Image, Image.Image]:
+        """Return a strip and a sheet of new images, and a sheet of others."""
         tokenizer = self._run.tokenizer
         length = tokenizer.sequence_length
         blank = np.zeros((NUM_NEW, length), np.int32)
@@ -89,6 +93,7 @@ class Previews:
         ]
         headings = ["original", "kept", "completed"]
         return (
+            sheets.strip(pixels[:NUM_NEW]),
             sheets.grid(pixels[:NUM_NEW]),
             sheets.contact_sheet(rows, headings),
         )

@@ -19,6 +19,7 @@ from pixace_tf.model.presets import (
     LEARNING_RATES,
     PRESETS,
     decoder_config,
+    default_head,
 )
 
 # Those of `PixelTokenizer`, which needs TensorFlow.
@@ -102,9 +103,11 @@ class TrainingArguments:
         "exact attention.",
         at_least=0,
     )
-    head: str = argument(
-        "chain",
-        "Predict a color channel by channel, or in one softmax.",
+    head: str | None = argument(
+        None,
+        "Predict a color channel by channel; or that with mixtures of logistic "
+        "distributions for channels of 6 bits or more; or all in one softmax.  "
+        "[default: mixture where there is such a channel, else chain]",
         HEADS,
     )
     image_size: tuple[int, int] = argument(
@@ -218,6 +221,11 @@ class TrainingArguments:
         if self.epochs is None and self.max_minutes is None:
             return DEFAULT_MAX_MINUTES
         return self.max_minutes
+
+    @property
+    def model_head(self) -> str:
+        """The head that was asked for, or that suits the palette."""
+        return self.head or default_head(self.palette)
 
     @property
     def head_hidden_dim(self) -> int | None:

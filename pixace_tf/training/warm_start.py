@@ -7,7 +7,7 @@ from typing import Any
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
-from pixace_tf.runs import run_folder
+from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import Run
 
 # What both models must have in common, and the options that say so.
@@ -39,7 +39,7 @@ def check_fits(
     Raises:
         UserError: If there is no such run, or the models differ.
     """
-    other = run_folder.read_config(path)
+    other = run_config.read_config(path)
     theirs = {**other["tokenizer"], **other["model"], **other["arguments"]}
     ours = {**tokenizer.get_config(), **model_config, "preset": preset}
     differ = [
@@ -55,11 +55,10 @@ def check_fits(
 
 
 def sizes_of(path: str) -> dict[str, Any]:
-    """Return the sizes of a run's model, as arguments of `PixaceCausalLM`."""
-    config = run_folder.read_config(path)["model"]
-    return {
-        name: config[name] for name in ("decoder_config", "head_hidden_dim")
-    }
+    """Return the sizes and the head of a run, for `PixaceCausalLM`."""
+    config = run_config.read_config(path)["model"]
+    names = ("decoder_config", "head", "head_hidden_dim")
+    return {name: config[name] for name in names}
 
 
 def load_unless_begun(run: Run) -> None:
@@ -76,7 +75,7 @@ def load_unless_begun(run: Run) -> None:
         UserError: If the other run has no weights, or damaged ones.
     """
     path = run.arguments.get("start_from")
-    if path is None or os.path.exists(run.file(run_folder.CHECKPOINT_FILE)):
+    if path is None or os.path.exists(run.file(run_config.CHECKPOINT_FILE)):
         return
     new, other = run.model, run_folder.load_run(path, jit_compile=False).model
     rows_of = {

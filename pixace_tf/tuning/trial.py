@@ -20,7 +20,8 @@ from pixace_tf import storage
 from pixace_tf.errors import UserError
 from pixace_tf.painting import local
 from pixace_tf.painting.sheets import save_tiles
-from pixace_tf.runs.run_folder import HISTORY_FILE, TOKENS_FILE, Run
+from pixace_tf.runs.run_config import HISTORY_FILE, TOKENS_FILE
+from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling.likelihood import colors_per_token
 from pixace_tf.training.fit import RunInUseError, fit
 from pixace_tf.tuning.space import (

@@ -1,0 +1,205 @@
+"""How the level of one color channel is distributed, given a few numbers.
+
+Shapes: `...` any, L levels, K components, P parameters, F features.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from keras import ops
+
+from pixace_tf.model.initializers import (
+    MIN_SMOOTH_LEVELS,
+    Transposed,
+    level_initializer,
+)
+
+NUM_COMPONENTS = 5
+NUM_COSINES = 16
+# Levels lie from -1 to 1. A component is at least a twelfth of a level of 8
+# bits wide, so that its logarithms stay finite.
+MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 5.0
+# Means move by this share of what other outputs do: a step of Adam would else
+# throw them over dozens of levels.
+MEAN_RATE = 0.125
+
+
+class ChannelDistribution(Protocol):
+    """What a head needs to know of one channel; abstract.
+
+    Attributes:
+        num_outputs: What the head has to compute for it.
+        num_parameters: P.
+        num_features: F, of a known level.
+        kernel_initializer: Of the weights that compute the outputs.
+        bias_initializer: Likewise.
+        features_initializer: Of the weights that take the features.
+    """
+
+    num_outputs: int
+    num_parameters: int
+    num_features: int
+    kernel_initializer: Any
+    bias_initializer: Any
+    features_initializer: Any
+
+    def parameters(self, outputs: Any, known: Sequence[Any]) -> Any:
+        """Return the parameters.
+
+        Args:
+            outputs: float32 `(..., num_outputs)`.
+            known: float32 `(...)` for each channel before, from -1 to 1.
+
+        Returns:
+            float32 `(..., P)`.
+        """
+
+    def logits(self, parameters: Any) -> Any:
+        """Return float32 `(..., L)`, given the parameters `(..., P)`."""
+
+    def nats(self, level: Any, parameters: Any) -> Any:
+        """Return minus the log probability of a level, float32 `(...)`.
+
+        Args:
+            level: int32 `(...)`, from 0 to L - 1.
+            parameters: float32 `(..., P)`.
+        """
+
+    def features(self, level: Any) -> Any:
+        """Return what a level tells the later channels, `(..., F)`."""
+
+
+class Categorical:
+    """Any distribution: one logit for each level; see `ChannelDistribution`.
+
+    Args:
+        levels: L.
+        hidden_dim: Width of what the outputs are computed from.
+    """
+
+    bias_initializer = "zeros"
+
+    def __init__(self, levels: int, hidden_dim: int) -> None:
+        self.num_outputs = self.num_parameters = levels
+        self.num_features = levels
+        self._hidden_dim = hidden_dim
+
+    @property
+    def features_initializer(self) -> Any:
+        """Rows of near levels are alike, where there are many."""
+        return level_initializer(self.num_features, stddev=0.1)
+
+    @property
+    def kernel_initializer(self) -> Any:
+        """So are columns."""
+        levels = self.num_outputs
+        if levels < MIN_SMOOTH_LEVELS:
+            return "glorot_uniform"
+        # As wide as that one.
+        stddev = (2 / (self._hidden_dim + levels)) ** 0.5
+        return Transposed(level_initializer(levels, stddev))
+
+    def parameters(self, outputs: Any, known: Sequence[Any]) -> Any:
+        return outputs
+
+    def logits(self, parameters: Any) -> Any:
+        return parameters
+
+    def nats(self, level: Any, parameters: Any) -> Any:
+        return cross_entropy(level, parameters)
+
+    def features(self, level: Any) -> Any:
+        return ops.one_hot(level, self.num_features, dtype="float32")
+
+
+class LogisticMixture:
+    """A mixture of logistic distributions; see `ChannelDistribution`.
+
+    Each is cut into levels; the lowest and the highest level take what lies
+    beyond. The channels before move its means in proportion (PixelCNN++, arXiv
+    1701.05517). What is learned of a level holds for its neighbors at once.
+
+    Args:
+        levels: L, at least 2.
+        num_known: Number of channels before this one.
+    """
+
+    num_parameters = 3 * NUM_COMPONENTS
+    num_features = NUM_COSINES
+    features_initializer = "glorot_uniform"
+
+    def __init__(self, levels: int, num_known: int) -> None:
+        self.levels = levels
+        self.num_outputs = self.num_parameters + num_known
+        self.kernel_initializer = keras.initializers.RandomNormal(stddev=0.02)
+
+    def bias_initializer(self, shape: Any, dtype: Any = None) -> Any:
+        """Spread the means over the levels, each with a wide component."""
+        bias = np.zeros(shape, "float32")
+        means = np.linspace(-0.8, 0.8, NUM_COMPONENTS) / MEAN_RATE
+        bias[NUM_COMPONENTS : 2 * NUM_COMPONENTS] = means
+        bias[2 * NUM_COMPONENTS : 3 * NUM_COMPONENTS] = -2.0
+        return ops.convert_to_tensor(bias, dtype)
+
+    def parameters(self, outputs: Any, known: Sequence[Any]) -> Any:
+        logits, means, log_scales, slopes = ops.split(
+            outputs, [NUM_COMPONENTS * i for i in (1, 2, 3)], axis=-1
+        )
+        for i, level in enumerate(known):
+            means = means + (slopes[..., i] * level)[..., None]
+        return ops.concatenate([logits, MEAN_RATE * means, log_scales], axis=-1)
+
+    def logits(self, parameters: Any) -> Any:
+        levels = ops.arange(self.levels, dtype="int32")
+        return self._log_probability(levels, parameters[..., None, :])
+
+    def nats(self, level: Any, parameters: Any) -> Any:
+        return -self._log_probability(level, parameters)
+
+    def features(self, level: Any) -> Any:
+        frequency = np.pi / 2 * np.arange(NUM_COSINES, dtype="float32")
+        return ops.cos(
+            (centered(level, self.levels)[..., None] + 1) * frequency
+        )
+
+    def _log_probability(self, level: Any, parameters: Any) -> Any:
+        logits, means, log_scales = ops.split(parameters, 3, axis=-1)
+        log_scales = ops.clip(log_scales, MIN_LOG_SCALE, MAX_LOG_SCALE)
+        narrow = ops.exp(-log_scales)
+        level = level[..., None]
+        at = narrow * (centered(level, self.levels) - means)
+        half = narrow / (self.levels - 1)
+        is_lowest, is_highest = level == 0, level == self.levels - 1
+        # s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)), where s is the sigmoid.
+        log_masses = (
+            ops.where(is_highest, 0.0, -ops.softplus(-at - half))
+            + ops.where(is_lowest, 0.0, -ops.softplus(at - half))
+            + ops.where(
+                is_lowest | is_highest, 0.0, ops.log(-ops.expm1(-2 * half))
+            )
+        )
+        return ops.logsumexp(
+            ops.log_softmax(logits, axis=-1) + log_masses, axis=-1
+        )
+
+
+def centered(level: Any, levels: int) -> Any:
+    """Map int32 levels from 0 to `levels - 1` to float32 from -1 to 1."""
+    # A channel of 0 bits has one level.
+    return ops.cast(level, "float32") * (2 / max(levels - 1, 1)) - 1
+
+
+def cross_entropy(labels: Any, logits: Any) -> Any:
+    """Return `-log softmax(logits)[labels]` in nats.
+
+    Args:
+        labels: int32 `(...)` in `[0, n)`.
+        logits: float32 `(..., n)`.
+
+    Returns:
+        float32 `(...)`.
+    """
+    hot = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return ops.logsumexp(logits, axis=-1) - ops.sum(hot * logits, axis=-1)

@@ -1,0 +1,76 @@
+"""A run folder: all that later steps need to know about a model.
+
+    saved_models/NAME/
+        run.json         architecture, tokenizer, arguments, versions
+        weights.npz      the best weights so far, by validation
+        checkpoint.npz   the latest state of training, optimizer included
+        tokens.npz       the tokens of the training and validation images
+        history.json     one entry per epoch
+        samples.png      a strip of new images, side by side
+        completed.png    a sheet of completed validation images
+        examples.png     such a strip of validation images, where a run was
+                         published without its tokens
+        learning_curve.png, pictures/, tensorboard/
+
+Loading runs no code from these files: JSON and plain arrays, built by this
+package's own classes. What is here needs no TensorFlow.
+"""
+
+import json
+import os
+from typing import Any
+
+from pixace_tf.errors import UserError
+from pixace_tf.storage import RUN_FILE
+
+FORMAT = 2
+WEIGHTS_FILE = "weights.npz"
+CHECKPOINT_FILE = "checkpoint.npz"
+TOKENS_FILE = "tokens.npz"
+HISTORY_FILE = "history.json"
+SAMPLES_FILE = "samples.png"
+COMPLETED_FILE = "completed.png"
+EXAMPLES_FILE = "examples.png"
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read and check the `run.json` of a run folder.
+
+    Raises:
+        UserError: If the folder or file is missing, damaged or made by a
+            another version.
+    """
+    path = os.fspath(path)
+    if not os.path.isdir(path):
+        raise UserError(f"There is no run folder {path!r}.")
+    file = os.path.join(path, RUN_FILE)
+    if not os.path.exists(file):
+        raise UserError(f"{path!r} is no run folder: it has no {RUN_FILE}.")
+    try:
+        with open(file, encoding="utf-8") as opened:
+            config: dict[str, Any] = json.load(opened)
+        version = config["format"]
+        missing = {"tokenizer", "model", "arguments"} - set(config)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"The file {file} is damaged.") from None
+    if version != FORMAT:
+        is_newer = not isinstance(version, int) or version > FORMAT
+        age, advice = (
+            ("a newer", "upgrade pixace-tf")
+            if is_newer
+            else ("an older", "train it anew")
+        )
+        raise UserError(
+            f"{path!r} was made by {age} pixace-tf (run format {version}, this "
+            f"version reads {FORMAT}); {advice}."
+        )
+    if missing:
+        raise UserError(f"The file {file} lacks {', '.join(sorted(missing))}.")
+    # Runs from before there were these: mirrored images were the same task.
+    config["tokenizer"] = {"trim": False, **config["tokenizer"]}
+    plain = (0, 0) if config["arguments"].get("flip") else (0,)
+    config["model"] = {
+        **{"head_hidden_dim": None, "orders": plain, "labels": []},
+        **config["model"],
+    }
+    return config
