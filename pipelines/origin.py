@@ -9,6 +9,8 @@ import shlex
 import subprocess
 import sys
 
+_ALL_BUT_RESULTS = ":/", ":(top,exclude)pipelines/results"
+
 
 def origin(*packages: str) -> list[str]:
     """Return lines of Markdown about this run.
@@ -35,9 +37,16 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    """Return the commit, and whether more than results differs from it."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    # What a run writes while it goes on is no change of the program.
+    changed = _git("status", "--porcelain", "-uno", *_ALL_BUT_RESULTS)
+    return f"{commit or 'unknown'}{'-dirty' if changed else ''}"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def _processor() -> str:

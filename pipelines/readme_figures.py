@@ -1,4 +1,4 @@
-"""Writes the table of speeds in the README, from what the benchmark measured.
+"""Writes the tables of speeds in the README and the docs from the benchmark's.
 
 Each line names one row of `pipelines/results/benchmark.json` and, of the peers
 beside it, the fastest of each kind. Ratios are medians of those within a round.
@@ -12,6 +12,7 @@ Expected: nothing changes, unless the results have changed
 import dataclasses
 import json
 import pathlib
+import re
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from pixace_tf.storage import write_atomic
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = ROOT / "README.md"
+FIGURES = ROOT / "docs" / "figures.md"
 RESULTS = ROOT / "pipelines" / "results" / "benchmark.json"
 BEGIN = "<!-- pipelines/readme_figures.py writes this table. -->"
 END = "<!-- The end of that table. -->"
@@ -37,7 +39,8 @@ class Line:
         table: How the name of the table begins.
         column: Of the table.
         row: That of this program.
-        peers: How the rows of the peers begin, a kind each.
+        peers: Patterns of the rows of the peers, a kind each.
+        is_short: Whether the README shows it too, beside the fastest peer.
     """
 
     text: str
@@ -46,16 +49,17 @@ class Line:
     column: str
     row: str
     peers: tuple[str, ...]
+    is_short: bool = False
 
 
 _PAINTERS = ("Hugging Face", "keras_nlp")
-_TRAINERS = ("PyTorch eager", "PyTorch compiled")
+_TRAINERS = ("PyTorch.*packed head", "PyTorch.*64 logits")
 _MULTISCALE = "pixace-tf, multiscale, chain head"
 _TRANSFORMER = "pixace-tf, transformer, chain head"
 LINES = (
     Line(
         "painting lower halves, 16 at once, default (multiscale)",
-        *("sampling", "nano", "batch 16", _MULTISCALE, _PAINTERS),
+        *("sampling", "nano", "batch 16", _MULTISCALE, _PAINTERS, True),
     ),
     Line(
         "the same with `--decoder transformer`",
@@ -63,7 +67,7 @@ LINES = (
     ),
     Line(
         "one lower half, default",
-        *("sampling", "nano", "batch 1", _MULTISCALE, _PAINTERS[:1]),
+        *("sampling", "nano", "batch 1", _MULTISCALE, _PAINTERS[:1], True),
     ),
     Line(
         "the same with `--decoder transformer`",
@@ -71,7 +75,7 @@ LINES = (
     ),
     Line(
         "`--preset base` (width 512, 6 layers), 16 at once, default",
-        *("sampling", "base", "batch 16", _MULTISCALE, _PAINTERS[:1]),
+        *("sampling", "base", "batch 16", _MULTISCALE, _PAINTERS[:1], True),
     ),
     Line(
         "the same with `--decoder transformer`",
@@ -83,7 +87,7 @@ LINES = (
     ),
     Line(
         "training, default (multiscale)",
-        *("training", "nano", "batch 4", _MULTISCALE, _TRAINERS),
+        *("training", "nano", "batch 4", _MULTISCALE, _TRAINERS, True),
     ),
     Line(
         "training, `--decoder transformer`",
@@ -91,20 +95,25 @@ LINES = (
     ),
     Line(
         "loading JPEG photos of 512x512",
-        *("jpeg", "JPEG", "3000 pictures", "pixace-tf", ("PIL", "torch")),
+        *("jpeg", "JPEG", "3000 pictures", "pixace-tf", ("PIL", "torch"), True),
     ),
 )
 
 
-def table(results: dict[str, Any]) -> list[str]:
+def table(results: dict[str, Any], is_short: bool = False) -> list[str]:
     """Return the lines of Markdown.
 
     Args:
         results: As `benchmark.py` writes them.
+        is_short: Whether it is the table of the README.
     """
     lines = ["| | pixace-tf | beside it | |", "|---|---:|---|---:|"]
     for line in LINES:
-        lines += _cells(results, line)
+        if is_short and line.is_short:
+            kinds = ("|".join(line.peers),)
+            line = dataclasses.replace(line, peers=kinds)
+        if line.is_short or not is_short:
+            lines += _cells(results, line)
     return [*lines, *_quality(results)]
 
 
@@ -134,7 +143,7 @@ def _fastest(
     rates = {
         name: cells[column]["per_second"]
         for name, cells in rows.items()
-        if name.startswith(kind) and "per_second" in cells.get(column, {})
+        if re.match(kind, name) and "per_second" in cells.get(column, {})
     }
     best = max(rates, key=lambda name: statistics.median(rates[name]))
     return best, rates[best]
@@ -158,20 +167,21 @@ def _quality(results: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def with_table(readme: str, results: dict[str, Any]) -> str:
-    """Return the text of the README with the table of these results."""
-    before, rest = readme.split(f"{BEGIN}\n")
+def with_table(text: str, lines: list[str]) -> str:
+    """Return a text with these lines in place of its table."""
+    before, rest = text.split(f"{BEGIN}\n")
     _, after = rest.split(END)
-    text = "\n".join(table(results))
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+    return "\n".join([f"{before}{BEGIN}\n", *lines, f"\n{END}{after}"])
 
 
 @click.command()
 def main() -> None:
-    """Write the table of speeds in the README."""
+    """Write the tables of speeds."""
     results = json.loads(RESULTS.read_text())
-    text = with_table(README.read_text(), results)
-    write_atomic(str(README), text.encode())
+    for path in (README, FIGURES):
+        lines = table(results, is_short=path == README)
+        text = with_table(path.read_text(), lines)
+        write_atomic(str(path), text.encode())
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ TOP, BRUSH = "Keep the top", "Brush over what is new"
 ANYTHING = "Anything"
 _STROKE = "rgb(255, 64, 129)"
 _CSS = "footer {display: none !important}"
+# Within `gr.render` a component takes no input unless it is told so.
+_INPUT: dict[str, Any] = {"interactive": True}
 # What takes memory and time goes on one at a time.
 _ONE_AT_A_TIME: dict[str, Any] = {
     "concurrency_id": "one",
@@ -48,15 +50,25 @@ _ONE_AT_A_TIME: dict[str, Any] = {
 
 
 class Studio:
-    """What the page does, apart from its looks.
+    """What the page does with one model, apart from its looks.
 
     Args:
         painter: Paints with a run or on a server.
+        title: Name of the model.
+        finished: A sheet of finished pictures to begin with, if there is one.
     """
 
-    def __init__(self, painter: Painter) -> None:
+    def __init__(
+        self,
+        painter: Painter,
+        title: str,
+        finished: Image.Image | None = None,
+    ) -> None:
         self._painter = painter
+        self.title = title
         self.labels = list(painter.labels)
+        self.examples = painter.examples()
+        self.finished = finished
 
     def choose(self, image: ImageLike) -> tuple[ImageLike, np.ndarray]:
         """Return an image, a path or an array, and what the model sees."""
@@ -163,43 +175,58 @@ class Studio:
 
 
 def build(
-    studio: Studio, title: str, examples: Sequence[np.ndarray] | np.ndarray = ()
+    names: Sequence[str], open_model: Callable[[str], Studio]
 ) -> gr.Blocks:
-    """Lay the page out.
+    """Lay the page out. A model is opened when somebody looks at it.
 
     Args:
-        studio: What it does.
-        title: Name of the model.
-        examples: Images to pick, uint8 `(height, width, 3)`.
+        names: The models to choose from, at least one.
+        open_model: Returns what the page does with a model.
     """
     with gr.Blocks(
-        title=f"pixace-tf: {title}",
+        title=f"pixace-tf: {names[0]}" if len(names) == 1 else "pixace-tf",
         analytics_enabled=False,
         delete_cache=(CACHE_S, CACHE_S),
     ) as page:
-        gr.Markdown(
-            f"# {title}\nGive a picture, keep a part of it, see what follows."
+        name = gr.Dropdown(
+            list(names),
+            value=names[0],
+            label="Model",
+            visible=len(names) > 1,
+            elem_id="model",
         )
-        image = gr.State()
-        small = gr.State()
-        with gr.Row():
-            with gr.Column(scale=1, min_width=340):
-                cover, chosen = _choose_image(studio, image, small, examples)
-            with gr.Column(scale=3):
-                with gr.Tab("Finish the picture"):
-                    _completions(studio, image, small, cover)
-                with gr.Tab("New pictures"):
-                    _new_images(studio)
-                with gr.Tab("Palette"):
-                    _palettes(studio, image, chosen)
+
+        @gr.render(inputs=name, concurrency_limit=None)
+        def show(name: str) -> None:
+            with _messages():
+                studio = open_model(name)
+            _studio(studio)
+
     return page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
 
 
+def _studio(studio: Studio) -> None:
+    """Lay out what a model can do."""
+    gr.Markdown(
+        f"# {studio.title}\nGive a picture, keep a part of it, see what "
+        "follows."
+    )
+    image = gr.State()
+    small = gr.State()
+    with gr.Row():
+        with gr.Column(scale=1, min_width=340):
+            cover, chosen = _choose_image(studio, image, small)
+        with gr.Column(scale=3):
+            with gr.Tab("Finish the picture"):
+                _completions(studio, image, small, cover)
+            with gr.Tab("New pictures"):
+                _new_images(studio)
+            with gr.Tab("Palette"):
+                _palettes(studio, image, chosen)
+
+
 def _choose_image(
-    studio: Studio,
-    image: gr.State,
-    small: gr.State,
-    examples: Sequence[np.ndarray] | np.ndarray,
+    studio: Studio, image: gr.State, small: gr.State
 ) -> tuple[list[Any], list[Any]]:
     """Add what chooses an image and what to keep of it.
 
@@ -208,9 +235,11 @@ def _choose_image(
         the events after which an image is chosen.
     """
     upload = gr.UploadButton(
-        "Upload a picture", file_types=["image"], variant="primary"
+        "Upload a picture", file_types=["image"], variant="primary", **_INPUT
     )
-    kind = gr.Radio([TOP, BRUSH], value=TOP, show_label=False, container=False)
+    kind = gr.Radio(
+        [TOP, BRUSH], value=TOP, show_label=False, container=False, **_INPUT
+    )
     with gr.Column() as by_share:
         kept = gr.Image(
             label="What is kept",
@@ -220,7 +249,9 @@ def _choose_image(
             buttons=[],
             elem_id="kept",
         )
-        keep = gr.Slider(0, 1, 0.5, step=0.01, label="Keep", elem_id="keep")
+        keep = gr.Slider(
+            0, 1, 0.5, step=0.01, label="Keep", elem_id="keep", **_INPUT
+        )
     with gr.Column(visible=False) as by_brush:
         drawing = gr.ImageEditor(
             show_label=False,
@@ -234,11 +265,12 @@ def _choose_image(
             eraser=gr.Eraser(SIDE // 12),
             canvas_size=(SIDE, SIDE),
             elem_id="drawing",
+            **_INPUT,
         )
-    if len(examples):
+    if len(studio.examples):
         gr.Markdown("Or pick one:")
     pick = gr.Gallery(
-        [sheets.enlarge(e, _scale(e)) for e in examples],
+        [sheets.enlarge(e, _scale(e)) for e in studio.examples],
         show_label=False,
         columns=3,
         height="auto",
@@ -246,11 +278,11 @@ def _choose_image(
         format="png",
         interactive=False,
         buttons=[],
-        visible=bool(len(examples)),
+        visible=bool(len(studio.examples)),
     )
 
     def picked(event: gr.SelectData) -> Any:
-        return studio.choose(examples[event.index])
+        return studio.choose(studio.examples[event.index])
 
     both = [image, small]
     chosen = [
@@ -300,7 +332,7 @@ def _completions(
 ) -> None:
     kind, keep, drawing = cover
     with gr.Row():
-        samples = gr.Slider(1, 4, 4, step=1, label="Completions")
+        samples = gr.Slider(1, 4, 4, step=1, label="Completions", **_INPUT)
         temperature = _temperature()
         seed = _seed()
 
@@ -309,7 +341,7 @@ def _completions(
     go.click(
         _stream(studio.complete),
         [image, keep, samples, temperature, seed, small, kind, drawing, *label],
-        [_painting("completed"), _download()],
+        [_painting("completed", studio.finished), _download()],
         show_progress="hidden",
         **_ONE_AT_A_TIME,
     )
@@ -317,7 +349,7 @@ def _completions(
 
 def _new_images(studio: Studio) -> None:
     with gr.Row():
-        count = gr.Slider(1, 16, 9, step=1, label="Pictures")
+        count = gr.Slider(1, 16, 9, step=1, label="Pictures", **_INPUT)
         temperature = _temperature()
         seed = _seed()
     label = _label(studio)
@@ -333,9 +365,11 @@ def _new_images(studio: Studio) -> None:
 
 def _palettes(studio: Studio, image: gr.State, chosen: list[Any]) -> None:
     with gr.Row():
-        space = gr.Radio(["HSV", "RGB"], value="HSV", label="Color space")
+        space = gr.Radio(
+            ["HSV", "RGB"], value="HSV", label="Color space", **_INPUT
+        )
         choices: list[Any] = [
-            gr.Slider(0, 8, n, step=1, label=f"Bits of {name}")
+            gr.Slider(0, 8, n, step=1, label=f"Bits of {name}", **_INPUT)
             for n, name in (
                 (5, "hue or red"),
                 (4, "saturation or green"),
@@ -474,8 +508,9 @@ def _download(path: str | None = None) -> gr.DownloadButton:
     )
 
 
-def _painting(name: str) -> gr.Image:
+def _painting(name: str, begin_with: Image.Image | None = None) -> gr.Image:
     return gr.Image(
+        begin_with,
         show_label=False,
         format="png",
         interactive=False,
@@ -486,7 +521,13 @@ def _painting(name: str) -> gr.Image:
 
 def _temperature() -> gr.Slider:
     return gr.Slider(
-        0.5, 1.5, 0.9, step=0.05, label="Temperature", info="Higher is wilder."
+        0.5,
+        1.5,
+        0.9,
+        step=0.05,
+        label="Temperature",
+        info="Higher is wilder.",
+        **_INPUT,
     )
 
 
@@ -498,7 +539,10 @@ def _label(studio: Studio) -> list[Any]:
     with gr.Row():
         return [
             gr.Dropdown(
-                [(ANYTHING, ANYTHING), *names], value=ANYTHING, label="What"
+                [(ANYTHING, ANYTHING), *names],
+                value=ANYTHING,
+                label="What",
+                **_INPUT,
             ),
             gr.Slider(
                 1,
@@ -507,6 +551,7 @@ def _label(studio: Studio) -> list[Any]:
                 step=0.5,
                 label="Guidance",
                 info="Higher is more typical of it.",
+                **_INPUT,
             ),
         ]
 
@@ -526,4 +571,5 @@ def _seed() -> gr.Number:
         precision=0,
         minimum=0,
         maximum=MAX_SEED,
+        **_INPUT,
     )

@@ -13,6 +13,7 @@ from test_export import make_run
 
 from pixace_tf.data import cartoons
 from pixace_tf.painting import local, sheets
+from pixace_tf.runs import run_config
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None
@@ -105,6 +106,46 @@ def download(page, button):
         ).first.click()
     with open(waiting.value.path(), "rb") as file:
         return Image.open(io.BytesIO(file.read()))
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_without_a_run_the_page_offers_all(browser, trained_run, tmp_path):
+    for name in ("first", "second"):
+        path = tmp_path / "saved_models" / name
+        shutil.copytree(trained_run.path, path)
+    sheets.save_image(
+        Image.new("RGB", (60, 20)),
+        tmp_path / "saved_models" / "first" / run_config.COMPLETED_FILE,
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pixace_tf", "app", "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    try:
+        line = process.stdout.readline()
+        page = browser.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        page.goto(re.search(r"http://127.0.0.1:\d+", line)[0])
+        choice = page.get_by_label("Model")
+        choice.click()
+        offered = page.get_by_role("option")
+        names = [offered.nth(i).inner_text() for i in range(offered.count())]
+        assert {"first", "second"} <= set(names)
+        page.get_by_role("option", name="first").click()
+        page.get_by_role("heading", name="first").wait_for()
+        # A picture that is finished already.
+        page.locator("#completed img").wait_for()
+        choice.click()
+        page.get_by_role("option", name="second").click()
+        page.get_by_role("heading", name="second").wait_for()
+        page.get_by_role("button", name="Finish it").wait_for()
+        page.close()
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 @needs_chromium
@@ -229,7 +270,7 @@ def test_a_watched_picture_grows_row_by_row(tmp_path):
         for image in np.array(frames)[:, 0, 0, 0]
     ]
     assert covered == [3, 2, 1, 0]
-    studio = app.Studio(local.LocalPainter(run))
+    studio = app.Studio(local.LocalPainter(run), "run")
     shown = list(studio.complete(picture, 0.5, 2, 1.0, 0))
     assert [sheet is None for _, sheet in shown[:-1]] == [True] * (
         len(shown) - 1
@@ -244,7 +285,7 @@ def test_errors_become_messages(tmp_path):
 
     from pixace_tf import app
 
-    studio = app.Studio(local.LocalPainter(make_run(tmp_path / "run")))
+    studio = app.Studio(local.LocalPainter(make_run(tmp_path / "run")), "run")
     bad = tmp_path / "bad.png"
     bad.write_text("no picture")
     with pytest.raises(gr.Error, match=r"bad\.png"):

@@ -84,7 +84,7 @@ def test_known_channels_move_the_means():
 
 def test_a_new_mixture_covers_all_levels():
     mixture = LogisticMixture(256, num_known=0)
-    bias = mixture.bias_initializer((mixture.num_outputs,))
+    bias = mixture.bias_initializer()((mixture.num_outputs,), "float32")
     chances = keras.ops.softmax(mixture.logits(mixture.parameters(bias, [])))
     inner = 256 * chances.numpy()[1:-1]
     assert 0.4 < inner.min() < inner.max() < 2

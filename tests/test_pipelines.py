@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -118,3 +119,30 @@ def test_the_check_of_gpus_measures_on_a_cpu(tmp_path):
         assert row["flops_per_pixel"] > row["parameters"] / 16
         assert row["losses"][-1] < row["losses"][0] - 1
     assert "| multiscale | mixed_float16 | 2 |" in done.stdout
+
+
+@pytest.mark.soak
+def test_what_jax_trains_is_worth_the_same_to_tensorflow(trained_run, tmp_path):
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("needs jax, as `pip install -e '.[bench]'` has")
+    import numpy as np
+
+    from pixace_tf import load_run
+    from pixace_tf.sampling.likelihood import Scorer
+    from pixace_tf.storage import read_npz
+
+    path = tmp_path / "run"
+    shutil.copytree(trained_run.path, path)
+    done = run(
+        *("fit_with_jax.py", path, "--minutes", "0.2", "--batch-size", "8"),
+        *("--precision", "float32"),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    told = min(line["val_bits_per_pixel"] for line in lines)
+    assert told < lines[0]["val_bits_per_pixel"] or len(lines) == 1
+    trained = load_run(path, jit_compile=False)
+    arrays, _ = read_npz(path / "tokens.npz")
+    held_out = arrays["validation"].astype(np.int32)
+    bits = Scorer(trained.model, jit_compile=False).bits(held_out).mean()
+    assert bits == pytest.approx(told, abs=1e-3)

@@ -300,7 +300,7 @@ def test_the_client_paints_a_label(stand_in, server):
 @pytest.mark.soak
 def test_many_masks_of_eight_clients(stand_in):
     """None lost, none mixed up, from clients that share batches."""
-    count, clients = 150, 8
+    count, clients = 80, 8
     inputs = fill_inputs(count, seed=9)
     expected = fill_here(stand_in.run, inputs)
     server = wire.Server(stand_in.grpc, "animals")
@@ -347,7 +347,7 @@ def test_the_command_line_paints_on_a_server(stand_in, server, tmp_path):
 
 def test_the_page_paints_on_a_server(stand_in, server):
     app = pytest.importorskip("pixace_tf.app")
-    studio = app.Studio(served.ServedPainter(server))
+    studio = app.Studio(served.ServedPainter(server), "served")
     picture, small = studio.choose(np.asarray(cartoons.draw("cat", "2")))
     here = local.LocalPainter(stand_in.run)
     np.testing.assert_array_equal(small, here.shrink(picture))
@@ -380,9 +380,9 @@ def test_rest_needs_no_tensorflow(stand_in, tmp_path):
 
 
 @pytest.mark.soak
-def test_a_thousand_pictures_of_sixteen_clients(stand_in):
+def test_hundreds_of_pictures_of_sixteen_clients(stand_in):
     """None lost, none mixed up, batches formed, memory flat."""
-    count, clients = 1000, 16
+    count, clients = 400, 16
     inputs = inputs_of(count)
     expected = call(stand_in.served, "complete", inputs)["token_ids"]
     server = wire.Server(stand_in.grpc, "animals")
@@ -395,7 +395,7 @@ def test_a_thousand_pictures_of_sixteen_clients(stand_in):
         for i in range(first, count, clients):
             one = {k: v[i : i + 1] for k, v in inputs.items()}
             drawn[i] = server.predict("complete", one)["token_ids"][0]
-            if i % 100 == 0:
+            if i % 25 == 0:
                 memory.append((i, process.memory_info().rss))
 
     threads = [threading.Thread(target=work, args=[i]) for i in range(clients)]
@@ -407,8 +407,8 @@ def test_a_thousand_pictures_of_sixteen_clients(stand_in):
     merged = stand_in.get("/stand-in")["batches"][batches:]
     assert len(merged) < count / 2
     # A request that is never freed would take more than its picture.
-    early = max(rss for i, rss in memory if 100 <= i < 300)
-    assert process.memory_info().rss - early < 700 * 100_000
+    early = max(rss for i, rss in memory if 50 <= i < 100)
+    assert process.memory_info().rss - early < 300 * 100_000
 
 
 def compose_flags():

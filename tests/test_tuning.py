@@ -31,7 +31,8 @@ from pixace_tf.data import cartoons
 from pixace_tf.errors import UserError
 from pixace_tf.evaluation.evidence import gather
 from pixace_tf.model import presets
-from pixace_tf.runs.run_folder import TOKENS_FILE, load_run
+from pixace_tf.runs.run_config import TOKENS_FILE
+from pixace_tf.runs.run_folder import load_run
 from pixace_tf.sampling.likelihood import Scorer, bits_per_dim
 from pixace_tf.storage import read_npz
 from pixace_tf.tuning import palettes, processes, results

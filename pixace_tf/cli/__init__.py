@@ -4,7 +4,22 @@
 `--help` answers at once.
 """
 
-from pixace_tf.cli import evaluation, images, painting, serving, training
+from pixace_tf.cli import (
+    evaluation,
+    images,
+    painting,
+    runs,
+    serving,
+    training,
+)
 from pixace_tf.cli.group import main
 
-__all__ = ["evaluation", "images", "main", "painting", "serving", "training"]
+__all__ = [
+    "evaluation",
+    "images",
+    "main",
+    "painting",
+    "runs",
+    "serving",
+    "training",
+]

@@ -63,11 +63,13 @@ def main() -> None:
 
     \b
     The way to go:
-      pixace-tf demo                                  # all of it, 10 minutes
-      pixace-tf fit data/animals                      # train on your pictures
-      pixace-tf complete saved_models/animals cat.jpg --out completed.png
-      pixace-tf generate saved_models/animals --count 16 --out new.png
+      pixace-tf generate animals          # paint with a model in the box
+      pixace-tf demo                      # watch a whole training, 8 minutes
+      pixace-tf fit data/cats             # train on your own pictures
+      pixace-tf complete cats cat.jpg     # finish a picture like these
 
+    Where a command takes a RUN, that is a path, a name in saved_models/, the
+    name of a model in the box, or hf://USER/NAME; pixace-tf models lists them.
     Every command has its own --help.
     """
 

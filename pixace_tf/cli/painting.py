@@ -1,8 +1,10 @@
 """Commands that paint, with a run or on a server."""
 
 import dataclasses
+import functools
 import importlib.util
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +12,7 @@ import click
 
 from pixace_tf.cli.group import import_tensorflow, main
 from pixace_tf.cli.options import sampling, served, together
+from pixace_tf.cli.terminal import preview, show
 from pixace_tf.sampling import MAX_GUIDANCE, NUM_PARTICLES
 
 if TYPE_CHECKING:
@@ -79,6 +82,7 @@ labels = together(
 )
 @labels
 @sampling
+@preview
 @served
 def complete(
     paths: tuple[str, ...],
@@ -87,6 +91,7 @@ def complete(
     model: str,
     scale: int | None,
     tiles: str | None,
+    is_shown: bool,
     **arguments: Any,
 ) -> None:
     """Keep a part of each IMAGE (path or http address), draw the rest.
@@ -117,11 +122,13 @@ def complete(
     painter = _open_painter(run_path, server, model)
     with console.ProgressBar("Completing") as bar:
         completions = painter.complete(request, bar.count)
-    sheets.save_image(completions.sheet(scale), out)
+    sheet = completions.sheet(scale)
+    sheets.save_image(sheet, out)
     if tiles is not None:
         sheets.save_tiles(
             completions.images.reshape(-1, *completions.kept.shape[1:]), tiles
         )
+    show(sheet, is_shown)
     click.echo(f"{len(images)} pictures completed: {out}")
 
 
@@ -131,6 +138,7 @@ def complete(
 @click.option("--count", type=click.IntRange(1), default=16)
 @labels
 @sampling
+@preview
 @served
 def generate(
     run_path: str | None,
@@ -142,6 +150,7 @@ def generate(
     temperatures: tuple[float, ...],
     scale: int | None,
     tiles: str | None,
+    is_shown: bool,
     **arguments: Any,
 ) -> None:
     """Paint new pictures, in a grid; the k-th has the seed SEED + k.
@@ -194,6 +203,7 @@ def generate(
     sheets.save_image(sheet, out)
     if tiles is not None:
         sheets.save_tiles(images, tiles)
+    show(sheet, is_shown)
     click.echo(f"{len(images)} new pictures: {out}")
 
 
@@ -216,22 +226,55 @@ def app(
 ) -> None:
     """Open a web page to play with RUN: finish pictures, paint new ones.
 
-    Needs `pip install 'pixace-tf[app]'`. Works without internet.
+    Without RUN the page offers what lies in saved_models/ and in the box. It
+    needs `pip install 'pixace-tf[app]'`, and works without internet.
 
     \b
     Examples:
+      pixace-tf app
       pixace-tf app saved_models/animals
       pixace-tf app --server grpc://localhost:8500 --model animals
     """
     if importlib.util.find_spec("gradio") is None:
         raise click.UsageError("The page needs: pip install 'pixace-tf[app]'")
-    painter = _open_painter(run_path, server, model)
+    from PIL import Image
+
+    from pixace_tf.runs import catalog
+    from pixace_tf.runs.run_config import COMPLETED_FILE, read_config
+
+    paths = {model: ""}
+    if server is None:
+        paths = {run.name: run.path for run in catalog.known_runs()}
+        if run_path is not None:
+            path = catalog.locate(run_path, click.echo)
+            read_config(path)
+            paths = {os.path.basename(os.path.abspath(path)): path}
+        if not paths:
+            raise click.UsageError("There is no run yet; see pixace-tf fit.")
+    elif run_path is not None:
+        raise click.UsageError("Give either RUN or --server.")
     from pixace_tf import app as page
 
-    title = os.path.basename(os.path.abspath(run_path)) if run_path else model
-    layout = page.build(page.Studio(painter), title, painter.examples())
-    address = page.launch(layout, host, port)
+    # Few, since each holds its compiled programs.
+    @functools.lru_cache(maxsize=4)
+    def load(name: str) -> page.Studio:
+        painter = _open_painter(paths[name] or None, server, model)
+        finished = os.path.join(paths[name], COMPLETED_FILE)
+        if server is not None or not os.path.exists(finished):
+            return page.Studio(painter, name)
+        with Image.open(finished) as sheet:
+            return page.Studio(painter, name, sheet.convert("RGB"))
+
+    loading = threading.Lock()
+
+    def open_model(name: str) -> page.Studio:
+        with loading:
+            return load(name)
+
+    address = page.launch(page.build(list(paths), open_model), host, port)
     click.echo(f"Open {address} in a browser; Ctrl-C ends it.")
+    # It takes seconds, in which the page is there already.
+    open_model(next(iter(paths)))
     while True:
         time.sleep(3600)
 

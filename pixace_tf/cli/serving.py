@@ -17,7 +17,8 @@ def export(run_path: str, keep: int | None) -> None:
     """Write the next version of RUN for TensorFlow Serving, and a model card.
 
     The version is a SavedModel in a numbered folder of the run; a stock
-    TensorFlow Serving takes it up within a second, without this package.
+    TensorFlow Serving takes it up within a second, without this package. A
+    model from the box or from the Hub is copied into saved_models/ first.
 
     \b
     Examples:
@@ -25,7 +26,9 @@ def export(run_path: str, keep: int | None) -> None:
       MODEL=animals docker compose up serve
       pixace-tf complete --server http://localhost:8501 --model animals cat.jpg
     """
+    from pixace_tf.runs import catalog
     from pixace_tf.runs.run_folder import load_run
     from pixace_tf.serving.export import export as run_export
 
-    run_export(load_run(run_path), keep, click.echo)
+    path = catalog.locate_own(run_path, click.echo)
+    run_export(load_run(path), keep, click.echo)

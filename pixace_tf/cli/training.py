@@ -23,8 +23,8 @@ from pixace_tf.tuning.sweep_arguments import SweepArguments
     "start_from",
     metavar="RUN",
     type=click.Path(),
-    help="Begin with the weights of another run, for few images or few "
-    "minutes; it has the same image size and colors.",
+    help="Begin with the weights of another run or of a model in the box, for "
+    "few images or few minutes; it has the same image size and colors.",
 )
 @options_of(TrainingArguments)
 @needs_tensorflow

@@ -33,17 +33,20 @@ class ChannelDistribution(Protocol):
         num_outputs: What the head has to compute for it.
         num_parameters: P.
         num_features: F, of a known level.
-        kernel_initializer: Of the weights that compute the outputs.
-        bias_initializer: Likewise.
-        features_initializer: Of the weights that take the features.
     """
 
     num_outputs: int
     num_parameters: int
     num_features: int
-    kernel_initializer: Any
-    bias_initializer: Any
-    features_initializer: Any
+
+    def kernel_initializer(self) -> Any:
+        """Return how the weights begin that compute the outputs."""
+
+    def bias_initializer(self) -> Any:
+        """Return how the biases of the outputs begin."""
+
+    def features_initializer(self) -> Any:
+        """Return how the weights begin that take the features."""
 
     def parameters(self, outputs: Any, known: Sequence[Any]) -> Any:
         """Return the parameters.
@@ -79,27 +82,24 @@ class Categorical:
         hidden_dim: Width of what the outputs are computed from.
     """
 
-    bias_initializer = "zeros"
-
     def __init__(self, levels: int, hidden_dim: int) -> None:
         self.num_outputs = self.num_parameters = levels
         self.num_features = levels
         self._hidden_dim = hidden_dim
 
-    @property
-    def features_initializer(self) -> Any:
-        """Rows of near levels are alike, where there are many."""
-        return level_initializer(self.num_features, stddev=0.1)
-
-    @property
     def kernel_initializer(self) -> Any:
-        """So are columns."""
         levels = self.num_outputs
         if levels < MIN_SMOOTH_LEVELS:
             return "glorot_uniform"
         # As wide as that one.
         stddev = (2 / (self._hidden_dim + levels)) ** 0.5
         return Transposed(level_initializer(levels, stddev))
+
+    def bias_initializer(self) -> Any:
+        return "zeros"
+
+    def features_initializer(self) -> Any:
+        return level_initializer(self.num_features, stddev=0.1)
 
     def parameters(self, outputs: Any, known: Sequence[Any]) -> Any:
         return outputs
@@ -128,20 +128,24 @@ class LogisticMixture:
 
     num_parameters = 3 * NUM_COMPONENTS
     num_features = NUM_COSINES
-    features_initializer = "glorot_uniform"
 
     def __init__(self, levels: int, num_known: int) -> None:
         self.levels = levels
         self.num_outputs = self.num_parameters + num_known
-        self.kernel_initializer = keras.initializers.RandomNormal(stddev=0.02)
 
-    def bias_initializer(self, shape: Any, dtype: Any = None) -> Any:
-        """Spread the means over the levels, each with a wide component."""
-        bias = np.zeros(shape, "float32")
+    def kernel_initializer(self) -> Any:
+        return keras.initializers.RandomNormal(stddev=0.02)
+
+    def bias_initializer(self) -> Any:
+        # Wide components, spread over the levels.
         means = np.linspace(-0.8, 0.8, NUM_COMPONENTS) / MEAN_RATE
+        bias = np.zeros(self.num_outputs)
         bias[NUM_COMPONENTS : 2 * NUM_COMPONENTS] = means
         bias[2 * NUM_COMPONENTS : 3 * NUM_COMPONENTS] = -2.0
-        return ops.convert_to_tensor(bias, dtype)
+        return lambda shape, dtype=None: ops.convert_to_tensor(bias, dtype)
+
+    def features_initializer(self) -> Any:
+        return "glorot_uniform"
 
     def parameters(self, outputs: Any, known: Sequence[Any]) -> Any:
         logits, means, log_scales, slopes = ops.split(

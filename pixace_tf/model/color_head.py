@@ -70,15 +70,15 @@ class ChainHead(keras.layers.Layer):
             self.add_weight(
                 name=f"given_{i}",
                 shape=(distribution.num_features, (2 - i) * hidden_dim),
-                initializer=distribution.features_initializer,
+                initializer=distribution.features_initializer(),
             )
             for i, distribution in enumerate(self.distributions[:2])
         ]
         self.write = [
             keras.layers.Dense(
                 distribution.num_outputs,
-                kernel_initializer=distribution.kernel_initializer,
-                bias_initializer=distribution.bias_initializer,
+                kernel_initializer=distribution.kernel_initializer(),
+                bias_initializer=distribution.bias_initializer(),
                 dtype="float32",
                 name=f"write_{i}",
             )

@@ -170,11 +170,11 @@ def strips(paths: Mapping[str, StrPath], height: int) -> Image.Image:
         with Image.open(path) as image:
             width = round(image.width * height / image.height)
             scaled.append(image.convert("RGB").resize((width, height)))
-    widest = max(image.width for image in scaled)
+    widest = max(small.width for small in scaled)
     rows = []
-    for caption, image in zip(paths, scaled, strict=True):
+    for caption, small in zip(paths, scaled, strict=True):
         padded = Image.new("RGB", (widest, height), _PAPER)
-        padded.paste(image)
+        padded.paste(small)
         rows.append([Tile(np.asarray(padded), image_files.printable(caption))])
     return contact_sheet(rows, scale=1)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pixace_tf import storage
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
+from pixace_tf.runs import hub
 from pixace_tf.runs.run_config import (
     HISTORY_FILE,
     SAMPLES_FILE,
@@ -18,7 +19,6 @@ from pixace_tf.runs.run_config import (
 from pixace_tf.storage import RUN_FILE, StrPath
 
 RUNS_DIR = "saved_models"
-HUB = "hf://"
 # Models that come with this package.
 BOX_DIR = os.path.join(os.path.dirname(os.path.dirname(__file__)), "box")
 
@@ -38,9 +38,7 @@ def locate(name: StrPath, say: Callable[[str], None] = print) -> str:
         UserError: If no run has that name.
     """
     name = os.fspath(name)
-    if name.startswith(HUB):
-        from pixace_tf.runs import hub
-
+    if name.startswith(hub.SCHEME):
         return hub.fetch(hub.parse(name), say)
     places = [name, os.path.join(RUNS_DIR, name), os.path.join(BOX_DIR, name)]
     is_name = os.path.basename(name) == name
@@ -73,7 +71,7 @@ def locate_own(name: StrPath, say: Callable[[str], None] = print) -> str:
         UserError: If no run has that name, or the copy has no place.
     """
     path = locate(name, say)
-    is_from_hub = os.fspath(name).startswith(HUB)
+    is_from_hub = os.fspath(name).startswith(hub.SCHEME)
     if not (is_from_hub or is_in_box(path)):
         return path
     last = os.path.basename(os.fspath(name)).partition("@")[0]
@@ -144,6 +142,24 @@ def known_runs() -> list[KnownRun]:
     return [found[name] for name in sorted(found)]
 
 
+def best_bits(path: StrPath) -> float | None:
+    """Return the lowest validation bits per pixel of a run.
+
+    Args:
+        path: Its folder.
+
+    Returns:
+        None before the first validation, or where the history is lost.
+    """
+    try:
+        with open(os.path.join(path, HISTORY_FILE), encoding="utf-8") as file:
+            history = json.load(file)
+        key = "val_bits_per_pixel"
+        return min((e[key] for e in history if key in e), default=None)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 def _runs_in(folder: str) -> list[str]:
     if not os.path.isdir(folder):
         return []
@@ -167,30 +183,11 @@ def _known(name: str, path: str) -> KnownRun:
             Palette.get(tokenizer["palette"]),
             f"{model['decoder']}, {preset}" if preset else model["decoder"],
             tuple(model["labels"]),
-            _best_bits(os.path.join(path, HISTORY_FILE)),
+            best_bits(path),
             _size(os.path.join(path, WEIGHTS_FILE)),
         )
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} is damaged.") from None
-
-
-def _best_bits(path: str) -> float | None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            history = json.load(file)
-        return min(
-            (
-                e["val_bits_per_pixel"]
-                for e in history
-                if e.keys() >= _VALIDATED
-            ),
-            default=None,
-        )
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-_VALIDATED = {"val_bits_per_pixel"}
 
 
 def _size(path: str) -> int:
