@@ -216,12 +216,13 @@ def _studio(studio: Studio) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=340):
             cover, chosen = _choose_image(studio, image, small)
-        with gr.Column(scale=3):
-            with gr.Tab("Finish the picture"):
+        # Without a name, none would be open after another model was chosen.
+        with gr.Column(scale=3), gr.Tabs(selected="finish"):
+            with gr.Tab("Finish the picture", id="finish"):
                 _completions(studio, image, small, cover)
-            with gr.Tab("New pictures"):
+            with gr.Tab("New pictures", id="new"):
                 _new_images(studio)
-            with gr.Tab("Palette"):
+            with gr.Tab("Palette", id="palette"):
                 _palettes(studio, image, chosen)
 
 

@@ -18,6 +18,7 @@ from pixace_tf.cli import main
 from pixace_tf.data import cartoons, labels
 from pixace_tf.evaluation import frechet
 from pixace_tf.runs import catalog, run_folder
+from pixace_tf.runs.run_config import SAMPLES_FILE
 from pixace_tf.training.previews import Previews
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -132,13 +133,18 @@ def workplace(tmp_path, monkeypatch):
     # Compiling for a handful of small pictures would take minutes.
     monkeypatch.setattr(run_folder.load_run, "__defaults__", (False,))
     monkeypatch.setattr(frechet, "NUM_STEPS", 20)
-    monkeypatch.setattr(Previews, "update", lambda *_, **__: None)
+    monkeypatch.setattr(Previews, "update", _paint_little)
     monkeypatch.setattr(labels, "MIN_IMAGES", 2)
     monkeypatch.setattr(catalog, "BOX_DIR", str(tmp_path / "box"))
     cartoons.draw_folder("data/animals", 24)
     cat = cartoons.draw("cat", "9")
     cat.save("cat.jpg")
     Image.new("L", cat.size, "white").save("hole.png")
+
+
+def _paint_little(previews, *_, **__):
+    strip = Image.new("RGB", (32, 16))
+    strip.save(previews._run.file(SAMPLES_FILE))
 
 
 @pytest.mark.slow
