@@ -16,7 +16,7 @@ from PIL import Image
 
 from pixace_tf.cli import main
 from pixace_tf.data import cartoons, labels
-from pixace_tf.evaluation import frechet
+from pixace_tf.evaluation import frechet, regions
 from pixace_tf.runs import catalog, run_folder
 from pixace_tf.runs.run_config import SAMPLES_FILE
 from pixace_tf.training.previews import Previews
@@ -121,9 +121,11 @@ def quickly(command):
     if "--max-minutes" in command:
         at = command.index("--max-minutes")
         command = command[:at] + command[at + 2 :]
-    if "--image-size" not in command:
-        command = [*command, "--image-size", "16"]
-    return [*command, "--preset", "pico", "--epochs", "1", "--no-jit-compile"]
+    if "--image-size" in command:
+        at = command.index("--image-size")
+        command = command[:at] + command[at + 2 :]
+    command = [*command, "--image-size", "8", "--preset", "pico"]
+    return [*command, "--epochs", "1", "--no-jit-compile"]
 
 
 @pytest.fixture
@@ -134,6 +136,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder.load_run, "__defaults__", (False,))
     monkeypatch.setattr(frechet, "NUM_STEPS", 20)
     monkeypatch.setattr(Previews, "update", _paint_little)
+    monkeypatch.setattr(regions, "NUM_IMAGES", 2)
     monkeypatch.setattr(labels, "MIN_IMAGES", 2)
     monkeypatch.setattr(catalog, "BOX_DIR", str(tmp_path / "box"))
     cartoons.draw_folder("data/animals", 24)
@@ -143,7 +146,7 @@ def workplace(tmp_path, monkeypatch):
 
 
 def _paint_little(previews, *_, **__):
-    strip = Image.new("RGB", (32, 16))
+    strip = Image.new("RGB", (16, 8))
     strip.save(previews._run.file(SAMPLES_FILE))
 
 
@@ -170,7 +173,7 @@ def test_every_command_and_block_of_the_docs_runs(workplace):
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {}
     exec(block, names)
-    assert names["pictures"].shape == (1, 4, 16, 16, 3)
+    assert names["pictures"].shape == (1, 4, 8, 8, 3)
 
 
 def test_the_readme_names_every_command():
