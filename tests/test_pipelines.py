@@ -140,7 +140,7 @@ def test_what_jax_trains_is_worth_the_same_to_tensorflow(trained_run, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     told = min(line["val_bits_per_pixel"] for line in lines)
-    assert told < lines[0]["val_bits_per_pixel"] or len(lines) == 1
+    assert told < 11  # A model that knows nothing needs 13 bits.
     trained = load_run(path, jit_compile=False)
     arrays, _ = read_npz(path / "tokens.npz")
     held_out = arrays["validation"].astype(np.int32)
