@@ -273,8 +273,13 @@ def app(
 
     address = page.launch(page.build(list(paths), open_model), host, port)
     click.echo(f"Open {address} in a browser; Ctrl-C ends it.")
-    # It takes seconds, in which the page is there already.
-    open_model(next(iter(paths)))
+    # It takes seconds, in which the page is there already. Of several models
+    # one may be unusable, which must not end the page.
+    if len(paths) == 1:
+        open_model(next(iter(paths)))
+    else:
+        with loading:
+            import_tensorflow()
     while True:
         time.sleep(3600)
 

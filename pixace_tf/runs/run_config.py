@@ -37,7 +37,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read and check the `run.json` of a run folder.
 
     Raises:
-        UserError: If the folder or file is missing, damaged or made by a
+        UserError: If the folder or file is missing, damaged or made by
             another version.
     """
     path = os.fspath(path)
