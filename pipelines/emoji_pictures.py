@@ -3,18 +3,23 @@
 Fetches packages of Iconify with `npm pack` (noto, noto-v1 and fxemoji:
 Apache-2.0; fluent-emoji and fluent-emoji-flat: MIT) and draws their SVG with
 resvg. What shows the same thing, in whatever set and tone of skin, lies
-together in train/ or in val/. Of the tones of one emoji two are kept.
+together in train/ or in val/. Of the tones of one emoji two are kept. What is
+to be learned comes in some variants, a little turned, scaled and shifted, so
+that a model cannot learn the few thousand drawings by heart.
 
 Command:  python pipelines/emoji_pictures.py data/emoji
 Needs:    npm, and pip install resvg-py
 Hardware: any
-Time:     2 minutes
-Expected: some 8,000 pictures in train/, 400 in val/
+Time:     6 minutes
+Expected: some 62,000 pictures in train/, 400 in val/
 """
 
 import hashlib
+import io
 import json
+import math
 import pathlib
+import random
 import re
 import subprocess
 import tarfile
@@ -23,6 +28,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
+from PIL import Image
 
 # The first ones tell the groups of those that say none.
 SETS = ("noto", "fluent-emoji-flat", "noto-v1", "fxemoji", "fluent-emoji")
@@ -35,6 +41,8 @@ RENAMED = {
     "Flags": "Flags",
 }
 SIDE = 96
+# How far a variant is turned (degrees), shifted (share of the side) and scaled.
+TURN, SHIFT, SCALES = 8.0, 0.04, (0.84, 1.04)
 VALIDATION_SHARE = 0.05
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 # The sets of Fluent leave out the last words, and so does a traffic light.
@@ -47,7 +55,8 @@ _GENDER = re.compile(r"\b(wo)?m[ae]n\b|\bpersons?\b|\bpeople\b")
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=pathlib.Path))
-def main(out: pathlib.Path) -> None:
+@click.option("--variants", default=7, show_default=True, help="Of each one.")
+def main(out: pathlib.Path, variants: int) -> None:
     """Write the pictures to OUT/train/GROUP and OUT/val/GROUP."""
     import resvg_py
 
@@ -66,8 +75,13 @@ def main(out: pathlib.Path) -> None:
                 folder = out / part / group.replace(" & ", " and ")
                 folder.mkdir(parents=True, exist_ok=True)
                 png = resvg_py.svg_to_bytes(svg, width=SIDE, height=SIDE)
-                (folder / f"{name}-{icon}.png").write_bytes(bytes(png))
+                file = folder / f"{name}-{icon}.png"
+                file.write_bytes(bytes(png))
                 counts[part] += 1
+                for i in range(variants if part == "train" else 0):
+                    varied = vary(png, random.Random(f"{file.name}-{i}"))
+                    varied.save(file.with_stem(f"{file.stem}-{i + 1}"))
+                    counts[part] += 1
     click.echo(f"{counts['train']} to train, {counts['val']} to validate")
 
 
@@ -128,6 +142,26 @@ def is_kept(icon: str) -> bool:
     if not tones:
         return True
     return tones == [TONES[int(share_of(_TONE.sub("", icon)) * len(TONES))]]
+
+
+def vary(png: bytes, rng: random.Random) -> Image.Image:
+    """Return a picture a little turned, scaled and shifted."""
+    image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    turn = math.radians(rng.uniform(-TURN, TURN))
+    scale = rng.uniform(*SCALES)
+    shift_x, shift_y = (SIDE * rng.uniform(-SHIFT, SHIFT) for _ in range(2))
+    cos, sin = math.cos(turn) / scale, math.sin(turn) / scale
+    # From the place of a new pixel to that in the old picture, about its middle.
+    x, y = SIDE / 2 + shift_x, SIDE / 2 + shift_y
+    return image.transform(
+        image.size,
+        Image.Transform.AFFINE,
+        (
+            *(cos, sin, SIDE / 2 - cos * x - sin * y),
+            *(-sin, cos, SIDE / 2 + sin * x - cos * y),
+        ),
+        Image.Resampling.BICUBIC,
+    )
 
 
 def share_of(key: str) -> float:
