@@ -151,7 +151,7 @@ def vary(png: bytes, rng: random.Random) -> Image.Image:
     scale = rng.uniform(*SCALES)
     shift_x, shift_y = (SIDE * rng.uniform(-SHIFT, SHIFT) for _ in range(2))
     cos, sin = math.cos(turn) / scale, math.sin(turn) / scale
-    # From the place of a new pixel to that in the old picture, about its middle.
+    # From the place of a new pixel to that in the old picture.
     x, y = SIDE / 2 + shift_x, SIDE / 2 + shift_y
     return image.transform(
         image.size,

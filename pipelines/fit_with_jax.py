@@ -225,13 +225,11 @@ class Validation:
         import jax
         import jax.numpy as jnp
 
-        chosen = np.linspace(
-            0, len(token_ids) - 1, min(len(token_ids), NUM_VALIDATED)
-        )
-        some = token_ids[chosen.astype(int)].astype(np.int32)
-        most = len(some) // VALIDATION_BATCH * VALIDATION_BATCH
-        some = some[:most] if most else some
-        self._batches = np.split(some, max(1, len(some) // VALIDATION_BATCH))
+        num_batches = min(len(token_ids), NUM_VALIDATED) // VALIDATION_BATCH
+        num_images = num_batches * VALIDATION_BATCH or len(token_ids)
+        chosen = np.linspace(0, len(token_ids) - 1, num_images).astype(int)
+        some = token_ids[chosen].astype(np.int32)
+        self._batches = np.split(some, max(1, num_batches))
         others = [v.value for v in model.non_trainable_variables]
 
         @jax.jit

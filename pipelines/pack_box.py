@@ -14,7 +14,6 @@ import json
 import os
 import pathlib
 import shutil
-from typing import Any
 
 import click
 import numpy as np
@@ -31,7 +30,6 @@ from pixace_tf.sampling.likelihood import Scorer
 
 MAX_BYTES = 10e6
 NUM_SAMPLES, NUM_EXAMPLES, NUM_SCORED = 12, 6, 1000
-HOW: dict[str, Any] = {"temperatures": (0.9,), "min_p": 0.02}
 
 
 @click.command()
@@ -50,13 +48,12 @@ def main(run_path: str, card: str) -> None:
     )
     half = {path: a.astype(np.float16) for path, a in arrays.items()}
     storage.write_npz(target / run_config.WEIGHTS_FILE, half, entry)
-    storage.write_json(target / run_config.HISTORY_FILE, [entry])
     shutil.copyfile(card, target / "README.md")
     whole, packed = load_run(run_path), load_run(str(target))
     examples = LocalPainter(whole).examples(NUM_EXAMPLES)
     painter = LocalPainter(packed)
-    (new,) = painter.generate(generation(NUM_SAMPLES, **HOW))
-    done = painter.complete(Request(list(examples), samples=4, **HOW))
+    (new,) = painter.generate(generation(NUM_SAMPLES))
+    done = painter.complete(Request(list(examples), samples=4))
     for image, file in (
         (sheets.strip(new), run_config.SAMPLES_FILE),
         (done.sheet(), run_config.COMPLETED_FILE),
@@ -71,6 +68,8 @@ def main(run_path: str, card: str) -> None:
     before, after = (
         Scorer(run.model).bits(some).mean() for run in (whole, packed)
     )
+    entry["val_bits_per_pixel"] = float(after)
+    storage.write_json(target / run_config.HISTORY_FILE, [entry])
     click.echo(f"{after:.4f} bits/pixel in float16, {before:.4f} before")
     size = sum(file.stat().st_size for file in target.iterdir())
     click.echo(f"{target}: {size / 1e6:.1f} MB")

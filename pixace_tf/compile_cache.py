@@ -22,7 +22,7 @@ _FLAGS = "TF_XLA_FLAGS"
 _STRIDE = 1 << 18
 
 
-def enable() -> None:
+def enable() -> bool:
     """Let TensorFlow keep and find compiled programs; call it before import.
 
     They lie in `pixace-tf` in the user's cache folder, or where the environment
@@ -31,18 +31,21 @@ def enable() -> None:
     """
     flags = os.environ.get(_FLAGS, "")
     folder = _folder()
-    if folder is None or "persistent_cache" in flags:
-        return
+    if "persistent_cache" in flags:
+        return True
+    if folder is None:
+        return False
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_private(folder):
-            return
+            return False
         with contextlib.suppress(FileNotFoundError):  # Another one tidied too.
             _tidy(folder)
     except OSError:  # A full or read-only disk: it goes without.
-        return
+        return False
     option = f"--tf_xla_persistent_cache_directory={folder}"
     os.environ[_FLAGS] = f"{flags} {option}".strip()
+    return True
 
 
 def align_names() -> None:

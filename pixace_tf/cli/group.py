@@ -91,9 +91,10 @@ def import_tensorflow() -> None:
     The chatter comes from C++ and heeds no setting. It is shown where
     TF_CPP_MIN_LOG_LEVEL is set.
     """
-    compile_cache.enable()
+    is_cached = compile_cache.enable()
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+        # XLA logs an error for each program that it finds, and runs it.
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3" if is_cached else "2"
         with _silent_stderr():
             import tensorflow as tf
 
