@@ -1,12 +1,13 @@
 """Put a trained run into the box: what `pixace-tf` can paint with at once.
 
-The weights are kept in float16, the training pictures not at all; a strip of
-new pictures, a sheet of completions and a few validation pictures go along,
-none of them picked, and a card.
+The weights are kept in float16, the training pictures not at all. Sheets go
+along, none of them picked: new pictures, completions of a few held-out ones, and
+of many new pictures those that are nearest to a training picture. What the card
+says of held-out bits is printed.
 
 Command:  python pipelines/pack_box.py saved_models/NAME --card CARD.md
 Hardware: any
-Time:     a minute
+Time:     5 minutes
 Expected: pixace_tf/box/NAME, at most 10 MB
 """
 
@@ -19,17 +20,22 @@ import click
 import numpy as np
 
 from pixace_tf import storage
+from pixace_tf.evaluation import baselines
 from pixace_tf.evaluation.evidence import evenly_spaced
+from pixace_tf.evaluation.nearest import compare_with_training
 from pixace_tf.painting import sheets
 from pixace_tf.painting.local import LocalPainter
 from pixace_tf.painting.request import Request, generation
 from pixace_tf.runs import run_config
 from pixace_tf.runs.catalog import BOX_DIR
-from pixace_tf.runs.run_folder import load_run
+from pixace_tf.runs.run_folder import Run, load_run
 from pixace_tf.sampling.likelihood import Scorer
 
 MAX_BYTES = 10e6
 NUM_SAMPLES, NUM_EXAMPLES, NUM_SCORED = 12, 6, 1000
+NUM_PANEL, NUM_COMPARED = 64, 512
+# The models that count need much memory for more.
+NUM_COUNTED = 6000
 
 
 @click.command()
@@ -40,41 +46,84 @@ def main(run_path: str, card: str) -> None:
     name = os.path.basename(os.path.abspath(run_path))
     target = pathlib.Path(BOX_DIR, name)
     target.mkdir(parents=True, exist_ok=True)
-    config = json.loads(pathlib.Path(run_path, storage.RUN_FILE).read_text())
-    config["arguments"]["source"] = name
-    storage.write_json(target / storage.RUN_FILE, config)
-    arrays, entry = storage.read_npz(
-        os.path.join(run_path, run_config.WEIGHTS_FILE)
-    )
-    half = {path: a.astype(np.float16) for path, a in arrays.items()}
-    storage.write_npz(target / run_config.WEIGHTS_FILE, half, entry)
+    entry = copy_run(pathlib.Path(run_path), target)
     shutil.copyfile(card, target / "README.md")
     whole, packed = load_run(run_path), load_run(str(target))
     examples = LocalPainter(whole).examples(NUM_EXAMPLES)
     painter = LocalPainter(packed)
-    (new,) = painter.generate(generation(NUM_SAMPLES))
+    (new,) = painter.generate(generation(NUM_COMPARED))
     done = painter.complete(Request(list(examples), samples=4))
     for image, file in (
-        (sheets.strip(new), run_config.SAMPLES_FILE),
+        (sheets.strip(new[:NUM_SAMPLES]), run_config.SAMPLES_FILE),
+        (sheets.grid(new[:NUM_PANEL], scale=2), "panel.png"),
         (done.sheet(), run_config.COMPLETED_FILE),
         (sheets.strip(examples), run_config.EXAMPLES_FILE),
     ):
         sheets.save_image(image, target / file)
-    held_out, _ = storage.read_npz(
+    tokens, _ = storage.read_npz(
         os.path.join(run_path, run_config.TOKENS_FILE)
     )
-    token_ids = held_out["validation"].astype(np.int32)
-    some = token_ids[evenly_spaced(len(token_ids), NUM_SCORED)]
+    held_out = some_of(tokens["validation"], NUM_SCORED)
     before, after = (
-        Scorer(run.model).bits(some).mean() for run in (whole, packed)
+        Scorer(run.model).bits(held_out).mean() for run in (whole, packed)
     )
+    click.echo(f"{after:.4f} bits/pixel in float16, {before:.4f} before")
     entry["val_bits_per_pixel"] = float(after)
     storage.write_json(target / run_config.HISTORY_FILE, [entry])
-    click.echo(f"{after:.4f} bits/pixel in float16, {before:.4f} before")
+    compare(packed, new, held_out, tokens["train"], target)
     size = sum(file.stat().st_size for file in target.iterdir())
     click.echo(f"{target}: {size / 1e6:.1f} MB")
     if size > MAX_BYTES:
         raise click.ClickException("That is too large for the box.")
+
+
+def copy_run(run: pathlib.Path, target: pathlib.Path) -> dict[str, float]:
+    """Write what names and weighs the model; return the epoch of the weights."""
+    config = json.loads((run / storage.RUN_FILE).read_text())
+    config["arguments"]["source"] = target.name
+    storage.write_json(target / storage.RUN_FILE, config)
+    arrays, entry = storage.read_npz(run / run_config.WEIGHTS_FILE)
+    half = {path: a.astype(np.float16) for path, a in arrays.items()}
+    storage.write_npz(target / run_config.WEIGHTS_FILE, half, entry)
+    return entry
+
+
+def some_of(token_ids: np.ndarray, count: int) -> np.ndarray:
+    """Return some rows, evenly spaced, as int32."""
+    return token_ids[evenly_spaced(len(token_ids), count)].astype(np.int32)
+
+
+def compare(
+    run: Run,
+    new: np.ndarray,
+    held_out: np.ndarray,
+    train: np.ndarray,
+    target: pathlib.Path,
+) -> None:
+    """Print what others need for held-out pictures, and how new pictures are.
+
+    Args:
+        run: The model.
+        new: uint8 `(N, height, width, 3)`, what it has painted.
+        held_out: int32 `(M, T)`, tokens.
+        train: integers `(K, T)`, tokens.
+        target: Gets the sheet.
+    """
+    tokenizer = run.tokenizer
+    colors = tokenizer.detokenize(held_out).numpy()
+    counts = baselines.count_models(
+        *(some_of(train, NUM_COUNTED), held_out, tokenizer.image_size),
+        tokenizer.palette.vocabulary_size,
+    )
+    needed = {name: float(bits.mean()) for name, bits in counts.items()}
+    needed |= baselines.lossless_bits_per_pixel(colors)
+    for name, bits in needed.items():
+        click.echo(f"{name}: {bits:.3f} bits/pixel")
+    learned = tokenizer.detokenize(train).numpy()
+    learned = np.concatenate([learned, learned[:, :, ::-1]])
+    figures, files = compare_with_training(new, colors, learned)
+    click.echo(json.dumps(figures, default=float))
+    storage.write_atomic(target / "nearest.png", files["nearest"])
 
 
 if __name__ == "__main__":
