@@ -203,9 +203,7 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
     orders = raster_orders.vector_rows(
         (size, size), case["flip"], "orders" in recipe.plain_shares
     )
-    names = labels.choose(
-        data.label_names, data.train_labels, "labels" in recipe.plain_shares
-    )
+    names = labels.choose(data.label_counts(), "labels" in recipe.plain_shares)
     raster_orders.FIRST_SHARE = recipe.plain_shares.get("orders", 1.0)
     vars(token_dataset)["NULL_SHARE"] = recipe.plain_shares.get("labels", 1.0)
     model = build(recipe, case["preset"], tokenizer, orders, names)
@@ -214,12 +212,11 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
     adapt(model.optimizer, recipe)
     batches = iter(
         token_dataset.training_batches(
-            data.train,
+            data.rows(model.labels),
             tokenizer.image_size,
             recipe.batch_size,
             case["seed"],
             model.orders,
-            labels.numbers(model.labels, data.label_names, data.train_labels),
         )
     )
     model.optimizer.learning_rate.assign(0.0)

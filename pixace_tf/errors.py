@@ -7,3 +7,8 @@ class UserError(ValueError):
     The command line shows it as one line. Every other exception is a mistake of
     this program and keeps its traceback.
     """
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says, else its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

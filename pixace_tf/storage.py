@@ -177,14 +177,22 @@ def _remove_given_up(parent: str) -> None:
 
 
 @contextlib.contextmanager
-def _atomic(path: StrPath) -> Iterator[io.BufferedWriter]:
+def new_file(path: StrPath) -> Iterator[str]:
+    """Write a file by its path, so that a reader sees all of it or nothing.
+
+    Args:
+        path: The file to write or replace.
+
+    Yields:
+        The path of an empty temporary file. What it holds afterwards becomes
+        `path`; after an error it is removed.
+    """
     folder, name = os.path.split(os.path.abspath(path))
     handle, temporary = tempfile.mkstemp(_UNFINISHED, f".{name}.", folder)
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _sync(temporary)
         # mkstemp makes files private; give them the usual rights.
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
@@ -193,6 +201,12 @@ def _atomic(path: StrPath) -> Iterator[io.BufferedWriter]:
             os.unlink(temporary)
         raise
     _sync(folder)
+
+
+@contextlib.contextmanager
+def _atomic(path: StrPath) -> Iterator[io.BufferedWriter]:
+    with new_file(path) as temporary, open(temporary, "wb") as file:
+        yield file
 
 
 def _umask() -> int:

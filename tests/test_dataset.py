@@ -51,7 +51,8 @@ def test_a_damaged_cache_is_made_again(tmp_path, cartoon_folder):
 
 
 def batches_of(token_ids, num, **options):
-    batches = token_dataset.training_batches(token_ids, (2, 2), 4, **options)
+    rows = token_dataset.MemoryRows(token_ids)
+    batches = token_dataset.training_batches(rows, (2, 2), 4, **options)
     return [x.numpy() for (x, _), _ in batches.take(num)]
 
 

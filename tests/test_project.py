@@ -116,6 +116,8 @@ def quickly(command):
     """Make what takes long in the README short; all else stays as written."""
     if command[0] == "evaluate":
         return [*command, "--samples", "16"]
+    if command[0] == "tokenize":
+        return [*command, "--image-size", "8"]
     if command[0] != "fit":
         return command
     if "--max-minutes" in command:
@@ -156,7 +158,7 @@ def test_every_command_and_block_of_the_docs_runs(workplace):
     commands = list(dict.fromkeys(c for p in PAGES for c in commands_of(p)))
     assert len(commands) >= 25
     # What draws and trains comes first: some pages use the runs of others.
-    first = ("draw", "fit")
+    first = ("draw", "tokenize", "fit")
     commands.sort(key=lambda c: (*first, c.split()[1]).index(c.split()[1]))
     for command in commands:
         program, *arguments = shlex.split(command)

@@ -70,7 +70,7 @@ def test_training_shows_every_order_with_its_vector_and_label():
     rows = vector_rows(SQUARE, True, True)
     labels = np.arange(64) % 3 + 1
     batches = token_dataset.training_batches(
-        token_ids, SQUARE, 64, 0, rows, labels
+        token_dataset.MemoryRows(token_ids, labels), SQUARE, 64, 0, rows
     )
     plain = {row[0]: row for row in token_ids}
     seen, dropped = np.zeros(8), 0

@@ -50,9 +50,8 @@ def train(
     """Train with `model.fit` as `pixace-tf fit` does; pixels per second."""
     model = _model(preset, decoder, head, size)
     compile_model(model, 1e-3, True)
-    batches = token_dataset.training_batches(
-        _pictures(4 * batch_size, size), (size, size), batch_size, 0
-    )
+    rows = token_dataset.MemoryRows(_pictures(4 * batch_size, size))
+    batches = token_dataset.training_batches(rows, (size, size), batch_size, 0)
     rounds = _Rounds(batch_size * size * size, seconds)
     model.fit(batches, steps_per_epoch=10**6, callbacks=[rounds], verbose=0)
 

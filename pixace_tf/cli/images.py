@@ -1,11 +1,21 @@
 """Commands about images: what loads, what palettes do, what to learn from."""
 
 import json
+import shlex
+from typing import Any
 
 import click
 
 from pixace_tf.cli.group import main, needs_tensorflow
-from pixace_tf.cli.options import BitWidths, ImageSize, max_megapixels, scale
+from pixace_tf.cli.options import (
+    BitWidths,
+    ImageSize,
+    download,
+    max_megapixels,
+    options_of,
+    scale,
+)
+from pixace_tf.training.training_arguments import TrainingArguments
 
 
 @main.command()
@@ -29,6 +39,121 @@ def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
             f"skipped {image_files.printable(entry.path)}: {entry.reason}"
         )
     click.echo(f"{len(result.loads)} load, {len(result.skipped)} skipped.")
+
+
+class Share(click.ParamType):
+    """One of several machines."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split("/")
+        if len(parts) != 2 or not all(p.isdigit() for p in parts):
+            self.fail(f"{value!r} should be like 1/4.", param, ctx)
+        index, count = map(int, parts)
+        if not 1 <= index <= count:
+            self.fail(f"{value!r} is none of 1/{count} to {count}/{count}.")
+        return index, count
+
+
+@main.command()
+@click.argument("source", metavar="IMAGES")
+@click.argument("out", metavar="OUT", type=click.Path(file_okay=False))
+@options_of(
+    TrainingArguments,
+    *("image_size", "bit_widths", "color_space", "resize", "trim"),
+)
+@click.option(
+    "--shard",
+    type=Share(),
+    default="1/1",
+    help="This machine is the I-th of N that share the folder OUT; each takes "
+    "a part, and the last one to finish joins them.",
+)
+@click.option("--dedup", is_flag=True, help="Keep one of equal small images.")
+@click.option(
+    "--chunk-size",
+    type=click.IntRange(1),
+    default=16384,
+    help="Images in a shard, and so between two points to go on from. A tar "
+    "file is always one.",
+)
+@click.option(
+    "--runner",
+    metavar="RUNNER",
+    help="Run on Apache Beam: DirectRunner, FlinkRunner, SparkRunner or "
+    "DataflowRunner. Its workers see IMAGES and OUT at the same paths.",
+)
+@click.option(
+    "--runner-option",
+    "runner_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of Beam, such as direct_num_workers=4; several times.",
+)
+@max_megapixels
+@download
+@needs_tensorflow
+def tokenize(
+    source: str,
+    out: str,
+    image_size: tuple[int, int],
+    bit_widths: tuple[int, int, int],
+    color_space: str,
+    resize: str,
+    trim: bool,
+    shard: tuple[int, int],
+    dedup: bool,
+    chunk_size: int,
+    runner: str | None,
+    runner_options: tuple[str, ...],
+    max_megapixels: float,
+    download: bool,
+) -> None:
+    """Write the tokens of IMAGES into OUT, for data sets larger than memory.
+
+    IMAGES is a folder, tfds:NAME[/CONFIG][:SPLIT], or tar files as WebDataset
+    lays them out: a path, with wildcards in quotes, also gs://. OUT gets
+    ArrayRecord files and a manifest, and `pixace-tf fit OUT` trains on it.
+    Interrupt it when you like: the same command goes on where it was.
+
+    \b
+    Examples:
+      pixace-tf tokenize photos photo-tokens
+      pixace-tf tokenize 'shards/train-*.tar' tokens --image-size 24
+      pixace-tf tokenize photos tokens --shard 2/4     # the second of 4 machines
+      pixace-tf tokenize photos tokens --runner DirectRunner \\
+          --runner-option direct_num_workers=4
+    """
+    from pixace_tf import console
+    from pixace_tf.data import tokenizing
+    from pixace_tf.data.palette import Palette
+    from pixace_tf.data.tokenizer import PixelTokenizer
+
+    tokenizer = PixelTokenizer(
+        image_size, Palette(color_space, bit_widths), resize, trim
+    )
+    run = None
+    if runner is not None:
+        from pixace_tf.data.beam import BeamRunner
+
+        run = BeamRunner(runner, runner_options)
+    with console.ProgressBar("Tokenizing") as bar:
+        shards = tokenizing.tokenize(
+            *(source, out, tokenizer),
+            shard=shard,
+            run=run,
+            progress=bar.count,
+            say=click.echo,
+            max_pixels=int(max_megapixels * 1e6),
+            download=download,
+            dedup=dedup,
+            chunk_size=chunk_size,
+        )
+    if shards is not None:
+        click.echo(f"Now try: pixace-tf fit {shlex.quote(out)}")
 
 
 @main.command()

@@ -13,7 +13,7 @@ import time
 import urllib.request
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -86,6 +86,72 @@ class Scan:
     skipped: list[Skipped]
 
 
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The files below a folder, before any of them is opened.
+
+    Attributes:
+        root: The folder.
+        places: Part and label (see `ImageFile`) by path, sorted by path.
+        skipped: What is left out by its place.
+    """
+
+    root: str
+    places: dict[str, tuple[str, str]]
+    skipped: list[Skipped]
+
+
+def list_files(root: StrPath) -> Listing:
+    """List the files below a folder; see `scan` for what lies where.
+
+    Raises:
+        UserError: If there is no such folder or file.
+    """
+    root = os.fspath(root)
+    skipped: list[Skipped] = []
+    if os.path.isfile(root):
+        root, name = os.path.split(root)
+        paths = [name]
+    else:
+        paths, skipped = _walk(root)
+    places, misplaced = _places(paths)
+    return Listing(root, places, skipped + misplaced)
+
+
+def check_files(
+    listing: Listing,
+    paths: Sequence[str],
+    max_pixels: int = MAX_PIXELS,
+    progress: ProgressCallback | None = None,
+    is_header_only: bool = False,
+) -> tuple[list[ImageFile], list[Skipped]]:
+    """Check some files of a listing; see `scan` for the arguments.
+
+    Returns:
+        Those that load and those that do not, in the order of `paths`.
+    """
+
+    def check(path: str) -> ImageFile | Skipped:
+        try:
+            full_path = os.path.join(listing.root, path)
+            is_plain = check_image(full_path, max_pixels, is_header_only)
+        except UnloadableError as error:
+            return Skipped(path, str(error))
+        part, label = listing.places[path]
+        return ImageFile(path, label, part, is_plain)
+
+    loads: list[ImageFile] = []
+    skipped: list[Skipped] = []
+    for done, result in enumerate(_in_threads(check, list(paths)), 1):
+        if isinstance(result, ImageFile):
+            loads.append(result)
+        else:
+            skipped.append(result)
+        if progress is not None:
+            progress(done, len(paths))
+    return loads, skipped
+
+
 def scan(
     root: StrPath,
     max_pixels: int = MAX_PIXELS,
@@ -114,34 +180,12 @@ def scan(
     Raises:
         UserError: If there is no such folder or file.
     """
-    root = os.fspath(root)
-    skipped: list[Skipped] = []
-    if os.path.isfile(root):
-        root, name = os.path.split(root)
-        paths = [name]
-    else:
-        paths, skipped = _walk(root)
-    places, misplaced = _places(paths)
-
-    def check(path: str) -> ImageFile | Skipped:
-        try:
-            full_path = os.path.join(root, path)
-            is_plain = _check_file(full_path, max_pixels, is_header_only)
-        except UnloadableError as error:
-            return Skipped(path, str(error))
-        part, label = places[path]
-        return ImageFile(path, label, part, is_plain)
-
-    loads: list[ImageFile] = []
-    skipped += misplaced
-    for done, result in enumerate(_in_threads(check, list(places)), 1):
-        if isinstance(result, ImageFile):
-            loads.append(result)
-        else:
-            skipped.append(result)
-        if progress is not None:
-            progress(done, len(places))
-    return Scan(root, loads, sorted(skipped, key=lambda s: s.path))
+    listing = list_files(root)
+    loads, skipped = check_files(
+        listing, list(listing.places), max_pixels, progress, is_header_only
+    )
+    skipped = [*listing.skipped, *skipped]
+    return Scan(listing.root, loads, sorted(skipped, key=lambda s: s.path))
 
 
 def inspect(
@@ -163,6 +207,30 @@ def inspect(
         UnloadableError: If the image cannot be used; says why.
     """
     with _open(source, max_pixels) as image:
+        return _inspect(image, is_header_only)
+
+
+def check_image(
+    source: StrPath | io.BytesIO,
+    max_pixels: int = MAX_PIXELS,
+    is_header_only: bool = False,
+) -> bool:
+    """Check one image as `inspect` does, and that it was not made here.
+
+    Args:
+        source: A path, or the bytes of a file.
+        max_pixels: Largest image to decode, by its header.
+        is_header_only: Whether to read the header alone; nothing is decoded.
+
+    Returns:
+        Whether it is plain (see `ImageFile`).
+
+    Raises:
+        UnloadableError: If the image cannot be used; says why.
+    """
+    with _open(source, max_pixels) as image:
+        if _has_own_mark(image):
+            raise UnloadableError(_OWN)
         return _inspect(image, is_header_only)
 
 
@@ -339,7 +407,7 @@ def _places(
         that are kept for testing, and the files outside the parts.
     """
     tops = {path.split(os.sep)[0] for path in paths if os.sep in path}
-    parts = _parts(tops)
+    parts = parts_of(tops)
     names = " and ".join(f"{top}/" for top in sorted(parts))
     places: dict[str, tuple[str, str]] = {}
     skipped = [
@@ -360,7 +428,7 @@ def _places(
     return places, skipped
 
 
-def _parts(tops: set[str]) -> dict[str, str]:
+def parts_of(tops: set[str]) -> dict[str, str]:
     """Return the part of each top folder; nothing where they are classes."""
     parts = {top: PARTS[top] for top in tops if top in PARTS}
     if {"train", "validation"} <= set(parts.values()):
@@ -386,14 +454,6 @@ def _in_threads(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for results in pool.map(lambda task: list(map(check, task)), tasks):
             yield from results
-
-
-def _check_file(path: str, max_pixels: int, is_header_only: bool) -> bool:
-    """Return whether a file is plain, or raise UnloadableError."""
-    with _open(path, max_pixels) as image:
-        if _has_own_mark(image):
-            raise UnloadableError(_OWN)
-        return _inspect(image, is_header_only)
 
 
 def _inspect(image: Image.Image, is_header_only: bool) -> bool:

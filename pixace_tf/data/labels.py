@@ -1,7 +1,6 @@
 """Which classes of images become labels of a model, and their numbers."""
 
-import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pixace_tf.errors import UserError
@@ -19,14 +18,11 @@ MIN_IMAGES = 20
 MAX_LABELS = 1000
 
 
-def choose(
-    class_names: Sequence[str], classes: "np.ndarray", wanted: bool | None
-) -> list[str]:
+def choose(counts: Mapping[str, int], wanted: bool | None) -> list[str]:
     """Choose the classes that a model can learn as labels.
 
     Args:
-        class_names: Names of the classes; "" is none.
-        classes: int32 `(N,)`, the class of each training image.
+        counts: Training images of each class, in order; "" is none.
         wanted: Whether to; None takes what there is.
 
     Returns:
@@ -37,11 +33,8 @@ def choose(
     """
     if wanted is False:
         return []
-    counts = collections.Counter(classes.tolist())
     names = [
-        name
-        for i, name in enumerate(class_names)
-        if name and counts[i] >= MIN_IMAGES
+        name for name, count in counts.items() if name and count >= MIN_IMAGES
     ]
     if 1 < len(names) <= MAX_LABELS:
         return names

@@ -1,9 +1,10 @@
 """Sources of images: folders and TensorFlow data sets, scaled down."""
 
+import abc
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +15,7 @@ from pixace_tf.console import ProgressCallback
 from pixace_tf.data import image_files
 from pixace_tf.data.image_files import ImageFile, Skipped
 from pixace_tf.data.tokenizer import PixelTokenizer, over_white
-from pixace_tf.errors import UserError
+from pixace_tf.errors import UserError, first_line
 from pixace_tf.storage import StrPath
 
 VALIDATION_SHARE = 0.05
@@ -47,11 +48,53 @@ class SmallImages:
         decides, the split depends on the `image_size` and the `resize` of the
         tokenizer.
         """
-        digests = [
-            hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
-            for image in self.images
-        ]
-        return _split(digests, self.parts)
+        return _split([digest_of(image) for image in self.images], self.parts)
+
+
+def digest_of(image: np.ndarray) -> bytes:
+    """Return the BLAKE2b digest of the pixels, 16 bytes."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def is_held_out(digest: bytes) -> bool:
+    """Tell whether an image validates, where its source has no parts."""
+    return int.from_bytes(digest[:4]) < VALIDATION_SHARE * 2**32
+
+
+class Source(abc.ABC):
+    """Images in a fixed order, in chunks that can be read one by one.
+
+    Attributes:
+        num_chunks: How many chunks there are.
+        has_parts: Whether it says which images train and which validate.
+        skipped: What is left out before anything is read.
+    """
+
+    num_chunks: int
+    has_parts: bool
+    skipped: Sequence[Skipped] = ()
+
+    @abc.abstractmethod
+    def read(
+        self,
+        chunk: int,
+        tokenizer: PixelTokenizer,
+        progress: ProgressCallback | None = None,
+    ) -> SmallImages:
+        """Read and scale down the images of one chunk.
+
+        Args:
+            chunk: In `[0, num_chunks)`.
+            tokenizer: Decodes and resizes.
+            progress: Told how far the reading is.
+
+        Raises:
+            UserError: If the chunk as a whole cannot be read.
+        """
+
+    @abc.abstractmethod
+    def state(self) -> Iterator[str]:
+        """Yield lines that are others when the images are."""
 
 
 def load_images(
@@ -75,39 +118,97 @@ def load_images(
         UserError: If there is no usable image.
     """
     source = os.fspath(source)
+    opened: Source
     if source.startswith(TFDS_PREFIX):
-        small = _read_tfds(source, tokenizer, download, progress)
+        opened = TfdsSource(source, download)
     else:
-        small = _read_folder(source, tokenizer, max_pixels, progress)
+        opened = FolderSource(source, max_pixels)
+    small = join(
+        [
+            opened.read(chunk, tokenizer, progress)
+            for chunk in range(opened.num_chunks)
+        ]
+    )
+    skipped = [*opened.skipped, *small.skipped]
+    small.skipped = sorted(skipped, key=lambda s: s.path)
     if not len(small.images):
-        raise UserError(_nothing_usable(source, small.skipped))
+        raise UserError(nothing_usable(source, small.skipped))
     return small
 
 
-def _read_folder(
-    root: str,
-    tokenizer: PixelTokenizer,
-    max_pixels: int,
-    progress: ProgressCallback | None,
-) -> SmallImages:
-    scanned = image_files.scan(root, max_pixels, progress, is_header_only=True)
-    files, skipped = scanned.loads, list(scanned.skipped)
-    decoded: dict[int, np.ndarray] = {}
-    images = _decode(files, scanned.root, tokenizer, max_pixels)
-    for done, (i, image) in enumerate(images, 1):
-        if isinstance(image, Skipped):
-            skipped.append(image)
-        else:
-            decoded[i] = image
-        if progress is not None:
-            progress(done, len(files))
-    order = sorted(decoded)
+def join(chunks: Sequence[SmallImages]) -> SmallImages:
+    """Return the images of some chunks, at least one, as one."""
+    filled = [chunk.images for chunk in chunks if len(chunk.images)]
     return SmallImages(
-        np.array([decoded[i] for i in order], np.uint8),
-        [files[i].part for i in order],
-        [files[i].label for i in order],
-        skipped,
+        np.concatenate(filled) if filled else np.zeros((0,), np.uint8),
+        [part for chunk in chunks for part in chunk.parts],
+        [label for chunk in chunks for label in chunk.labels],
+        [skipped for chunk in chunks for skipped in chunk.skipped],
     )
+
+
+class FolderSource(Source):
+    """The image files below a folder, sorted by path; see `image_files.scan`.
+
+    Args:
+        root: The folder.
+        max_pixels: Largest image to decode, by its header.
+        chunk_size: Files in a chunk; by default all.
+
+    Raises:
+        UserError: If there is no such folder.
+    """
+
+    def __init__(
+        self, root: str, max_pixels: int, chunk_size: int | None = None
+    ) -> None:
+        self._listing = image_files.list_files(root)
+        self._max_pixels = max_pixels
+        paths = list(self._listing.places)
+        size = chunk_size or max(1, len(paths))
+        self._chunks = [
+            paths[start : start + size] for start in range(0, len(paths), size)
+        ]
+        self.num_chunks = max(1, len(self._chunks))
+        self.skipped = self._listing.skipped
+        parts = {part for part, _ in self._listing.places.values()}
+        self.has_parts = {"train", "validation"} <= parts
+
+    def read(
+        self,
+        chunk: int,
+        tokenizer: PixelTokenizer,
+        progress: ProgressCallback | None = None,
+    ) -> SmallImages:
+        """See `Source`: the headers are counted first, then the images."""
+        paths = self._chunks[chunk] if self._chunks else []
+        files, skipped = image_files.check_files(
+            *(self._listing, paths, self._max_pixels, progress),
+            is_header_only=True,
+        )
+        decoded: dict[int, np.ndarray] = {}
+        images = _decode(
+            files, self._listing.root, tokenizer, self._max_pixels
+        )
+        for done, (i, image) in enumerate(images, 1):
+            if isinstance(image, Skipped):
+                skipped.append(image)
+            else:
+                decoded[i] = image
+            if progress is not None:
+                progress(done, len(files))
+        order = sorted(decoded)
+        return SmallImages(
+            np.array([decoded[i] for i in order], np.uint8),
+            [files[i].part for i in order],
+            [files[i].label for i in order],
+            sorted(skipped, key=lambda s: s.path),
+        )
+
+    def state(self) -> Iterator[str]:
+        """See `Source`: each file with its size and time."""
+        for path, state in image_files.file_states(self._listing.root):
+            yield f"{path}\0{state}"
 
 
 def _decode(
@@ -165,43 +266,89 @@ def _decode_plain(
         yield from zip(indices.tolist(), images, strict=True)
 
 
-def _read_tfds(
-    source: str,
-    tokenizer: PixelTokenizer,
-    download: bool,
-    progress: ProgressCallback | None,
-) -> SmallImages:
-    builder, split = _tfds_builder(source, download)
-    features = builder.info.features
-    if "image" not in features:
-        raise UserError(
-            f"{source} has no feature 'image', only {', '.join(features)}."
+class TfdsSource(Source):
+    """The images of a TensorFlow data set, split by split.
+
+    Args:
+        source: `tfds:NAME[/CONFIG][:SPLIT]`.
+        download: Whether it may be downloaded.
+        chunk_size: Images in a chunk; by default a split is one.
+
+    Raises:
+        UserError: If there is no such data set, or none on this machine.
+    """
+
+    def __init__(
+        self, source: str, download: bool, chunk_size: int | None = None
+    ) -> None:
+        self._source = source
+        self._builder, split = _tfds_builder(source, download)
+        self._features = self._builder.info.features
+        if "image" not in self._features:
+            raise UserError(
+                f"{source} has no feature 'image', only "
+                f"{', '.join(self._features)}."
+            )
+        splits = list(self._builder.info.splits)
+        parts = {split: ""} if split else _tfds_parts(splits)
+        self.has_parts = len(parts) > 1
+        self._parts: list[str] = []
+        self._examples: list[tf.data.Dataset] = []
+        for name, part in parts.items():
+            for piece in self._pieces(name, chunk_size):
+                self._parts.append(part)
+                self._examples.append(piece)
+        self.num_chunks = len(self._parts)
+        # A size below 0 is unknown or infinite.
+        sizes = [int(e.cardinality()) for e in self._examples]
+        self._total = sum(sizes) if min(sizes) >= 0 else 0
+        self._before = [sum(sizes[:i]) for i in range(len(sizes))]
+
+    def read(
+        self,
+        chunk: int,
+        tokenizer: PixelTokenizer,
+        progress: ProgressCallback | None = None,
+    ) -> SmallImages:
+        """See `Source`; the images of all chunks are counted."""
+        names = None
+        if "label" in self._features:
+            names = getattr(self._features["label"], "names", None)
+        resize = tf.function(
+            lambda image: tokenizer.resize_image(_to_rgb(image)),
+            autograph=False,
+            reduce_retracing=True,
         )
-    names = None
-    if "label" in features:
-        names = getattr(features["label"], "names", None)
-    resize = tf.function(
-        lambda image: tokenizer.resize_image(_to_rgb(image)),
-        autograph=False,
-        reduce_retracing=True,
-    )
-    parts = {split: ""} if split else _tfds_parts(list(builder.info.splits))
-    examples = {name: _tfds_split(source, builder, name) for name in parts}
-    # A size below 0 is unknown or infinite.
-    sizes = [int(e.cardinality()) for e in examples.values()]
-    total = sum(sizes) if min(sizes) >= 0 else 0
-    small = SmallImages(np.array([]), [], [], [])
-    images = []
-    for name, part in parts.items():
-        for example in examples[name].as_numpy_iterator():
+        images, labels = [], []
+        before = self._before[chunk] if self._total else 0
+        for example in self._examples[chunk].as_numpy_iterator():
             images.append(resize(example["image"]).numpy())
-            small.parts.append(part)
             label = example.get("label", "")
-            small.labels.append(names[int(label)] if names else str(label))
+            labels.append(names[int(label)] if names else str(label))
             if progress is not None:
-                progress(len(images), total)
-    small.images = np.array(images, np.uint8)
-    return small
+                progress(before + len(images), self._total)
+        parts = [self._parts[chunk]] * len(images)
+        return SmallImages(np.array(images, np.uint8), parts, labels, [])
+
+    def state(self) -> Iterator[str]:
+        """See `Source`: the name with its version, and the sizes."""
+        yield f"{self._builder.info.full_name} {self._total} {self._parts}"
+
+    def _pieces(
+        self, name: str, chunk_size: int | None
+    ) -> Iterator[tf.data.Dataset]:
+        """Yield a split in chunks, if its name is one that can be cut."""
+        whole = _tfds_split(self._source, self._builder, name)
+        count = int(whole.cardinality())
+        is_plain = name in self._builder.info.splits
+        if chunk_size is None or count <= chunk_size or not is_plain:
+            yield whole
+            return
+        for start in range(0, count, chunk_size):
+            stop = min(start + chunk_size, count)
+            yield _tfds_split(
+                self._source, self._builder, f"{name}[{start}:{stop}]"
+            )
 
 
 def _tfds_parts(splits: list[str]) -> dict[str, str]:
@@ -218,7 +365,7 @@ def _tfds_split(source: str, builder: Any, name: str) -> tf.data.Dataset:
         return builder.as_dataset(split=name)
     except Exception as error:
         raise UserError(
-            f"{source} has no split {name!r}: {_first_line(error)}"
+            f"{source} has no split {name!r}: {first_line(error)}"
         ) from None
 
 
@@ -244,7 +391,7 @@ def _tfds_builder(source: str, download: bool) -> tuple[Any, str]:
             f"{source} is not on this machine yet; add --download to fetch it."
         ) from None
     except Exception as error:
-        raise UserError(f"{source}: {_first_line(error)}") from None
+        raise UserError(f"{source}: {first_line(error)}") from None
     return builder, split
 
 
@@ -255,18 +402,14 @@ def _to_rgb(image: tf.Tensor) -> tf.Tensor:
     return tf.broadcast_to(image, [*tf.unstack(tf.shape(image)[:2]), 3])
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _split(digests: list[str], parts: list[str]) -> np.ndarray:
+def _split(digests: list[bytes], parts: list[str]) -> np.ndarray:
     """Return bool `(N,)`: which images train; see `SmallImages.in_train`."""
     if {"train", "validation"} <= set(parts):
         train = {d for d, p in zip(digests, parts, strict=True) if p == "train"}
         # A validation image that also trains would flatter the model.
         return np.array([digest in train for digest in digests])
     different = sorted(set(digests))
-    share = [d for d in different if int(d[:8], 16) < VALIDATION_SHARE * 2**32]
+    share = [digest for digest in different if is_held_out(digest)]
     if len(different) > 1 and not share:
         share = different[:1]
     if len(share) == len(different):
@@ -275,7 +418,8 @@ def _split(digests: list[str], parts: list[str]) -> np.ndarray:
     return np.array([digest not in held_out for digest in digests])
 
 
-def _nothing_usable(source: str, skipped: list[Skipped]) -> str:
+def nothing_usable(source: str, skipped: Sequence[Skipped]) -> str:
+    """Return what to say of a source without usable images."""
     if not skipped:
         return f"There are no pictures in {source!r}."
     first = skipped[0]

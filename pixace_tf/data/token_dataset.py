@@ -1,5 +1,9 @@
-"""Data sets of tokens: made from images once, then served in batches."""
+"""Data sets of tokens: made from images once, then served in batches.
 
+Shapes: N images, T tokens of an image, B images of a batch.
+"""
+
+import collections
 import dataclasses
 import hashlib
 import json
@@ -11,21 +15,63 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf.console import ProgressCallback
-from pixace_tf.data import image_files, raster_orders
+from pixace_tf.data import image_files, labels, raster_orders, token_shards
 from pixace_tf.data.image_files import Skipped
 from pixace_tf.data.labels import NULL_LABEL, NULL_SHARE
 from pixace_tf.data.sources import TFDS_PREFIX, load_images
+from pixace_tf.data.token_shards import ShardRows, Shards
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.storage import read_npz, write_npz
 
 _ARRAYS = ("train", "validation", "train_labels", "validation_labels")
 _CHUNK = 4096
+# Of shards, so many rows of each part are held in memory: those that validate,
+# and those that a run keeps, to compare with.
+MAX_SAMPLE = 10_000
+# More than an epoch has.
+_MAX_STEPS = 1 << 40
+
+
+class MemoryRows:
+    """Rows of tokens in memory.
+
+    Args:
+        token_ids: integers `(N, T)`.
+        label_numbers: int32 `(N,)`, labels as in `PixaceCausalLM`; None gives
+            all the null label.
+
+    Attributes:
+        shape: `(N, T)`.
+    """
+
+    failure = None  # Memory does not fail; see `ShardRows`.
+
+    def __init__(
+        self, token_ids: np.ndarray, label_numbers: np.ndarray | None = None
+    ) -> None:
+        self.shape = token_ids.shape
+        if label_numbers is None:
+            label_numbers = np.full(len(token_ids), NULL_LABEL)
+        self._token_ids = tf.constant(token_ids)
+        self._label_numbers = tf.constant(label_numbers, tf.int32)
+
+    def gather(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return rows in a graph of tf.data.
+
+        Args:
+            index: int64 `(B,)`.
+
+        Returns:
+            int32 `(B, T)` tokens and int32 `(B,)` label numbers.
+        """
+        token_ids = tf.cast(tf.gather(self._token_ids, index), tf.int32)
+        return token_ids, tf.gather(self._label_numbers, index)
 
 
 @dataclasses.dataclass
 class TokenDataset:
-    """The tokens of a set of images.
+    """The tokens of a set of images, in memory.
 
     Attributes:
         train: uint16 or int32 `(N, T)`.
@@ -48,6 +94,20 @@ class TokenDataset:
     fingerprint: str
     is_cached: bool = False
 
+    def label_counts(self) -> dict[str, int]:
+        """Return how many training images each class has."""
+        counts = collections.Counter(self.train_labels.tolist())
+        return {name: counts[i] for i, name in enumerate(self.label_names)}
+
+    def rows(self, names: Sequence[str]) -> MemoryRows:
+        """Return the training rows.
+
+        Args:
+            names: The labels of a model.
+        """
+        numbers = labels.numbers(names, self.label_names, self.train_labels)
+        return MemoryRows(self.train, numbers)
+
     def digest(self) -> str:
         """Return a hex digest of the tokens: what a model is trained on."""
         digest = hashlib.blake2b(self.train.tobytes(), digest_size=16)
@@ -69,6 +129,70 @@ class TokenDataset:
         )
 
 
+class ShardedDataset:
+    """The tokens of a folder of shards, which are read when they are needed.
+
+    It has what `TokenDataset` has, but for the labels of each image.
+
+    Args:
+        shards: The folder.
+
+    Attributes:
+        train: The training rows.
+        validation: integers `(M, T)`, at most `MAX_SAMPLE` rows.
+        label_names: See `TokenDataset`.
+        skipped: None: those were told when the shards were made.
+    """
+
+    skipped: Sequence[Skipped] = ()
+
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
+        self.train = ShardRows(shards, "train")
+        self.label_names = shards.label_names
+        self.validation, self._validation_labels = _sample(
+            ShardRows(shards, "validation")
+        )
+
+    def label_counts(self) -> dict[str, int]:
+        """See `TokenDataset`; copies that are left out are counted."""
+        return self._shards.manifest["label_counts"]
+
+    def rows(self, names: Sequence[str]) -> ShardRows:
+        """See `TokenDataset`."""
+        every = np.arange(len(self.label_names))
+        numbers = labels.numbers(names, self.label_names, every)
+        return ShardRows(self._shards, "train", numbers)
+
+    def digest(self) -> str:
+        """See `TokenDataset`."""
+        return self._shards.digest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write some rows, evenly spaced, in the format of `TokenDataset`."""
+        if os.path.exists(path):
+            return
+        train, train_labels = _sample(self.train)
+        write_npz(
+            path,
+            {
+                "train": train,
+                "validation": self.validation,
+                "train_labels": train_labels,
+                "validation_labels": self._validation_labels,
+            },
+            {"label_names": self.label_names, "skipped": [], "fingerprint": ""},
+        )
+
+
+def _sample(rows: ShardRows) -> tuple[np.ndarray, np.ndarray]:
+    """Return tokens and labels of at most `MAX_SAMPLE` rows."""
+    count = min(len(rows), MAX_SAMPLE)
+    if not count:
+        return np.zeros((0, rows.shape[1]), rows.dtype), np.zeros(0, np.int32)
+    return rows.read(np.linspace(0, len(rows) - 1, count).astype(np.int64))
+
+
 def load(
     source: str | os.PathLike[str],
     tokenizer: PixelTokenizer,
@@ -76,11 +200,12 @@ def load(
     max_pixels: int = image_files.MAX_PIXELS,
     download: bool = False,
     progress: ProgressCallback | None = None,
-) -> TokenDataset:
-    """Tokenize a folder or a TensorFlow data set, once.
+) -> TokenDataset | ShardedDataset:
+    """Tokenize a folder or a TensorFlow data set, once, or open shards.
 
     Args:
-        source: A folder of images, or `tfds:NAME[/CONFIG][:SPLIT]`.
+        source: A folder of images or of token shards, or
+            `tfds:NAME[/CONFIG][:SPLIT]`.
         tokenizer: Makes the tokens.
         cache_path: What `TokenDataset.save` wrote; it is read instead of the
             images while neither files nor tokenizer have changed. The files of
@@ -96,6 +221,8 @@ def load(
         UserError: If there is no usable image.
     """
     source = os.fspath(source)
+    if token_shards.is_shards(source):
+        return ShardedDataset(Shards.open(source))
     fingerprint = _fingerprint(source, tokenizer, max_pixels)
     if cache_path is not None and fingerprint:
         cached = _load_cache(cache_path, fingerprint)
@@ -107,12 +234,12 @@ def load(
     token_ids = tokenize(small.images, tokenizer)
     token_ids = token_ids.astype(np.uint16 if is_narrow else np.int32)
     label_names = sorted(set(small.labels))
-    labels = np.array([label_names.index(x) for x in small.labels], np.int32)
+    classes = np.array([label_names.index(x) for x in small.labels], np.int32)
     return TokenDataset(
         train=token_ids[in_train],
         validation=token_ids[~in_train],
-        train_labels=labels[in_train],
-        validation_labels=labels[~in_train],
+        train_labels=classes[in_train],
+        validation_labels=classes[~in_train],
         label_names=label_names,
         skipped=small.skipped,
         fingerprint=fingerprint,
@@ -164,31 +291,29 @@ def _load_cache(
 
 
 def training_batches(
-    token_ids: np.ndarray,
+    rows: MemoryRows | ShardRows,
     image_size: tuple[int, int],
     batch_size: int,
     seed: int,
     orders: Sequence[int] = (0, 0),
-    labels: np.ndarray | None = None,
     epoch: int = 0,
     step: int = 0,
     steps_per_epoch: int | None = None,
 ) -> tf.data.Dataset:
     """Serve training batches without end.
 
-    The order of the images, how each is read and whether its label is dropped
-    are a function of seed and epoch alone, so a run that starts at `(epoch,
-    step)` sees what an uninterrupted one would.
+    A batch is a function of the seed and its number alone, so a run that starts
+    at `(epoch, step)` sees what an uninterrupted one would. Which images it
+    holds is computed from these, so that no list of all images is held.
 
     Args:
-        token_ids: integers `(N, T)`.
+        rows: N images, each with its label.
         image_size: `(height, width)`.
         batch_size: At most N; what an epoch leaves over is dropped.
         seed: Of all that is random.
         orders: The raster orders to show, as in `PixaceCausalLM`; by default
-            half of the images are mirrored left to right.
-        labels: int32 `(N,)`, labels as in `PixaceCausalLM`; a share of
-            `NULL_SHARE` becomes the null label. None gives that to all.
+            half of the images are mirrored left to right. A share of
+            `NULL_SHARE` of the labels becomes the null label.
         epoch: The first epoch to serve.
         step: Batches of that epoch to leave out.
         steps_per_epoch: Batches of an epoch; by default all that are full.
@@ -197,57 +322,50 @@ def training_batches(
         Pairs of inputs, which are int32 `(batch_size, T)` and conditions int32
         `(batch_size, 2)`, and of targets, the same `(batch_size, T)`.
     """
-    tokens = tf.constant(token_ids)
-    num_images, length = token_ids.shape
-    if labels is None:
-        labels = np.full(num_images, NULL_LABEL)
-    all_labels = tf.constant(labels, tf.int32)
-    rows = tf.constant(orders, tf.int32)
+    num_images, length = rows.shape
+    steps = steps_per_epoch or num_images // batch_size
+    vectors = tf.constant(orders, tf.int32)
     bounds = tf.constant(np.cumsum(raster_orders.shares(tuple(orders)))[:-1])
     permutations = tf.constant(
         raster_orders.permutations(len(orders), image_size)
     )
-    most = -1 if steps_per_epoch is None else steps_per_epoch
 
     @tf.autograph.experimental.do_not_convert
-    def epoch_indices(e: tf.Tensor) -> tf.data.Dataset:
-        shuffled = tf.random.experimental.stateless_shuffle(
-            tf.range(num_images, dtype=tf.int64), seed=tf.stack([seed, e])
+    def batch(number: tf.Tensor) -> Any:
+        this_epoch, this_step = number // steps, number % steps
+        index = tf.random.experimental.index_shuffle(
+            this_step * batch_size + tf.range(batch_size, dtype=tf.int64),
+            seed=tf.stack([tf.constant(seed, tf.int64), this_epoch]),
+            max_index=tf.constant(num_images - 1, tf.int64),
         )
-        coins, label_coins = (
+        coins, label_coins = tf.unstack(
             tf.random.stateless_uniform(
-                [num_images], seed=tf.stack([seed + i, e]), dtype=tf.float64
+                [2, batch_size],
+                seed=tf.stack(
+                    [
+                        tf.constant(seed + 1, tf.int64),
+                        this_epoch * _MAX_STEPS + this_step,
+                    ]
+                ),
+                dtype=tf.float64,
             )
-            for i in (1, 2)
         )
+        token_ids, label = rows.gather(index)
         order = tf.searchsorted(bounds, coins, side="right")
-        skip = tf.where(e == epoch, tf.cast(step, tf.int64), 0)
-        return (
-            tf.data.Dataset.from_tensor_slices(
-                (shuffled, order, label_coins >= NULL_SHARE)
-            )
-            .batch(batch_size, drop_remainder=True)
-            .take(most)
-            .skip(skip)
-        )
-
-    @tf.autograph.experimental.do_not_convert
-    def gather(index: tf.Tensor, order: tf.Tensor, has_label: tf.Tensor) -> Any:
-        batch = tf.cast(tf.gather(tokens, index), tf.int32)
         if len(orders) > 1:
             when = tf.gather(permutations, order)
-            batch = tf.gather(batch, when, batch_dims=1)
-        label = tf.where(has_label, tf.gather(all_labels, index), NULL_LABEL)
-        condition = tf.stack([tf.gather(rows, order), label], axis=1)
-        batch = tf.ensure_shape(batch, (batch_size, length))
-        return (batch, tf.ensure_shape(condition, (batch_size, 2))), batch
+            token_ids = tf.gather(token_ids, when, batch_dims=1)
+        label = tf.where(label_coins >= NULL_SHARE, label, NULL_LABEL)
+        condition = tf.stack([tf.gather(vectors, order), label], axis=1)
+        token_ids = tf.ensure_shape(token_ids, (batch_size, length))
+        condition = tf.ensure_shape(condition, (batch_size, 2))
+        return (token_ids, condition), token_ids
 
-    epochs = tf.data.Dataset.range(epoch, np.iinfo(np.int64).max)
     options = tf.data.Options()
     options.deterministic = True
     return (
-        epochs.flat_map(epoch_indices)
-        .map(gather, num_parallel_calls=1)
+        tf.data.Dataset.range(epoch * steps + step, np.iinfo(np.int64).max)
+        .map(batch, num_parallel_calls=1)
         .prefetch(2)
         .with_options(options)
     )

@@ -1,5 +1,6 @@
 """Training from a folder of images to a run folder: resolve, open, train."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +9,17 @@ import keras
 import tensorflow as tf
 
 from pixace_tf import console, storage
-from pixace_tf.data import image_files, labels, raster_orders, token_dataset
+from pixace_tf.data import (
+    image_files,
+    labels,
+    raster_orders,
+    token_dataset,
+    token_shards,
+)
+from pixace_tf.data.palette import Palette
 from pixace_tf.data.sources import TFDS_PREFIX
-from pixace_tf.data.token_dataset import TokenDataset
+from pixace_tf.data.token_dataset import ShardedDataset, TokenDataset
+from pixace_tf.data.token_shards import Shards
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.model.presets import FALLBACK_PRESET
@@ -46,7 +55,9 @@ def fit(
     """Train a model on a folder of images, or go on where it was.
 
     Args:
-        source: A folder, or `tfds:NAME[/CONFIG][:SPLIT]`.
+        source: A folder of images or of token shards (see `tokenize`), or
+            `tfds:NAME[/CONFIG][:SPLIT]`. Image size and colors of shards are
+            taken over.
         start_from: A run whose weights a new run begins with, as `locate`
             takes it. It has the same image size, palette and decoder; its
             preset is taken over.
@@ -63,7 +74,8 @@ def fit(
             the run exists with other arguments or other images.
         InterruptedTraining: If a signal stopped it; the checkpoint is written.
     """
-    source, options = os.fspath(source), TrainingArguments(**arguments)
+    source = os.fspath(source)
+    options = _with_tokenizer_of(source, TrainingArguments(**arguments))
     path = os.path.join(runs_dir, name or default_name(source))
     tokenizer = PixelTokenizer(
         options.image_size, options.palette, options.resize, options.trim
@@ -87,7 +99,7 @@ def fit(
     recorded = _resolve(source, options, data, start) if is_new else {}
     model_config = _model_config(options, start)
     model_config["labels"] = labels.choose(
-        data.label_names, data.train_labels, options.labels
+        data.label_counts(), options.labels
     )
     os.makedirs(path, exist_ok=True)
     in_use = f"Another training is using {path}."
@@ -112,6 +124,32 @@ def fit(
         return run_folder.load_run(path, options.jit_compile)
     # This run has compiled what samples already.
     return run_folder.load_weights(run)
+
+
+def _with_tokenizer_of(
+    source: str, options: TrainingArguments
+) -> TrainingArguments:
+    """Return the options with what the tokenizer of shards says."""
+    if not token_shards.is_shards(source):
+        return options
+    config = Shards.open(source).manifest["tokenizer"]
+    palette = Palette.get(config["palette"])
+    given = {
+        "image_size": tuple(config["image_size"]),
+        "bit_widths": palette.bit_widths,
+        "color_space": palette.color_space,
+        "resize": config["resize"],
+        "trim": config["trim"],
+    }
+    defaults = TrainingArguments()
+    for name, value in given.items():
+        wanted = getattr(options, name)
+        if wanted not in (value, getattr(defaults, name)):
+            raise UserError(
+                f"The shards in {source} have the {name} {value}. "
+                f"Received: {name}={wanted}"
+            )
+    return dataclasses.replace(options, **given)
 
 
 def default_name(source: str) -> str:
@@ -161,7 +199,7 @@ def _recorded(
 def _resolve(
     source: str,
     options: TrainingArguments,
-    data: TokenDataset,
+    data: TokenDataset | ShardedDataset,
     start_from: str | None,
 ) -> dict[str, Any]:
     """Return the arguments that a new run keeps.
@@ -188,7 +226,9 @@ def _resolve(
 
 
 def _choose_preset(
-    options: TrainingArguments, data: TokenDataset, say: Callable[[str], None]
+    options: TrainingArguments,
+    data: TokenDataset | ShardedDataset,
+    say: Callable[[str], None],
 ) -> str:
     """Choose a size by the budget, unless a part of it is given."""
     if options.num_layers is not None or options.hidden_dim is not None:
@@ -224,7 +264,7 @@ def _load_data(
     tokenizer: PixelTokenizer,
     options: TrainingArguments,
     say: Callable[[str], None],
-) -> TokenDataset:
+) -> TokenDataset | ShardedDataset:
     """Read the tokens, and say what was skipped."""
     with console.ProgressBar("Reading images") as bar:
         data = token_dataset.load(
@@ -292,7 +332,9 @@ def _refuse_changes(
     )
 
 
-def _reopen(path: str, data: TokenDataset, jit_compile: bool) -> Run:
+def _reopen(
+    path: str, data: TokenDataset | ShardedDataset, jit_compile: bool
+) -> Run:
     """Open a run to go on with it, if the images are the same."""
     before = run_config.read_config(path)["arguments"]
     if before["images"] != data.digest():

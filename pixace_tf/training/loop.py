@@ -6,10 +6,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from pixace_tf import compile_cache, console
-from pixace_tf.data import labels, token_dataset
-from pixace_tf.data.token_dataset import TokenDataset
+from pixace_tf.data import token_dataset
+from pixace_tf.data.token_dataset import ShardedDataset, TokenDataset
 from pixace_tf.painting.sheets import save_learning_curve
 from pixace_tf.runs.run_config import CHECKPOINT_FILE
 from pixace_tf.runs.run_folder import Run
@@ -32,7 +33,7 @@ from pixace_tf.training.schedule import (
 
 def train(
     run: Run,
-    data: TokenDataset,
+    data: TokenDataset | ShardedDataset,
     epochs: int | None,
     max_minutes: float | None,
     checkpoint_seconds: float,
@@ -106,7 +107,7 @@ def train(
 
 def _fit_epochs(
     run: Run,
-    data: TokenDataset,
+    data: TokenDataset | ShardedDataset,
     budget: Budget,
     state: TrainingState,
     callbacks: list[Any],
@@ -121,32 +122,38 @@ def _fit_epochs(
         if (is_partial and not state.step) or budget.is_spent(state):
             continue
         last = state.epoch + 1 if is_partial else budget.epochs
+        rows = data.rows(run.model.labels)
         batches = token_dataset.training_batches(
-            data.train,
+            rows,
             run.tokenizer.image_size,
             run.arguments["batch_size"] // budget.accumulation_steps,
             run.arguments["seed"],
             run.model.orders,
-            labels.numbers(
-                run.model.labels, data.label_names, data.train_labels
-            ),
             state.epoch,
             state.step,
             steps,
         )
-        run.model.fit(
-            batches,
-            initial_epoch=state.epoch,
-            epochs=last or 10**9,  # The clock stops it.
-            steps_per_epoch=steps - state.step,
-            callbacks=callbacks,
-            shuffle=False,  # The batches are shuffled already.
-            verbose=0,
-        )
+        try:
+            run.model.fit(
+                batches,
+                initial_epoch=state.epoch,
+                epochs=last or 10**9,  # The clock stops it.
+                steps_per_epoch=steps - state.step,
+                callbacks=callbacks,
+                shuffle=False,  # The batches are shuffled already.
+                verbose=0,
+            )
+        except tf.errors.OpError:
+            if rows.failure is None:
+                raise
+            raise rows.failure from None
 
 
 def _validation(
-    run: Run, data: TokenDataset, batch_size: int, stop: StopRequest
+    run: Run,
+    data: TokenDataset | ShardedDataset,
+    batch_size: int,
+    stop: StopRequest,
 ) -> Callable[[], float | None]:
     scorer = Scorer(run.model, batch_size, run.jit_compile)
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from pixace_tf.data.token_dataset import TokenDataset
+from pixace_tf.data.token_dataset import ShardedDataset, TokenDataset
 from pixace_tf.painting import sheets
 from pixace_tf.runs.run_config import COMPLETED_FILE, SAMPLES_FILE
 from pixace_tf.runs.run_folder import Run
@@ -28,7 +28,12 @@ class Previews:
         stop: Asks to stop.
     """
 
-    def __init__(self, run: Run, data: TokenDataset, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        run: Run,
+        data: TokenDataset | ShardedDataset,
+        stop: StopRequest,
+    ) -> None:
         self._run = run
         self._stop = stop
         source = data.validation if len(data.validation) else data.train

@@ -1,0 +1,350 @@
+"""Token shards: rows of tokens in ArrayRecord files, and their manifest.
+
+A folder of shards has for each chunk of images one file of rows that train, one
+of rows that validate, and a JSON file that tells of them; `manifest.json` is
+there when all chunks are. `tokenizing` writes them.
+
+Shapes: N rows of a part, T tokens of a row, B rows of a batch.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import resource
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from array_record.python.array_record_module import (
+    ArrayRecordReader,
+    ArrayRecordWriter,
+)
+
+from pixace_tf import storage
+from pixace_tf.errors import UserError
+from pixace_tf.storage import StrPath
+
+# The plan is there from the start, the manifest in the end.
+PLAN_FILE = "plan.json"
+MANIFEST_FILE = "manifest.json"
+LEFT_OUT_FILE = "left-out.npz"
+PARTS = ("train", "validation")
+FORMAT = 1
+# One row is one chunk of the file, so that it can be read alone.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_READER_BUFFER_BYTES = 1 << 15
+# Files that are open beside those of the shards.
+_OTHER_FILES = 256
+
+
+def row_dtype(length: int, vocabulary_size: int) -> np.dtype:
+    """Return what a record holds.
+
+    Args:
+        length: T.
+        vocabulary_size: Of the palette.
+
+    Returns:
+        A packed structure of `token_ids` `(T,)`, uint16 where that is enough,
+        else int32; `label`, int32, a place among the labels of the chunk; and
+        `digest`, the 16 bytes of `sources.digest_of`. All are little-endian.
+    """
+    token = "<u2" if vocabulary_size <= 1 << 16 else "<i4"
+    return np.dtype(
+        [
+            ("token_ids", token, (length,)),
+            ("label", "<i4"),
+            ("digest", "u1", (16,)),
+        ]
+    )
+
+
+def shard_name(chunk: int, part: str) -> str:
+    """Return the name of the file with one part of a chunk."""
+    return f"chunk-{chunk:06}.{part}.array_record"
+
+
+def write_shard(path: StrPath, rows: np.ndarray) -> dict[str, Any]:
+    """Write rows; see `storage.new_file`.
+
+    Args:
+        path: The file to write or replace; none is written without rows.
+        rows: `(N,)` of `row_dtype`.
+
+    Returns:
+        What the manifest keeps: count, bytes and checksum.
+    """
+    if not len(rows):
+        return {"count": 0, "bytes": 0, "blake2b": ""}
+    with storage.new_file(path) as temporary:
+        writer = ArrayRecordWriter(temporary, _WRITER_OPTIONS)
+        for row in rows:
+            writer.write(row.tobytes())
+        writer.close()
+    return {"count": len(rows), **_measured(path)}
+
+
+def read_shard(path: StrPath, dtype: np.dtype) -> np.ndarray:
+    """Read all rows of a file, `(N,)` of `row_dtype`.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    reader = _open(os.fspath(path))
+    try:
+        return np.frombuffer(b"".join(reader.read_all()), dtype)
+    except Exception:  # A damaged file can raise anything.
+        raise UserError(_damaged(path)) from None
+    finally:
+        reader.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """A folder of token shards that is complete.
+
+    Attributes:
+        path: The folder.
+        manifest: The content of `manifest.json`.
+    """
+
+    path: str
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: StrPath) -> "Shards":
+        """Open a folder; every shard is there and has its size.
+
+        Raises:
+            UserError: If something is missing or of another format.
+        """
+        path = os.fspath(path)
+        try:
+            with open(os.path.join(path, MANIFEST_FILE)) as file:
+                manifest = json.load(file)
+        except (OSError, ValueError):
+            raise UserError(
+                f"{path} has no {MANIFEST_FILE} that can be read. Run "
+                "pixace-tf tokenize until it is complete."
+            ) from None
+        if manifest.get("format") != FORMAT:
+            raise UserError(
+                f"{path} has the format {manifest.get('format')} of another "
+                "version of this program. Tokenize the images again."
+            )
+        shards = cls(path, manifest)
+        for file_path, entry in shards.files():
+            try:
+                size = os.stat(file_path).st_size
+            except OSError:
+                size = -1
+            if size != entry["bytes"]:
+                raise UserError(_damaged(file_path))
+        return shards
+
+    def files(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the path and the entry of each shard that has rows."""
+        for chunk, entry in enumerate(self.manifest["chunks"]):
+            for part in PARTS:
+                if entry[part]["count"]:
+                    name = shard_name(chunk, part)
+                    yield os.path.join(self.path, name), entry[part]
+
+    def verify(self) -> None:
+        """Compare every shard with its checksum.
+
+        Raises:
+            UserError: If one differs.
+        """
+        for path, entry in self.files():
+            if _measured(path)["blake2b"] != entry["blake2b"]:
+                raise UserError(_damaged(path))
+
+    @property
+    def label_names(self) -> list[str]:
+        """The classes in order; `[""]` where there are none."""
+        return list(self.manifest["label_counts"])
+
+    def digest(self) -> str:
+        """Return a hex digest of all rows."""
+        text = json.dumps(
+            [
+                [[entry[part]["blake2b"] for part in PARTS], entry["labels"]]
+                for entry in self.manifest["chunks"]
+            ]
+        )
+        digest = hashlib.blake2b(text.encode(), digest_size=16)
+        for part in PARTS:
+            digest.update(self.left_out(part).tobytes())
+        return digest.hexdigest()
+
+    def left_out(self, part: str) -> np.ndarray:
+        """Return which rows of a part do not count, sorted int64 `(K,)`."""
+        arrays, _ = storage.read_npz(os.path.join(self.path, LEFT_OUT_FILE))
+        return arrays[part]
+
+
+class ShardRows:
+    """The rows of one part, each read when it is asked for.
+
+    Args:
+        shards: The folder.
+        part: "train" or "validation".
+        label_numbers: int32, a number for each of the label names, which
+            `gather` returns; by default all 0.
+
+    Attributes:
+        shape: `(N, T)`.
+        dtype: Of the tokens.
+        failure: Why a row could not be read, if that was so.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        part: str,
+        label_numbers: np.ndarray | None = None,
+    ) -> None:
+        self._path, self._part = shards.path, part
+        chunks = shards.manifest["chunks"]
+        counts = np.array([c[part]["count"] for c in chunks], np.int64)
+        self._ends = np.cumsum(counts)
+        self._begins = self._ends - counts
+        left_out = shards.left_out(part)
+        # Row i is behind so many rows that are left out.
+        self._gaps = left_out - np.arange(len(left_out))
+        names = {name: i for i, name in enumerate(shards.label_names)}
+        self._places = [
+            np.array([names[label] for label in chunk["labels"]], np.int32)
+            for chunk in chunks
+        ]
+        tokenizer = shards.manifest["tokenizer"]
+        height, width = tokenizer["image_size"]
+        self._row_dtype = row_dtype(
+            height * width, shards.manifest["vocabulary_size"]
+        )
+        self.dtype = self._row_dtype["token_ids"].base
+        self.shape = int(counts.sum()) - len(left_out), height * width
+        if label_numbers is None:
+            label_numbers = np.zeros(len(names), np.int32)
+        self._label_numbers = label_numbers
+        self._readers: dict[int, ArrayRecordReader] = {}
+        self.failure: UserError | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def size(self) -> int:
+        """The number of tokens."""
+        return self.shape[0] * self.shape[1]
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        """Return the tokens of some rows, `(B, T)` for integers `(B,)`."""
+        return self.read(np.asarray(index))[0]
+
+    def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read some rows.
+
+        Args:
+            index: integers `(B,)` in `[0, N)`.
+
+        Returns:
+            The tokens, `(B, T)`, and the places in `Shards.label_names`, int32
+            `(B,)`.
+
+        Raises:
+            UserError: If a shard is missing or damaged.
+        """
+        at = index + np.searchsorted(self._gaps, index, side="right")
+        chunks = np.searchsorted(self._ends, at, side="right")
+        rows = np.empty(len(index), self._row_dtype)
+        labels = np.empty(len(index), np.int32)
+        for chunk in np.unique(chunks).tolist():
+            chosen = np.flatnonzero(chunks == chunk)
+            positions = (at[chosen] - self._begins[chunk]).tolist()
+            rows[chosen] = self._read_records(chunk, positions)
+            labels[chosen] = self._places[chunk][rows["label"][chosen]]
+        return rows["token_ids"], labels
+
+    def gather(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return rows in a graph of tf.data.
+
+        Args:
+            index: int64 `(B,)`.
+
+        Returns:
+            int32 `(B, T)` tokens and int32 `(B,)` label numbers.
+        """
+        token_ids, labels = tf.numpy_function(
+            self._read_or_note, [index], [tf.int32, tf.int32], stateful=False
+        )
+        token_ids = tf.ensure_shape(token_ids, (None, self.shape[1]))
+        return token_ids, tf.ensure_shape(labels, (None,))
+
+    def _read_or_note(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows; keep what is wrong, since TensorFlow shows a traceback."""
+        try:
+            token_ids, labels = self.read(index)
+        except UserError as error:
+            self.failure = error
+            raise
+        return token_ids.astype(np.int32), self._label_numbers[labels]
+
+    def _read_records(self, chunk: int, positions: Sequence[int]) -> np.ndarray:
+        path = os.path.join(self._path, shard_name(chunk, self._part))
+        if chunk not in self._readers:
+            if not self._readers:
+                _allow_open_files(len(self._ends) + _OTHER_FILES)
+            self._readers[chunk] = _open(path)
+        try:
+            records = self._readers[chunk].read(positions)
+            return np.frombuffer(b"".join(records), self._row_dtype)
+        except Exception:  # A damaged file can raise anything.
+            raise UserError(_damaged(path)) from None
+
+
+def is_shards(path: StrPath) -> bool:
+    """Tell whether a folder has token shards, complete or not."""
+    return any(
+        os.path.isfile(os.path.join(path, name))
+        for name in (MANIFEST_FILE, PLAN_FILE)
+    )
+
+
+def _open(path: str) -> ArrayRecordReader:
+    try:
+        return ArrayRecordReader(
+            path,
+            options=_READER_OPTIONS,
+            file_reader_buffer_size=_READER_BUFFER_BYTES,
+        )
+    except Exception:  # A damaged file can raise anything.
+        raise UserError(_damaged(path)) from None
+
+
+def _measured(path: StrPath) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(
+            file, lambda: hashlib.blake2b(digest_size=16)
+        )
+        return {"bytes": file.tell(), "blake2b": digest.hexdigest()}
+
+
+def _damaged(path: StrPath) -> str:
+    return (
+        f"The shard {os.fspath(path)} is missing or damaged. Remove what is "
+        "left of it and its chunk-*.json, and run pixace-tf tokenize again."
+    )
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise the limit of open files, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        count = min(count, hard)
+    if soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

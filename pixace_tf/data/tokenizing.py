@@ -1,0 +1,350 @@
+"""From images to token shards: chunk by chunk, on one machine or on many.
+
+Each chunk is written by itself, whole or not at all, and depends on nothing
+but the plan, so whoever is missing one can write it: a command that goes on
+after a kill, another machine, a worker of Apache Beam.
+"""
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from pixace_tf import storage
+from pixace_tf.console import ProgressCallback
+from pixace_tf.data import image_files, token_shards
+from pixace_tf.data.sources import (
+    TFDS_PREFIX,
+    FolderSource,
+    SmallImages,
+    Source,
+    TfdsSource,
+    digest_of,
+    is_held_out,
+    nothing_usable,
+)
+from pixace_tf.data.tar_files import ENDING, TarSource
+from pixace_tf.data.token_dataset import tokenize as tokenize_images
+from pixace_tf.data.token_shards import PARTS, Shards
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.errors import UserError
+from pixace_tf.storage import StrPath
+
+CHUNK_SIZE = 16_384
+# So many of what is skipped are named in the manifest; the others in the
+# files of their chunks.
+MAX_NAMED_SKIPS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is tokenized, and where to.
+
+    Attributes:
+        source: A folder, `tfds:NAME[/CONFIG][:SPLIT]`, or tar files.
+        path: The folder of the shards.
+        tokenizer_config: Of `PixelTokenizer.get_config`.
+        max_pixels: Largest image to decode, by its header.
+        download: Whether a TensorFlow data set may be downloaded.
+        dedup: Whether of equal small images only the first one is kept.
+        chunk_size: Images in a chunk; a tar file is always one.
+    """
+
+    source: str
+    path: str
+    tokenizer_config: dict[str, Any]
+    max_pixels: int = image_files.MAX_PIXELS
+    download: bool = False
+    dedup: bool = False
+    chunk_size: int = CHUNK_SIZE
+
+    @functools.cached_property
+    def tokenizer(self) -> PixelTokenizer:
+        """The tokenizer of the job."""
+        config = self.tokenizer_config
+        size = tuple(config["image_size"])
+        return PixelTokenizer(**{**config, "image_size": size})
+
+    @functools.cached_property
+    def images(self) -> Source:
+        """The images of the job, as they are now."""
+        if self.source.startswith(TFDS_PREFIX):
+            return TfdsSource(self.source, self.download, self.chunk_size)
+        if ENDING.search(self.source):
+            return TarSource(self.source, self.max_pixels)
+        return FolderSource(self.source, self.max_pixels, self.chunk_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker opens the images itself.
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def file(self, name: str) -> str:
+        """Return the path of a file of the shards."""
+        return os.path.join(self.path, name)
+
+    def is_done(self, chunk: int) -> bool:
+        """Tell whether a chunk is written."""
+        return os.path.exists(self.file(_entry_name(chunk)))
+
+
+# Writes the chunks of a job.
+Runner = Callable[[Job, Sequence[int]], None]
+
+
+def tokenize(
+    source: StrPath,
+    out: StrPath,
+    tokenizer: PixelTokenizer,
+    *,
+    shard: tuple[int, int] = (1, 1),
+    run: Runner | None = None,
+    progress: ProgressCallback | None = None,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> Shards | None:
+    """Write the tokens of images as shards, or go on where that was.
+
+    Args:
+        source: A folder, `tfds:NAME[/CONFIG][:SPLIT]`, or a path of tar files,
+            which may have wildcards.
+        out: The folder of the shards; missing, empty, or begun by the same
+            call.
+        tokenizer: Makes the tokens.
+        shard: `(i, n)`: this machine is the i-th of n that work in `out`, from
+            1 on, and takes its share of the chunks.
+        run: Writes the chunks; by default one after the other, here.
+        progress: Told the chunks done and their number.
+        say: Takes each line of the report.
+        **options: Further attributes of `Job`.
+
+    Returns:
+        The shards, or None where other machines still have chunks to write.
+
+    Raises:
+        UserError: If there is no usable image, or `out` holds something else.
+    """
+    source = os.fspath(source)
+    job = Job(source, os.fspath(out), tokenizer.get_config(), **options)
+    _begin(job)
+    count = job.images.num_chunks
+    missing = [chunk for chunk in range(count) if not job.is_done(chunk)]
+    mine = [chunk for chunk in missing if chunk % shard[1] == shard[0] - 1]
+    if run is None:
+        run = functools.partial(_write_chunks, progress=progress)
+    run(job, mine)
+    left = [chunk for chunk in range(count) if not job.is_done(chunk)]
+    if left:
+        say(f"{len(left)} of {count} chunks are left to the other machines.")
+        return None
+    is_joined = os.path.exists(job.file(token_shards.MANIFEST_FILE))
+    if missing or not is_joined:
+        _join(job)
+    shards = Shards.open(job.path)
+    if not missing and is_joined:
+        shards.verify()
+    say(_describe(shards))
+    return shards
+
+
+def write_chunk(job: Job, chunk: int) -> None:
+    """Write the shards of a chunk, and the file that says it is done.
+
+    Args:
+        job: The job; its plan is written.
+        chunk: In `[0, job.images.num_chunks)`.
+    """
+    small = job.images.read(chunk, job.tokenizer)
+    labels = sorted(set(small.labels))
+    rows = _rows(small, labels, job.tokenizer)
+    in_train = _in_train(small, rows, job.images.has_parts)
+    counts = np.bincount(rows["label"][in_train], minlength=len(labels))
+    entry: dict[str, Any] = {"labels": labels, "num_train": counts.tolist()}
+    for part, chosen in zip(PARTS, (in_train, ~in_train), strict=True):
+        path = job.file(token_shards.shard_name(chunk, part))
+        entry[part] = token_shards.write_shard(path, rows[chosen])
+    entry["skipped"] = [[s.path, s.reason] for s in small.skipped]
+    storage.write_json(job.file(_entry_name(chunk)), entry)
+
+
+def _write_chunks(
+    job: Job, chunks: Sequence[int], progress: ProgressCallback | None
+) -> None:
+    for done, chunk in enumerate(chunks):
+        if progress is not None:
+            progress(done, len(chunks))
+        write_chunk(job, chunk)
+
+
+def _rows(
+    small: SmallImages, labels: Sequence[str], tokenizer: PixelTokenizer
+) -> np.ndarray:
+    """Return what the shards hold of some images; see `row_dtype`."""
+    size = tokenizer.palette.vocabulary_size
+    dtype = token_shards.row_dtype(tokenizer.sequence_length, size)
+    rows = np.empty(len(small.images), dtype)
+    if len(rows):
+        digests = b"".join(map(digest_of, small.images))
+        rows["token_ids"] = tokenize_images(small.images, tokenizer)
+        rows["label"] = [labels.index(label) for label in small.labels]
+        rows["digest"] = np.frombuffer(digests, np.uint8).reshape(-1, 16)
+    return rows
+
+
+def _in_train(
+    small: SmallImages, rows: np.ndarray, has_parts: bool
+) -> np.ndarray:
+    """Return bool `(N,)`; copies between the parts are left out by `_join`."""
+    if has_parts:
+        return np.array([part == "train" for part in small.parts], bool)
+    digests = [row.tobytes() for row in rows["digest"]]
+    return np.array([not is_held_out(digest) for digest in digests], bool)
+
+
+def _begin(job: Job) -> None:
+    """Write the plan, or compare it with the one that is there.
+
+    Raises:
+        UserError: If the folder holds something else.
+    """
+    plan_path = job.file(token_shards.PLAN_FILE)
+    images = hashlib.blake2b(digest_size=16)
+    for line in job.images.state():
+        images.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    plan = {
+        "format": token_shards.FORMAT,
+        "tokenizer": job.tokenizer_config,
+        "max_pixels": job.max_pixels,
+        "dedup": job.dedup,
+        "chunk_size": job.chunk_size,
+        "num_chunks": job.images.num_chunks,
+        "has_parts": job.images.has_parts,
+        "images": images.hexdigest(),
+    }
+    os.makedirs(job.path, exist_ok=True)
+    if not os.path.exists(plan_path):
+        if any(not name.startswith(".") for name in os.listdir(job.path)):
+            raise UserError(
+                f"{job.path} is not empty, and no folder of token shards."
+            )
+        storage.mark_folder(job.path)
+        storage.write_json(plan_path, plan)
+        return
+    with open(plan_path) as file:
+        before = json.load(file)
+    if before != plan:
+        names = [n for n in plan if before.get(n) != plan[n]]
+        raise UserError(
+            f"{job.path} was begun with other images."
+            if set(names) <= {"images", "num_chunks", "has_parts"}
+            else f"{job.path} was begun with another {names[0]}: "
+            f"{before.get(names[0])}, now {plan[names[0]]}."
+        )
+
+
+def _join(job: Job) -> None:
+    """Write the manifest of chunks that are all there."""
+    chunks = []
+    for chunk in range(job.images.num_chunks):
+        with open(job.file(_entry_name(chunk))) as file:
+            chunks.append(json.load(file))
+    skipped = [[s.path, s.reason] for s in job.images.skipped]
+    skipped += [entry for chunk in chunks for entry in chunk.pop("skipped")]
+    label_counts: collections.Counter[str] = collections.Counter()
+    for chunk in chunks:
+        numbers = chunk.pop("num_train")
+        label_counts.update(dict(zip(chunk["labels"], numbers, strict=True)))
+    left_out = _left_out(job, chunks)
+    counts = {
+        part: sum(chunk[part]["count"] for chunk in chunks) - len(left_out[part])
+        for part in PARTS
+    }
+    if not counts["train"]:
+        named = [image_files.Skipped(*entry) for entry in skipped]
+        raise UserError(nothing_usable(job.source, named))
+    storage.write_npz(job.file(token_shards.LEFT_OUT_FILE), left_out, {})
+    storage.write_json(
+        job.file(token_shards.MANIFEST_FILE),
+        {
+            "format": token_shards.FORMAT,
+            "tokenizer": job.tokenizer_config,
+            "vocabulary_size": job.tokenizer.palette.vocabulary_size,
+            # With copies that are left out.
+            "label_counts": dict(sorted(label_counts.items())),
+            "counts": counts,
+            "copies_left_out": {p: len(left_out[p]) for p in PARTS},
+            "num_skipped": len(skipped),
+            "skipped": skipped[:MAX_NAMED_SKIPS],
+            "chunks": chunks,
+        },
+    )
+    # Of what was killed; all chunks are there.
+    storage.remove_unfinished(job.path)
+
+
+def _left_out(
+    job: Job, chunks: Sequence[dict[str, Any]]
+) -> dict[str, np.ndarray]:
+    """Return by part which rows are copies of others, sorted int64.
+
+    Without parts in the source, the pixels themselves decide where a row lies,
+    so copies lie on one side; they are left out where that is asked for.
+    """
+    left_out = {part: np.zeros(0, np.int64) for part in PARTS}
+    if job.dedup:
+        for part in PARTS:
+            digests = np.concatenate([*_digests(job, chunks, part), _NO_DIGEST])
+            _, first = np.unique(digests, return_index=True)
+            left_out[part] = np.setdiff1d(np.arange(len(digests)), first)
+    if job.images.has_parts:
+        held_out = np.concatenate(
+            [*_digests(job, chunks, "validation"), _NO_DIGEST]
+        )
+        common = [
+            digests[np.isin(digests, held_out)]
+            for digests in _digests(job, chunks, "train")
+        ]
+        also_train = np.isin(held_out, np.concatenate([*common, _NO_DIGEST]))
+        left_out["validation"] = np.union1d(
+            left_out["validation"], np.flatnonzero(also_train)
+        )
+    return left_out
+
+
+# All digests have 16 bytes, so that zeros at their end do not matter.
+_NO_DIGEST = np.zeros(0, "S16")
+
+
+def _digests(
+    job: Job, chunks: Sequence[dict[str, Any]], part: str
+) -> Iterator[np.ndarray]:
+    """Yield the digests of each chunk, S16 `(N,)`."""
+    dtype = token_shards.row_dtype(
+        job.tokenizer.sequence_length, job.tokenizer.palette.vocabulary_size
+    )
+    for chunk, entry in enumerate(chunks):
+        if entry[part]["count"]:
+            path = job.file(token_shards.shard_name(chunk, part))
+            rows = token_shards.read_shard(path, dtype)
+            yield np.ascontiguousarray(rows["digest"]).view("S16")[:, 0]
+
+
+def _describe(shards: Shards) -> str:
+    manifest = shards.manifest
+    counts, copies = manifest["counts"], manifest["copies_left_out"]
+    reasons = collections.Counter(reason for _, reason in manifest["skipped"])
+    most = "".join(f", most: {r}" for r, _ in reasons.most_common(1))
+    return (
+        f"{counts['train']:,} images to train on, {counts['validation']:,} to "
+        f"validate, {sum(copies.values()):,} copies left out, "
+        f"{manifest['num_skipped']:,} skipped{most}: {shards.path}"
+    )
+
+
+def _entry_name(chunk: int) -> str:
+    return f"chunk-{chunk:06}.json"

@@ -1,0 +1,370 @@
+"""From images to token shards, and what trains from them."""
+
+import io
+import json
+import os
+import pathlib
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pixace_tf import storage
+from pixace_tf.cli import main
+from pixace_tf.data import cartoons, token_dataset, token_shards, tokenizing
+from pixace_tf.data.token_shards import PARTS, Shards, ShardRows
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.data.tokenizing import Job
+from pixace_tf.errors import UserError
+from pixace_tf.training.fit import fit
+
+TOKENIZER = PixelTokenizer((8, 8))
+CLASSES = ("cat", "dog")
+NUM_IMAGES = 300
+
+
+def save_noise(path, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images in class folders, one of which does not load."""
+    root = tmp_path_factory.mktemp("images")
+    for i in range(NUM_IMAGES):
+        save_noise(root / CLASSES[i % 3 == 0] / f"{i:03}.png", i)
+    (root / "cat" / "bad.png").write_text("text")
+    return root
+
+
+def tokenize(source, out, **options):
+    lines = []
+    options = {"chunk_size": 64, **options}
+    shards = tokenizing.tokenize(
+        source, out, TOKENIZER, say=lines.append, **options
+    )
+    return shards, lines
+
+
+@pytest.fixture(scope="module")
+def shards(folder, tmp_path_factory):
+    return tokenize(folder, tmp_path_factory.mktemp("shards") / "out")[0]
+
+
+def content(path):
+    """Return the bytes of all files of a folder."""
+    path = pathlib.Path(path)
+    return {name: (path / name).read_bytes() for name in os.listdir(path)}
+
+
+def rows_of(shards, part):
+    """All rows of a part: bytes of tokens, and the name of the class."""
+    rows = ShardRows(shards, part)
+    token_ids, labels = rows.read(np.arange(len(rows)))
+    names = [shards.label_names[label] for label in labels]
+    return list(zip(map(bytes, token_ids), names, strict=True))
+
+
+def test_shards_hold_what_is_held_in_memory(folder, shards):
+    data = token_dataset.load(str(folder), TOKENIZER)
+    for part in PARTS:
+        token_ids = getattr(data, part)
+        labels = getattr(data, f"{part}_labels")
+        names = [data.label_names[label] for label in labels]
+        expected = list(zip(map(bytes, token_ids), names, strict=True))
+        assert rows_of(shards, part) == expected
+    assert shards.manifest["num_skipped"] == 1
+    assert shards.manifest["skipped"][0][0] == "cat/bad.png"
+    assert shards.manifest["label_counts"] == data.label_counts()
+    counts = shards.manifest["counts"]
+    assert sum(counts.values()) == NUM_IMAGES
+    shards.verify()
+
+
+def test_rows_are_read_in_any_order_and_twice(shards):
+    rows = ShardRows(shards, "train")
+    index = np.array([200, 3, 3, 64, 0, len(rows) - 1])
+    everything = rows[np.arange(len(rows))]
+    np.testing.assert_array_equal(rows[index], everything[index])
+
+
+@pytest.mark.parametrize("killed_at", range(1, 24, 3))
+def test_a_kill_at_any_write_changes_nothing(
+    folder, shards, tmp_path, monkeypatch, killed_at
+):
+    replace, calls = os.replace, []
+
+    def dies(*paths):
+        calls.append(paths)
+        if len(calls) == killed_at:
+            raise SystemExit  # As if killed: nothing is told or mended.
+        replace(*paths)
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(os, "replace", dies)
+    try:
+        tokenize(folder, out)
+    except SystemExit:
+        assert not (out / "manifest.json").exists()
+    assert len(calls) >= min(killed_at, 10)
+    monkeypatch.setattr(os, "replace", replace)
+    tokenize(folder, out)
+    assert content(out) == content(shards.path)
+
+
+def test_machines_share_the_work_and_the_last_one_joins(
+    folder, shards, tmp_path
+):
+    out = tmp_path / "out"
+    for index in (1, 3):
+        part, lines = tokenize(folder, out, shard=(index, 3))
+        assert part is None
+        assert "left to the other machines" in lines[-1]
+        with pytest.raises(UserError, match="until it is complete"):
+            Shards.open(out)
+    whole, _ = tokenize(folder, out, shard=(2, 3))
+    assert whole.digest() == shards.digest()
+    assert content(out) == content(shards.path)
+
+
+def test_a_finished_folder_is_verified(folder, tmp_path):
+    out = tmp_path / "out"
+    first, _ = tokenize(folder, out)
+    before = content(out)
+    again, _ = tokenize(folder, out)
+    assert content(out) == before
+    path, _ = next(first.files())
+    with open(path, "r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(b"x")
+    with pytest.raises(UserError, match="damaged"):
+        tokenize(folder, out)
+    os.unlink(path)
+    os.unlink(out / "chunk-000000.json")
+    tokenize(folder, out)
+    assert content(out) == before
+
+
+def test_what_validates_never_trains(tmp_path):
+    for i in range(40):
+        save_noise(tmp_path / "in" / "train" / f"{i:02}.png", i % 30)
+    for i in range(20, 40):
+        save_noise(tmp_path / "in" / "val" / f"{i}.png", i)
+    shards, _ = tokenize(tmp_path / "in", tmp_path / "out", chunk_size=7)
+    train, validation = (rows_of(shards, part) for part in PARTS)
+    # Of the twenty that validate, ten are among those that train.
+    assert len(train) == 40
+    assert len(validation) == 10
+    assert not set(train) & set(validation)
+    assert shards.manifest["copies_left_out"] == {"train": 0, "validation": 10}
+
+
+def test_copies_are_left_out_where_that_is_asked_for(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "in" / "copies")
+    shutil.copytree(folder, tmp_path / "in" / "originals")
+    out = tmp_path / "out"
+    twice, _ = tokenize(tmp_path / "in", out)
+    assert sum(twice.manifest["counts"].values()) == 2 * NUM_IMAGES
+    once, _ = tokenize(tmp_path / "in", tmp_path / "once", dedup=True)
+    assert sum(once.manifest["counts"].values()) == NUM_IMAGES
+    for part in PARTS:
+        rows = rows_of(once, part)
+        assert len(set(rows)) == len(rows)
+        assert set(rows) == set(rows_of(twice, part)[: len(rows)])
+
+
+def add(tar, name, content):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_tar_files_hold_what_a_folder_holds(folder, shards, tmp_path, ending):
+    paths = sorted(folder.rglob("*.png"))
+    for start in range(0, len(paths), 100):
+        path = tmp_path / f"shard-{start:03}.{ending}"
+        with tarfile.open(path, "w:gz" if ending == "tar.gz" else "w") as tar:
+            for i, image in enumerate(paths[start : start + 100]):
+                key = f"{start + i:06}"
+                add(tar, f"{key}.mask.png", b"no image to learn from")
+                add(tar, f"{key}.cls", image.parent.name.encode())
+                add(tar, f"{key}.png", image.read_bytes())
+                add(tar, f"{key}.json", b"{}")
+    found, lines = tokenize(f"{tmp_path}/*.{ending}", tmp_path / "out")
+    for part in PARTS:
+        assert rows_of(found, part) == rows_of(shards, part)
+    ((name, reason),) = found.manifest["skipped"]
+    assert name.endswith("000000.png")
+    assert reason == "not a picture in a known format"
+    assert "1 skipped" in lines[-1]
+
+
+def test_names_of_tar_files_and_folders_in_them_tell_parts_and_classes(
+    folder, tmp_path
+):
+    paths = sorted(folder.rglob("[0-9]*.png"))
+    for name, some in (
+        ("set-train-0.tar", paths[:20]),
+        ("set-val-0.tar", paths[20:30]),
+        ("set-test-0.tar", paths[30:40]),
+    ):
+        with tarfile.open(tmp_path / name, "w") as tar:
+            for path in some:
+                tar.add(path, f"./{path.parent.name}/{path.name}")
+    shards, _ = tokenize(f"{tmp_path}/*.tar", tmp_path / "out")
+    assert shards.manifest["counts"] == {"train": 20, "validation": 10}
+    assert shards.label_names == ["cat"]
+    assert "set-test-0.tar" in shards.manifest["skipped"][0][0]
+
+
+def test_a_tfds_data_set_is_read_in_chunks(tiny_zoo, tmp_path):
+    shards, _ = tokenize(tiny_zoo, tmp_path / "out", chunk_size=4)
+    data = token_dataset.load(tiny_zoo, TOKENIZER)
+    for part in PARTS:
+        found = [token_ids for token_ids, _ in rows_of(shards, part)]
+        assert sorted(found) == sorted(map(bytes, getattr(data, part)))
+    assert len(shards.manifest["chunks"]) == 4
+
+
+def test_training_from_shards_is_training_from_images(folder, shards, tmp_path):
+    options = {
+        "runs_dir": tmp_path,
+        "preset": "pico",
+        "batch_size": 16,
+        "epochs": 2,
+        "jit_compile": False,
+        "say": lambda line: None,
+    }
+    plain = fit(str(folder), name="plain", image_size=(8, 8), **options)
+    sharded = fit(shards.path, name="sharded", **options)
+    assert plain.model.labels == sharded.model.labels == CLASSES
+    for a, b in zip(plain.model.weights, sharded.model.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    # A longer budget goes on.
+    more = fit(shards.path, name="sharded", **{**options, "epochs": 3})
+    history = json.loads(pathlib.Path(more.file("history.json")).read_text())
+    assert len(history) == 3
+
+
+def test_shards_with_other_colors_are_refused(shards, tmp_path):
+    with pytest.raises(UserError, match=r"have the image_size \(8, 8\)"):
+        fit(shards.path, runs_dir=tmp_path, image_size=(16, 16))
+    with pytest.raises(UserError, match="have the bit_widths"):
+        fit(shards.path, runs_dir=tmp_path, bit_widths=(3, 3, 3))
+
+
+def test_a_shard_that_is_lost_is_one_clear_line(folder, tmp_path):
+    out = tmp_path / "out"
+    shards, _ = tokenize(folder, out)
+    path, entry = next(shards.files())
+    rows = ShardRows(shards, "train")
+    with open(path, "r+b") as file:
+        file.truncate(entry["bytes"] // 2)
+    with pytest.raises(UserError, match="is missing or damaged"):
+        Shards.open(out)
+    with pytest.raises(UserError, match="is missing or damaged"):
+        rows[np.arange(60)]
+    with pytest.raises(UserError, match="is missing or damaged"):
+        fit(str(out), runs_dir=tmp_path, say=lambda line: None)
+
+
+def test_mistakes_are_one_clear_line(folder, tmp_path):
+    out = tmp_path / "out"
+    tokenize(folder, out)
+    with pytest.raises(UserError, match="begun with another chunk_size: 64"):
+        tokenize(folder, out, chunk_size=50)
+    save_noise(tmp_path / "other" / "1.png", 1)
+    with pytest.raises(UserError, match="begun with other images"):
+        tokenize(tmp_path / "other", out)
+    with pytest.raises(UserError, match="not empty, and no folder of token"):
+        tokenize(folder, tmp_path / "other")
+    with pytest.raises(UserError, match="There is no folder"):
+        tokenize(tmp_path / "missing", tmp_path / "a")
+    with pytest.raises(UserError, match="There is no tar file"):
+        tokenize(str(tmp_path / "*.tar"), tmp_path / "b")
+    (tmp_path / "text.tar").write_text("text")
+    with pytest.raises(UserError, match=r"text\.tar is broken"):
+        tokenize(str(tmp_path / "text.tar"), tmp_path / "c")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.png").write_text("text")
+    with pytest.raises(UserError, match="No usable picture"):
+        tokenize(tmp_path / "empty", tmp_path / "d")
+
+
+def test_the_command_line_tokenizes_and_says_what_comes_next(folder, tmp_path):
+    out = str(tmp_path / "out")
+    arguments = ["tokenize", str(folder), out, "--image-size", "8"]
+    done = CliRunner().invoke(main, [*arguments, "--shard", "1/1"])
+    assert done.exit_code == 0, done.output
+    assert "1 skipped, most: not a picture in a known format" in done.output
+    assert f"Now try: pixace-tf fit {out}" in done.output
+    for wrong in ("0/2", "3/2", "1", "a/b"):
+        refused = CliRunner().invoke(main, [*arguments, "--shard", wrong])
+        assert refused.exit_code == 2
+        assert "1/4" in refused.output or "none of" in refused.output
+
+
+def test_a_job_travels_without_what_it_has_opened(folder, tmp_path):
+    job = Job(str(folder), str(tmp_path), TOKENIZER.get_config())
+    assert job.images.num_chunks == 1
+    copy = pickle.loads(pickle.dumps(job))
+    assert "images" not in vars(copy)
+    assert copy == job
+
+
+@pytest.mark.soak
+def test_ten_kills_change_nothing(tmp_path):
+    images = tmp_path / "images"
+    cartoons.draw_folder(str(images), 800)
+    command = [sys.executable, "-m", "pixace_tf", "tokenize", str(images)]
+    options = ["--image-size", "8", "--chunk-size", "40"]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    subprocess.run([*command, str(straight), *options], check=True)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        process = subprocess.Popen([*command, str(killed), *options])
+        begin = time.monotonic()
+        while not (killed / "plan.json").exists() and process.poll() is None:
+            assert time.monotonic() - begin < 120
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.6))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, str(killed), *options], check=True)
+    assert content(killed) == content(straight)
+
+
+@pytest.mark.soak
+def test_beam_writes_what_the_plain_command_writes(folder, shards, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "pixace_tf", "tokenize", str(folder)]
+    options = ["--image-size", "8", "--chunk-size", "64"]
+    runner = [
+        *("--runner", "DirectRunner"),
+        *("--runner-option", "direct_num_workers=2"),
+        *("--runner-option", "direct_running_mode=multi_processing"),
+    ]
+    subprocess.run([*command, str(out), *options, *runner], check=True)
+    assert content(out) == content(shards.path)
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a"
+    with pytest.raises(RuntimeError), storage.new_file(path) as temporary:
+        with open(temporary, "w") as file:
+            file.write("half")
+        raise RuntimeError
+    assert not os.listdir(tmp_path)
+    assert token_shards.write_shard(path, np.zeros(0))["count"] == 0
+    assert not path.exists()
