@@ -28,9 +28,10 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     first = token_dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
     first.save(cache)
     scans = []
-    scan = image_files.scan
+    check = image_files.check_files
     monkeypatch.setattr(
-        image_files, "scan", lambda *a, **k: scans.append(1) or scan(*a, **k)
+        *(image_files, "check_files"),
+        lambda *a, **k: scans.append(1) or check(*a, **k),
     )
     again = token_dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
     assert not scans

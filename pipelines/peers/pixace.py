@@ -72,7 +72,10 @@ def learn(
         history = json.load(file)
     return {
         "curve": [
-            [entry["seconds"], entry["val_bits_per_pixel"]] for entry in history
+            [entry["seconds"], entry["val_bits_per_pixel"]]
+            for entry in history
+            # Some epochs go by without a validation.
+            if "val_bits_per_pixel" in entry
         ],
         "parameters": run.model.count_params(),
     }

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,9 +95,7 @@ def read_shard(path: StrPath, dtype: np.dtype) -> np.ndarray:
     """
     reader = _open(os.fspath(path))
     try:
-        return np.frombuffer(b"".join(reader.read_all()), dtype)
-    except Exception:  # A damaged file can raise anything.
-        raise UserError(_damaged(path)) from None
+        return _joined(path, reader.read_all, dtype)
     finally:
         reader.close()
 
@@ -300,11 +298,9 @@ class ShardRows:
             if not self._readers:
                 _allow_open_files(len(self._ends) + _OTHER_FILES)
             self._readers[chunk] = _open(path)
-        try:
-            records = self._readers[chunk].read(positions)
-            return np.frombuffer(b"".join(records), self._row_dtype)
-        except Exception:  # A damaged file can raise anything.
-            raise UserError(_damaged(path)) from None
+        return _joined(
+            path, lambda: self._readers[chunk].read(positions), self._row_dtype
+        )
 
 
 def is_shards(path: StrPath) -> bool:
@@ -324,6 +320,24 @@ def _open(path: str) -> ArrayRecordReader:
         )
     except Exception:  # A damaged file can raise anything.
         raise UserError(_damaged(path)) from None
+
+
+def _joined(
+    path: StrPath, read: Callable[[], Sequence[bytes]], dtype: np.dtype
+) -> np.ndarray:
+    """Return the records that a function reads, as an array.
+
+    Raises:
+        UserError: If they cannot be read, or are no whole records; a file that
+            was cut gives none.
+    """
+    try:
+        rows = np.frombuffer(b"".join(read()), dtype)
+    except Exception:  # A damaged file can raise anything.
+        rows = np.zeros(0, dtype)
+    if not len(rows):
+        raise UserError(_damaged(path))
+    return rows
 
 
 def _measured(path: StrPath) -> dict[str, Any]:

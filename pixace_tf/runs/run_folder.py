@@ -156,9 +156,17 @@ def load_weights(run: Run) -> Run:
 
 def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
     """Return the model's weights by the path of each variable."""
-    arrays = {v.path: np.asarray(v.value) for v in model.weights}
+    arrays = {v.path: array_of(v) for v in model.weights}
     assert len(arrays) == len(model.weights), "two weights share a path"
     return arrays
+
+
+def array_of(variable: keras.Variable) -> np.ndarray:
+    """Return the value of a variable, which may lie on several devices."""
+    value = variable.value
+    # NumPy cannot read a variable of several devices itself.
+    is_variable = hasattr(value, "read_value")
+    return np.asarray(value.read_value() if is_variable else value)
 
 
 def assign_by_path(

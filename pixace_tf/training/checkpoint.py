@@ -68,7 +68,7 @@ class Checkpoint(keras.callbacks.Callback):
         if not all(np.isfinite(w).all() for w in weights.values()):
             raise UserError(not_finite("weights", self._run.path))
         hidden = {
-            name: np.asarray(variable.value)
+            name: run_folder.array_of(variable)
             for name, variable in self._hidden_variables().items()
         }
         storage.write_npz(

@@ -26,8 +26,14 @@ def compile_model(
     def pixel_loss(token_ids: Any, logits: Any) -> Any:
         return model.pixel_nats(token_ids, logits)
 
+    num_devices = _num_devices()
+    optimizer = keras.optimizers.AdamW
+    if num_devices > 1:
+        from pixace_tf.training import devices
+
+        optimizer = devices.SharedAdamW
     model.compile(
-        optimizer=keras.optimizers.AdamW(
+        optimizer=optimizer(
             learning_rate,
             beta_2=0.99,
             weight_decay=0.05,
@@ -38,10 +44,22 @@ def compile_model(
             name="adamw",  # Part of the names in a checkpoint.
         ),
         loss=pixel_loss,
-        jit_compile=jit_compile,
+        # XLA compiles no step that reaches beyond one device.
+        jit_compile=jit_compile and num_devices == 1,
     )
     model.optimizer.build(model.trainable_variables)
-    if jit_compile and keras.backend.backend() == "tensorflow":
+    if num_devices > 1:
+        model.train_step = devices.MirroredStep(model)
+    elif jit_compile and keras.backend.backend() == "tensorflow":
         from pixace_tf.training import sharded_step
 
         sharded_step.use(model)
+
+
+def _num_devices() -> int:
+    """Return how many devices share a batch; see `devices.strategy`."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync

@@ -26,7 +26,7 @@ from pixace_tf.model.presets import FALLBACK_PRESET
 from pixace_tf.runs import catalog, run_config, run_folder
 from pixace_tf.runs.arguments import refuse_changes
 from pixace_tf.runs.run_folder import Run
-from pixace_tf.training import size_law, warm_start
+from pixace_tf.training import devices, size_law, warm_start
 from pixace_tf.training.loop import train
 from pixace_tf.training.training_arguments import AUTO, TrainingArguments
 
@@ -106,20 +106,21 @@ def fit(
     with storage.lock(path, in_use, error=RunInUseError):
         storage.remove_unfinished(path)
         keras.utils.set_random_seed(options.seed)
-        run = (
-            run_folder.create_run(
-                *(path, tokenizer, model_config, recorded),
-                *(recorded["precision"], options.jit_compile),
+        with devices.strategy(options.devices).scope():
+            run = (
+                run_folder.create_run(
+                    *(path, tokenizer, model_config, recorded),
+                    *(recorded["precision"], options.jit_compile),
+                )
+                if is_new
+                else _reopen(path, data, options.jit_compile)
             )
-            if is_new
-            else _reopen(path, data, options.jit_compile)
-        )
-        warm_start.load_unless_begun(run)
-        data.save(run.file(run_config.TOKENS_FILE))
-        train(
-            *(run, data, options.epochs, options.minutes),
-            *(options.checkpoint_seconds, say),
-        )
+            warm_start.load_unless_begun(run)
+            data.save(run.file(run_config.TOKENS_FILE))
+            train(
+                *(run, data, options.epochs, options.minutes),
+                *(options.checkpoint_seconds, say),
+            )
     if run.arguments["precision"] != SAMPLING_PRECISION:
         return run_folder.load_run(path, options.jit_compile)
     # This run has compiled what samples already.

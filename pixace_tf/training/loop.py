@@ -11,6 +11,7 @@ import tensorflow as tf
 from pixace_tf import compile_cache, console
 from pixace_tf.data import token_dataset
 from pixace_tf.data.token_dataset import ShardedDataset, TokenDataset
+from pixace_tf.errors import UserError
 from pixace_tf.painting.sheets import save_learning_curve
 from pixace_tf.runs.run_config import CHECKPOINT_FILE
 from pixace_tf.runs.run_folder import Run
@@ -54,7 +55,15 @@ def train(
         UserError: If the loss stops being finite.
     """
     batch_size = run.arguments["batch_size"]
-    micro = micro_batch_size(batch_size, run.model.sequence_length)
+    num_devices = tf.distribute.get_strategy().num_replicas_in_sync
+    if batch_size % num_devices:
+        raise UserError(
+            f"batch_size must be a multiple of the {num_devices} devices. "
+            f"Received: batch_size={batch_size}"
+        )
+    fitting = micro_batch_size(batch_size, run.model.sequence_length)
+    # Several devices are given their shares at once.
+    micro = fitting if num_devices == 1 else batch_size
     count = batch_size // micro
     steps_per_epoch = len(data.train) // batch_size * count
     budget = Budget(epochs, max_minutes, steps_per_epoch, count)
@@ -81,7 +90,7 @@ def train(
             state,
             budget,
             checkpoint,
-            _validation(run, data, micro, stop),
+            _validation(run, data, fitting, stop),
             [report.say_epoch, previews.update],
         )
         callbacks = [

@@ -6,6 +6,7 @@ The command line makes its options from them. Needs no TensorFlow.
 import dataclasses
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,6 +29,8 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 DEFAULT_MAX_MINUTES = 10.0
 # The preset that `size_law` chooses.
 AUTO = "auto"
+# As many devices as there are.
+ALL = "all"
 
 
 # What bounds of an argument are called, and what they demand.
@@ -174,6 +177,10 @@ class TrainingArguments:
         "auto: mixed_float16 on a GPU, float32 on a CPU.",
         PRECISIONS,
     )
+    devices: str = argument(
+        "1",
+        "GPUs of this machine that share each batch: a number, or all.",
+    )
     jit_compile: bool = argument(
         True, "Compile with XLA: training is twice as fast on a CPU."
     )
@@ -186,6 +193,11 @@ class TrainingArguments:
     download: bool = argument(False, "Download a tfds: data set if needed.")
 
     def __post_init__(self) -> None:
+        if self.devices != ALL and not re.fullmatch("[1-9][0-9]*", self.devices):
+            raise UserError(
+                "devices must be a positive number, or all. Received: "
+                f"devices={self.devices!r}"
+            )
         if self.epochs is not None and self.max_minutes is not None:
             raise UserError("Give epochs or max_minutes, not both.")
         for field in dataclasses.fields(self):

@@ -1,0 +1,88 @@
+"""Several devices that share each batch: here, two logical CPUs."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pixace_tf.errors import UserError
+from pixace_tf.storage import read_npz
+from pixace_tf.training.fit import fit
+
+SCRIPT = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two)
+from pixace_tf.training.fit import fit
+from pixace_tf.training.previews import Previews
+Previews.update = lambda *_, **__: None
+folder, runs_dir, name, devices, precision = sys.argv[1:]
+fit(folder, runs_dir=runs_dir, name=name, devices=devices, preset="pico",
+    precision=precision, image_size=(8, 8), batch_size=8, epochs=4,
+    checkpoint_seconds=0, jit_compile=False)
+"""
+
+
+def start(folder, runs_dir, name, devices, precision="float32"):
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(runs_dir)]
+    return subprocess.Popen([*command, name, devices, precision])
+
+
+def trained(*arguments):
+    assert start(*arguments).wait() == 0
+    arrays, meta = read_npz(arguments[1] / arguments[2] / "checkpoint.npz")
+    return arrays, meta
+
+
+@pytest.mark.slow
+def test_two_devices_learn_what_one_learns(cartoon_folder, tmp_path):
+    one, _ = trained(cartoon_folder, tmp_path, "one", "1")
+    two, meta = trained(cartoon_folder, tmp_path, "two", "all")
+    assert meta["epoch"] == 4
+    assert meta["history"][-1]["bits_per_pixel"] < 11
+    assert set(one) == set(two)
+    for name, array in one.items():
+        if "optimizer" not in name:
+            np.testing.assert_allclose(two[name], array, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_devices_go_on_after_a_kill(cartoon_folder, tmp_path):
+    whole, _ = trained(cartoon_folder, tmp_path, "whole", "2")
+    process = start(cartoon_folder, tmp_path, "killed", "2")
+    begin = time.monotonic()
+    while not (tmp_path / "killed" / "checkpoint.npz").exists():
+        assert process.poll() is None
+        assert time.monotonic() - begin < 120
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again, _ = trained(cartoon_folder, tmp_path, "killed", "2")
+    for name, array in whole.items():
+        np.testing.assert_allclose(again[name], array, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_devices_train_in_mixed_precision(cartoon_folder, tmp_path):
+    arrays, meta = trained(
+        cartoon_folder, tmp_path, "mixed", "2", "mixed_float16"
+    )
+    losses = [entry["bits_per_pixel"] for entry in meta["history"]]
+    assert losses[-1] < losses[0]
+    assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_more_devices_than_there_are_is_one_clear_line(
+    cartoon_folder, tmp_path
+):
+    options = {"runs_dir": tmp_path, "say": lambda line: None}
+    with pytest.raises(UserError, match="devices must be at most 1"):
+        fit(str(cartoon_folder), devices="2", image_size=(8, 8), **options)
+    with pytest.raises(UserError, match="positive number, or all"):
+        fit(str(cartoon_folder), devices="some", **options)
