@@ -1,9 +1,9 @@
 """Put a trained run into the box: what `pixace-tf` can paint with at once.
 
 The weights are kept in float16, the training pictures not at all. Sheets go
-along, none of them picked: new pictures, completions of a few held-out ones, and
-of many new pictures those that are nearest to a training picture. What the card
-says of held-out bits is printed.
+along, none of them picked: new pictures, completions of a few held-out ones,
+and of many new pictures those that are nearest to a training picture. What the
+card says of held-out bits is printed.
 
 Command:  python pipelines/pack_box.py saved_models/NAME --card CARD.md
 Hardware: any
@@ -60,9 +60,7 @@ def main(run_path: str, card: str) -> None:
         (sheets.strip(examples), run_config.EXAMPLES_FILE),
     ):
         sheets.save_image(image, target / file)
-    tokens, _ = storage.read_npz(
-        os.path.join(run_path, run_config.TOKENS_FILE)
-    )
+    tokens, _ = storage.read_npz(os.path.join(run_path, run_config.TOKENS_FILE))
     held_out = some_of(tokens["validation"], NUM_SCORED)
     before, after = (
         Scorer(run.model).bits(held_out).mean() for run in (whole, packed)
@@ -78,7 +76,7 @@ def main(run_path: str, card: str) -> None:
 
 
 def copy_run(run: pathlib.Path, target: pathlib.Path) -> dict[str, float]:
-    """Write what names and weighs the model; return the epoch of the weights."""
+    """Copy the model; return the entry of the epoch of its weights."""
     config = json.loads((run / storage.RUN_FILE).read_text())
     config["arguments"]["source"] = target.name
     storage.write_json(target / storage.RUN_FILE, config)

@@ -20,7 +20,7 @@ from PIL import Image
 from pixace_tf import storage
 from pixace_tf.cli import main
 from pixace_tf.data import cartoons, token_dataset, token_shards, tokenizing
-from pixace_tf.data.token_shards import PARTS, Shards, ShardRows
+from pixace_tf.data.token_shards import PARTS, ShardRows, Shards
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.data.tokenizing import Job
 from pixace_tf.errors import UserError
@@ -142,7 +142,7 @@ def test_a_finished_folder_is_verified(folder, tmp_path):
     out = tmp_path / "out"
     first, _ = tokenize(folder, out)
     before = content(out)
-    again, _ = tokenize(folder, out)
+    tokenize(folder, out)
     assert content(out) == before
     path, _ = next(first.files())
     with open(path, "r+b") as file:
@@ -366,10 +366,14 @@ def test_beam_writes_what_the_plain_command_writes(folder, shards, tmp_path):
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a"
-    with pytest.raises(RuntimeError), storage.new_file(path) as temporary:
-        with open(temporary, "w") as file:
-            file.write("half")
-        raise RuntimeError
+
+    def write_half():
+        with storage.new_file(path) as temporary:
+            pathlib.Path(temporary).write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert not os.listdir(tmp_path)
     assert token_shards.write_shard(path, np.zeros(0))["count"] == 0
     assert not path.exists()

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from typing import Any
 
 import click
 
@@ -10,6 +9,7 @@ from pixace_tf.cli.group import main, needs_tensorflow
 from pixace_tf.cli.options import (
     BitWidths,
     ImageSize,
+    Share,
     download,
     max_megapixels,
     options_of,
@@ -39,23 +39,6 @@ def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
             f"skipped {image_files.printable(entry.path)}: {entry.reason}"
         )
     click.echo(f"{len(result.loads)} load, {len(result.skipped)} skipped.")
-
-
-class Share(click.ParamType):
-    """One of several machines."""
-
-    name = "i/n"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split("/")
-        if len(parts) != 2 or not all(p.isdigit() for p in parts):
-            self.fail(f"{value!r} should be like 1/4.", param, ctx)
-        index, count = map(int, parts)
-        if not 1 <= index <= count:
-            self.fail(f"{value!r} is none of 1/{count} to {count}/{count}.")
-        return index, count
 
 
 @main.command()
@@ -123,7 +106,7 @@ def tokenize(
     Examples:
       pixace-tf tokenize photos photo-tokens
       pixace-tf tokenize 'shards/train-*.tar' tokens --image-size 24
-      pixace-tf tokenize photos tokens --shard 2/4     # the second of 4 machines
+      pixace-tf tokenize photos tokens --shard 2/4    # the second of 4
       pixace-tf tokenize photos tokens --runner DirectRunner \\
           --runner-option direct_num_workers=4
     """

@@ -39,6 +39,23 @@ class BitWidths(click.ParamType):
         return tuple(int(p) for p in parts)
 
 
+class Share(click.ParamType):
+    """Which one of how many machines this is."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split("/")
+        if len(parts) != 2 or not all(p.isdigit() for p in parts):
+            self.fail(f"{value!r} should be like 1/4.", param, ctx)
+        index, count = map(int, parts)
+        if not 1 <= index <= count:
+            self.fail(f"{value!r} is none of 1/{count} to {count}/{count}.")
+        return index, count
+
+
 class Numbers(click.ParamType):
     """Numbers with commas."""
 

@@ -187,9 +187,7 @@ class FolderSource(Source):
             is_header_only=True,
         )
         decoded: dict[int, np.ndarray] = {}
-        images = _decode(
-            files, self._listing.root, tokenizer, self._max_pixels
-        )
+        images = _decode(files, self._listing.root, tokenizer, self._max_pixels)
         for done, (i, image) in enumerate(images, 1):
             if isinstance(image, Skipped):
                 skipped.append(image)

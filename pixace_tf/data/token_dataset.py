@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf.console import ProgressCallback
-from pixace_tf.data import image_files, labels, raster_orders, token_shards
+from pixace_tf.data import image_files, labels, raster_orders
 from pixace_tf.data.image_files import Skipped
 from pixace_tf.data.labels import NULL_LABEL, NULL_SHARE
 from pixace_tf.data.sources import TFDS_PREFIX, load_images
@@ -200,12 +200,11 @@ def load(
     max_pixels: int = image_files.MAX_PIXELS,
     download: bool = False,
     progress: ProgressCallback | None = None,
-) -> TokenDataset | ShardedDataset:
-    """Tokenize a folder or a TensorFlow data set, once, or open shards.
+) -> TokenDataset:
+    """Tokenize a folder or a TensorFlow data set, once.
 
     Args:
-        source: A folder of images or of token shards, or
-            `tfds:NAME[/CONFIG][:SPLIT]`.
+        source: A folder of images, or `tfds:NAME[/CONFIG][:SPLIT]`.
         tokenizer: Makes the tokens.
         cache_path: What `TokenDataset.save` wrote; it is read instead of the
             images while neither files nor tokenizer have changed. The files of
@@ -221,8 +220,6 @@ def load(
         UserError: If there is no usable image.
     """
     source = os.fspath(source)
-    if token_shards.is_shards(source):
-        return ShardedDataset(Shards.open(source))
     fingerprint = _fingerprint(source, tokenizer, max_pixels)
     if cache_path is not None and fingerprint:
         cached = _load_cache(cache_path, fingerprint)

@@ -261,7 +261,7 @@ def _join(job: Job) -> None:
         label_counts.update(dict(zip(chunk["labels"], numbers, strict=True)))
     left_out = _left_out(job, chunks)
     counts = {
-        part: sum(chunk[part]["count"] for chunk in chunks) - len(left_out[part])
+        part: sum(c[part]["count"] for c in chunks) - len(left_out[part])
         for part in PARTS
     }
     if not counts["train"]:

@@ -1,7 +1,6 @@
 """Which runs there are, and which one a name means. Needs no TensorFlow."""
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,9 +10,9 @@ from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
 from pixace_tf.runs import hub
 from pixace_tf.runs.run_config import (
-    HISTORY_FILE,
     SAMPLES_FILE,
     WEIGHTS_FILE,
+    best_bits,
     read_config,
 )
 from pixace_tf.storage import RUN_FILE, StrPath
@@ -140,24 +139,6 @@ def known_runs() -> list[KnownRun]:
             except UserError:
                 continue
     return [found[name] for name in sorted(found)]
-
-
-def best_bits(path: StrPath) -> float | None:
-    """Return the lowest validation bits per pixel of a run.
-
-    Args:
-        path: Its folder.
-
-    Returns:
-        None before the first validation, or where the history is lost.
-    """
-    try:
-        with open(os.path.join(path, HISTORY_FILE), encoding="utf-8") as file:
-            history = json.load(file)
-        key = "val_bits_per_pixel"
-        return min((e[key] for e in history if key in e), default=None)
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def _runs_in(folder: str) -> list[str]:

@@ -390,7 +390,7 @@ def _card(path: str, config: dict[str, Any], address: Address) -> str:
 def _card_rows(path: str, config: dict[str, Any]) -> dict[str, str]:
     from pixace_tf.data.image_files import printable
     from pixace_tf.data.palette import Palette
-    from pixace_tf.runs.catalog import best_bits
+    from pixace_tf.runs.run_config import best_bits
 
     tokenizer, model = config["tokenizer"], config["model"]
     height, width = tokenizer["image_size"]

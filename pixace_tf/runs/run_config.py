@@ -21,7 +21,7 @@ import os
 from typing import Any
 
 from pixace_tf.errors import UserError
-from pixace_tf.storage import RUN_FILE
+from pixace_tf.storage import RUN_FILE, StrPath
 
 FORMAT = 2
 WEIGHTS_FILE = "weights.npz"
@@ -74,3 +74,21 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         **config["model"],
     }
     return config
+
+
+def best_bits(path: StrPath) -> float | None:
+    """Return the lowest validation bits per pixel of a run.
+
+    Args:
+        path: Its folder.
+
+    Returns:
+        None before the first validation, or where the history is lost.
+    """
+    try:
+        with open(os.path.join(path, HISTORY_FILE), encoding="utf-8") as file:
+            history = json.load(file)
+        key = "val_bits_per_pixel"
+        return min((e[key] for e in history if key in e), default=None)
+    except (OSError, ValueError, TypeError):
+        return None

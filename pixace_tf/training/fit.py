@@ -98,9 +98,7 @@ def fit(
         options = options.with_preset(_choose_preset(options, data, say))
     recorded = _resolve(source, options, data, start) if is_new else {}
     model_config = _model_config(options, start)
-    model_config["labels"] = labels.choose(
-        data.label_counts(), options.labels
-    )
+    model_config["labels"] = labels.choose(data.label_counts(), options.labels)
     os.makedirs(path, exist_ok=True)
     in_use = f"Another training is using {path}."
     with storage.lock(path, in_use, error=RunInUseError):
@@ -267,6 +265,11 @@ def _load_data(
     say: Callable[[str], None],
 ) -> TokenDataset | ShardedDataset:
     """Read the tokens, and say what was skipped."""
+    data: TokenDataset | ShardedDataset
+    if token_shards.is_shards(source):
+        data = ShardedDataset(Shards.open(source))
+        _say_counts(data, say)
+        return data
     with console.ProgressBar("Reading images") as bar:
         data = token_dataset.load(
             source,
@@ -280,6 +283,13 @@ def _load_data(
         say(f"skipped {image_files.printable(skipped.path)}: {skipped.reason}")
     if len(data.skipped) > MAX_NAMED_SKIPS:
         say(f"... and {len(data.skipped) - MAX_NAMED_SKIPS} more.")
+    _say_counts(data, say)
+    return data
+
+
+def _say_counts(
+    data: TokenDataset | ShardedDataset, say: Callable[[str], None]
+) -> None:
     say(
         f"{len(data.train):,} images to train on, {len(data.validation):,} "
         f"to validate, {len(data.skipped):,} skipped."
@@ -290,7 +300,6 @@ def _load_data(
             "0.1 help; evaluate --report shows the nearest training picture "
             "of each new one."
         )
-    return data
 
 
 def _refuse_changes(

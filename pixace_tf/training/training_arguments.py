@@ -193,7 +193,7 @@ class TrainingArguments:
     download: bool = argument(False, "Download a tfds: data set if needed.")
 
     def __post_init__(self) -> None:
-        if self.devices != ALL and not re.fullmatch("[1-9][0-9]*", self.devices):
+        if not re.fullmatch(f"{ALL}|[1-9][0-9]*", self.devices):
             raise UserError(
                 "devices must be a positive number, or all. Received: "
                 f"devices={self.devices!r}"
