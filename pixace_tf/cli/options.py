@@ -127,6 +127,8 @@ def _type_of(field: dataclasses.Field) -> click.ParamType:
         return click.Choice(rules["choices"])
     if field.name in _TYPES:
         return _TYPES[field.name]
+    if field.type is str:
+        return click.STRING
     bounds = rules["bounds"]
     low = bounds["at least"] if bounds["above"] is None else bounds["above"]
     high = bounds["at most"] if bounds["below"] is None else bounds["below"]
