@@ -1,5 +1,6 @@
 """Commands that train: one model, a sweep of many, or the demo."""
 
+import os
 import shlex
 from typing import Any
 
@@ -46,8 +47,9 @@ def fit(**arguments: Any) -> None:
     from pixace_tf.training.fit import fit as run_fit
 
     run = run_fit(**arguments, say=click.echo)
-    path = shlex.quote(run.path)
-    click.echo(f"Now try: pixace-tf generate {path} --out new.png")
+    if os.path.exists(run.path):  # Only the first of several hosts keeps it.
+        path = shlex.quote(run.path)
+        click.echo(f"Now try: pixace-tf generate {path} --out new.png")
 
 
 @main.command()

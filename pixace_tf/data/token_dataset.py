@@ -296,6 +296,7 @@ def training_batches(
     epoch: int = 0,
     step: int = 0,
     steps_per_epoch: int | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Serve training batches without end.
 
@@ -314,11 +315,15 @@ def training_batches(
         epoch: The first epoch to serve.
         step: Batches of that epoch to leave out.
         steps_per_epoch: Batches of an epoch; by default all that are full.
+        share: `(i, n)`: serve the i-th of n equal parts of each batch, from 0
+            on.
 
     Returns:
-        Pairs of inputs, which are int32 `(batch_size, T)` and conditions int32
-        `(batch_size, 2)`, and of targets, the same `(batch_size, T)`.
+        Pairs of inputs, which are int32 `(B, T)` and conditions int32 `(B, 2)`,
+        and of targets, the same `(B, T)`; B is `batch_size` over n.
     """
+    size = batch_size // share[1]
+    mine = slice(share[0] * size, (share[0] + 1) * size)
     num_images, length = rows.shape
     steps = steps_per_epoch or num_images // batch_size
     vectors = tf.constant(orders, tf.int32)
@@ -331,11 +336,11 @@ def training_batches(
     def batch(number: tf.Tensor) -> Any:
         this_epoch, this_step = number // steps, number % steps
         index = tf.random.experimental.index_shuffle(
-            this_step * batch_size + tf.range(batch_size, dtype=tf.int64),
+            this_step * batch_size + tf.range(batch_size, dtype=tf.int64)[mine],
             seed=tf.stack([tf.constant(seed, tf.int64), this_epoch]),
             max_index=tf.constant(num_images - 1, tf.int64),
         )
-        coins, label_coins = tf.unstack(
+        coins, label_coins = tf.unstack(  # Of the whole batch, then of a part.
             tf.random.stateless_uniform(
                 [2, batch_size],
                 seed=tf.stack(
@@ -345,7 +350,7 @@ def training_batches(
                     ]
                 ),
                 dtype=tf.float64,
-            )
+            )[:, mine]
         )
         token_ids, label = rows.gather(index)
         order = tf.searchsorted(bounds, coins, side="right")
@@ -354,8 +359,8 @@ def training_batches(
             token_ids = tf.gather(token_ids, when, batch_dims=1)
         label = tf.where(label_coins >= NULL_SHARE, label, NULL_LABEL)
         condition = tf.stack([tf.gather(vectors, order), label], axis=1)
-        token_ids = tf.ensure_shape(token_ids, (batch_size, length))
-        condition = tf.ensure_shape(condition, (batch_size, 2))
+        token_ids = tf.ensure_shape(token_ids, (size, length))
+        condition = tf.ensure_shape(condition, (size, 2))
         return (token_ids, condition), token_ids
 
     options = tf.data.Options()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -57,6 +58,11 @@ class Sampler:
         rows: int | None = None,
         jit_compile: bool = True,
     ) -> None:
+        if keras.backend.backend() != "tensorflow":
+            raise UserError(
+                "Only TensorFlow paints. Do without KERAS_BACKEND="
+                f"{keras.backend.backend()}."
+            )
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
         self.model = model
         self.num_workers = 1 if has_gpu else os.cpu_count() or 1

@@ -11,6 +11,7 @@ from pixace_tf import console, storage
 from pixace_tf.errors import UserError
 from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import Run
+from pixace_tf.training import devices
 from pixace_tf.training.checkpoint import Checkpoint, not_finite
 from pixace_tf.training.schedule import (
     Budget,
@@ -42,6 +43,7 @@ class BudgetSchedule(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self._state.step % self._budget.accumulation_steps:
             return  # Only the last step of an update makes use of it.
+        devices.sync(self.model)
         share = self._budget.share(self._state)
         factor = learning_rate_share(share, self._budget.updates(self._state))
         self.model.optimizer.learning_rate.assign(self._learning_rate * factor)

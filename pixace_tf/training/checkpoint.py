@@ -13,6 +13,7 @@ from pixace_tf.errors import UserError
 from pixace_tf.runs import run_folder
 from pixace_tf.runs.run_config import CHECKPOINT_FILE
 from pixace_tf.runs.run_folder import Run
+from pixace_tf.training import devices
 from pixace_tf.training.interruption import StopRequest
 from pixace_tf.training.schedule import TrainingState
 
@@ -64,6 +65,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Write weights, optimizer, random states and the training state."""
+        devices.sync(self._run.model)
         weights = run_folder.get_weights(self._run.model)
         if not all(np.isfinite(w).all() for w in weights.values()):
             raise UserError(not_finite("weights", self._run.path))

@@ -26,7 +26,7 @@ def compile_model(
     def pixel_loss(token_ids: Any, logits: Any) -> Any:
         return model.pixel_nats(token_ids, logits)
 
-    num_devices = _num_devices()
+    num_devices = _num_replicas()
     optimizer = keras.optimizers.AdamW
     if num_devices > 1:
         from pixace_tf.training import devices
@@ -56,8 +56,8 @@ def compile_model(
         sharded_step.use(model)
 
 
-def _num_devices() -> int:
-    """Return how many devices share a batch; see `devices.strategy`."""
+def _num_replicas() -> int:
+    """Return on how many devices TensorFlow mirrors the weights."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf

@@ -1,15 +1,49 @@
 """Several devices of one machine that share each batch."""
 
+import contextlib
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from pixace_tf.errors import UserError
-from pixace_tf.training.training_arguments import ALL
+from pixace_tf.training.training_arguments import ALL, ALL_HOSTS
 
 
-def strategy(devices: str) -> tf.distribute.Strategy:
+def has_gpu() -> bool:
+    """Tell whether the backend of Keras trains on a GPU."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return any(device.platform == "gpu" for device in jax.devices())
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def leave_gpu_to_backend() -> None:
+    """Keep TensorFlow, which reads the data, off a GPU that JAX trains on."""
+    if keras.backend.backend() == "jax":
+        tf.config.set_visible_devices([], "GPU")
+
+
+def sync(model: keras.Model) -> None:
+    """Bring the variables of a model up to date within `model.fit`.
+
+    On the JAX backend, `fit` keeps their values elsewhere; it takes up what
+    they hold afterwards.
+    """
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
+def count() -> int:
+    """Return how many devices share a batch, within the scope of `strategy`."""
+    if keras.backend.backend() == "jax":
+        distribution = keras.distribution.distribution()
+        return 1 if distribution is None else _num_devices_of(distribution)
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def strategy(devices: str) -> Any:
     """Return what spreads a batch over devices.
 
     Args:
@@ -17,12 +51,15 @@ def strategy(devices: str) -> tf.distribute.Strategy:
             which TensorFlow sees one unless it is told otherwise.
 
     Returns:
-        A mirrored strategy; the default one, which does nothing, for a single
-        device. A model is made in its scope.
+        A mirrored strategy of TensorFlow, or a distribution of Keras for JAX;
+        for a single device one that does nothing. A model is made in its
+        `scope()`.
 
     Raises:
         UserError: If there are not so many.
     """
+    if keras.backend.backend() == "jax":
+        return _jax_distribution(devices)
     if devices == "1":
         return tf.distribute.get_strategy()
     found = tf.config.list_logical_devices("GPU")
@@ -37,6 +74,33 @@ def strategy(devices: str) -> tf.distribute.Strategy:
     if count == 1:
         return tf.distribute.get_strategy()
     return tf.distribute.MirroredStrategy([d.name for d in found[:count]])
+
+
+class _OneDevice:
+    """What a single device needs of a distribution: nothing."""
+
+    def scope(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+
+def _jax_distribution(devices: str) -> Any:
+    if devices == "1":
+        return _OneDevice()
+    found = keras.distribution.list_devices()
+    wanted = len(found) if devices in (ALL, ALL_HOSTS) else int(devices)
+    if wanted > len(found):
+        raise UserError(
+            f"devices must be at most {len(found)}: JAX sees "
+            f"{', '.join(found)}. Received: devices={devices}"
+        )
+    # The batches are split already, see `token_dataset.training_batches`.
+    return keras.distribution.DataParallel(
+        devices=found[:wanted], auto_shard_dataset=False
+    )
+
+
+def _num_devices_of(distribution: Any) -> int:
+    return int(distribution.device_mesh.devices.size)
 
 
 class SharedAdamW(keras.optimizers.AdamW):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from pixace_tf import console, storage
 from pixace_tf.data import (
@@ -26,7 +25,7 @@ from pixace_tf.model.presets import FALLBACK_PRESET
 from pixace_tf.runs import catalog, run_config, run_folder
 from pixace_tf.runs.arguments import refuse_changes
 from pixace_tf.runs.run_folder import Run
-from pixace_tf.training import devices, size_law, warm_start
+from pixace_tf.training import devices, hosts, size_law, warm_start
 from pixace_tf.training.loop import train
 from pixace_tf.training.training_arguments import AUTO, TrainingArguments
 
@@ -75,8 +74,22 @@ def fit(
         InterruptedTraining: If a signal stopped it; the checkpoint is written.
     """
     source = os.fspath(source)
+    devices.leave_gpu_to_backend()
     options = _with_tokenizer_of(source, TrainingArguments(**arguments))
+    hosts.join(options)
     path = os.path.join(runs_dir, name or default_name(source))
+    with hosts.own_folder(path) as folder, hosts.ending_together():
+        return _fit(source, options, start_from, folder, hosts.quietly(say))
+
+
+def _fit(
+    source: str,
+    options: TrainingArguments,
+    start_from: str | os.PathLike[str] | None,
+    path: str,
+    say: Callable[[str], None],
+) -> Run:
+    """Train in a run folder; see `fit`."""
     tokenizer = PixelTokenizer(
         options.image_size, options.palette, options.resize, options.trim
     )
@@ -207,8 +220,8 @@ def _resolve(
     """
     recorded = _recorded(options, start_from)
     if options.precision == "auto":
-        has_gpu = bool(tf.config.list_physical_devices("GPU"))
-        recorded["precision"] = "mixed_float16" if has_gpu else "float32"
+        precision = "mixed_float16" if devices.has_gpu() else "float32"
+        recorded["precision"] = precision
     if options.batch_size is None:
         recorded["batch_size"] = _default_batch_size(options, len(data.train))
     if recorded["batch_size"] > len(data.train):
@@ -248,7 +261,7 @@ def _default_batch_size(options: TrainingArguments, num_images: int) -> int:
 
     On a CPU small batches learn fastest per minute: 4,096 pixels are enough.
     """
-    if tf.config.list_physical_devices("GPU"):
+    if devices.has_gpu():
         most = _GPU_BATCH_SIZE
     else:
         height, width = options.image_size

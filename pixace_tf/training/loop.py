@@ -16,6 +16,7 @@ from pixace_tf.painting.sheets import save_learning_curve
 from pixace_tf.runs.run_config import CHECKPOINT_FILE
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling.likelihood import Scorer
+from pixace_tf.training import devices, hosts
 from pixace_tf.training.callbacks import (
     BudgetSchedule,
     EpochEnd,
@@ -24,6 +25,7 @@ from pixace_tf.training.callbacks import (
 from pixace_tf.training.checkpoint import Checkpoint
 from pixace_tf.training.compile import compile_model
 from pixace_tf.training.interruption import InterruptedTraining, StopRequest
+from pixace_tf.training.jax_scorer import JaxScorer
 from pixace_tf.training.previews import Previews
 from pixace_tf.training.schedule import (
     Budget,
@@ -55,7 +57,7 @@ def train(
         UserError: If the loss stops being finite.
     """
     batch_size = run.arguments["batch_size"]
-    num_devices = tf.distribute.get_strategy().num_replicas_in_sync
+    num_devices = devices.count()
     if batch_size % num_devices:
         raise UserError(
             f"batch_size must be a multiple of the {num_devices} devices. "
@@ -83,7 +85,7 @@ def train(
     say(_describe(run))
     compile_cache.align_names()
     with console.ProgressBar("Training") as bar, stop.listening():
-        previews = Previews(run, data, stop)
+        previews = _previews(run, data, stop)
         report = ProgressReport(bar, state, budget, micro, say)
         epoch_end = EpochEnd(
             run,
@@ -91,7 +93,7 @@ def train(
             budget,
             checkpoint,
             _validation(run, data, fitting, stop),
-            [report.say_epoch, previews.update],
+            [report.say_epoch, previews],
         )
         callbacks = [
             BudgetSchedule(state, budget, run.arguments["learning_rate"]),
@@ -106,7 +108,7 @@ def train(
             _fit_epochs(run, data, budget, state, callbacks, epoch_end)
             checkpoint.save()
             save_learning_curve(state.history, run.file("learning_curve.png"))
-            previews.update(state.history[-1], is_last=True)
+            previews(state.history[-1], is_last=True)
         except InterruptedTraining:  # Between two steps: the state is whole.
             checkpoint.save()
             say(f"Saved in {run.path}; the same command goes on from here.")
@@ -141,6 +143,7 @@ def _fit_epochs(
             state.epoch,
             state.step,
             steps,
+            hosts.place(),
         )
         try:
             run.model.fit(
@@ -158,13 +161,30 @@ def _fit_epochs(
             raise rows.failure from None
 
 
+def _is_on_jax() -> bool:
+    return keras.backend.backend() == "jax"
+
+
+def _previews(
+    run: Run, data: TokenDataset | ShardedDataset, stop: StopRequest
+) -> Callable[..., None]:
+    """Return what paints while the model learns, where it can."""
+    if _is_on_jax():
+        return lambda *_, **__: None
+    return Previews(run, data, stop).update
+
+
 def _validation(
     run: Run,
     data: TokenDataset | ShardedDataset,
     batch_size: int,
     stop: StopRequest,
 ) -> Callable[[], float | None]:
-    scorer = Scorer(run.model, batch_size, run.jit_compile)
+    scorer: Scorer | JaxScorer
+    if _is_on_jax():
+        scorer = JaxScorer(run.model, batch_size)
+    else:
+        scorer = Scorer(run.model, batch_size, run.jit_compile)
 
     def validate() -> float | None:
         if not len(data.validation):

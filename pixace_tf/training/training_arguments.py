@@ -29,8 +29,9 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 DEFAULT_MAX_MINUTES = 10.0
 # The preset that `size_law` chooses.
 AUTO = "auto"
-# As many devices as there are.
+# As many devices as there are here, and as there are on all hosts.
 ALL = "all"
+ALL_HOSTS = "all-hosts"
 
 
 # What bounds of an argument are called, and what they demand.
@@ -179,7 +180,8 @@ class TrainingArguments:
     )
     devices: str = argument(
         "1",
-        "GPUs of this machine that share each batch: a number, or all.",
+        "GPUs of this machine that share each batch: a number, or all; "
+        "all-hosts with KERAS_BACKEND=jax.",
     )
     jit_compile: bool = argument(
         True, "Compile with XLA: training is twice as fast on a CPU."
@@ -193,10 +195,10 @@ class TrainingArguments:
     download: bool = argument(False, "Download a tfds: data set if needed.")
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(f"{ALL}|[1-9][0-9]*", self.devices):
+        if not re.fullmatch(f"{ALL}|{ALL_HOSTS}|[1-9][0-9]*", self.devices):
             raise UserError(
-                "devices must be a positive number, or all. Received: "
-                f"devices={self.devices!r}"
+                "devices must be a positive number, all or all-hosts. "
+                f"Received: devices={self.devices!r}"
             )
         if self.epochs is not None and self.max_minutes is not None:
             raise UserError("Give epochs or max_minutes, not both.")

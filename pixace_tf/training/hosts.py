@@ -1,0 +1,144 @@
+"""Several processes, on one host or on many, that train one model with JAX.
+
+All of them compute the same; each reads its share of every batch. The first one
+writes the run folder. The others work in a copy of it, which they throw away.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from pixace_tf.errors import UserError
+from pixace_tf.training.training_arguments import (
+    ALL_HOSTS,
+    AUTO,
+    TrainingArguments,
+)
+
+# A process that is silent for so long is taken for dead.
+HEARTBEAT_S = 20
+SHUTDOWN_S = 20
+# How keras.distribution names them, too.
+_ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
+_COUNT = "KERAS_DISTRIBUTION_NUM_PROCESSES"
+_INDEX = "KERAS_DISTRIBUTION_PROCESS_ID"
+
+
+def join(options: TrainingArguments) -> None:
+    """Join the processes that train together, if that is asked for.
+
+    They are those that Slurm or Open MPI has started, or those that the
+    environment variables of `keras.distribution` name.
+
+    Raises:
+        UserError: If the backend is another one, the processes are not found,
+            or the options leave to each process what all must do alike.
+    """
+    if options.devices != ALL_HOSTS:
+        return
+    if keras.backend.backend() != "jax":
+        raise UserError(
+            "Several hosts train one model on the JAX backend only: set "
+            "KERAS_BACKEND=jax."
+        )
+    if options.epochs is None or options.preset == AUTO:
+        raise UserError(
+            "Several hosts cannot go by the clock: give --epochs and --preset."
+        )
+    import jax
+
+    count, index = os.environ.get(_COUNT), os.environ.get(_INDEX)
+    addresses = os.environ.get(_ADDRESSES)
+    try:
+        jax.distributed.initialize(
+            addresses.split(",")[0] if addresses else None,
+            int(count) if count else None,
+            int(index) if index else None,
+            heartbeat_timeout_seconds=HEARTBEAT_S,
+            shutdown_timeout_seconds=SHUTDOWN_S,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"The other processes were not found ({error}). Start them with "
+            f"Slurm or Open MPI, or set {_ADDRESSES}, {_COUNT} and {_INDEX}."
+        ) from None
+
+
+def place() -> tuple[int, int]:
+    """Return which process this is, from 0 on, and how many there are."""
+    if keras.backend.backend() != "jax":
+        return 0, 1
+    import jax
+
+    return jax.process_index(), jax.process_count()
+
+
+@contextlib.contextmanager
+def own_folder(path: str) -> Iterator[str]:
+    """Give each process a folder to write to.
+
+    Args:
+        path: The run folder; it may be missing.
+
+    Yields:
+        That of the first process is `path` itself, that of another one a copy.
+    """
+    index, count = place()
+    if count == 1:
+        yield path
+        return
+    from jax.experimental import multihost_utils
+
+    if not index:
+        # Nothing is written before all have their copies.
+        multihost_utils.sync_global_devices("copied")
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="pixace-tf-") as scratch:
+        copy = os.path.join(scratch, os.path.basename(path))
+        if os.path.isdir(path):
+            shutil.copytree(
+                path, copy, ignore=shutil.ignore_patterns("tensorboard", ".*")
+            )
+        multihost_utils.sync_global_devices("copied")
+        yield copy
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Say in one line that another process has ended, and end.
+
+    Raises:
+        SystemExit: Not as usual: the process ends at once, since JAX would wait
+            for the other one.
+    """
+    if place()[1] == 1:
+        yield
+        return
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        os.write(
+            2,
+            b"pixace-tf: Another process of this training has ended ("
+            + " ".join(str(error).split())[:120].encode()
+            + b"). The same command on all hosts goes on from the last "
+            b"checkpoint.\n",
+        )
+        os._exit(1)
+
+
+def quietly(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Let only the first process speak."""
+
+    def nothing(*_: Any) -> None:
+        pass
+
+    return say if not place()[0] else nothing

@@ -1,0 +1,119 @@
+"""Two processes on loopback that train one model with JAX."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pixace_tf.errors import UserError
+from pixace_tf.storage import read_npz
+from pixace_tf.training import hosts
+from pixace_tf.training.training_arguments import TrainingArguments
+
+OPTIONS = (
+    *("--preset", "pico", "--image-size", "8", "--batch-size", "8"),
+    *("--checkpoint-seconds", "0", "--no-jit-compile"),
+)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(folder, runs_dir, name, epochs, count=1):
+    """Start the processes of one training."""
+    command = [sys.executable, "-m", "pixace_tf", "fit", str(folder)]
+    command += ["--runs-dir", str(runs_dir), "--name", name, *OPTIONS]
+    command += ["--epochs", str(epochs)]
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    if count > 1:
+        command += ["--devices", "all-hosts"]
+        address = f"127.0.0.1:{free_port()}"
+        environment["KERAS_DISTRIBUTION_JOB_ADDRESSES"] = address
+        environment["KERAS_DISTRIBUTION_NUM_PROCESSES"] = str(count)
+    return [
+        subprocess.Popen(
+            command,
+            env={**environment, "KERAS_DISTRIBUTION_PROCESS_ID": str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+
+
+def finish(processes, timeout=300):
+    """Wait; return the exit codes and what each one said."""
+    said = [process.communicate(timeout=timeout) for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def wait_for(path, processes):
+    begin = time.monotonic()
+    while not path.exists():
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() - begin < 200
+        time.sleep(0.05)
+
+
+def weights(path):
+    return read_npz(path / "checkpoint.npz")[0]
+
+
+@pytest.mark.soak
+def test_two_processes_learn_what_one_learns(cartoon_folder, tmp_path):
+    codes, said = finish(start(cartoon_folder, tmp_path, "one", 3))
+    assert codes == [0], said
+    codes, said = finish(start(cartoon_folder, tmp_path, "two", 3, count=2))
+    assert codes == [0, 0], said
+    # Only the first one speaks, and only its folder stays.
+    assert "Now try: pixace-tf generate" in said[0][0]
+    assert "epoch" not in said[1][0]
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert set(one) == set(two)
+    for name, array in one.items():
+        np.testing.assert_allclose(two[name], array, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("victim", [0, 1])
+def test_where_one_is_killed_the_other_ends_and_all_go_on(
+    cartoon_folder, tmp_path, victim
+):
+    codes, said = finish(start(cartoon_folder, tmp_path, "whole", 6, count=2))
+    assert codes == [0, 0], said
+    processes = start(cartoon_folder, tmp_path, "killed", 6, count=2)
+    wait_for(tmp_path / "killed" / "checkpoint.npz", processes)
+    processes[victim].send_signal(signal.SIGKILL)
+    begin = time.monotonic()
+    _, said = finish(processes)
+    assert time.monotonic() - begin < 60
+    survivor = said[1 - victim][1]
+    assert "Another process of this training has ended" in survivor
+    assert "Traceback" not in survivor
+    codes, said = finish(start(cartoon_folder, tmp_path, "killed", 6, count=2))
+    assert codes == [0, 0], said
+    whole, killed = (weights(tmp_path / name) for name in ("whole", "killed"))
+    for name, array in whole.items():
+        np.testing.assert_array_equal(killed[name], array, err_msg=name)
+
+
+def test_what_all_must_do_alike_is_asked_for(monkeypatch):
+    options = TrainingArguments(devices="all-hosts", epochs=1, preset="pico")
+    with pytest.raises(UserError, match="set KERAS_BACKEND=jax"):
+        hosts.join(options)
+    hosts.join(TrainingArguments())
+
+
+def test_one_process_works_in_the_run_folder(tmp_path):
+    with hosts.own_folder(str(tmp_path)) as folder:
+        assert folder == str(tmp_path)
+    assert tmp_path.is_dir()
