@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -89,6 +90,23 @@ def test_an_epoch_serves_every_picture_once():
     token_ids = np.arange(12 * 4).reshape(12, 4)
     epoch = np.concatenate(batches_of(token_ids, 3, seed=5, orders=(0,)))
     np.testing.assert_array_equal(np.sort(epoch[:, 0]), token_ids[:, 0])
+
+
+def test_neighbors_and_epochs_have_nothing_in_common():
+    token_ids = np.arange(4000 * 4).reshape(4000, 4)
+    served = np.concatenate(batches_of(token_ids, 2000, seed=5))
+    places = (served.min(axis=1) // 4).reshape(2, 4000)
+    is_mirrored = (served[:, 0] > served[:, 1]).reshape(2, 4000)
+    for rows in (places, is_mirrored):
+        first, second = rows.astype(float)
+        for a, b in (
+            *((first[:-lag], first[lag:]) for lag in (1, 2, 3, 4, 8)),
+            (first, second),
+        ):
+            # Of independent ones it is within 3 / sqrt(4000).
+            assert abs(np.corrcoef(a, b)[0, 1]) < 0.05
+    np.testing.assert_array_equal(np.sort(places[0]), np.arange(4000))
+    assert is_mirrored.mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_tokens_are_those_of_the_graph_function(cartoon_folder):

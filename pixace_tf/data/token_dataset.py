@@ -29,8 +29,10 @@ _CHUNK = 4096
 # Of shards, so many rows of each part are held in memory: those that validate,
 # and those that a run keeps, to compare with.
 MAX_SAMPLE = 10_000
-# More than an epoch has.
-_MAX_STEPS = 1 << 40
+# Of so many numbers one is a coin: more than an epoch has images.
+_MANY = 1 << 40
+# With the 4 of TensorFlow's `index_shuffle`, neighbors stay neighbors.
+_ROUNDS = 16
 
 
 class MemoryRows:
@@ -300,9 +302,10 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Serve training batches without end.
 
-    A batch is a function of the seed and its number alone, so a run that starts
-    at `(epoch, step)` sees what an uninterrupted one would. Which images it
-    holds is computed from these, so that no list of all images is held.
+    Which image comes at a place of an epoch, how it is read and whether its
+    label is dropped are functions of seed, epoch and place alone. So a run that
+    starts at `(epoch, step)` sees what an uninterrupted one would, whatever the
+    batches are, and no list of all images is held.
 
     Args:
         rows: N images, each with its label.
@@ -332,25 +335,23 @@ def training_batches(
         raster_orders.permutations(len(orders), image_size)
     )
 
+    def numbers(place: tf.Tensor, kind: int, e: tf.Tensor, most: int) -> Any:
+        """Return another number up to `most` for each place in an epoch."""
+        return tf.raw_ops.RandomIndexShuffle(
+            index=place,
+            seed=tf.concat([tf.constant([kind, seed], tf.int64), e[None]], 0),
+            max_index=tf.constant(most, tf.int64),
+            rounds=_ROUNDS,
+        )
+
     @tf.autograph.experimental.do_not_convert
     def batch(number: tf.Tensor) -> Any:
-        this_epoch, this_step = number // steps, number % steps
-        index = tf.random.experimental.index_shuffle(
-            this_step * batch_size + tf.range(batch_size, dtype=tf.int64)[mine],
-            seed=tf.stack([tf.constant(seed, tf.int64), this_epoch]),
-            max_index=tf.constant(num_images - 1, tf.int64),
-        )
-        coins, label_coins = tf.unstack(  # Of the whole batch, then of a part.
-            tf.random.stateless_uniform(
-                [2, batch_size],
-                seed=tf.stack(
-                    [
-                        tf.constant(seed + 1, tf.int64),
-                        this_epoch * _MAX_STEPS + this_step,
-                    ]
-                ),
-                dtype=tf.float64,
-            )[:, mine]
+        e, first = number // steps, number % steps * batch_size
+        place = first + tf.range(batch_size, dtype=tf.int64)[mine]
+        index = numbers(place, 0, e, num_images - 1)
+        coins, label_coins = (
+            tf.cast(numbers(place, kind, e, _MANY - 1), tf.float64) / _MANY
+            for kind in (1, 2)
         )
         token_ids, label = rows.gather(index)
         order = tf.searchsorted(bounds, coins, side="right")
