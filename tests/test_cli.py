@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -276,3 +277,24 @@ def test_a_reader_that_leaves_early_is_no_error(cartoon_folder):
     process.stdout.close()
     assert process.stderr.read() == b""
     process.wait()
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("ptxas: PTX 8.5 does not support .target 'sm_120'", "--no-jit-comp"),
+        ("DNN library is not found.", "pip install 'pixace-tf\\[gpu\\]'"),
+        ("CUDA_ERROR_OUT_OF_MEMORY: out of memory", "nvidia-smi"),
+    ],
+)
+def test_what_fails_on_a_gpu_is_one_line_with_what_to_do(
+    monkeypatch, said, advice
+):
+    def fail(*_, **__):
+        raise RuntimeError(f"{said}\n  and much more")
+
+    monkeypatch.setattr(main.commands["draw"], "callback", fail)
+    done = CliRunner().invoke(main, ["draw", "x"])
+    assert done.exit_code == 1
+    assert len(done.output.splitlines()) == 1
+    assert re.search(advice, done.output)

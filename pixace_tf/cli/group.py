@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import shlex
 import signal
 import sys
@@ -14,6 +15,18 @@ import click
 
 from pixace_tf import compile_cache
 from pixace_tf.errors import UserError
+
+
+# What TensorFlow and JAX say where a GPU fails them, and what a user can do.
+_ADVICE = {
+    r"PTX|ptxas": "This GPU is newer than what XLA of this TensorFlow compiles "
+    "for: add --no-jit-compile, or train with KERAS_BACKEND=jax.",
+    r"(?i)DNN library|libcudnn|cudnn.*(not found|initiali[sz])": "cuDNN is "
+    "missing or does not fit: pip install 'pixace-tf[gpu]'.",
+    r"CUDA_ERROR_OUT_OF_MEMORY|cuda.*out of memory": "The memory of the GPU is "
+    "taken: end what nvidia-smi shows, or set CUDA_VISIBLE_DEVICES= (empty) to "
+    "do without the GPU.",
+}
 
 
 class Commands(click.Group):
@@ -37,6 +50,9 @@ class Commands(click.Group):
             name = signal.Signals(signum).name
             _fail(f"Stopped by {name}.", 128 + signum)
         except Exception as error:
+            for pattern, advice in _ADVICE.items():
+                if re.search(pattern, str(error)):
+                    _fail(advice, 1)
             if type(error).__name__ != "ResourceExhaustedError":
                 raise
             if "No space left" in str(error):
