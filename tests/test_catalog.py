@@ -151,8 +151,7 @@ def test_the_box_of_this_package_is_whole():
         assert size <= 10e6, name
         assert load_run(str(path), jit_compile=False).model.labels
         assert {f.name for f in path.iterdir()} == {
-            "README.md",
-            "run.json",
+            *("README.md", "nearest.png", "panel.png", "run.json"),
             run_config.COMPLETED_FILE,
             run_config.EXAMPLES_FILE,
             run_config.HISTORY_FILE,

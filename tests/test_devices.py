@@ -84,5 +84,5 @@ def test_more_devices_than_there_are_is_one_clear_line(
     options = {"runs_dir": tmp_path, "say": lambda line: None}
     with pytest.raises(UserError, match="devices must be at most 1"):
         fit(str(cartoon_folder), devices="2", image_size=(8, 8), **options)
-    with pytest.raises(UserError, match="positive number, or all"):
+    with pytest.raises(UserError, match="positive number, all or all-hosts"):
         fit(str(cartoon_folder), devices="some", **options)

@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import shlex
@@ -145,6 +146,12 @@ def workplace(tmp_path, monkeypatch):
     cat = cartoons.draw("cat", "9")
     cat.save("cat.jpg")
     Image.new("L", cat.size, "white").save("hole.png")
+    # A model of that name, with a label that a page asks for.
+    for i, group in enumerate(("Flags", "Smileys and Emotion") * 4):
+        os.makedirs(f"data/emoji/{group}", exist_ok=True)
+        cartoons.draw("pig", str(i)).save(f"data/emoji/{group}/{i}.png")
+    command = ["fit", "data/emoji", "--runs-dir", "box"]
+    assert not CliRunner().invoke(main, quickly(command)).exit_code
 
 
 def _paint_little(previews, *_, **__):

@@ -16,7 +16,6 @@ import click
 from pixace_tf import compile_cache
 from pixace_tf.errors import UserError
 
-
 # What TensorFlow and JAX say where a GPU fails them, and what a user can do.
 _ADVICE = {
     r"PTX|ptxas": "This GPU is newer than what XLA of this TensorFlow compiles "
