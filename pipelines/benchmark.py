@@ -117,9 +117,9 @@ SMOKE = Plan(
     jpeg_size=64,
     seconds=0.1,
     rounds=2,
-    image_gpt=IMAGE_GPT[1:],
-    torch_gpt=TORCH_GPT[:1] + TORCH_GPT[-1:],
-    best_torch_gpt=TORCH_GPT[:1] + TORCH_GPT[-1:],
+    image_gpt=IMAGE_GPT[-1:],
+    torch_gpt=TORCH_GPT[:1],
+    best_torch_gpt=TORCH_GPT[-1:],
 )
 
 

@@ -39,10 +39,16 @@ def trained(*arguments):
     return arrays, meta
 
 
+@pytest.fixture(scope="module")
+def of_two(cartoon_folder, tmp_path_factory):
+    """What two devices have learned."""
+    return trained(cartoon_folder, tmp_path_factory.mktemp("a"), "two", "all")
+
+
 @pytest.mark.slow
-def test_two_devices_learn_what_one_learns(cartoon_folder, tmp_path):
+def test_two_devices_learn_what_one_learns(cartoon_folder, tmp_path, of_two):
     one, _ = trained(cartoon_folder, tmp_path, "one", "1")
-    two, meta = trained(cartoon_folder, tmp_path, "two", "all")
+    two, meta = of_two
     assert meta["epoch"] == 4
     assert meta["history"][-1]["bits_per_pixel"] < 11
     assert set(one) == set(two)
@@ -52,8 +58,8 @@ def test_two_devices_learn_what_one_learns(cartoon_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_devices_go_on_after_a_kill(cartoon_folder, tmp_path):
-    whole, _ = trained(cartoon_folder, tmp_path, "whole", "2")
+def test_two_devices_go_on_after_a_kill(cartoon_folder, tmp_path, of_two):
+    whole, _ = of_two
     process = start(cartoon_folder, tmp_path, "killed", "2")
     begin = time.monotonic()
     while not (tmp_path / "killed" / "checkpoint.npz").exists():

@@ -68,16 +68,23 @@ def weights(path):
     return read_npz(path / "checkpoint.npz")[0]
 
 
-@pytest.mark.soak
-def test_two_processes_learn_what_one_learns(cartoon_folder, tmp_path):
-    codes, said = finish(start(cartoon_folder, tmp_path, "one", 3))
-    assert codes == [0], said
-    codes, said = finish(start(cartoon_folder, tmp_path, "two", 3, count=2))
+@pytest.fixture(scope="module")
+def of_two(cartoon_folder, tmp_path_factory):
+    """What two processes have learned."""
+    runs_dir = tmp_path_factory.mktemp("runs")
+    codes, said = finish(start(cartoon_folder, runs_dir, "two", 6, count=2))
     assert codes == [0, 0], said
     # Only the first one speaks, and only its folder stays.
     assert "Now try: pixace-tf generate" in said[0][0]
     assert "epoch" not in said[1][0]
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    return weights(runs_dir / "two")
+
+
+@pytest.mark.soak
+def test_two_processes_learn_what_one_learns(cartoon_folder, tmp_path, of_two):
+    codes, said = finish(start(cartoon_folder, tmp_path, "one", 6))
+    assert codes == [0], said
+    one, two = weights(tmp_path / "one"), of_two
     assert set(one) == set(two)
     for name, array in one.items():
         np.testing.assert_allclose(two[name], array, atol=1e-6, err_msg=name)
@@ -86,10 +93,8 @@ def test_two_processes_learn_what_one_learns(cartoon_folder, tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize("victim", [0, 1])
 def test_where_one_is_killed_the_other_ends_and_all_go_on(
-    cartoon_folder, tmp_path, victim
+    cartoon_folder, tmp_path, victim, of_two
 ):
-    codes, said = finish(start(cartoon_folder, tmp_path, "whole", 6, count=2))
-    assert codes == [0, 0], said
     processes = start(cartoon_folder, tmp_path, "killed", 6, count=2)
     wait_for(tmp_path / "killed" / "checkpoint.npz", processes)
     processes[victim].send_signal(signal.SIGKILL)
@@ -101,8 +106,8 @@ def test_where_one_is_killed_the_other_ends_and_all_go_on(
     assert "Traceback" not in survivor
     codes, said = finish(start(cartoon_folder, tmp_path, "killed", 6, count=2))
     assert codes == [0, 0], said
-    whole, killed = (weights(tmp_path / name) for name in ("whole", "killed"))
-    for name, array in whole.items():
+    killed = weights(tmp_path / "killed")
+    for name, array in of_two.items():
         np.testing.assert_array_equal(killed[name], array, err_msg=name)
 
 
