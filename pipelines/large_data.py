@@ -1,0 +1,182 @@
+"""What tokenizing and training cost at ten thousand to two million pictures.
+
+Draws random pictures of 32x32 pixels into tar files, writes their token shards,
+and trains 200 steps from these, each in a process of its own whose memory is
+measured. A table tells whether the cost of a picture and of a step stays flat.
+
+Command:  python pipelines/large_data.py --out pipelines/results/large-data
+Hardware: 2 CPU cores, 25 GB of disk
+Time:     40 minutes
+Expected: pipelines/results/large-data.md
+"""
+
+import io
+import json
+import pathlib
+import resource
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from typing import Any
+
+import click
+import numpy as np
+from origin import origin
+from PIL import Image
+
+SIZE = 32
+IMAGES_OF_A_TAR = 10_000
+NUM_STEPS, BATCH_SIZE = 200, 4
+COUNTS = "10000,100000,1000000,2000000"
+COLUMNS = {
+    "pictures": "{:,}",
+    "tokenizing, pictures/s": "{:,.0f}",
+    "tokenizing, resident MB": "{:,.0f}",
+    "shards, bytes a picture": "{:,.0f}",
+    "seconds for 1,000 steps": "{:.1f}",
+    "of these reading": "{:.2f}",
+    "training, resident MB": "{:,.0f}",
+}
+
+
+@click.command()
+@click.option("--out", required=True, help="Path of the results, no suffix.")
+@click.option("--counts", default=COUNTS, show_default=True)
+@click.option("--scratch", type=click.Path(), help="Where the pictures go.")
+def main(out: str, counts: str, scratch: str | None) -> None:
+    """Measure; write a table and its JSON."""
+    rows = []
+    for count in map(int, counts.split(",")):
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            rows.append(measure(count, pathlib.Path(folder)))
+        click.echo(json.dumps(rows[-1]))
+    path = pathlib.Path(out)
+    path.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    lines = [
+        "# Data larger than memory",
+        "",
+        f"Random pictures of {SIZE}x{SIZE} pixels, in tar files of "
+        f"{IMAGES_OF_A_TAR:,}; steps of {BATCH_SIZE} with `--preset micro`.",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        "|---:" * len(COLUMNS) + "|",
+        *(
+            "| "
+            + " | ".join(f.format(row[n]) for n, f in COLUMNS.items())
+            + " |"
+            for row in rows
+        ),
+        "",
+        *origin(),
+    ]
+    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+def measure(count: int, folder: pathlib.Path) -> dict[str, Any]:
+    """Return a row of the table."""
+    draw_tars(count, folder / "tars")
+    shards = folder / "shards"
+    begin = time.monotonic()
+    tokenized = in_process("tokenize", str(folder / "tars"), str(shards))
+    seconds = time.monotonic() - begin
+    shutil.rmtree(folder / "tars")
+    size = sum(file.stat().st_size for file in shards.iterdir())
+    trained = in_process("train", str(shards), "")
+    return {
+        "pictures": count,
+        "tokenizing, pictures/s": count / seconds,
+        "tokenizing, resident MB": tokenized["resident"],
+        "shards, bytes a picture": size / count,
+        "seconds for 1,000 steps": trained["seconds"],
+        "of these reading": trained["reading"],
+        "training, resident MB": trained["resident"],
+    }
+
+
+def draw_tars(count: int, folder: pathlib.Path) -> None:
+    """Draw pictures: a few random colors each, smoothly mixed."""
+    folder.mkdir()
+    for start in range(0, count, IMAGES_OF_A_TAR):
+        rng = np.random.default_rng(start)
+        some = min(IMAGES_OF_A_TAR, count - start)
+        colors = rng.integers(0, 256, (some, 4, 4, 3), np.uint8)
+        with tarfile.open(folder / f"{start:08}.tar", "w") as tar:
+            for i, few in enumerate(colors):
+                image = Image.fromarray(few).resize((SIZE, SIZE))
+                buffer = io.BytesIO()
+                image.save(buffer, "PNG", compress_level=1)
+                info = tarfile.TarInfo(f"{start + i:08}.png")
+                info.size = buffer.tell()
+                buffer.seek(0)
+                tar.addfile(info, buffer)
+
+
+def in_process(*arguments: str) -> dict[str, float]:
+    """Run a function below in a process of its own; return what it prints."""
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def tokenize(tars: str, shards: str) -> dict[str, float]:
+    """Write the shards."""
+    from pixace_tf.data import tokenizing
+    from pixace_tf.data.tokenizer import PixelTokenizer
+
+    tokenizer = PixelTokenizer((SIZE, SIZE))
+    tokenizing.tokenize(f"{tars}/*.tar", shards, tokenizer)
+    return {"resident": resident_mb()}
+
+
+def train(shards: str, _: str) -> dict[str, float]:
+    """Take some steps, and read as many batches without them."""
+    from pixace_tf.data.palette import Palette
+    from pixace_tf.data.token_dataset import ShardedDataset, training_batches
+    from pixace_tf.data.token_shards import Shards
+    from pixace_tf.model.causal_lm import PixaceCausalLM
+    from pixace_tf.model.presets import decoder_config
+    from pixace_tf.training.compile import compile_model
+
+    size = SIZE, SIZE
+    model = PixaceCausalLM(
+        size,
+        Palette("hsv", (5, 4, 4)),
+        "multiscale",
+        decoder_config("micro", "multiscale", SIZE),
+    )
+    compile_model(model, 1e-3, True)
+    rows = ShardedDataset(Shards.open(shards)).rows([])
+    batches = training_batches(rows, size, BATCH_SIZE, seed=0)
+    reading = timed(lambda batch: None, batches)
+    seconds = timed(lambda batch: model.train_on_batch(*batch), batches)
+    return {"seconds": seconds, "reading": reading, "resident": resident_mb()}
+
+
+def timed(use: Any, batches: Any) -> float:
+    """Return the seconds of 1,000 batches, after the first one."""
+    iterator = iter(batches)
+    use(next(iterator))
+    begin = time.monotonic()
+    for _ in range(NUM_STEPS):
+        use(next(iterator))
+    return (time.monotonic() - begin) / NUM_STEPS * 1000
+
+
+def resident_mb() -> float:
+    """Return the peak of the resident memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    functions = {"tokenize": tokenize, "train": train}
+    if sys.argv[1:2] and sys.argv[1] in functions:
+        print(json.dumps(functions[sys.argv[1]](*sys.argv[2:])))
+    else:
+        main()
