@@ -17,7 +17,8 @@ from pixace_tf.training.training_arguments import TrainingArguments
 
 OPTIONS = (
     *("--preset", "pico", "--image-size", "8", "--batch-size", "8"),
-    *("--checkpoint-seconds", "0", "--no-jit-compile"),
+    *("--decoder", "transformer", "--head", "packed"),
+    *("--checkpoint-seconds", "0"),
 )
 
 

@@ -6,6 +6,7 @@ writes the run folder. The others work in a copy of it, which they throw away.
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from pixace_tf.training.training_arguments import (
 # A process that is silent for so long is taken for dead.
 HEARTBEAT_S = 20
 SHUTDOWN_S = 20
+# What JAX says, in errors of several kinds, where another process is gone.
+_BROKEN = re.compile("gloo|nccl|heartbeat|coordination|connection", re.I)
 # How keras.distribution names them, too.
 _ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
 _COUNT = "KERAS_DISTRIBUTION_NUM_PROCESSES"
@@ -124,7 +127,9 @@ def ending_together() -> Iterator[None]:
 
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not _BROKEN.search(str(error)):
+            raise
         os.write(
             2,
             b"pixace-tf: Another process of this training has ended ("
