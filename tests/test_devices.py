@@ -24,7 +24,8 @@ Previews.update = lambda *_, **__: None
 folder, runs_dir, name, devices, precision = sys.argv[1:]
 fit(folder, runs_dir=runs_dir, name=name, devices=devices, preset="pico",
     precision=precision, image_size=(8, 8), batch_size=8, epochs=4,
-    checkpoint_seconds=0, jit_compile=False)
+    decoder="transformer", head="packed", checkpoint_seconds=0,
+    jit_compile=False)
 """
 
 
@@ -50,7 +51,8 @@ def test_two_devices_learn_what_one_learns(cartoon_folder, tmp_path, of_two):
     one, _ = trained(cartoon_folder, tmp_path, "one", "1")
     two, meta = of_two
     assert meta["epoch"] == 4
-    assert meta["history"][-1]["bits_per_pixel"] < 11
+    losses = [entry["bits_per_pixel"] for entry in meta["history"]]
+    assert losses[-1] < losses[0] - 0.5
     assert set(one) == set(two)
     for name, array in one.items():
         if "optimizer" not in name:

@@ -246,6 +246,7 @@ def test_training_from_shards_is_training_from_images(
     options = {
         "runs_dir": tmp_path,
         "preset": "pico",
+        "decoder": "transformer",
         "batch_size": 64,
         "epochs": 1,
         "jit_compile": False,
