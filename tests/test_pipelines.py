@@ -40,7 +40,7 @@ def test_the_benchmark_measures_every_subject(tmp_path):
         for row, cells in table.items()
         for cell in cells.values()
     ]
-    assert len(rows) == 5 + 3 + 5 + 2 + 2 + 3
+    assert len(rows) == 4 + 2 + 5 + 2 + 2 + 2
     for section, row, cell in rows:
         if "missing" in cell:
             assert importlib.util.find_spec(cell["missing"]) is None
