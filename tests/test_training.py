@@ -280,11 +280,11 @@ def test_many_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
     checkpoint = killed / "animals" / "checkpoint.npz"
     command = command_of(cartoon_folder, killed, "--epochs", "300")
     command += ["--checkpoint-seconds", "0.2"]
-    for attempt in range(10):
+    for attempt in range(6):
         signum = signal.SIGKILL if attempt % 2 else signal.SIGTERM
         wait_s = rng.uniform(0, 1)
         kills += kill_after_a_checkpoint(command, checkpoint, signum, wait_s)
-    assert kills >= 5  # On a fast machine it may end before.
+    assert kills >= 3  # On a fast machine it may end before.
     for runs_dir in (killed, tmp_path / "straight"):
         fit(cartoon_folder, runs_dir, epochs=300)
     assert not list((killed / "animals").glob(".*.unfinished"))
