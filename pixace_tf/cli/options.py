@@ -52,7 +52,8 @@ class Share(click.ParamType):
             self.fail(f"{value!r} should be like 1/4.", param, ctx)
         index, count = map(int, parts)
         if not 1 <= index <= count:
-            self.fail(f"{value!r} is none of 1/{count} to {count}/{count}.")
+            none_of = f"{value!r} is none of 1/{count} to {count}/{count}."
+            self.fail(none_of, param, ctx)
         return index, count
 
 

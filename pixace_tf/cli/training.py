@@ -32,7 +32,8 @@ from pixace_tf.tuning.sweep_arguments import SweepArguments
 def fit(**arguments: Any) -> None:
     """Train a model on IMAGES: a folder, or tfds:NAME[/CONFIG][:SPLIT].
 
-    The folder may be flat or have class folders, train/ and val/ or neither.
+    The folder may be flat or have class folders, train/ and val/ or neither; or
+    `tokenize` has made it, for more images than memory holds.
     The run lies in saved_models/NAME. Interrupt it when you like: the same
     command goes on where it was, and more --epochs or --max-minutes extend a
     finished run.

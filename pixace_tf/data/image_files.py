@@ -134,7 +134,9 @@ def check_files(
     def check(path: str) -> ImageFile | Skipped:
         try:
             full_path = os.path.join(listing.root, path)
-            is_plain = check_image(full_path, max_pixels, is_header_only)
+            is_plain = inspect(
+                full_path, max_pixels, is_header_only, allow_own=False
+            )
         except UnloadableError as error:
             return Skipped(path, str(error))
         part, label = listing.places[path]
@@ -192,6 +194,7 @@ def inspect(
     source: StrPath | io.BytesIO,
     max_pixels: int = MAX_PIXELS,
     is_header_only: bool = False,
+    allow_own: bool = True,
 ) -> bool:
     """Check one image by decoding all of it.
 
@@ -199,6 +202,7 @@ def inspect(
         source: A path, or the bytes of a file.
         max_pixels: Largest image to decode, by its header.
         is_header_only: Whether to read the header alone; nothing is decoded.
+        allow_own: Whether it may be one that was made here; see `own_mark`.
 
     Returns:
         Whether it is plain (see `ImageFile`).
@@ -207,31 +211,15 @@ def inspect(
         UnloadableError: If the image cannot be used; says why.
     """
     with _open(source, max_pixels) as image:
-        return _inspect(image, is_header_only)
-
-
-def check_image(
-    source: StrPath | io.BytesIO,
-    max_pixels: int = MAX_PIXELS,
-    is_header_only: bool = False,
-) -> bool:
-    """Check one image as `inspect` does, and that it was not made here.
-
-    Args:
-        source: A path, or the bytes of a file.
-        max_pixels: Largest image to decode, by its header.
-        is_header_only: Whether to read the header alone; nothing is decoded.
-
-    Returns:
-        Whether it is plain (see `ImageFile`).
-
-    Raises:
-        UnloadableError: If the image cannot be used; says why.
-    """
-    with _open(source, max_pixels) as image:
-        if _has_own_mark(image):
+        if not allow_own and _has_own_mark(image):
             raise UnloadableError(_OWN)
-        return _inspect(image, is_header_only)
+        is_plain = _is_plain(image)
+        if not is_header_only:
+            # A JPEG decodes at an eighth of its size: all data is still read.
+            image.draft(None, (1, 1))
+            _load(image)
+            _check_depth(image)
+    return is_plain
 
 
 def normalize(
@@ -454,16 +442,6 @@ def _in_threads(
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for results in pool.map(lambda task: list(map(check, task)), tasks):
             yield from results
-
-
-def _inspect(image: Image.Image, is_header_only: bool) -> bool:
-    is_plain = _is_plain(image)
-    if not is_header_only:
-        # A JPEG decodes at an eighth of its size: all data is still read.
-        image.draft(None, (1, 1))
-        _load(image)
-        _check_depth(image)
-    return is_plain
 
 
 def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:

@@ -124,7 +124,9 @@ class TarSource(Source):
         if not content:
             raise UnloadableError("empty file")
         file = io.BytesIO(content)
-        if image_files.check_image(file, self._max_pixels, is_header_only=True):
+        if image_files.inspect(
+            file, self._max_pixels, is_header_only=True, allow_own=False
+        ):
             try:
                 return np.asarray(decode(content))
             except tf.errors.InvalidArgumentError:

@@ -36,32 +36,34 @@ def sync(model: keras.Model) -> None:
 
 
 def count() -> int:
-    """Return how many devices share a batch, within the scope of `strategy`."""
+    """Return how many devices share a batch, within a `scope`."""
     if keras.backend.backend() == "jax":
         distribution = keras.distribution.distribution()
-        return 1 if distribution is None else _num_devices_of(distribution)
+        if distribution is None:
+            return 1
+        return int(distribution.device_mesh.devices.size)
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def strategy(devices: str) -> Any:
-    """Return what spreads a batch over devices.
+def scope(devices: str) -> contextlib.AbstractContextManager[Any]:
+    """Return a context; what is trained in it spreads batches over devices.
 
     Args:
         devices: How many, or "all": GPUs where there are any, else CPUs, of
-            which TensorFlow sees one unless it is told otherwise.
+            which TensorFlow sees one unless it is told otherwise; for JAX also
+            "all-hosts".
 
     Returns:
-        A mirrored strategy of TensorFlow, or a distribution of Keras for JAX;
-        for a single device one that does nothing. A model is made in its
-        `scope()`.
+        That of a mirrored strategy of TensorFlow, or of a distribution of Keras
+        for JAX; for a single device it does nothing. A model is made in it.
 
     Raises:
         UserError: If there are not so many.
     """
-    if keras.backend.backend() == "jax":
-        return _jax_distribution(devices)
     if devices == "1":
-        return tf.distribute.get_strategy()
+        return contextlib.nullcontext()
+    if keras.backend.backend() == "jax":
+        return _jax_scope(devices)
     found = tf.config.list_logical_devices("GPU")
     found = found or tf.config.list_logical_devices("CPU")
     count = len(found) if devices == ALL else int(devices)
@@ -72,20 +74,12 @@ def strategy(devices: str) -> Any:
             f"Received: devices={devices}"
         )
     if count == 1:
-        return tf.distribute.get_strategy()
-    return tf.distribute.MirroredStrategy([d.name for d in found[:count]])
-
-
-class _OneDevice:
-    """What a single device needs of a distribution: nothing."""
-
-    def scope(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
+    names = [device.name for device in found[:count]]
+    return tf.distribute.MirroredStrategy(names).scope()
 
 
-def _jax_distribution(devices: str) -> Any:
-    if devices == "1":
-        return _OneDevice()
+def _jax_scope(devices: str) -> contextlib.AbstractContextManager[Any]:
     found = keras.distribution.list_devices()
     wanted = len(found) if devices in (ALL, ALL_HOSTS) else int(devices)
     if wanted > len(found):
@@ -96,11 +90,7 @@ def _jax_distribution(devices: str) -> Any:
     # The batches are split already, see `token_dataset.training_batches`.
     return keras.distribution.DataParallel(
         devices=found[:wanted], auto_shard_dataset=False
-    )
-
-
-def _num_devices_of(distribution: Any) -> int:
-    return int(distribution.device_mesh.devices.size)
+    ).scope()
 
 
 class SharedAdamW(keras.optimizers.AdamW):

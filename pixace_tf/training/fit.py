@@ -117,7 +117,7 @@ def _fit(
     with storage.lock(path, in_use, error=RunInUseError):
         storage.remove_unfinished(path)
         keras.utils.set_random_seed(options.seed)
-        with devices.strategy(options.devices).scope():
+        with devices.scope(options.devices):
             run = (
                 run_folder.create_run(
                     *(path, tokenizer, model_config, recorded),

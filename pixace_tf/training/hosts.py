@@ -128,7 +128,7 @@ def ending_together() -> Iterator[None]:
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if not _BROKEN.search(str(error)):
+        if isinstance(error, UserError) or not _BROKEN.search(str(error)):
             raise
         os.write(
             2,
