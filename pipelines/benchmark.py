@@ -103,7 +103,7 @@ class Plan:
 
 
 SMOKE = Plan(
-    decoders_and_heads=(("reformer", "chain"),),
+    decoders_and_heads=(("transformer", "chain"),),
     presets=("pico",),
     size=8,
     batch_sizes=(2,),

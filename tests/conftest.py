@@ -9,6 +9,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 # Tests compile the same programs in many processes.
 CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "programs"
 os.environ[compile_cache.CACHE_VARIABLE] = str(CACHE)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "jax")
 compile_cache.enable()
 
 import numpy as np
@@ -24,7 +25,7 @@ SLOW_FIXTURES = {"kind", "served", "trained_run"}
 # What takes longest begins first, so that no worker is left alone with it.
 LONGEST = {
     *("test_training", "test_export", "test_tuning", "test_model"),
-    "test_project",
+    *("test_project", "test_hosts", "test_pipelines"),
 }
 
 

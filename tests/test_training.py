@@ -278,15 +278,15 @@ def test_many_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
     rng = random.Random(0)
     killed, kills = tmp_path / "killed", 0
     checkpoint = killed / "animals" / "checkpoint.npz"
-    command = command_of(cartoon_folder, killed, "--epochs", "300")
+    command = command_of(cartoon_folder, killed, "--epochs", "150")
     command += ["--checkpoint-seconds", "0.2"]
-    for attempt in range(6):
+    for attempt in range(4):
         signum = signal.SIGKILL if attempt % 2 else signal.SIGTERM
         wait_s = rng.uniform(0, 1)
         kills += kill_after_a_checkpoint(command, checkpoint, signum, wait_s)
-    assert kills >= 3  # On a fast machine it may end before.
+    assert kills >= 2  # On a fast machine it may end before.
     for runs_dir in (killed, tmp_path / "straight"):
-        fit(cartoon_folder, runs_dir, epochs=300)
+        fit(cartoon_folder, runs_dir, epochs=150)
     assert not list((killed / "animals").glob(".*.unfinished"))
     assert_same_state(
         checkpoint_of(tmp_path / "straight"), checkpoint_of(killed)
