@@ -157,23 +157,32 @@ def lock(
         yield
 
 
-def remove_unfinished(folder: StrPath) -> None:
+def remove_unfinished(folder: StrPath, is_shared: bool = False) -> None:
     """Remove what a killed process was writing.
 
     Args:
-        folder: Where no other process is writing now.
+        folder: The folder.
+        is_shared: Whether another process may be writing in it now; what is
+            young stays then.
     """
     for name in os.listdir(folder):
         if name.startswith(".") and name.endswith(_UNFINISHED):
-            os.unlink(os.path.join(folder, name))
+            path = os.path.join(folder, name)
+            with contextlib.suppress(FileNotFoundError):
+                if not (is_shared and _age_s(path) < _GIVEN_UP_S):
+                    os.unlink(path)
 
 
 def _remove_given_up(parent: str) -> None:
     """Remove the temporary folders that a killed process left."""
     for name in glob.glob(f".*{_NEW}", root_dir=parent):
         folder = os.path.join(parent, name)
-        if time.time() - os.path.getmtime(folder) > _GIVEN_UP_S:
+        if _age_s(folder) > _GIVEN_UP_S:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _age_s(path: str) -> float:
+    return time.time() - os.path.getmtime(path)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ class ImageSize(click.ParamType):
         if isinstance(value, tuple):
             return value
         parts = str(value).lower().split("x")
-        if len(parts) not in (1, 2) or not all(p.isdigit() for p in parts):
+        if len(parts) not in (1, 2) or not all(p.isdecimal() for p in parts):
             self.fail(f"{value!r} is no image size. {SPELLED}", param, ctx)
         return int(parts[0]), int(parts[-1])
 
@@ -34,7 +34,7 @@ class BitWidths(click.ParamType):
         if isinstance(value, tuple):
             return value
         parts = str(value).split(",")
-        if len(parts) != 3 or not all(p.strip().isdigit() for p in parts):
+        if len(parts) != 3 or not all(p.strip().isdecimal() for p in parts):
             self.fail(f"{value!r} should be like 5,4,4.", param, ctx)
         return tuple(int(p) for p in parts)
 
@@ -48,7 +48,7 @@ class Share(click.ParamType):
         if isinstance(value, tuple):
             return value
         parts = str(value).split("/")
-        if len(parts) != 2 or not all(p.isdigit() for p in parts):
+        if len(parts) != 2 or not all(p.isdecimal() for p in parts):
             self.fail(f"{value!r} should be like 1/4.", param, ctx)
         index, count = map(int, parts)
         if not 1 <= index <= count:

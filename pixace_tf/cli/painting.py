@@ -177,7 +177,7 @@ def generate(
     )
     painter = _open_painter(run_path, server, model)
     is_panel = label == "all" and bool(painter.labels)
-    rows = {}  # By what stands below their pictures.
+    rows = []  # With what stands below their pictures.
     for name in painter.labels if is_panel else [label]:
         with console.ProgressBar("Painting") as bar:
             drawn = painter.generate(
@@ -187,19 +187,19 @@ def generate(
             parts = [printable(str(name))] if is_panel else []
             if len(temperatures) > 1:
                 parts.append(f"T {temperature:g}")
-            rows[", ".join(parts)] = row
+            rows.append((", ".join(parts), row))
     sheet = (
-        sheets.grid(next(iter(rows.values())), scale)
+        sheets.grid(rows[0][1], scale)
         if len(rows) == 1
         else sheets.contact_sheet(
             [
                 [sheets.Tile(pixels, caption) for pixels in row]
-                for caption, row in rows.items()
+                for caption, row in rows
             ],
             scale=scale,
         )
     )
-    images = [pixels for row in rows.values() for pixels in row]
+    images = [pixels for _, row in rows for pixels in row]
     sheets.save_image(sheet, out)
     if tiles is not None:
         sheets.save_tiles(images, tiles)

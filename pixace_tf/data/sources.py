@@ -322,7 +322,9 @@ class TfdsSource(Source):
         for example in self._examples[chunk].as_numpy_iterator():
             images.append(resize(example["image"]).numpy())
             label = example.get("label", "")
-            labels.append(names[int(label)] if names else str(label))
+            if names:  # A number below 0 is no class.
+                label = names[label] if label >= 0 else ""
+            labels.append(str(label))
             if progress is not None:
                 progress(before + len(images), self._total)
         parts = [self._parts[chunk]] * len(images)

@@ -59,15 +59,18 @@ class TarSource(Source):
         words = {path: _part_word(path) for path in paths}
         parts = image_files.parts_of(set(words.values()))
         self._parts = {path: parts.get(words[path], "") for path in paths}
-        left_out = [path for path in paths if self._parts[path] == "test"]
+        self.has_parts = {"train", "validation"} <= set(parts.values())
+        reasons = {"test": "kept for testing: the word test in its name"}
+        if self.has_parts:
+            reasons[""] = "no word in its name says to which part it belongs"
         self.skipped = [
-            Skipped(path, "kept for testing: the word test in its name")
-            for path in left_out
+            Skipped(path, reasons[part])
+            for path, part in self._parts.items()
+            if part in reasons
         ]
-        self._paths = [path for path in paths if path not in left_out]
+        self._paths = [p for p in paths if self._parts[p] not in reasons]
         self._max_pixels = max_pixels
         self.num_chunks = len(self._paths)
-        self.has_parts = {"train", "validation"} <= set(parts.values())
 
     def read(
         self,

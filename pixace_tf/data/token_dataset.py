@@ -192,7 +192,10 @@ def _sample(rows: ShardRows) -> tuple[np.ndarray, np.ndarray]:
     count = min(len(rows), MAX_SAMPLE)
     if not count:
         return np.zeros((0, rows.shape[1]), rows.dtype), np.zeros(0, np.int32)
-    return rows.read(np.linspace(0, len(rows) - 1, count).astype(np.int64))
+    try:
+        return rows.read(np.linspace(0, len(rows) - 1, count).astype(np.int64))
+    finally:
+        rows.close()  # It has opened most of the files.
 
 
 def load(
@@ -233,7 +236,8 @@ def load(
     token_ids = tokenize(small.images, tokenizer)
     token_ids = token_ids.astype(np.uint16 if is_narrow else np.int32)
     label_names = sorted(set(small.labels))
-    classes = np.array([label_names.index(x) for x in small.labels], np.int32)
+    places = {name: i for i, name in enumerate(label_names)}
+    classes = np.array([places[name] for name in small.labels], np.int32)
     return TokenDataset(
         train=token_ids[in_train],
         validation=token_ids[~in_train],

@@ -283,6 +283,12 @@ class ShardRows:
         token_ids = tf.ensure_shape(token_ids, (None, self.shape[1]))
         return token_ids, tf.ensure_shape(labels, (None,))
 
+    def close(self) -> None:
+        """Close the files; they are opened again when they are needed."""
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+
     def _read_or_note(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read rows; keep what is wrong, since TensorFlow shows a traceback."""
         try:
@@ -318,7 +324,12 @@ def _open(path: str) -> ArrayRecordReader:
             options=_READER_OPTIONS,
             file_reader_buffer_size=_READER_BUFFER_BYTES,
         )
-    except Exception:  # A damaged file can raise anything.
+    except Exception as error:  # A damaged file can raise anything.
+        if "Too many open files" in str(error):
+            raise UserError(
+                f"{os.path.dirname(path)} has more shards than this system "
+                "lets a program open; raise the limit with ulimit -n."
+            ) from None
         raise UserError(_damaged(path)) from None
 
 

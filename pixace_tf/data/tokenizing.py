@@ -145,6 +145,8 @@ def tokenize(
     is_joined = os.path.exists(job.file(token_shards.MANIFEST_FILE))
     if missing or not is_joined:
         _join(job)
+        # Of what was killed; another machine may be joining, too.
+        storage.remove_unfinished(job.path, is_shared=shard[1] > 1)
     shards = Shards.open(job.path)
     if not missing and is_joined:
         shards.verify()
@@ -162,7 +164,7 @@ def write_chunk(job: Job, chunk: int) -> None:
     small = job.images.read(chunk, job.tokenizer)
     labels = sorted(set(small.labels))
     rows = _rows(small, labels, job.tokenizer)
-    in_train = _in_train(small, rows, job.images.has_parts)
+    in_train = _in_train(small, rows, job.images)
     counts = np.bincount(rows["label"][in_train], minlength=len(labels))
     entry: dict[str, Any] = {"labels": labels, "num_train": counts.tolist()}
     for part, chosen in zip(PARTS, (in_train, ~in_train), strict=True):
@@ -191,16 +193,20 @@ def _rows(
     if len(rows):
         digests = b"".join(map(digest_of, small.images))
         rows["token_ids"] = tokenize_images(small.images, tokenizer)
-        rows["label"] = [labels.index(label) for label in small.labels]
+        places = {name: i for i, name in enumerate(labels)}
+        rows["label"] = [places[label] for label in small.labels]
         rows["digest"] = np.frombuffer(digests, np.uint8).reshape(-1, 16)
     return rows
 
 
 def _in_train(
-    small: SmallImages, rows: np.ndarray, has_parts: bool
+    small: SmallImages, rows: np.ndarray, images: Source
 ) -> np.ndarray:
     """Return bool `(N,)`; copies between the parts are left out by `_join`."""
-    if has_parts:
+    if not images.has_parts and images.num_chunks == 1:
+        # All are here, so that each part is sure to have some.
+        return small.in_train()
+    if images.has_parts:
         return np.array([part == "train" for part in small.parts], bool)
     digests = [row.tobytes() for row in rows["digest"]]
     return np.array([not is_held_out(digest) for digest in digests], bool)
@@ -228,13 +234,17 @@ def _begin(job: Job) -> None:
     }
     os.makedirs(job.path, exist_ok=True)
     if not os.path.exists(plan_path):
-        if any(not name.startswith(".") for name in os.listdir(job.path)):
+        names = os.listdir(job.path)
+        # Another machine may have begun just now.
+        is_other = any(not name.startswith(".") for name in names)
+        if is_other and not os.path.exists(plan_path):
             raise UserError(
                 f"{job.path} is not empty, and no folder of token shards."
             )
-        storage.mark_folder(job.path)
-        storage.write_json(plan_path, plan)
-        return
+        if not is_other:
+            storage.mark_folder(job.path)
+            storage.write_json(plan_path, plan)
+            return
     with open(plan_path) as file:
         before = json.load(file)
     if before != plan:
@@ -283,8 +293,6 @@ def _join(job: Job) -> None:
             "chunks": chunks,
         },
     )
-    # Of what was killed; all chunks are there.
-    storage.remove_unfinished(job.path)
 
 
 def _left_out(

@@ -73,8 +73,10 @@ def locate_own(name: StrPath, say: Callable[[str], None] = print) -> str:
     is_from_hub = os.fspath(name).startswith(hub.SCHEME)
     if not (is_from_hub or is_in_box(path)):
         return path
-    last = os.path.basename(os.fspath(name)).partition("@")[0]
-    copy = os.path.join(RUNS_DIR, last)
+    own = os.path.basename(
+        hub.parse(os.fspath(name)).repository if is_from_hub else path
+    )
+    copy = os.path.join(RUNS_DIR, own)
     os.makedirs(RUNS_DIR, exist_ok=True)
     try:
         with storage.new_folder(copy) as temporary:

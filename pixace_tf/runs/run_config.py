@@ -50,7 +50,10 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         with open(file, encoding="utf-8") as opened:
             config: dict[str, Any] = json.load(opened)
         version = config["format"]
-        missing = {"tokenizer", "model", "arguments"} - set(config)
+        sections = {"tokenizer", "model", "arguments"}
+        missing = sections - set(config)
+        if not all(isinstance(config[n], dict) for n in sections - missing):
+            raise TypeError
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"The file {file} is damaged.") from None
     if version != FORMAT:

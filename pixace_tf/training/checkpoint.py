@@ -1,5 +1,6 @@
 """The checkpoint: all that an interrupted training needs to go on, exactly."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -11,11 +12,14 @@ import numpy as np
 from pixace_tf import storage
 from pixace_tf.errors import UserError
 from pixace_tf.runs import run_folder
-from pixace_tf.runs.run_config import CHECKPOINT_FILE
+from pixace_tf.runs.run_config import CHECKPOINT_FILE, WEIGHTS_FILE
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.training import devices
 from pixace_tf.training.interruption import StopRequest
 from pixace_tf.training.schedule import TrainingState
+
+# A single device takes a large batch in several steps.
+_OF_STEPS = "gradient_accumulator"
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -94,6 +98,11 @@ class Checkpoint(keras.callbacks.Callback):
             **self._hidden_variables(),
         }
         for name in {**variables, **arrays}:
+            if (name in variables) != (name in arrays) and _OF_STEPS in name:
+                raise UserError(
+                    f"{file} was written by another number of devices. Go on "
+                    "with the --devices of then."
+                )
             expected = variables[name].shape if name in variables else None
             found = arrays[name].shape if name in arrays else None
             if expected is None or found != tuple(expected):
@@ -105,6 +114,20 @@ class Checkpoint(keras.callbacks.Callback):
             variable.assign(arrays[name])
         for field in dataclasses.fields(TrainingState):
             setattr(self._state, field.name, meta[field.name])
+        self._recall_best()
+
+    def _recall_best(self) -> None:
+        """Take up the best validation since the checkpoint, if it was better.
+
+        Where the clock sets the learning rate, what is trained again may be
+        worse than the weights that are kept already.
+        """
+        with contextlib.suppress(UserError):  # They are missing or damaged.
+            _, entry = storage.read_npz(self._run.file(WEIGHTS_FILE))
+            kept = entry.get("val_bits_per_pixel")
+            if kept is not None:
+                best = self._state.best
+                self._state.best = kept if best is None else min(best, kept)
 
     def _hidden_variables(self) -> dict[str, Any]:
         """Return random states and the optimizer's variables by name.

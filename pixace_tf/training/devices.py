@@ -45,6 +45,19 @@ def count() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Check that the devices of a `scope` can share a batch evenly.
+
+    Raises:
+        UserError: If they cannot.
+    """
+    if batch_size % count():
+        raise UserError(
+            f"batch_size must be a multiple of the {count()} devices. "
+            f"Received: batch_size={batch_size}"
+        )
+
+
 def scope(devices: str) -> contextlib.AbstractContextManager[Any]:
     """Return a context; what is trained in it spreads batches over devices.
 

@@ -35,6 +35,7 @@ MAX_NAMED_SKIPS = 20
 # Fewer are learned by heart within minutes.
 FEW_IMAGES = 200
 _GPU_BATCH_SIZE = 64
+_SIZES = ("num_layers", "hidden_dim", "num_hashes")
 _CPU_BATCH_PIXELS = 4096
 
 
@@ -78,7 +79,7 @@ def fit(
     options = _with_tokenizer_of(source, TrainingArguments(**arguments))
     hosts.join(options)
     path = os.path.join(runs_dir, name or default_name(source))
-    with hosts.own_folder(path) as folder, hosts.ending_together():
+    with hosts.ending_together(), hosts.own_folder(path) as folder:
         return _fit(source, options, start_from, folder, hosts.quietly(say))
 
 
@@ -94,30 +95,34 @@ def _fit(
         options.image_size, options.palette, options.resize, options.trim
     )
     is_new = not os.path.exists(os.path.join(path, storage.RUN_FILE))
-    start = None
-    if start_from is not None:
-        start = os.path.abspath(catalog.locate(start_from, say))
+    start = _locate_start(start_from, path, say)
     if options.preset == AUTO and not (is_new and start is None):
         begun = run_config.read_config(str(start) if is_new else path)
         options = options.with_preset(begun["arguments"]["preset"])
     if start is not None:
-        warm_start.check_fits(
-            *(start, tokenizer, _model_config(options), options.preset)
-        )
+        ours = _model_config(options)
+        if options.head is None:  # That of the other run, then.
+            del ours["head"]
+        warm_start.check_fits(start, tokenizer, ours, options.preset)
     if not is_new:
         _refuse_changes(path, tokenizer, options, start)
     data = _load_data(source, path, tokenizer, options, say)
     if options.preset == AUTO:
         options = options.with_preset(_choose_preset(options, data, say))
-    recorded = _resolve(source, options, data, start) if is_new else {}
-    model_config = _model_config(options, start)
-    model_config["labels"] = labels.choose(data.label_counts(), options.labels)
-    os.makedirs(path, exist_ok=True)
     in_use = f"Another training is using {path}."
-    with storage.lock(path, in_use, error=RunInUseError):
-        storage.remove_unfinished(path)
-        keras.utils.set_random_seed(options.seed)
-        with devices.scope(options.devices):
+    with devices.scope(options.devices):
+        model_config, recorded = _model_config(options, start), {}
+        if is_new:
+            recorded = _resolve(source, options, data, start)
+            model_config["labels"] = labels.choose(
+                data.label_counts(), options.labels
+            )
+        os.makedirs(path, exist_ok=True)
+        with storage.lock(path, in_use, error=RunInUseError):
+            if is_new and os.path.exists(os.path.join(path, storage.RUN_FILE)):
+                raise RunInUseError(in_use)  # It has begun since.
+            storage.remove_unfinished(path)
+            keras.utils.set_random_seed(options.seed)
             run = (
                 run_folder.create_run(
                     *(path, tokenizer, model_config, recorded),
@@ -136,6 +141,30 @@ def _fit(
         return run_folder.load_run(path, options.jit_compile)
     # This run has compiled what samples already.
     return run_folder.load_weights(run)
+
+
+def _locate_start(
+    start_from: str | os.PathLike[str] | None,
+    path: str,
+    say: Callable[[str], None],
+) -> str | None:
+    """Return the folder that a run starts from, None for nothing.
+
+    A run with a checkpoint no longer needs it.
+    """
+    if start_from is None:
+        return None
+    begun = (storage.RUN_FILE, run_config.CHECKPOINT_FILE)
+    if not all(os.path.exists(os.path.join(path, name)) for name in begun):
+        return os.path.abspath(catalog.locate(start_from, say))
+    origin = run_config.read_config(path)["arguments"].get("start_from")
+    if origin is None:
+        raise UserError(
+            f"{path} did not start from another run. Leave out --from, or "
+            "start a new run with --name."
+        )
+    say(f"This run has begun already, from {origin}.")
+    return None
 
 
 def _with_tokenizer_of(
@@ -189,7 +218,13 @@ def _model_config(
     }
     if start_from is not None:
         config.update(warm_start.sizes_of(start_from))
-        config["head"] = options.head or config["head"]
+        for name in _SIZES:
+            size = config["decoder_config"].get(name)
+            if getattr(options, name) not in (None, 0, size):
+                raise UserError(
+                    f"The sizes are those of {start_from}, whose {name} is "
+                    f"{size}. Received: {name}={getattr(options, name)}"
+                )
     return config
 
 
@@ -229,6 +264,7 @@ def _resolve(
             f"batch_size must be at most the {len(data.train)} training "
             f"images. Received: batch_size={recorded['batch_size']}"
         )
+    devices.check_batch_size(recorded["batch_size"])
     is_folder = os.path.isdir(source)
     return {
         "source": os.path.abspath(source) if is_folder else source,
@@ -266,8 +302,10 @@ def _default_batch_size(options: TrainingArguments, num_images: int) -> int:
     else:
         height, width = options.image_size
         most = max(1, _CPU_BATCH_PIXELS // (height * width))
-    batch_size = min(most, num_images)
-    return 1 << (batch_size.bit_length() - 1)
+    batch_size = 1 << (min(most, num_images).bit_length() - 1)
+    # A multiple of the devices, which may be three.
+    num_devices = devices.count()
+    return max(1, batch_size // num_devices) * num_devices
 
 
 def _load_data(
@@ -340,7 +378,10 @@ def _refuse_changes(
     # option stays as it was.
     free = {"source", "images", "head_hidden_dim"}
     free |= {"labels"} if options.labels is None else set()
-    free |= {"start_from"} if start_from is None else set()
+    if start_from is None:
+        free |= {"start_from"}
+        if "start_from" in before:  # It has the sizes and the head of that.
+            free |= {name for name in _SIZES if not getattr(options, name)}
     free |= {"batch_size"} if options.batch_size is None else set()
     free |= {"head"} if options.head is None else set()
     free |= {"precision"} if options.precision == "auto" else set()
@@ -365,6 +406,7 @@ def _reopen(
             f"{path} was trained on other images (those of "
             f"{before['source']} as they were). Start a new run with --name."
         )
+    devices.check_batch_size(before["batch_size"])
     run = run_folder.open_run(path, before["precision"], jit_compile)
     missing = set(run.model.labels) - set(data.label_names)
     if missing:

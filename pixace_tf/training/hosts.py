@@ -105,9 +105,9 @@ def own_folder(path: str) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="pixace-tf-") as scratch:
         copy = os.path.join(scratch, os.path.basename(path))
         if os.path.isdir(path):
-            shutil.copytree(
-                path, copy, ignore=shutil.ignore_patterns("tensorboard", ".*")
-            )
+            # Exported versions are named by numbers.
+            others = ("tensorboard", "pictures", ".*", "[0-9]*")
+            shutil.copytree(path, copy, ignore=shutil.ignore_patterns(*others))
         multihost_utils.sync_global_devices("copied")
         yield copy
 

@@ -11,7 +11,6 @@ import tensorflow as tf
 from pixace_tf import compile_cache, console
 from pixace_tf.data import token_dataset
 from pixace_tf.data.token_dataset import ShardedDataset, TokenDataset
-from pixace_tf.errors import UserError
 from pixace_tf.painting.sheets import save_learning_curve
 from pixace_tf.runs.run_config import CHECKPOINT_FILE
 from pixace_tf.runs.run_folder import Run
@@ -57,15 +56,9 @@ def train(
         UserError: If the loss stops being finite.
     """
     batch_size = run.arguments["batch_size"]
-    num_devices = devices.count()
-    if batch_size % num_devices:
-        raise UserError(
-            f"batch_size must be a multiple of the {num_devices} devices. "
-            f"Received: batch_size={batch_size}"
-        )
     fitting = micro_batch_size(batch_size, run.model.sequence_length)
     # Several devices are given their shares at once.
-    micro = fitting if num_devices == 1 else batch_size
+    micro = fitting if devices.count() == 1 else batch_size
     count = batch_size // micro
     steps_per_epoch = len(data.train) // batch_size * count
     budget = Budget(epochs, max_minutes, steps_per_epoch, count)

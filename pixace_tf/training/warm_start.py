@@ -33,7 +33,7 @@ def check_fits(
     Args:
         path: The other run.
         tokenizer: Of the new run.
-        model_config: Of the new model.
+        model_config: Of the new model, as far as it is given.
         preset: Of the new run.
 
     Raises:
@@ -45,7 +45,7 @@ def check_fits(
     differ = [
         spell(theirs[name])
         for name, spell in _SHARED.items()
-        if theirs[name] != ours[name]
+        if name in ours and theirs[name] != ours[name]
     ]
     if differ:
         raise UserError(
