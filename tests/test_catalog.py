@@ -87,6 +87,11 @@ def test_models_lists_both_places_and_draws_strips(folders, boxed):
     shutil.copytree(boxed, home / "saved_models" / "mine")
     broken = home / "saved_models" / "broken"
     broken.mkdir()
+    config = json.loads((boxed / "run.json").read_text())
+    for i, damage in enumerate(({"tokenizer": []}, {"arguments": None})):
+        folder = broken.with_name(f"broken-{i}")
+        folder.mkdir()
+        (folder / "run.json").write_text(json.dumps({**config, **damage}))
     (broken / "run.json").write_text("{")
     (home / "saved_models" / "mine" / run_config.SAMPLES_FILE).unlink()
     done = call("models", "--out", "models.png")
@@ -124,6 +129,14 @@ def test_an_export_of_the_box_goes_into_a_copy(folders, boxed):
     assert catalog.locate_own("zoo", said.append) == path  # No second copy.
     assert len(said) == 1
     assert sorted(boxed.iterdir()) == before
+
+
+def test_a_copy_of_a_revision_has_the_name_of_its_run(
+    folders, boxed, monkeypatch
+):
+    monkeypatch.setattr(catalog.hub, "fetch", lambda *_: str(boxed))
+    path = catalog.locate_own("hf://ann/animals@refs/pr/1", lambda line: None)
+    assert path == os.path.join("saved_models", "animals")
 
 
 def test_a_copy_overwrites_nothing(folders, boxed):

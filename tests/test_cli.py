@@ -196,6 +196,7 @@ def test_draw_writes_labelled_pictures(tmp_path):
         (["fit", "{tmp}/none"], "There is no folder"),
         (["fit", "{tmp}/empty"], "There are no pictures"),
         (["fit", "{tmp}", "--image-size", "big"], "no image size"),
+        (["fit", "{tmp}", "--image-size", "\u00b2"], "no image size"),
         (["fit", "{tmp}", "--image-size", "0"], "image_size must be"),
         (["fit", "{tmp}", "--bit-widths", "5,4"], "should be like"),
         (["fit", "{tmp}", "--bit-widths", "9,9,9"], "bit_widths must be"),

@@ -10,7 +10,10 @@ import pytest
 
 from pixace_tf.errors import UserError
 from pixace_tf.storage import read_npz
+from pixace_tf.training import devices
+from pixace_tf.training import fit as fit_module
 from pixace_tf.training.fit import fit
+from pixace_tf.training.training_arguments import TrainingArguments
 
 SCRIPT = """
 import sys
@@ -84,6 +87,16 @@ def test_two_devices_train_in_mixed_precision(cartoon_folder, tmp_path):
     losses = [entry["bits_per_pixel"] for entry in meta["history"]]
     assert losses[-1] < losses[0]
     assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_three_devices_share_a_batch_evenly(monkeypatch):
+    monkeypatch.setattr(devices, "count", lambda: 3)
+    for size, expected in (((8, 8), 63), ((64, 64), 3)):
+        options = TrainingArguments(image_size=size)
+        assert fit_module._default_batch_size(options, 1000) == expected
+    devices.check_batch_size(6)
+    with pytest.raises(UserError, match="a multiple of the 3 devices"):
+        devices.check_batch_size(8)
 
 
 def test_more_devices_than_there_are_is_one_clear_line(

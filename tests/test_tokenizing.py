@@ -92,6 +92,39 @@ def test_shards_hold_what_is_held_in_memory(folder, shards):
     shards.verify()
 
 
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_few_images_are_split_as_in_memory(tmp_path, count):
+    """So that one of them validates, whatever their digests are."""
+    for i in range(count):
+        save_noise(tmp_path / "few" / f"{i}.png", i)
+    data = token_dataset.load(str(tmp_path / "few"), TOKENIZER)
+    assert len(data.validation) == 1
+    few, _ = tokenize(tmp_path / "few", tmp_path / "out")
+    for part in PARTS:
+        expected = list(map(bytes, getattr(data, part)))
+        assert [tokens for tokens, _ in rows_of(few, part)] == expected
+
+
+def test_more_files_than_can_be_open_is_no_damage(shards, monkeypatch):
+    def full(*_, **__):
+        raise ValueError("open failed: Too many open files")
+
+    monkeypatch.setattr(token_shards, "ArrayRecordReader", full)
+    with pytest.raises(UserError, match="ulimit -n"):
+        ShardRows(shards, "train").read(np.arange(3))
+
+
+def test_files_that_are_being_written_stay(tmp_path):
+    young, old = tmp_path / ".a.unfinished", tmp_path / ".b.unfinished"
+    for path in (young, old):
+        path.write_text("half")
+    os.utime(old, (0, 0))
+    storage.remove_unfinished(tmp_path, is_shared=True)
+    assert os.listdir(tmp_path) == [young.name]
+    storage.remove_unfinished(tmp_path)
+    assert not os.listdir(tmp_path)
+
+
 def test_rows_are_read_in_any_order_and_twice(shards):
     rows = ShardRows(shards, "train")
     index = np.array([200, 3, 3, 64, 0, len(rows) - 1])
@@ -219,6 +252,7 @@ def test_names_of_tar_files_and_folders_in_them_tell_parts_and_classes(
         ("set-train-0.tar", paths[:20]),
         ("set-val-0.tar", paths[20:30]),
         ("set-test-0.tar", paths[30:40]),
+        ("set-x-0.tar", paths[40:50]),
     ):
         with tarfile.open(tmp_path / name, "w") as tar:
             for path in some:
@@ -226,7 +260,9 @@ def test_names_of_tar_files_and_folders_in_them_tell_parts_and_classes(
     shards, _ = tokenize(f"{tmp_path}/*.tar", tmp_path / "out")
     assert shards.manifest["counts"] == {"train": 20, "validation": 10}
     assert shards.label_names == ["cat"]
-    assert "set-test-0.tar" in shards.manifest["skipped"][0][0]
+    test, other = shards.manifest["skipped"]
+    assert "set-test-0.tar" in test[0]
+    assert "set-x-0.tar" in other[0]
 
 
 def test_a_tfds_data_set_is_read_in_chunks(tiny_zoo, tmp_path):

@@ -23,7 +23,9 @@ from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.training import callbacks, schedule
 from pixace_tf.training import fit as training
 from pixace_tf.training.callbacks import BudgetSchedule
-from pixace_tf.training.interruption import InterruptedTraining
+from pixace_tf.training.checkpoint import Checkpoint
+from pixace_tf.training.compile import compile_model
+from pixace_tf.training.interruption import InterruptedTraining, StopRequest
 from pixace_tf.training.previews import Previews
 from pixace_tf.training.schedule import (
     Budget,
@@ -115,6 +117,20 @@ def test_a_loaded_run_scores_as_it_did_in_training(trained_run):
     tokens, _ = storage.read_npz(trained_run.file("tokens.npz"))
     again = Scorer(load_run(trained_run.path).model).bits(tokens["validation"])
     assert again.mean() == pytest.approx(best, rel=1e-5)
+
+
+def test_a_kill_does_not_forget_the_best_weights(trained_run, tmp_path):
+    """Weights are kept at once, the checkpoint only now and then."""
+    path = tmp_path / "run"
+    shutil.copytree(trained_run.path, path)
+    arrays, entry = storage.read_npz(path / "weights.npz")
+    entry["val_bits_per_pixel"] -= 1
+    storage.write_npz(path / "weights.npz", arrays, entry)
+    state = TrainingState()
+    run = run_folder.open_run(path, jit_compile=False)
+    compile_model(run.model, 1e-3, False)
+    Checkpoint(run, state, 1, 60, StopRequest()).restore()
+    assert state.best == entry["val_bits_per_pixel"]
 
 
 class StopAt:

@@ -117,6 +117,38 @@ def test_a_run_of_other_settings_is_no_start(
     assert not os.path.exists(tmp_path / "new")
 
 
+@pytest.mark.slow
+def test_the_sizes_are_those_of_the_start(folders, old_run, tmp_path):
+    with pytest.raises(UserError, match=r"num_layers is \d+\. Received"):
+        fit(
+            folders / "new",
+            start_from=old_run.path,
+            runs_dir=tmp_path,
+            **{**OPTIONS, "num_layers": 9},
+        )
+    assert not os.path.exists(tmp_path / "new")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_when_its_start_is_gone(folders, old_run, tmp_path):
+    start = shutil.copytree(old_run.path, tmp_path / "start")
+    words = {"runs_dir": tmp_path, "start_from": start}
+    fit(folders / "new", **words, **OPTIONS)
+    shutil.rmtree(start)
+    said = []
+    more = {**OPTIONS, "epochs": 2, "say": said.append}
+    run = fit(folders / "new", **words, **more)
+    assert f"begun already, from {start}" in said[0]
+    assert run_config.best_bits(run.path) is not None
+    with pytest.raises(UserError, match="did not start from another run"):
+        fit(
+            folders / "old",
+            start_from=run.path,
+            runs_dir=os.path.dirname(old_run.path),
+            **OPTIONS,
+        )
+
+
 def test_a_missing_start_is_refused(folders, tmp_path):
     with pytest.raises(UserError, match="There is no run folder"):
         fit(
