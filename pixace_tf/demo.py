@@ -63,12 +63,11 @@ def run_demo(
             unseen,
             samples=4,
             temperatures=(0.9,),
-            min_p=0.02,
             progress=bar.count,
         )
     with console.ProgressBar("Painting") as bar:
         (painted,) = local.generate(
-            run, 24, temperatures=(0.9,), min_p=0.02, progress=bar.count
+            run, 24, temperatures=(0.9,), progress=bar.count
         )
     for name, sheet in (
         ("completed.png", completions.sheet()),

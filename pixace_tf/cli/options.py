@@ -166,7 +166,7 @@ sampling = together(
         "temperatures",
         type=Numbers(),
         default="1.0",
-        help="Below 1 bolder, above 1 wilder; several with commas.",
+        help="Below 1 more cautious, above 1 wilder; several with commas.",
     ),
     click.option(
         "--top-k",

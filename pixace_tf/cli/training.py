@@ -124,7 +124,7 @@ def tune(**arguments: Any) -> None:
 @click.option("--count", type=click.IntRange(16), default=6000)
 @needs_tensorflow
 def demo(folder: str, max_minutes: float, count: int) -> None:
-    """Draw pictures, train on them, complete and generate: 10 minutes."""
+    """Draw pictures, train on them, complete and generate: 8 minutes."""
     from pixace_tf.demo import run_demo
 
     run_demo(folder, max_minutes, count, click.echo)

@@ -24,7 +24,7 @@ class SamplingConfig:
     For the chain head they act on each color channel in turn.
 
     Attributes:
-        temperature: From 0.001 to 1000; below 1 is bolder on what is likely.
+        temperature: From 0.001 to 1000; below 1 keeps closer to what is likely.
         top_k: Keep the k likeliest choices; 0 keeps all.
         top_p: Keep the likeliest choices up to this probability, in `(0, 1]`.
         min_p: Keep the choices that have at least this share of the likeliest
