@@ -411,6 +411,35 @@ def test_a_run_without_its_tokens_says_what_is_missing(tmp_path):
     assert render(report).count("has lost") == 6
 
 
+def test_of_a_sample_of_the_training_nothing_is_concluded(tmp_path):
+    """A run that was trained from shards keeps some rows only."""
+    run = make_small_run(tmp_path / "run", "transformer")
+    images = random_images(3)
+    token_ids = run.tokenizer.tokenize(images).numpy()
+    storage.write_npz(
+        run.file("tokens.npz"),
+        {
+            "train": token_ids[:2],
+            "validation": token_ids[2:],
+            "train_labels": np.zeros(2, np.int32),
+            "validation_labels": np.zeros(1, np.int32),
+        },
+        {"label_names": [""], "num_train": 1000},
+    )
+    evidence = gather(run, images, [""] * 3)
+    figures = measure(evidence).figures
+    assert figures["in_training"] is None
+    assert figures["in_validation"] == 1
+    assert figures["training_pictures"] == 1000
+    assert figures["training_pictures_kept"] == 2
+
+
+def test_a_trial_of_a_sweep_is_no_report(tmp_path):
+    (tmp_path / "figures.json").write_text("{}")
+    with pytest.raises(UserError, match="exists and is no report"):
+        check_report(str(tmp_path))
+
+
 def test_a_damaged_model_has_no_figures(tmp_path):
     run = make_small_run(tmp_path / "run", "transformer")
     weight = run.model.trainable_variables[0]

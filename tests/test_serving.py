@@ -292,9 +292,10 @@ def test_the_client_paints_a_label(stand_in, server):
     with pytest.raises(ValueError, match="label must be empty or a label"):
         painter.generate(generation(1, label="owl"))
     image = np.zeros((8, 12, 3), np.uint8)
-    many = Request([image], cover="top", particles=17)
-    with pytest.raises(ValueError, match="at most 16 particles"):
-        painter.complete(many)
+    for count in (17, 64):
+        many = Request([image], cover="top", particles=count)
+        with pytest.raises(ValueError, match="at most 16 particles"):
+            painter.complete(many)
 
 
 @pytest.mark.soak

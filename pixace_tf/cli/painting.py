@@ -13,7 +13,11 @@ import click
 from pixace_tf.cli.group import import_tensorflow, main
 from pixace_tf.cli.options import sampling, served, together
 from pixace_tf.cli.terminal import preview, show
-from pixace_tf.sampling import MAX_GUIDANCE, NUM_PARTICLES
+from pixace_tf.sampling import (
+    MAX_GUIDANCE,
+    MAX_SERVED_PARTICLES,
+    NUM_PARTICLES,
+)
 
 if TYPE_CHECKING:
     from pixace_tf.painting.painter import Painter
@@ -64,9 +68,9 @@ labels = together(
 @click.option(
     "--particles",
     type=click.IntRange(1),
-    default=NUM_PARTICLES,
     help="Ways to fill a region that are weighed by what is kept behind it; "
-    "more fit better and take longer. A server weighs 16.",
+    f"more fit better and take longer.  [default: {NUM_PARTICLES}; "
+    f"{MAX_SERVED_PARTICLES}, the most, by a server]",
 )
 @click.option(
     "--samples",

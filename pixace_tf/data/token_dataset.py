@@ -183,7 +183,12 @@ class ShardedDataset:
                 "train_labels": train_labels,
                 "validation_labels": self._validation_labels,
             },
-            {"label_names": self.label_names, "skipped": [], "fingerprint": ""},
+            {
+                "label_names": self.label_names,
+                "skipped": [],
+                "fingerprint": "",
+                "num_train": len(self.train),
+            },
         )
 
 

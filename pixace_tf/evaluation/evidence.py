@@ -29,11 +29,19 @@ class TrainingData:
         token_ids: integers `(M, T)`, the images that the weights learned from.
         labels: str `(M,)`, the class of each one, "" for none.
         validation_token_ids: integers `(V, T)`; these chose the best weights.
+        num_images: How many the weights learned from; `token_ids` are a sample
+            of these where they are fewer.
     """
 
     token_ids: np.ndarray
     labels: np.ndarray
     validation_token_ids: np.ndarray
+    num_images: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the run has kept all images."""
+        return len(self.token_ids) == self.num_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +55,8 @@ class Evidence:
         token_ids: int32 `(N, T)`.
         quantized: uint8 `(N, height, width, 3)`, in the colors of the palette.
         training: What the run was trained on, None where that is lost.
-        is_held_out: bool `(N,)`, whether the run was not trained on the image.
+        is_held_out: bool `(N,)`, whether the run was not trained on the image,
+            as far as it has kept what it was trained on.
     """
 
     run: Run
@@ -118,7 +127,10 @@ def _read_training(run: Run) -> TrainingData | None:
     arrays, meta = storage.read_npz(run.file(TOKENS_FILE))
     names = np.array(meta["label_names"], str)
     return TrainingData(
-        arrays["train"], names[arrays["train_labels"]], arrays["validation"]
+        arrays["train"],
+        names[arrays["train_labels"]],
+        arrays["validation"],
+        meta.get("num_train", len(arrays["train"])),
     )
 
 

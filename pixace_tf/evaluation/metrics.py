@@ -193,11 +193,15 @@ def _color_difference(first: np.ndarray, second: np.ndarray) -> float | None:
 def _seen_before(evidence: Evidence) -> dict[str, int | None]:
     training = evidence.training
     if training is None:
-        return {"in_training": None, "in_validation": None}
+        names = ("in_training", "in_validation", "training_pictures")
+        return dict.fromkeys((*names, "training_pictures_kept"))
     validated = are_among(evidence.token_ids, training.validation_token_ids)
+    in_training = int(np.sum(~evidence.is_held_out))
     return {
-        "in_training": int(np.sum(~evidence.is_held_out)),
+        "in_training": in_training if training.is_whole else None,
         "in_validation": int(np.sum(validated)),
+        "training_pictures": training.num_images,
+        "training_pictures_kept": len(training.token_ids),
     }
 
 

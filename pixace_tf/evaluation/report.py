@@ -86,8 +86,8 @@ def check_report(folder: str) -> None:
         return
     if not os.path.isdir(folder) or os.listdir(folder):
         raise UserError(
-            f"{folder!r} exists and is no report: it has no {FIGURES_FILE}. "
-            "Give another folder."
+            f"{folder!r} exists and is no report: it has no {FIGURES_FILE} "
+            f"and {PAGE_FILE}. Give another folder."
         )
 
 
@@ -239,4 +239,5 @@ def _write(files: dict[str, bytes], folder: str) -> None:
 
 
 def _is_report(path: str) -> bool:
-    return os.path.isfile(os.path.join(path, FIGURES_FILE))
+    names = (FIGURES_FILE, PAGE_FILE)
+    return all(os.path.isfile(os.path.join(path, name)) for name in names)

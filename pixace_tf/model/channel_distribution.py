@@ -18,7 +18,7 @@ from pixace_tf.model.initializers import (
 
 NUM_COMPONENTS = 5
 NUM_COSINES = 16
-# Levels lie from -1 to 1. A component is at least a twelfth of a level of 8
+# Levels lie from -1 to 1. A component is at least a ninth of a level of 8
 # bits wide, so that its logarithms stay finite.
 MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 5.0
 # Means move by this share of what other outputs do: a step of Adam would else

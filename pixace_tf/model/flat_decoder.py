@@ -11,6 +11,7 @@ from keras import ops
 from pixace_tf.model.decoder import Decoder, with_condition
 from pixace_tf.model.kv_cache import (
     Cache,
+    cut_cache,
     extend_cache,
     pad_cache,
     split_cache,
@@ -118,9 +119,15 @@ class FlatDecoder(Decoder):
     def begin_patch(
         self, state: dict[str, Any], last_pixels: Any, patch: Any
     ) -> dict[str, Any]:
-        known = extend_cache(state["frozen"], state["tail"])
-        frozen, _ = split_cache(known, patch * self.patch_length)
-        return {**state, "frozen": frozen}
+        # Of the patch itself, the state may know some pixels, none or all.
+        nothing = [tuple(map(ops.zeros_like, layer)) for layer in state["tail"]]
+        known = extend_cache(
+            state["frozen"], extend_cache(state["tail"], nothing)
+        )
+        begin = patch * self.patch_length
+        frozen, _ = split_cache(known, begin)
+        tail = cut_cache(known, begin, self.patch_length)
+        return {**state, "frozen": frozen, "tail": tail}
 
     def step(
         self, state: dict[str, Any], neighbors: Any, position: Any

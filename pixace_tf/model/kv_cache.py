@@ -65,6 +65,21 @@ def split_cache(cache: Cache, position: int) -> tuple[Cache, Cache]:
     return before, after
 
 
+def cut_cache(cache: Cache, position: Any, length: int) -> Cache:
+    """Return the cache of `length` positions, from `position` on."""
+    return [
+        (
+            ops.slice(keys, (0, 0, position), (*keys.shape[:2], length)),
+            ops.slice(
+                values,
+                (0, position, 0),
+                (values.shape[0], length, values.shape[2]),
+            ),
+        )
+        for keys, values in cache
+    ]
+
+
 def pad_cache(cache: Cache, length: int) -> Cache:
     """Return a cache of `length` positions, zeros behind those of `cache`."""
     missing = length - cache[0][1].shape[1]

@@ -17,6 +17,7 @@ from pixace_tf.painting.request import ImageLike, Request, generation
 from pixace_tf.painting.sheets import Completions, cut_strip, hide
 from pixace_tf.runs.run_config import EXAMPLES_FILE, TOKENS_FILE
 from pixace_tf.runs.run_folder import Run
+from pixace_tf.sampling import NUM_PARTICLES
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.sampling.sampler import Watch
 
@@ -109,7 +110,7 @@ class LocalPainter:
             masks_of_all.reshape(len(masks_of_all), -1),
             request.seeds(token_ids),
             request.sampling_config(len(originals)),
-            request.particles,
+            request.particles or NUM_PARTICLES,
             progress,
             self._watched(request, watch),
             labels=label,

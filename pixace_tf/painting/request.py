@@ -11,7 +11,7 @@ import numpy as np
 from pixace_tf.data import image_files
 from pixace_tf.errors import UserError
 from pixace_tf.painting import masks
-from pixace_tf.sampling import MAX_GUIDANCE, NUM_PARTICLES
+from pixace_tf.sampling import MAX_GUIDANCE
 from pixace_tf.sampling.sampling_config import SamplingConfig
 
 # A path, an http(s) address, or uint8 `(any_height, any_width, 3)`.
@@ -37,7 +37,8 @@ class Request:
             are painted; a list with one for each image; or `"alpha"` for what
             is transparent in them.
         particles: How many ways to fill an image are weighed by the pixels that
-            are kept behind what is hidden; see `sampling.particles`.
+            are kept behind what is hidden; see `sampling.particles`. None is
+            `NUM_PARTICLES`, or as many as a server can weigh.
         samples: Completions per image and temperature, or new images per
             temperature; the k-th one has the seed `seed + k`.
         best: Draw so many for each sample, and keep the one that the model
@@ -61,7 +62,7 @@ class Request:
     prefix_length: int | None = None
     cover: str | None = None
     mask: Any = None
-    particles: int = NUM_PARTICLES
+    particles: int | None = None
     samples: int = 1
     best: int = 1
     label: str | None = None
@@ -93,10 +94,10 @@ class Request:
                 f"{len(self.mask)} masks, {len(self.images)} images"
             )
         for name in ("samples", "best", "particles"):
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise UserError(
-                    f"{name} must be positive. "
-                    f"Received: {name}={getattr(self, name)}"
+                    f"{name} must be positive. Received: {name}={value}"
                 )
         if not 1 <= self.guidance <= MAX_GUIDANCE:
             raise UserError(

@@ -20,13 +20,12 @@ from pixace_tf.painting.painter import WatchCallback
 from pixace_tf.painting.request import ImageLike, Request
 from pixace_tf.painting.sheets import Completions, hide
 from pixace_tf.painting.wire import Arrays, Server
-from pixace_tf.sampling import NUM_PARTICLES
+from pixace_tf.sampling import MAX_SERVED_PARTICLES
 
 # The batching of the server takes so many rows at most.
 MAX_ROWS = 8
 # Of one image, as in `serving.served_fill`, which needs TensorFlow; it is the
 # default there.
-MAX_PARTICLES = 16
 # Requests under way at once, so that the server has what to batch.
 NUM_CONNECTIONS = 4
 
@@ -193,15 +192,15 @@ def _sampling(request: Request, num_rows: int) -> Arrays:
 def _filling(request: Request, num_rows: int) -> Arrays:
     """Return what `fill` takes beside an image, a mask and the sampling."""
     count = num_rows * request.columns
-    if request.particles not in {*range(MAX_PARTICLES + 1), NUM_PARTICLES}:
+    num_particles = request.particles or MAX_SERVED_PARTICLES
+    if num_particles > MAX_SERVED_PARTICLES:
         raise UserError(
-            f"A server weighs at most {MAX_PARTICLES} particles. "
-            f"Received: particles={request.particles}"
+            f"A server weighs at most {MAX_SERVED_PARTICLES} particles. "
+            f"Received: particles={num_particles}"
         )
-    particles = min(request.particles, MAX_PARTICLES)
     label = os.fsencode(request.label or "")
     return {
-        "particles": np.full(count, particles, np.int32),
+        "particles": np.full(count, num_particles, np.int32),
         "label": np.array([label] * count, object),
         "guidance": np.full(count, request.guidance, np.float32),
     }

@@ -68,8 +68,12 @@ class Server:
     def __init__(
         self, address: str, model: str = "model", timeout_s: float = TIMEOUT_S
     ) -> None:
-        parts = urllib.parse.urlsplit(address)
-        if parts.scheme not in ("http", "https", "grpc") or not parts.hostname:
+        try:
+            parts = urllib.parse.urlsplit(address)
+            scheme, host = parts.scheme, parts.hostname
+        except ValueError:  # Such as http://[::1
+            scheme, host = "", None
+        if scheme not in ("http", "https", "grpc") or not host:
             raise UserError(
                 "A server is given as http://HOST:PORT or grpc://HOST:PORT. "
                 f"Received: {address!r}"
@@ -162,7 +166,7 @@ def _rest_call(
             else np.array(value)
             for name, value in answer["outputs"].items()
         }
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise _StatusError("UNIMPLEMENTED", "no such answer known;") from None
 
 

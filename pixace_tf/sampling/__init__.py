@@ -8,4 +8,6 @@ the mathematics of `draws`; `sampling_config.SamplingConfig` says how freely.
 
 # How many ways to fill an image are weighed by default; see `particles`.
 NUM_PARTICLES = 64
+# As many as an exported model can weigh.
+MAX_SERVED_PARTICLES = 16
 MAX_GUIDANCE = 100.0

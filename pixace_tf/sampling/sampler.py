@@ -380,13 +380,8 @@ class _Block:
         is_filtered: bool,
     ) -> None:
         self._loop, self._rows, self._is_filtered = loop, rows, is_filtered
-        # The block is filled up with its last image.
-        full = np.minimum(np.arange(loop.rows), len(rows) - 1)
-        self._token_ids = tf.constant(token_ids[full])
-        self._mask = tf.constant(mask[full])
-        self._seeds = tf.constant(seeds[full])
-        self._condition = tf.constant(condition[full])
-        self._config = {name: value[full] for name, value in config.items()}
+        self._arrays = token_ids, mask, seeds, condition
+        self._config = config
 
     def decode(
         self, position: int, end: int, is_watched: bool
@@ -402,13 +397,20 @@ class _Block:
             After each chunk of pixels `rows`, as many or more rows of tokens,
             and where the next chunk begins.
         """
-        loop, tokens = self._loop, self._token_ids
-        seeds, nats = self._seeds, tf.zeros(loop.rows)
+        loop = self._loop
+        # The block is filled up with its last image. This is done here, not
+        # before: the particles of many images would fill the memory.
+        full = np.minimum(np.arange(loop.rows), len(self._rows) - 1)
+        tokens, mask, seeds, condition = (
+            tf.constant(values[full]) for values in self._arrays
+        )
+        config = {name: value[full] for name, value in self._config.items()}
+        nats = tf.zeros(loop.rows)
         if loop.has_particles:
             uniform = particles.choice_noise(seeds[0], tokens.shape[1])
             seeds = particles.seeds(seeds[0], loop.rows)
         noise = loop.noise(seeds)
-        state = loop.state_at(tokens, position, self._condition)
+        state = loop.state_at(tokens, position, condition)
         while position < end:
             stop = (position // loop.span_length + 1) * loop.span_length
             if is_watched or loop.has_particles:
@@ -416,7 +418,7 @@ class _Block:
             stop = min(stop, end)
             tokens, nats, state = loop.advance(
                 *(self._is_filtered, state, tokens, nats, position, stop),
-                *(self._mask, noise, self._config),
+                *(mask, noise, config),
             )
             position = stop
             if loop.has_particles and position < end:

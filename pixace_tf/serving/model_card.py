@@ -11,7 +11,7 @@ from pixace_tf import storage
 from pixace_tf.data.image_files import printable
 from pixace_tf.runs.run_config import HISTORY_FILE, TOKENS_FILE
 from pixace_tf.runs.run_folder import Run
-from pixace_tf.serving.served_fill import MAX_PARTICLES
+from pixace_tf.sampling import MAX_SERVED_PARTICLES
 
 CARD_FILE = "README.md"
 
@@ -49,8 +49,8 @@ Any region, painted where `hole.png` is white:
 printf '{{"signature_name": "fill", "instances": [{{
   "image_bytes": {{"b64": "%s"}}, "mask_bytes": {{"b64": "%s"}},
   "particles": 16, "label": "", "guidance": 1.0, "temperature": 1.0,
-  "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}}]}}' \
-  "$(base64 < cat.jpg | tr -d '\n')" "$(base64 < hole.png | tr -d '\n')" |
+  "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}}]}}' \\
+  "$(base64 < cat.jpg | tr -d '\\n')" "$(base64 < hole.png | tr -d '\\n')" |
   curl -s http://localhost:8501/v1/models/{url_name}:predict -d @-
 ```
 
@@ -91,7 +91,7 @@ def write(run: Run, version_path: str) -> str:
         "palette": f"{tokenizer.palette.name}, "
         f"{tokenizer.palette.vocabulary_size:,} codes",
         "decoder": f"{run.model.get_config()['decoder']}, preset "
-        f"{arguments['preset']}",
+        f"{arguments.get('preset', 'unknown')}",
         "parameters": f"{run.model.num_parameters:,}",
         **_learning(run),
         "version": os.path.basename(version_path),
@@ -114,7 +114,7 @@ def write(run: Run, version_path: str) -> str:
             ),
             name=shlex.quote(name),
             url_name=urllib.parse.quote(name, safe=""),
-            particles=MAX_PARTICLES,
+            particles=MAX_SERVED_PARTICLES,
             labels=", ".join(map(printable, run.model.labels))
             or "this model knows none, so it is empty",
             half=tokenizer.sequence_length // 2,
@@ -125,13 +125,15 @@ def write(run: Run, version_path: str) -> str:
 
 
 def _images(run: Run) -> str:
-    source = os.path.basename(os.path.normpath(str(run.arguments["source"])))
+    given = str(run.arguments.get("source", "images"))
+    source = os.path.basename(os.path.normpath(given))
     try:
-        arrays, _ = storage.read_npz(run.file(TOKENS_FILE))
+        arrays, meta = storage.read_npz(run.file(TOKENS_FILE))
     except ValueError:
         return source
+    num_train = meta.get("num_train", len(arrays["train"]))
     return (
-        f"{source}: {len(arrays['train']):,} for training, "
+        f"{source}: {num_train:,} for training, "
         f"{len(arrays['validation']):,} for validation"
     )
 

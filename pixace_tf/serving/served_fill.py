@@ -13,12 +13,9 @@ from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.painting.masks import MIN_SHARE
-from pixace_tf.sampling import particles
+from pixace_tf.sampling import MAX_SERVED_PARTICLES, particles
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.sampler import ROWS_BEHIND
-
-# Particles of an image at most.
-MAX_PARTICLES = 16
 
 
 class ServedFill:
@@ -35,7 +32,7 @@ class ServedFill:
         self._model, self._tokenizer = model, tokenizer
         self._loops = {
             is_guided: DecodeLoop(
-                *(model, MAX_PARTICLES),
+                *(model, MAX_SERVED_PARTICLES),
                 jit_compile=False,
                 has_particles=True,
                 is_guided=is_guided,
@@ -89,7 +86,7 @@ class ServedFill:
         Args:
             token_ids: int32 `(T,)`.
             mask: bool `(T,)`, True where pixels are to be sampled.
-            count: int32 scalar from 1 to `MAX_PARTICLES`, the particles.
+            count: int32 scalar from 1 to `MAX_SERVED_PARTICLES`, the particles.
             label: int32 scalar, the number of the label.
             guidance: float32 scalar from 1 on.
             seed: int64 scalar.

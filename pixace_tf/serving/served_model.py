@@ -24,11 +24,11 @@ from pixace_tf.data.image_files import printable
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.sampling import MAX_GUIDANCE
+from pixace_tf.sampling import MAX_GUIDANCE, MAX_SERVED_PARTICLES
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.draws import has_filters
 from pixace_tf.sampling.sampling_config import RULES, SamplingConfig
-from pixace_tf.serving.served_fill import MAX_PARTICLES, ServedFill
+from pixace_tf.serving.served_fill import ServedFill
 
 # Images of a block. Fewer would make a batch slower, more a single image.
 BLOCK_ROWS = 8
@@ -112,7 +112,7 @@ class ServedModel:
                 self._fill_masks,
                 image_bytes=row,
                 mask_bytes=row,
-                particles=tf.constant([MAX_PARTICLES]),
+                particles=tf.constant([MAX_SERVED_PARTICLES]),
                 label=tf.constant([""]),
                 guidance=tf.constant([1.0]),
                 **options,
@@ -238,8 +238,8 @@ class ServedModel:
                 lambda x: (x >= 0) & (x <= length),
             ),
             "particles": (
-                f"from 1 to {MAX_PARTICLES}",
-                lambda x: (x >= 1) & (x <= MAX_PARTICLES),
+                f"from 1 to {MAX_SERVED_PARTICLES}",
+                lambda x: (x >= 1) & (x <= MAX_SERVED_PARTICLES),
             ),
             "guidance": (
                 f"from 1 to {MAX_GUIDANCE:g}",
