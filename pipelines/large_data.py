@@ -12,6 +12,7 @@ Expected: pipelines/results/large-data.md
 
 import io
 import json
+import os
 import pathlib
 import resource
 import shutil
@@ -49,10 +50,10 @@ COLUMNS = {
 def main(out: str, counts: str, scratch: str | None) -> None:
     """Measure; write a table and its JSON."""
     rows = []
-    for count in map(int, counts.split(",")):
-        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        for count in sorted(map(int, counts.split(","))):
             rows.append(measure(count, pathlib.Path(folder)))
-        click.echo(json.dumps(rows[-1]))
+            click.echo(json.dumps(rows[-1]))
     path = pathlib.Path(out)
     path.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
     lines = [
@@ -78,13 +79,14 @@ def main(out: str, counts: str, scratch: str | None) -> None:
 def measure(count: int, folder: pathlib.Path) -> dict[str, Any]:
     """Return a row of the table."""
     draw_tars(count, folder / "tars")
+    os.sync()
     shards = folder / "shards"
     begin = time.monotonic()
     tokenized = in_process("tokenize", str(folder / "tars"), str(shards))
     seconds = time.monotonic() - begin
-    shutil.rmtree(folder / "tars")
     size = sum(file.stat().st_size for file in shards.iterdir())
     trained = in_process("train", str(shards), "")
+    shutil.rmtree(shards)
     return {
         "pictures": count,
         "tokenizing, pictures/s": count / seconds,
@@ -97,13 +99,19 @@ def measure(count: int, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def draw_tars(count: int, folder: pathlib.Path) -> None:
-    """Draw pictures: a few random colors each, smoothly mixed."""
-    folder.mkdir()
+    """Draw pictures: a few random colors each, smoothly mixed.
+
+    Tar files that are there already, of a smaller count, are kept.
+    """
+    folder.mkdir(exist_ok=True)
     for start in range(0, count, IMAGES_OF_A_TAR):
+        path = folder / f"{start:08}.tar"
+        if path.exists():
+            continue
         rng = np.random.default_rng(start)
         some = min(IMAGES_OF_A_TAR, count - start)
         colors = rng.integers(0, 256, (some, 4, 4, 3), np.uint8)
-        with tarfile.open(folder / f"{start:08}.tar", "w") as tar:
+        with tarfile.open(path, "w") as tar:
             for i, few in enumerate(colors):
                 image = Image.fromarray(few).resize((SIZE, SIZE))
                 buffer = io.BytesIO()
