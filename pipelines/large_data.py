@@ -45,7 +45,12 @@ COLUMNS = {
 
 @click.command()
 @click.option("--out", required=True, help="Path of the results, no suffix.")
-@click.option("--counts", default=COUNTS, show_default=True)
+@click.option(
+    "--counts",
+    default=COUNTS,
+    show_default=True,
+    help="Multiples of 10,000, or a single number.",
+)
 @click.option("--scratch", type=click.Path(), help="Where the pictures go.")
 def main(out: str, counts: str, scratch: str | None) -> None:
     """Measure; write a table and its JSON."""

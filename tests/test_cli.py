@@ -205,6 +205,8 @@ def test_draw_writes_labelled_pictures(tmp_path):
         (["generate", "{tmp}"], "no run folder"),
         (["generate", "{tmp}", "--out", "{tmp}/x/y.png"], "There is no folder"),
         (["generate", "{tmp}", "--out", "y.xyz"], "must end in"),
+        (["generate", "{tmp}", "--out", "y.h5"], "must end in"),
+        (["generate", "{tmp}", "--out", "y.xbm"], "must end in"),
         (["generate", "{tmp}", "--temperature", "warm"], "should be like"),
         (["complete", "{tmp}"], "Give RUN and then at least one IMAGE"),
         (["evaluate", "{tmp}", "{tmp}"], "no run folder"),

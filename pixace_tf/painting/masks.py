@@ -77,7 +77,7 @@ def read_mask(mask: Any) -> np.ndarray:
     Args:
         mask: A path or an http(s) address of an image, whose white is painted;
             or a bool or uint8 array `(any_height, any_width)`, painted where it
-            is True or bright; uint8 may have channels behind.
+            is True or bright; or a uint8 RGB array of that size.
 
     Returns:
         uint8 `(any_height, any_width)`; 255 is painted.
@@ -96,7 +96,8 @@ def read_mask(mask: Any) -> np.ndarray:
     if array.dtype == np.uint8 and array.ndim == 2:
         return array
     raise UserError(
-        "A mask must be a path, or a bool or uint8 array (height, width). "
+        "A mask must be a path, a bool or uint8 array (height, width), or a "
+        "uint8 array (height, width, 3). "
         f"Received: {array.dtype} {array.shape}"
     )
 

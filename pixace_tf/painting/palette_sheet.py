@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
 
 from pixace_tf.data.fidelity import count_colors, psnr
@@ -36,7 +37,9 @@ def palette_sheet(
             token_ids = tokenizer.tokenize(original)
             decoded = tokenizer.detokenize(token_ids).numpy()
             used = count_colors(decoded)
-            caption = f"{psnr(original, decoded):.1f} dB, {used} colors"
+            quality = psnr(original, decoded)
+            likeness = "exact" if np.isinf(quality) else f"{quality:.1f} dB"
+            caption = f"{likeness}, {used} colors"
             tiles.append(Tile(decoded, caption))
         rows.append(tiles)
     headings = ["original", *(t.palette.name for t in tokenizers)]

@@ -302,9 +302,11 @@ def _format(path: StrPath) -> str:
     """Return the format that the ending names, as Pillow calls it."""
     ending = os.path.splitext(path)[1].lower()
     kind = Image.registered_extensions().get(ending, "")
-    if kind not in Image.SAVE:
+    try:  # Some formats are only read, and some take no colors.
+        Image.new("RGB", (1, 1)).save(io.BytesIO(), kind)
+    except (KeyError, OSError, ValueError):
         raise UserError(
             f"{os.fspath(path)!r} must end in .png, .jpg or another picture "
             "format."
-        )
+        ) from None
     return kind
