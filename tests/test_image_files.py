@@ -357,7 +357,9 @@ PATH_TAKERS = {
     "inspect": lambda path: image_files.inspect(path / "a.png"),
     "normalize": lambda path: image_files.normalize(path / "a.png"),
     "read": lambda path: image_files.read(path / "a.png"),
-    "file_states": lambda path: list(image_files.file_states(path)),
+    "list_files": lambda path: list(
+        image_files.file_states(image_files.list_files(path))
+    ),
     "printable": image_files.printable,
     "draw_folder": lambda path: cartoons.draw_folder(path / "new", 1),
     "check_image_path": lambda path: sheets.check_image_path(path / "b.png"),

@@ -320,15 +320,11 @@ def printable(path: StrPath) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def file_states(root: StrPath) -> Iterator[tuple[str, str]]:
-    """Yield every file below `root` with its size and time, for a fingerprint.
-
-    Raises:
-        UserError: If `root` is not a folder.
-    """
-    for path in _walk(os.fspath(root))[0]:
+def file_states(listing: Listing) -> Iterator[tuple[str, str]]:
+    """Yield each listed file with its size and time, for a fingerprint."""
+    for path in listing.places:
         try:
-            status = os.stat(os.path.join(root, path))
+            status = os.stat(os.path.join(listing.root, path))
             yield path, f"{status.st_size} {status.st_mtime_ns}"
         except OSError as error:
             yield path, _reason(error)

@@ -205,7 +205,7 @@ class FolderSource(Source):
 
     def state(self) -> Iterator[str]:
         """See `Source`: each file with its size and time."""
-        for path, state in image_files.file_states(self._listing.root):
+        for path, state in image_files.file_states(self._listing):
             yield f"{path}\0{state}"
 
 

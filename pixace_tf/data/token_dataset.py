@@ -279,7 +279,8 @@ def _fingerprint(
     key = hashlib.blake2b(digest_size=16)
     key.update(json.dumps(tokenizer.get_config(), sort_keys=True).encode())
     key.update(f"{max_pixels}".encode())
-    for path, state in image_files.file_states(source):
+    listing = image_files.list_files(source)
+    for path, state in image_files.file_states(listing):
         key.update(os.fsencode(path) + f"\0{state}\0".encode())
     return key.hexdigest()
 
