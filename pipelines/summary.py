@@ -151,7 +151,7 @@ def _draw_bars(axes: Any, section: str, table: Table) -> None:
         bars = axes.barh(places, values, height * 0.9, label=column)
         axes.bar_label(
             bars,
-            [f"{v:,.3g}" if v < 100 else f"{v:,.0f}" for v in values],
+            [_short(value) for value in values],
             fontsize=7,
             padding=2,
         )
@@ -168,13 +168,21 @@ def _value(cell: dict[str, Any]) -> float:
     return float(statistics.median(cell.get("per_second", [0.0])))
 
 
+def _short(value: float) -> str:
+    """Return the label of a bar; none where nothing was measured."""
+    if not value:
+        return ""
+    return f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
+
+
 def _draw_curves(axes: Any, table: Table) -> None:
-    for row, cells in table.items():
-        for cell in cells.values():
-            if "curve" in cell:
-                seconds, bits = zip(*cell["curve"], strict=True)
-                minutes = [s / 60 for s in seconds]
-                axes.plot(minutes, bits, marker="o", label=row)
+    for i, (row, cells) in enumerate(table.items()):
+        curves = [cell["curve"] for cell in cells.values() if "curve" in cell]
+        for number, curve in enumerate(curves):
+            seconds, bits = zip(*curve, strict=True)
+            minutes = [s / 60 for s in seconds]
+            label = "_" if number else row  # A row for each budget, one name.
+            axes.plot(minutes, bits, marker="o", color=f"C{i}", label=label)
     axes.set_xlabel("minutes")
     axes.set_ylabel("bits/pixel")
     axes.legend(fontsize=7, frameon=False)
