@@ -184,7 +184,7 @@ def test_completing_an_odd_height_draws_the_larger_half(tmp_path):
     mirrored = evidence.token_ids.reshape(1, 5, 8)[:, :, ::-1].reshape(1, 40)
     others = tokenize(random_images(4, 5, 8, seed=1), run.tokenizer)
     token_ids = np.concatenate([others, mirrored])
-    training = TrainingData(token_ids, np.full(5, ""), others[:0])
+    training = TrainingData(token_ids, np.full(5, ""), others[:0], 5)
     figures, images = complete_halves(
         dataclasses.replace(evidence, training=training)
     )

@@ -272,8 +272,8 @@ def test_the_client_fills_what_the_server_fills(
     hole.save(tmp_path / "hole.png")
     if options.get("mask") == "hole.png":
         options = {"mask": str(tmp_path / "hole.png")}
-    images = [tmp_path / "cat.png"] * 2
-    options = {**options, "samples": 2, "seed": 3}
+    images = [tmp_path / "cat.png"]
+    options = {**options, "samples": 4, "seed": 3}
     remote = served.ServedPainter(server).complete(Request(images, **options))
     here = local.complete(stand_in.run, images, particles=16, **options)
     np.testing.assert_array_equal(remote.originals, here.originals)

@@ -206,7 +206,7 @@ def _model_config(
     options: TrainingArguments, start_from: str | None = None
 ) -> dict[str, Any]:
     """Return the arguments of the model, as far as options tell them."""
-    config = {
+    config: dict[str, Any] = {
         "decoder": options.decoder,
         "decoder_config": options.decoder_config(),
         "head": options.model_head,
