@@ -244,6 +244,34 @@ def test_tar_files_hold_what_a_folder_holds(folder, shards, tmp_path, ending):
     assert "1 skipped" in lines[-1]
 
 
+def test_what_fails_late_is_skipped_as_from_a_folder(tmp_path):
+    """A header that is well, and pixels that are not all there."""
+    images = tmp_path / "images"
+    for i in range(100):
+        save_noise(images / f"{i:03}.png", i)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for name in ("000-a.jpg", "050-a.jpg", "099-a.jpg"):
+        buffer = io.BytesIO()
+        Image.fromarray(noise).save(buffer, "JPEG")
+        (images / name).write_bytes(buffer.getvalue()[:1500])
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        for path in sorted(images.iterdir()):
+            tar.add(path, path.name)
+    of_tar, _ = tokenize(str(tmp_path / "all.tar"), tmp_path / "a")
+    of_folder, _ = tokenize(images, tmp_path / "b", chunk_size=1000)
+    for part in PARTS:
+        assert rows_of(of_tar, part) == rows_of(of_folder, part)
+    first, second = (
+        [(os.path.basename(path), reason) for path, reason in skipped]
+        for skipped in (
+            of_tar.manifest["skipped"],
+            of_folder.manifest["skipped"],
+        )
+    )
+    assert len(first) == 3
+    assert first == second
+
+
 def test_names_of_tar_files_and_folders_in_them_tell_parts_and_classes(
     folder, tmp_path
 ):

@@ -30,8 +30,8 @@ MAX_FILE_BYTES = 256 * 2**20
 _IMAGES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm"}
 _CLASS = "cls"
 _BROKEN = (tarfile.TarError, zlib.error, EOFError, OSError, tf.errors.OpError)
-# Samples in memory at a time, before they are scaled down.
-_BLOCK = 256
+# Samples that are read at a time.
+_BLOCK = 64
 
 
 class TarSource(Source):
@@ -84,36 +84,11 @@ class TarSource(Source):
             UserError: If the tar file is broken.
         """
         path = self._paths[chunk]
-        small = SmallImages(np.array([]), [], [], [])
-        images: list[np.ndarray] = []
-        decode = tf.function(
-            tokenizer.decode,
-            input_signature=[tf.TensorSpec((), tf.string)],
-            autograph=False,
-        )
-
-        def load(content: bytes) -> np.ndarray | str:
-            try:
-                return self._decode(content, decode)
-            except UnloadableError as error:
-                return str(error)
-
-        with ThreadPoolExecutor() as pool:
-            samples = _samples(path)
-            while block := list(itertools.islice(samples, _BLOCK)):
-                contents = [content for _, content, _ in block]
-                loaded = pool.map(load, contents)
-                for (name, _, label), image in zip(block, loaded, strict=True):
-                    if isinstance(image, str):
-                        small.skipped.append(Skipped(f"{path}/{name}", image))
-                        continue
-                    images.append(image)
-                    small.labels.append(label)
-                    small.parts.append(self._parts[path])
-                if progress is not None:
-                    progress(len(images), 0)
-        small.images = np.array(images, np.uint8)
-        return small
+        reader = _TarReader(path, tokenizer, self._max_pixels)
+        for num_done in reader.read():
+            if progress is not None:
+                progress(num_done, 0)
+        return reader.small_images(self._parts[path])
 
     def state(self) -> Iterator[str]:
         """See `Source`: each file with its size and time."""
@@ -121,21 +96,140 @@ class TarSource(Source):
             status = tf.io.gfile.stat(path)
             yield f"{path}\0{status.length} {status.mtime_nsec}"
 
-    def _decode(self, content: bytes, decode: Any) -> np.ndarray:
+
+class _TarReader:
+    """Reads the images of one tar file.
+
+    TensorFlow decodes them in parallel. A file that it cannot decode goes
+    through Pillow, which either reads it or tells what is wrong with it.
+
+    Args:
+        path: The tar file.
+        tokenizer: Decodes and resizes.
+        max_pixels: Largest image to decode, by its header.
+    """
+
+    def __init__(
+        self, path: str, tokenizer: PixelTokenizer, max_pixels: int
+    ) -> None:
+        self._path, self._tokenizer = path, tokenizer
+        self._max_pixels = max_pixels
+        # Of each sample; its place in these is its number.
+        self._names: list[str] = []
+        self._labels: list[str] = []
+        # The file until it is decoded; then the small image, or the reason why
+        # there is none.
+        self._waiting: dict[int, bytes] = {}
+        self._found: dict[int, np.ndarray | str] = {}
+        self._failure: UserError | None = None
+
+    def read(self) -> Iterator[int]:
+        """Read all images; yield now and then how many are done.
+
+        Raises:
+            UserError: If the tar file is broken.
+        """
+
+        @tf.autograph.experimental.do_not_convert
+        def decode(number: tf.Tensor, file: tf.Tensor) -> Any:
+            return number, self._tokenizer.decode(file)
+
+        batches = (
+            tf.data.Dataset.from_generator(
+                self._blocks,
+                output_signature=(
+                    tf.TensorSpec((None,), tf.int64),
+                    tf.TensorSpec((None,), tf.string),
+                ),
+            )
+            .unbatch()
+            .map(decode, tf.data.AUTOTUNE, deterministic=True)
+            .ignore_errors()
+            .batch(_BLOCK)
+            .prefetch(1)
+        )
+        for numbers, images in batches.as_numpy_iterator():
+            self._found.update(zip(numbers.tolist(), images, strict=True))
+            # They come in order: what is missing before them has failed.
+            for number in [n for n in list(self._waiting) if n <= numbers[-1]]:
+                file = self._waiting.pop(number)
+                if number not in self._found:
+                    self._found[number] = self._reread(file)
+            yield len(self._found)
+        for number, file in self._waiting.items():
+            self._found[number] = self._reread(file)
+        yield len(self._found)
+        if self._failure is not None:
+            raise self._failure
+
+    def small_images(self, part: str) -> SmallImages:
+        """Return what was read, in the order of the file."""
+        small = SmallImages(np.array([]), [], [], [])
+        images = []
+        for number, image in sorted(self._found.items(), key=lambda i: i[0]):
+            if isinstance(image, str):
+                name = f"{self._path}/{self._names[number]}"
+                small.skipped.append(Skipped(name, image))
+            else:
+                images.append(image)
+                small.labels.append(self._labels[number])
+                small.parts.append(part)
+        small.images = np.array(images, np.uint8)
+        return small
+
+    def _blocks(self) -> Iterator[tuple[list[int], list[bytes]]]:
+        """Yield some files at a time that TensorFlow may decode.
+
+        It runs in a thread of TensorFlow, which would show a traceback of what
+        is raised here.
+        """
+        samples = _samples(self._path)
+        try:
+            with ThreadPoolExecutor() as pool:
+                while block := list(itertools.islice(samples, _BLOCK)):
+                    start = len(self._names)
+                    self._names += [name for name, _, _ in block]
+                    self._labels += [label for _, _, label in block]
+                    contents = [content for _, content, _ in block]
+                    files = {}
+                    checked = enumerate(pool.map(self._check, contents), start)
+                    for number, file in checked:
+                        if isinstance(file, str):
+                            self._found[number] = file
+                        else:
+                            files[number] = file
+                            self._waiting[number] = contents[number - start]
+                    if files:
+                        yield list(files), list(files.values())
+        except UserError as error:
+            self._failure = error
+
+    def _check(self, content: bytes) -> bytes | str:
+        """Return a file that TensorFlow may decode, or why there is none."""
         if len(content) > MAX_FILE_BYTES:
-            raise UnloadableError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+            return f"larger than {MAX_FILE_BYTES >> 20} MiB"
         if not content:
-            raise UnloadableError("empty file")
-        file = io.BytesIO(content)
-        if image_files.inspect(
-            file, self._max_pixels, is_header_only=True, allow_own=False
-        ):
-            try:
-                return np.asarray(decode(content))
-            except tf.errors.InvalidArgumentError:
-                pass  # Pillow either reads it or tells what is wrong with it.
-        png = image_files.normalize(io.BytesIO(content), self._max_pixels)
-        return np.asarray(decode(png))
+            return "empty file"
+        try:
+            is_plain = image_files.inspect(
+                *(io.BytesIO(content), self._max_pixels),
+                is_header_only=True,
+                allow_own=False,
+            )
+            return content if is_plain else self._normalize(content)
+        except UnloadableError as error:
+            return str(error)
+
+    def _reread(self, content: bytes) -> np.ndarray | str:
+        """Decode by Pillow, or return what is wrong."""
+        try:
+            png = self._normalize(content)
+        except UnloadableError as error:
+            return str(error)
+        return np.asarray(self._tokenizer.decode(png))
+
+    def _normalize(self, content: bytes) -> bytes:
+        return image_files.normalize(io.BytesIO(content), self._max_pixels)
 
 
 def _samples(path: str) -> Iterator[tuple[str, bytes, str]]:
