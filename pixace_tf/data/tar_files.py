@@ -10,7 +10,7 @@ import itertools
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,6 +32,8 @@ _CLASS = "cls"
 _BROKEN = (tarfile.TarError, zlib.error, EOFError, OSError, tf.errors.OpError)
 # Samples that are read at a time.
 _BLOCK = 64
+# Gives blocks of files with their numbers.
+Blocks = Callable[[], Iterable[tuple[list[int], list[bytes]]]]
 
 
 class TarSource(Source):
@@ -71,6 +73,7 @@ class TarSource(Source):
         self._paths = [p for p in paths if self._parts[p] not in reasons]
         self._max_pixels = max_pixels
         self.num_chunks = len(self._paths)
+        self._decoder: _Decoder | None = None
 
     def read(
         self,
@@ -84,7 +87,9 @@ class TarSource(Source):
             UserError: If the tar file is broken.
         """
         path = self._paths[chunk]
-        reader = _TarReader(path, tokenizer, self._max_pixels)
+        if self._decoder is None or self._decoder.tokenizer is not tokenizer:
+            self._decoder = _Decoder(tokenizer)
+        reader = _TarReader(path, self._decoder, self._max_pixels)
         for num_done in reader.read():
             if progress is not None:
                 progress(num_done, 0)
@@ -97,22 +102,68 @@ class TarSource(Source):
             yield f"{path}\0{status.length} {status.mtime_nsec}"
 
 
+class _Decoder:
+    """Decodes files in parallel, in TensorFlow, and leaves out what fails.
+
+    It is made once for many tar files, since TensorFlow keeps what it has
+    traced, and with it what that refers to.
+
+    Args:
+        tokenizer: Decodes and resizes.
+    """
+
+    def __init__(self, tokenizer: PixelTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._blocks: Blocks = tuple
+
+        @tf.autograph.experimental.do_not_convert
+        def decode(number: tf.Tensor, file: tf.Tensor) -> Any:
+            return number, tokenizer.decode(file)
+
+        self._batches = (
+            tf.data.Dataset.from_generator(
+                lambda: iter(self._blocks()),
+                output_signature=(
+                    tf.TensorSpec((None,), tf.int64),
+                    tf.TensorSpec((None,), tf.string),
+                ),
+            )
+            .unbatch()
+            .map(decode, tf.data.AUTOTUNE, deterministic=True)
+            .ignore_errors()
+            .batch(_BLOCK)
+            .prefetch(1)
+        )
+
+    def decode(self, blocks: Blocks) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Yield numbers and small images, uint8 `(N, height, width, 3)`.
+
+        Args:
+            blocks: Gives blocks of files with their numbers, which rise; it is
+                called in a thread of TensorFlow.
+        """
+        self._blocks = blocks
+        try:
+            for numbers, images in self._batches.as_numpy_iterator():
+                yield numbers.tolist(), images
+        finally:
+            self._blocks = tuple
+
+
 class _TarReader:
     """Reads the images of one tar file.
 
-    TensorFlow decodes them in parallel. A file that it cannot decode goes
-    through Pillow, which either reads it or tells what is wrong with it.
+    A file that TensorFlow cannot decode goes through Pillow, which either reads
+    it or tells what is wrong with it.
 
     Args:
         path: The tar file.
-        tokenizer: Decodes and resizes.
+        decoder: Decodes its files.
         max_pixels: Largest image to decode, by its header.
     """
 
-    def __init__(
-        self, path: str, tokenizer: PixelTokenizer, max_pixels: int
-    ) -> None:
-        self._path, self._tokenizer = path, tokenizer
+    def __init__(self, path: str, decoder: _Decoder, max_pixels: int) -> None:
+        self._path, self._decoder = path, decoder
         self._max_pixels = max_pixels
         # Of each sample; its place in these is its number.
         self._names: list[str] = []
@@ -129,27 +180,8 @@ class _TarReader:
         Raises:
             UserError: If the tar file is broken.
         """
-
-        @tf.autograph.experimental.do_not_convert
-        def decode(number: tf.Tensor, file: tf.Tensor) -> Any:
-            return number, self._tokenizer.decode(file)
-
-        batches = (
-            tf.data.Dataset.from_generator(
-                self._blocks,
-                output_signature=(
-                    tf.TensorSpec((None,), tf.int64),
-                    tf.TensorSpec((None,), tf.string),
-                ),
-            )
-            .unbatch()
-            .map(decode, tf.data.AUTOTUNE, deterministic=True)
-            .ignore_errors()
-            .batch(_BLOCK)
-            .prefetch(1)
-        )
-        for numbers, images in batches.as_numpy_iterator():
-            self._found.update(zip(numbers.tolist(), images, strict=True))
+        for numbers, images in self._decoder.decode(self._blocks):
+            self._found.update(zip(numbers, images, strict=True))
             # They come in order: what is missing before them has failed.
             for number in [n for n in list(self._waiting) if n <= numbers[-1]]:
                 file = self._waiting.pop(number)
@@ -226,7 +258,7 @@ class _TarReader:
             png = self._normalize(content)
         except UnloadableError as error:
             return str(error)
-        return np.asarray(self._tokenizer.decode(png))
+        return np.asarray(self._decoder.tokenizer.decode(png))
 
     def _normalize(self, content: bytes) -> bytes:
         return image_files.normalize(io.BytesIO(content), self._max_pixels)
