@@ -284,7 +284,7 @@ def test_fill_draws_what_the_sampler_draws(kind):
     expected = fill_here(run, inputs)
     # Blocks of other sizes round differently: a draw near a tie may flip.
     same = np.all(filled["token_ids"] == expected, axis=1)
-    assert same.sum() >= count - 1
+    assert same.sum() >= count - 2
     for row in range(0, count, 5):
         alone = call(served, "fill", {k: v[[row]] for k, v in inputs.items()})
         np.testing.assert_array_equal(

@@ -280,7 +280,7 @@ def test_the_client_fills_what_the_server_fills(
     np.testing.assert_array_equal(remote.kept, here.kept)
     # Blocks of other sizes round differently: a draw near a tie may flip.
     same = np.all(remote.images == here.images, axis=(3, 4, 5))
-    assert same.sum() >= same.size - 1
+    assert same.sum() >= same.size - 2
 
 
 def test_the_client_paints_a_label(stand_in, server):
