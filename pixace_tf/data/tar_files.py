@@ -114,7 +114,7 @@ class _Decoder:
 
     def __init__(self, tokenizer: PixelTokenizer) -> None:
         self.tokenizer = tokenizer
-        self._blocks: Blocks = tuple
+        self._blocks: Blocks = tuple  # It gives none.
 
         @tf.autograph.experimental.do_not_convert
         def decode(number: tf.Tensor, file: tf.Tensor) -> Any:

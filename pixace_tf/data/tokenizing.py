@@ -203,11 +203,11 @@ def _in_train(
     small: SmallImages, rows: np.ndarray, images: Source
 ) -> np.ndarray:
     """Return bool `(N,)`; copies between the parts are left out by `_join`."""
-    if not images.has_parts and images.num_chunks == 1 and len(rows):
-        # All are here, so that each part is sure to have some.
-        return small.in_train()
     if images.has_parts:
         return np.array([part == "train" for part in small.parts], bool)
+    if images.num_chunks == 1 and len(rows):
+        # All are here, so that each part is sure to have some.
+        return small.in_train()
     digests = [row.tobytes() for row in rows["digest"]]
     return np.array([not is_held_out(digest) for digest in digests], bool)
 

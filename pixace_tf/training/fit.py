@@ -380,7 +380,7 @@ def _refuse_changes(
     free |= {"labels"} if options.labels is None else set()
     if start_from is None:
         free |= {"start_from"}
-        if "start_from" in before:  # It has the sizes and the head of that.
+        if "start_from" in before:  # It has the sizes of that.
             free |= {name for name in _SIZES if not getattr(options, name)}
     free |= {"batch_size"} if options.batch_size is None else set()
     free |= {"head"} if options.head is None else set()
