@@ -33,7 +33,7 @@ MAX_FILES = 500
 @click.option("--size", default=32, help="Pixels to scale down to.")
 def main(folder: str, size: int) -> None:
     """Time the steps on the JPEG files of FOLDER."""
-    scanned = image_files.scan(folder, is_header_only=True)
+    scanned = image_files.scan(folder)
     paths = [
         os.path.join(scanned.root, picture.path)
         for picture in scanned.loads

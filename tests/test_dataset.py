@@ -29,10 +29,10 @@ def test_the_cache_is_used_until_a_file_changes(tmp_path, monkeypatch):
     first = token_dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
     first.save(cache)
     scans = []
-    check = image_files.check_files
+    inspect = image_files.inspect
     monkeypatch.setattr(
-        *(image_files, "check_files"),
-        lambda *a, **k: scans.append(1) or check(*a, **k),
+        *(image_files, "inspect"),
+        lambda *a, **k: scans.append(1) or inspect(*a, **k),
     )
     again = token_dataset.load(str(tmp_path / "a"), TOKENIZER, cache)
     assert not scans

@@ -102,8 +102,9 @@ def test_an_orientation_is_found_wherever_a_png_has_it(tmp_path, place):
     (tmp_path / "a.png").write_bytes(turned_png(place))
     np.testing.assert_array_equal(small(tmp_path / "a.png"), IMAGE)
     for is_header_only in (False, True):
-        scanned = image_files.scan(tmp_path, is_header_only=is_header_only)
-        assert [file.is_plain for file in scanned.loads] == [False]
+        assert not image_files.inspect(
+            tmp_path / "a.png", is_header_only=is_header_only
+        )
 
 
 def test_comments_behind_the_pixels_leave_a_png_plain(tmp_path):
@@ -116,7 +117,7 @@ def test_comments_behind_the_pixels_leave_a_png_plain(tmp_path):
     assert image_files.inspect(tmp_path / "a.png")
 
 
-def test_a_scan_of_headers_decodes_nothing(tmp_path, monkeypatch):
+def test_a_check_of_headers_decodes_nothing(tmp_path, monkeypatch):
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF"):
         IMAGE.save(tmp_path / f"a.{kind}", kind)
     exif = Image.Exif()
@@ -127,8 +128,8 @@ def test_a_scan_of_headers_decodes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Image, "_getdecoder", lambda *a: decoded.append(a) or get_decoder(*a)
     )
-    scanned = image_files.scan(tmp_path, is_header_only=True)
-    assert len(scanned.loads) == 6
+    for path in tmp_path.iterdir():
+        image_files.inspect(path, is_header_only=True)
     assert not decoded
     image_files.scan(tmp_path)
     assert len(decoded) == 6
@@ -308,11 +309,14 @@ def test_a_run_folder_among_the_pictures_is_no_source(tmp_path):
 def test_saved_images_are_no_source(tmp_path, ending):
     sheets.save_image(IMAGE, tmp_path / f"new{ending}")
     IMAGE.save(tmp_path / f"photo{ending}")
-    for is_header_only in (False, True):
-        scanned = image_files.scan(tmp_path, is_header_only=is_header_only)
-        assert [file.path for file in scanned.loads] == [f"photo{ending}"]
-        skipped = image_files.Skipped(f"new{ending}", "made by pixace-tf")
-        assert scanned.skipped == [skipped]
+    scanned = image_files.scan(tmp_path)
+    assert [file.path for file in scanned.loads] == [f"photo{ending}"]
+    skipped = image_files.Skipped(f"new{ending}", "made by pixace-tf")
+    assert scanned.skipped == [skipped]
+    with pytest.raises(UserError, match="made by pixace-tf"):
+        image_files.inspect(
+            tmp_path / f"new{ending}", is_header_only=True, allow_own=False
+        )
 
 
 def test_saved_images_can_be_read_by_name(tmp_path):

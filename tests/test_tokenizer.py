@@ -51,6 +51,13 @@ def test_jpeg_at_reduced_scale_is_near_the_full_decode(resize):
     assert np.abs(reduced - full).mean() < 3
 
 
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+def test_an_image_of_the_size_is_kept_as_it_is(resize):
+    image = photo_like(24, 32)
+    small = PixelTokenizer((32, 24), resize=resize).decode(encode(image))
+    np.testing.assert_array_equal(small, image)
+
+
 def test_pad_keeps_all_of_the_picture_on_white():
     image = Image.new("RGB", (100, 50), (200, 0, 0))
     small = PixelTokenizer((20, 20), resize="pad").decode(encode(image)).numpy()

@@ -13,7 +13,7 @@ import time
 import urllib.request
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,7 +37,6 @@ PARTS = {
     "test": "test",
 }
 
-_PATHS_PER_TASK = 16
 _PLAIN_MODES = {"JPEG": ("L", "RGB"), "PNG": ("L", "LA", "RGB", "RGBA")}
 _OWN = f"made by {SOFTWARE}"
 # Files that tell that a folder is not a source of images.
@@ -59,14 +58,11 @@ class ImageFile:
         path: Path relative to the scanned folder.
         label: Name of the class folder, or "".
         part: "train", "validation", or "" where the folder does not say.
-        is_plain: Whether `PixelTokenizer.decode` reads the file as it is;
-            otherwise `normalize` must turn it into a PNG first.
     """
 
     path: str
     label: str
     part: str
-    is_plain: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,49 +114,12 @@ def list_files(root: StrPath) -> Listing:
     return Listing(root, places, skipped + misplaced)
 
 
-def check_files(
-    listing: Listing,
-    paths: Sequence[str],
-    max_pixels: int = MAX_PIXELS,
-    progress: ProgressCallback | None = None,
-    is_header_only: bool = False,
-) -> tuple[list[ImageFile], list[Skipped]]:
-    """Check some files of a listing; see `scan` for the arguments.
-
-    Returns:
-        Those that load and those that do not, in the order of `paths`.
-    """
-
-    def check(path: str) -> ImageFile | Skipped:
-        try:
-            full_path = os.path.join(listing.root, path)
-            is_plain = inspect(
-                full_path, max_pixels, is_header_only, allow_own=False
-            )
-        except UnloadableError as error:
-            return Skipped(path, str(error))
-        part, label = listing.places[path]
-        return ImageFile(path, label, part, is_plain)
-
-    loads: list[ImageFile] = []
-    skipped: list[Skipped] = []
-    for done, result in enumerate(_in_threads(check, list(paths)), 1):
-        if isinstance(result, ImageFile):
-            loads.append(result)
-        else:
-            skipped.append(result)
-        if progress is not None:
-            progress(done, len(paths))
-    return loads, skipped
-
-
 def scan(
     root: StrPath,
     max_pixels: int = MAX_PIXELS,
     progress: ProgressCallback | None = None,
-    is_header_only: bool = False,
 ) -> Scan:
-    """Check every file below a folder.
+    """Check every file below a folder by decoding all of it.
 
     The folder may be flat or hold class folders, each to any depth. It may
     hold parts instead, which are flat or hold class folders: `train/` and
@@ -173,8 +132,6 @@ def scan(
         root: A folder, or a single file.
         max_pixels: Largest image to decode, by its header.
         progress: Called with the files checked and their number.
-        is_header_only: Whether to read the headers alone, for a caller who
-            decodes the images anyway.
 
     Returns:
         What loads and what does not.
@@ -183,10 +140,27 @@ def scan(
         UserError: If there is no such folder or file.
     """
     listing = list_files(root)
-    loads, skipped = check_files(
-        listing, list(listing.places), max_pixels, progress, is_header_only
-    )
-    skipped = [*listing.skipped, *skipped]
+    loads: list[ImageFile] = []
+    skipped = [*listing.skipped]
+
+    def check(path: str) -> ImageFile | Skipped:
+        try:
+            full_path = os.path.join(listing.root, path)
+            inspect(full_path, max_pixels, allow_own=False)
+        except UnloadableError as error:
+            return Skipped(path, str(error))
+        part, label = listing.places[path]
+        return ImageFile(path, label, part)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(check, listing.places)
+        for done, result in enumerate(results, 1):
+            if isinstance(result, ImageFile):
+                loads.append(result)
+            else:
+                skipped.append(result)
+            if progress is not None:
+                progress(done, len(listing.places))
     return Scan(listing.root, loads, sorted(skipped, key=lambda s: s.path))
 
 
@@ -205,7 +179,8 @@ def inspect(
         allow_own: Whether it may be one that was made here; see `own_mark`.
 
     Returns:
-        Whether it is plain (see `ImageFile`).
+        Whether it is plain: `PixelTokenizer.decode` reads the file as it is;
+        otherwise `normalize` must turn it into a PNG first.
 
     Raises:
         UnloadableError: If the image cannot be used; says why.
@@ -424,26 +399,13 @@ def parts_of(tops: set[str]) -> dict[str, str]:
     return {}
 
 
-def _in_threads(
-    check: Callable[[str], ImageFile | Skipped], paths: list[str]
-) -> Iterator[ImageFile | Skipped]:
-    """Check files in threads, in order.
-
-    A task has several files, since it costs more than the header of one.
-    """
-    tasks = [
-        paths[i : i + _PATHS_PER_TASK]
-        for i in range(0, len(paths), _PATHS_PER_TASK)
-    ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for results in pool.map(lambda task: list(map(check, task)), tasks):
-            yield from results
-
-
 def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
     Image.init()  # Registers every format; does nothing the second time.
     try:
-        if not isinstance(source, io.BytesIO):
+        if isinstance(source, io.BytesIO):
+            if not source.getbuffer().nbytes:
+                raise UnloadableError("empty file")
+        else:
             status = os.stat(source)
             if stat.S_ISDIR(status.st_mode):
                 raise UnloadableError("a folder, not a picture")

@@ -4,8 +4,7 @@ import abc
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ import tensorflow as tf
 
 from pixace_tf.console import ProgressCallback
 from pixace_tf.data import image_files
-from pixace_tf.data.image_files import ImageFile, Skipped
+from pixace_tf.data.decoding import Decoder, Result
+from pixace_tf.data.image_files import Skipped
 from pixace_tf.data.tokenizer import PixelTokenizer, over_white
 from pixace_tf.errors import UserError, first_line
 from pixace_tf.storage import StrPath
@@ -37,6 +37,31 @@ class SmallImages:
     parts: list[str]
     labels: list[str]
     skipped: list[Skipped]
+
+    @classmethod
+    def of(
+        cls,
+        results: Iterable[Result],
+        place: Callable[[int], tuple[str, str, str]],
+    ) -> "SmallImages":
+        """Collect what a `Decoder` yields.
+
+        Args:
+            results: In order.
+            place: Gives the path, the part and the label of the i-th of them.
+        """
+        small = cls(np.zeros((0,), np.uint8), [], [], [])
+        images = []
+        for i, result in enumerate(results):
+            path, part, label = place(i)
+            if isinstance(result, str):
+                small.skipped.append(Skipped(path, result))
+            else:
+                images.append(result)
+                small.parts.append(part)
+                small.labels.append(label)
+        small.images = np.array(images, np.uint8)
+        return small
 
     def in_train(self) -> np.ndarray:
         """Return bool `(N,)`: which images train; the others validate.
@@ -76,16 +101,12 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(
-        self,
-        chunk: int,
-        tokenizer: PixelTokenizer,
-        progress: ProgressCallback | None = None,
+        self, chunk: int, progress: ProgressCallback | None = None
     ) -> SmallImages:
         """Read and scale down the images of one chunk.
 
         Args:
             chunk: In `[0, num_chunks)`.
-            tokenizer: Decodes and resizes.
             progress: Told how far the reading is.
 
         Raises:
@@ -111,8 +132,7 @@ def load_images(
         tokenizer: Decodes and resizes.
         max_pixels: Largest image to decode, by its header.
         download: Whether a TensorFlow data set may be downloaded.
-        progress: Called with the images read and their number. For a folder
-            the headers of all files are counted first, then the images.
+        progress: Called with the images read and their number.
 
     Raises:
         UserError: If there is no usable image.
@@ -120,14 +140,11 @@ def load_images(
     source = os.fspath(source)
     opened: Source
     if source.startswith(TFDS_PREFIX):
-        opened = TfdsSource(source, download)
+        opened = TfdsSource(source, tokenizer, download)
     else:
-        opened = FolderSource(source, max_pixels)
+        opened = FolderSource(source, tokenizer, max_pixels)
     small = join(
-        [
-            opened.read(chunk, tokenizer, progress)
-            for chunk in range(opened.num_chunks)
-        ]
+        [opened.read(chunk, progress) for chunk in range(opened.num_chunks)]
     )
     skipped = [*opened.skipped, *small.skipped]
     small.skipped = sorted(skipped, key=lambda s: s.path)
@@ -152,6 +169,7 @@ class FolderSource(Source):
 
     Args:
         root: The folder.
+        tokenizer: Decodes and resizes.
         max_pixels: Largest image to decode, by its header.
         chunk_size: Files in a chunk; by default all.
 
@@ -160,10 +178,14 @@ class FolderSource(Source):
     """
 
     def __init__(
-        self, root: str, max_pixels: int, chunk_size: int | None = None
+        self,
+        root: str,
+        tokenizer: PixelTokenizer,
+        max_pixels: int,
+        chunk_size: int | None = None,
     ) -> None:
         self._listing = image_files.list_files(root)
-        self._max_pixels = max_pixels
+        self._decoder = Decoder(tokenizer, max_pixels, are_paths=True)
         paths = list(self._listing.places)
         size = chunk_size or max(1, len(paths))
         self._chunks = [
@@ -175,32 +197,16 @@ class FolderSource(Source):
         self.has_parts = {"train", "validation"} <= parts
 
     def read(
-        self,
-        chunk: int,
-        tokenizer: PixelTokenizer,
-        progress: ProgressCallback | None = None,
+        self, chunk: int, progress: ProgressCallback | None = None
     ) -> SmallImages:
-        """See `Source`: the headers are counted first, then the images."""
+        """See `Source`."""
         paths = self._chunks[chunk] if self._chunks else []
-        files, skipped = image_files.check_files(
-            *(self._listing, paths, self._max_pixels, progress),
-            is_header_only=True,
+        results = self._decoder.decode(
+            os.path.join(self._listing.root, path) for path in paths
         )
-        decoded: dict[int, np.ndarray] = {}
-        images = _decode(files, self._listing.root, tokenizer, self._max_pixels)
-        for done, (i, image) in enumerate(images, 1):
-            if isinstance(image, Skipped):
-                skipped.append(image)
-            else:
-                decoded[i] = image
-            if progress is not None:
-                progress(done, len(files))
-        order = sorted(decoded)
-        return SmallImages(
-            np.array([decoded[i] for i in order], np.uint8),
-            [files[i].part for i in order],
-            [files[i].label for i in order],
-            sorted(skipped, key=lambda s: s.path),
+        return SmallImages.of(
+            counted(results, len(paths), progress),
+            lambda i: (paths[i], *self._listing.places[paths[i]]),
         )
 
     def state(self) -> Iterator[str]:
@@ -209,66 +215,12 @@ class FolderSource(Source):
             yield f"{path}\0{state}"
 
 
-def _decode(
-    files: list[ImageFile],
-    root: str,
-    tokenizer: PixelTokenizer,
-    max_pixels: int,
-) -> Iterator[tuple[int, np.ndarray | Skipped]]:
-    """Yield the index and the small image of each file, in any order."""
-    full_paths = [os.path.join(root, file.path) for file in files]
-    plain = [i for i, file in enumerate(files) if file.is_plain]
-    others = set(range(len(files)))
-    for i, image in _decode_plain(plain, full_paths, tokenizer):
-        others.remove(i)
-        yield i, image
-    decode = tf.function(
-        tokenizer.decode,
-        input_signature=[tf.TensorSpec((), tf.string)],
-        autograph=False,
-    )
-
-    def decode_other(index: int) -> tuple[int, np.ndarray | Skipped]:
-        try:
-            png = image_files.normalize(full_paths[index], max_pixels)
-        except image_files.UnloadableError as error:
-            return index, Skipped(files[index].path, str(error))
-        return index, np.asarray(decode(png))
-
-    # A plain file that TensorFlow cannot decode is among them: Pillow either
-    # reads it or tells what is wrong with it.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(decode_other, sorted(others))
-
-
-def _decode_plain(
-    plain: list[int], full_paths: list[str], tokenizer: PixelTokenizer
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode plain files in parallel; leave out what fails."""
-    if not plain:
-        return
-    paths = [os.fsencode(full_paths[i]) for i in plain]
-
-    @tf.autograph.experimental.do_not_convert
-    def decode(index: tf.Tensor, path: tf.Tensor) -> Any:
-        return index, tokenizer.decode(tf.io.read_file(path))
-
-    batches = (
-        tf.data.Dataset.from_tensor_slices((plain, paths))
-        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        .ignore_errors()
-        .batch(256)
-        .prefetch(1)
-    )
-    for indices, images in batches.as_numpy_iterator():
-        yield from zip(indices.tolist(), images, strict=True)
-
-
 class TfdsSource(Source):
     """The images of a TensorFlow data set, split by split.
 
     Args:
         source: `tfds:NAME[/CONFIG][:SPLIT]`.
+        tokenizer: Resizes.
         download: Whether it may be downloaded.
         chunk_size: Images in a chunk; by default a split is one.
 
@@ -277,9 +229,13 @@ class TfdsSource(Source):
     """
 
     def __init__(
-        self, source: str, download: bool, chunk_size: int | None = None
+        self,
+        source: str,
+        tokenizer: PixelTokenizer,
+        download: bool,
+        chunk_size: int | None = None,
     ) -> None:
-        self._source = source
+        self._source, self._tokenizer = source, tokenizer
         self._builder, split = _tfds_builder(source, download)
         self._features = self._builder.info.features
         if "image" not in self._features:
@@ -303,17 +259,14 @@ class TfdsSource(Source):
         self._before = [sum(sizes[:i]) for i in range(len(sizes))]
 
     def read(
-        self,
-        chunk: int,
-        tokenizer: PixelTokenizer,
-        progress: ProgressCallback | None = None,
+        self, chunk: int, progress: ProgressCallback | None = None
     ) -> SmallImages:
         """See `Source`; the images of all chunks are counted."""
         names = None
         if "label" in self._features:
             names = getattr(self._features["label"], "names", None)
         resize = tf.function(
-            lambda image: tokenizer.resize_image(_to_rgb(image)),
+            lambda image: self._tokenizer.resize_image(_to_rgb(image)),
             autograph=False,
             reduce_retracing=True,
         )
@@ -349,6 +302,16 @@ class TfdsSource(Source):
             yield _tfds_split(
                 self._source, self._builder, f"{name}[{start}:{stop}]"
             )
+
+
+def counted(
+    results: Iterable[Result], total: int, progress: ProgressCallback | None
+) -> Iterator[Result]:
+    """Yield results; tell how many there were."""
+    for done, result in enumerate(results, 1):
+        yield result
+        if progress is not None:
+            progress(done, total)
 
 
 def _tfds_parts(splits: list[str]) -> dict[str, str]:

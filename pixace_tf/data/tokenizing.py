@@ -75,10 +75,14 @@ class Job:
     def images(self) -> Source:
         """The images of the job, as they are now."""
         if self.source.startswith(TFDS_PREFIX):
-            return TfdsSource(self.source, self.download, self.chunk_size)
+            return TfdsSource(
+                *(self.source, self.tokenizer, self.download, self.chunk_size)
+            )
         if ENDING.search(self.source):
-            return TarSource(self.source, self.max_pixels)
-        return FolderSource(self.source, self.max_pixels, self.chunk_size)
+            return TarSource(self.source, self.tokenizer, self.max_pixels)
+        return FolderSource(
+            *(self.source, self.tokenizer, self.max_pixels, self.chunk_size)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker opens the images itself.
@@ -161,7 +165,7 @@ def write_chunk(job: Job, chunk: int) -> None:
         job: The job; its plan is written.
         chunk: In `[0, job.images.num_chunks)`.
     """
-    small = job.images.read(chunk, job.tokenizer)
+    small = job.images.read(chunk)
     labels = sorted(set(small.labels))
     rows = _rows(small, labels, job.tokenizer)
     in_train = _in_train(small, rows, job.images)
