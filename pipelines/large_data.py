@@ -30,7 +30,7 @@ from PIL import Image
 
 SIZE = 32
 IMAGES_OF_A_TAR = 10_000
-NUM_STEPS, BATCH_SIZE = 200, 4
+NUM_STEPS, NUM_READ, BATCH_SIZE = 200, 1000, 4
 COUNTS = "10000,100000,1000000,2000000"
 COLUMNS = {
     "pictures": "{:,}",
@@ -149,7 +149,10 @@ def tokenize(tars: str, shards: str) -> dict[str, float]:
 
 
 def train(shards: str, _: str) -> dict[str, float]:
-    """Take some steps, and read as many batches without them."""
+    """Take some steps, and read batches without them.
+
+    A thousand of these, since the first ones open all shards.
+    """
     from pixace_tf.data.palette import Palette
     from pixace_tf.data.token_dataset import ShardedDataset, training_batches
     from pixace_tf.data.token_shards import Shards
@@ -167,19 +170,21 @@ def train(shards: str, _: str) -> dict[str, float]:
     compile_model(model, 1e-3, True)
     rows = ShardedDataset(Shards.open(shards)).rows([])
     batches = training_batches(rows, size, BATCH_SIZE, seed=0)
-    reading = timed(lambda batch: None, batches)
-    seconds = timed(lambda batch: model.train_on_batch(*batch), batches)
+    reading = timed(lambda batch: None, batches, NUM_READ)
+    seconds = timed(
+        lambda batch: model.train_on_batch(*batch), batches, NUM_STEPS
+    )
     return {"seconds": seconds, "reading": reading, "resident": resident_mb()}
 
 
-def timed(use: Any, batches: Any) -> float:
+def timed(use: Any, batches: Any, count: int) -> float:
     """Return the seconds of 1,000 batches, after the first one."""
     iterator = iter(batches)
     use(next(iterator))
     begin = time.monotonic()
-    for _ in range(NUM_STEPS):
+    for _ in range(count):
         use(next(iterator))
-    return (time.monotonic() - begin) / NUM_STEPS * 1000
+    return (time.monotonic() - begin) / count * 1000
 
 
 def resident_mb() -> float:
