@@ -63,8 +63,8 @@ class Decoder:
     def _batches(self) -> tf.data.Dataset:
         """Numbers and small images of the plain files of `_blocks`."""
 
-        # `from_generator` would have the whole process give freed memory back
-        # to the system at once, which slows all of it down.
+        # `from_generator` would change, for the whole process and so for the
+        # training after it, when freed memory goes back to the system.
         @tf.autograph.experimental.do_not_convert
         def next_block(_: tf.Tensor) -> Any:
             numbers, files = tf.numpy_function(
