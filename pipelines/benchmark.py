@@ -1,9 +1,9 @@
 """This program beside what people would use instead, in one run.
 
-Every subject is a process of its own. Those of a column compile first and are
-then timed in turn, in rounds, one at a time: ratios are taken within a round.
-Peers run with each setting that may be their best. Where one is not installed
-(`pip install -e '.[bench]'`), the tables say so.
+Every subject runs in its own process. The subjects of a column compile first
+and are then timed one at a time, in rounds, so that each ratio is taken within
+a round. Peers run with every setting that could be their best. The tables name
+peers that are not installed (`pip install -e '.[bench]'`).
 
 Command:  python pipelines/benchmark.py FOLDER --out pipelines/results/benchmark
 Hardware: 2 CPU cores
@@ -53,7 +53,7 @@ TORCH_GPT = (
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One figure: where it stands in a table, and what gives it."""
+    """One figure: its place in a table, and the function that measures it."""
 
     section: str
     table: str
@@ -92,9 +92,9 @@ class Plan:
     rounds: int = 5
     image_gpt: tuple[tuple[bool, str, str], ...] = IMAGE_GPT
     torch_gpt: tuple[tuple[bool, str, bool], ...] = TORCH_GPT
-    # The fastest of either head: each learns as long as this program. After two
-    # minutes the second is far ahead (5.7 and 7.4 bits/pixel on photos), so
-    # only that one learns for more than ten.
+    # The fastest setting of each head trains as long as this program. After two
+    # minutes the second one is far ahead (5.7 and 7.4 bits/pixel on photos),
+    # so it alone trains for more than ten minutes.
     best_torch_gpt: tuple[tuple[bool, str, bool], ...] = (
         TORCH_GPT[2],
         TORCH_GPT[4],
@@ -131,9 +131,11 @@ SMOKE = Plan(
     "--sections",
     default=",".join(SECTIONS),
     show_default=True,
-    help="What to measure; other sections in the results stay as they are.",
+    help="Sections to measure; the results of the others are kept.",
 )
-@click.option("--smoke", is_flag=True, help="Tiny sizes, to try it out.")
+@click.option(
+    "--smoke", is_flag=True, help="Use tiny sizes, to try the script."
+)
 def main(folder: str | None, out: str, sections: str, smoke: bool) -> None:
     """Measure on the pictures of FOLDER, or on drawn ones."""
     plan = SMOKE if smoke else Plan()
@@ -172,7 +174,7 @@ def main(folder: str | None, out: str, sections: str, smoke: bool) -> None:
 
 
 class Subject:
-    """A process that gives the figures of one case, one after the other."""
+    """A process that measures one case, once in each round."""
 
     def __init__(self, case: Case) -> None:
         self._case = case
@@ -180,14 +182,16 @@ class Subject:
         script = os.path.join(PEERS, f"{case.script}.py")
         self._process = subprocess.Popen(
             [
-                *(sys.executable, script, case.function),
+                sys.executable,
+                script,
+                case.function,
                 json.dumps(case.arguments),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            # Not every peer would use a GPU.
+            # Some peers cannot use a GPU.
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
         )
 
@@ -235,17 +239,17 @@ class Subject:
 def measure(
     cases: list[Case], rounds: int
 ) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """Measure what stands in one column of a table: all in turn, in rounds.
+    """Measure one column of a table, its rows in turn, in rounds.
 
-    Each subject is a process of its own, which compiles and then waits; only
-    one works at a time.
+    Each subject compiles in its own process and then waits; only one works at a
+    time.
 
     Args:
-        cases: Of the rows.
-        rounds: How often each is timed.
+        cases: The cases of the rows.
+        rounds: How often each case is timed.
 
     Yields:
-        A case and its figures; rates of round i stand at place i.
+        A case and its figures; item i of the rates is that of round i.
     """
     waiting: list[tuple[Case, Subject, dict[str, Any]]] = []
     for case in cases:
@@ -253,7 +257,7 @@ def measure(
         figures = subject.answer()
         if "first_seconds" in figures:
             waiting.append((case, subject, {**figures, "per_second": []}))
-        else:  # It has no more to tell.
+        else:  # It measures only once.
             subject.close()
             yield case, figures
     for _ in range(rounds):
@@ -302,8 +306,12 @@ def _sampling(plan: Plan) -> Iterator[tuple]:
             for jit_compile, suffix in ((False, ""), (True, ", with XLA")):
                 peer = {"preset": preset, "jit_compile": jit_compile, **both}
                 yield (
-                    *(table, row + suffix, cell),
-                    *("keras_nlp_peer", "sample", peer),
+                    table,
+                    row + suffix,
+                    cell,
+                    "keras_nlp_peer",
+                    "sample",
+                    peer,
                 )
 
 

@@ -1,11 +1,11 @@
 """Emoji to learn from: five free sets as PNG, in Unicode's groups.
 
-Fetches packages of Iconify with `npm pack` (noto, noto-v1 and fxemoji:
-Apache-2.0; fluent-emoji and fluent-emoji-flat: MIT) and draws their SVG with
-resvg. What shows the same thing, in whatever set and tone of skin, lies
-together in train/ or in val/. Of the tones of one emoji two are kept. What is
-to be learned comes in some variants, a little turned, scaled and shifted, so
-that a model cannot learn the few thousand drawings by heart.
+The script fetches packages of Iconify with `npm pack` (noto, noto-v1 and
+fxemoji: Apache-2.0; fluent-emoji and fluent-emoji-flat: MIT) and draws their
+SVG with resvg. Drawings of the same subject, in any set and skin tone, stay
+together in train/ or in val/. Two tones of each emoji are kept. Each training
+picture gets variants that are slightly rotated, scaled and shifted, so that a
+model cannot memorize the few thousand drawings.
 
 Command:  python pipelines/emoji_pictures.py data/emoji
 Needs:    npm, and pip install resvg-py
@@ -30,9 +30,9 @@ from typing import Any
 import click
 from PIL import Image
 
-# The first ones tell the groups of those that say none.
+# Sets without groups take them from the sets before them.
 SETS = ("noto", "fluent-emoji-flat", "noto-v1", "fxemoji", "fluent-emoji")
-# Groups of fxemoji that are Unicode's by another name.
+# Unicode's names for the groups of fxemoji.
 RENAMED = {
     "Nature": "Animals & Nature",
     "Places": "Travel & Places",
@@ -41,11 +41,11 @@ RENAMED = {
     "Flags": "Flags",
 }
 SIDE = 96
-# How far a variant is turned (degrees), shifted (share of the side) and scaled.
+# Limits of a variant: rotation in degrees, shift as a share of the side, scale.
 TURN, SHIFT, SCALES = 8.0, 0.04, (0.84, 1.04)
 VALIDATION_SHARE = 0.05
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
-# The sets of Fluent leave out the last words, and so does a traffic light.
+# The Fluent sets leave out "-skin-tone"; a traffic light has colors, no tone.
 _TONE = re.compile(
     rf"-({'|'.join(sorted(TONES, key=len, reverse=True))})"
     r"(-skin-tone|(?<!traffic-light)(?<!car-light)$)"
@@ -55,7 +55,12 @@ _GENDER = re.compile(r"\b(wo)?m[ae]n\b|\bpersons?\b|\bpeople\b")
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=pathlib.Path))
-@click.option("--variants", default=7, show_default=True, help="Of each one.")
+@click.option(
+    "--variants",
+    default=7,
+    show_default=True,
+    help="Variants of each training picture.",
+)
 def main(out: pathlib.Path, variants: int) -> None:
     """Write the pictures to OUT/train/GROUP and OUT/val/GROUP."""
     import resvg_py
@@ -86,7 +91,7 @@ def main(out: pathlib.Path, variants: int) -> None:
 
 
 def fetch(name: str, folder: str) -> dict[str, Any]:
-    """Return the files of a set, by the first part of their names."""
+    """Return the JSON files of a set by their names without the suffix."""
     package = f"@iconify-json/{name}"
     done = subprocess.run(
         ["npm", "pack", "--silent", package],
@@ -109,7 +114,7 @@ def fetch(name: str, folder: str) -> dict[str, Any]:
 
 
 def groups_of(package: dict[str, Any]) -> dict[str, str]:
-    """Return Unicode's group of each icon, as far as the set tells."""
+    """Return the Unicode group of each icon, where the set gives one."""
     groups = package.get("metadata", {}).get("categories", {})
     is_unicode = "Smileys & Emotion" in groups
     names = {g: g if is_unicode else RENAMED.get(g, "") for g in groups}
@@ -131,13 +136,13 @@ def drawings(package: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def subject(icon: str) -> str:
-    """Return what an icon shows, whoever does it in whatever tone of skin."""
+    """Return the subject of an icon, without gender and skin tone."""
     plain = _GENDER.sub("", _TONE.sub("", icon))
     return re.sub(r"[^a-z0-9]", "", plain.lower()) or icon
 
 
 def is_kept(icon: str) -> bool:
-    """Tell whether an icon is none of the many tones of one emoji."""
+    """Return whether an icon is kept among the skin tones of its emoji."""
     tones = [tone for tone, _ in _TONE.findall(icon)]
     if not tones:
         return True
@@ -145,27 +150,31 @@ def is_kept(icon: str) -> bool:
 
 
 def vary(png: bytes, rng: random.Random) -> Image.Image:
-    """Return a picture a little turned, scaled and shifted."""
+    """Return a picture slightly rotated, scaled and shifted."""
     image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     turn = math.radians(rng.uniform(-TURN, TURN))
     scale = rng.uniform(*SCALES)
     shift_x, shift_y = (SIDE * rng.uniform(-SHIFT, SHIFT) for _ in range(2))
     cos, sin = math.cos(turn) / scale, math.sin(turn) / scale
-    # From the place of a new pixel to that in the old picture.
+    # The affine map from a new pixel to its place in the old picture.
     x, y = SIDE / 2 + shift_x, SIDE / 2 + shift_y
     return image.transform(
         image.size,
         Image.Transform.AFFINE,
         (
-            *(cos, sin, SIDE / 2 - cos * x - sin * y),
-            *(-sin, cos, SIDE / 2 + sin * x - cos * y),
+            cos,
+            sin,
+            SIDE / 2 - cos * x - sin * y,
+            -sin,
+            cos,
+            SIDE / 2 + sin * x - cos * y,
         ),
         Image.Resampling.BICUBIC,
     )
 
 
 def share_of(key: str) -> float:
-    """Return a number in [0, 1) that a text alone decides."""
+    """Return a number in [0, 1) that depends on the text alone."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 

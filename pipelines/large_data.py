@@ -1,8 +1,9 @@
-"""What tokenizing and training cost at ten thousand to two million pictures.
+"""Measure tokenizing and training with ten thousand to two million pictures.
 
-Draws random pictures of 32x32 pixels into tar files, writes their token shards,
-and trains 200 steps from these, each in a process of its own whose memory is
-measured. A table tells whether the cost of a picture and of a step stays flat.
+The script draws random pictures of 32x32 pixels into tar files, writes their
+token shards, and trains 200 steps from the shards. Each stage runs in its own
+process, whose memory is measured. A table shows whether the cost of a picture
+and of a step stays flat.
 
 Command:  python pipelines/large_data.py --out pipelines/results/large-data
 Hardware: 2 CPU cores, 25 GB of disk
@@ -51,7 +52,7 @@ COLUMNS = {
     show_default=True,
     help="Multiples of 10,000, or a single number.",
 )
-@click.option("--scratch", type=click.Path(), help="Where the pictures go.")
+@click.option("--scratch", type=click.Path(), help="Folder for the pictures.")
 def main(out: str, counts: str, scratch: str | None) -> None:
     """Measure; write a table and its JSON."""
     rows = []
@@ -128,7 +129,7 @@ def draw_tars(count: int, folder: pathlib.Path) -> None:
 
 
 def in_process(*arguments: str) -> dict[str, float]:
-    """Run a function below in a process of its own; return what it prints."""
+    """Run one of the functions below in its own process; return its result."""
     done = subprocess.run(
         [sys.executable, __file__, *arguments],
         check=True,
@@ -149,9 +150,9 @@ def tokenize(tars: str, shards: str) -> dict[str, float]:
 
 
 def train(shards: str, _: str) -> dict[str, float]:
-    """Take some steps, and read batches without them.
+    """Time some steps, then read batches without training.
 
-    A thousand of these, since the first ones open all shards.
+    A thousand batches are read, since the first ones open all shards.
     """
     from pixace_tf.data.palette import Palette
     from pixace_tf.data.token_dataset import ShardedDataset, training_batches
@@ -178,7 +179,7 @@ def train(shards: str, _: str) -> dict[str, float]:
 
 
 def timed(use: Any, batches: Any, count: int) -> float:
-    """Return the seconds of 1,000 batches, after the first one."""
+    """Return the seconds that 1,000 batches take, the first one left out."""
     iterator = iter(batches)
     use(next(iterator))
     begin = time.monotonic()

@@ -1,4 +1,4 @@
-"""Where figures come from: command, hardware, versions, date."""
+"""The origin of figures: command, hardware, versions and date."""
 
 import datetime
 import importlib.metadata
@@ -16,7 +16,7 @@ def origin(*packages: str) -> list[str]:
     """Return lines of Markdown about this run.
 
     Args:
-        packages: Their versions are named, beside those this program needs.
+        packages: Further packages whose versions are named.
     """
     script = os.path.join("pipelines", os.path.basename(sys.argv[0]))
     names = ("pixace-tf", "tensorflow", "keras", "keras-nlp", *packages)
@@ -37,9 +37,9 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """Return the commit, and whether more than results differs from it."""
+    """Return the commit, marked dirty if more than the results differ."""
     commit = _git("rev-parse", "--short", "HEAD")
-    # What a run writes while it goes on is no change of the program.
+    # The results that a run writes are no change of the program.
     changed = _git("status", "--porcelain", "-uno", *_ALL_BUT_RESULTS)
     return f"{commit or 'unknown'}{'-dirty' if changed else ''}"
 

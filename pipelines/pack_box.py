@@ -1,9 +1,9 @@
-"""Put a trained run into the box: what `pixace-tf` can paint with at once.
+"""Put a trained run into the box, the models that ship with `pixace-tf`.
 
-The weights are kept in float16, the training pictures not at all. Sheets go
-along, none of them picked: new pictures, completions of a few held-out ones,
-and of many new pictures those that are nearest to a training picture. What the
-card says of held-out bits is printed.
+The weights are stored in float16, without the training pictures. The script
+adds sheets of unpicked pictures: new ones, completions of a few held-out ones,
+and the new pictures that come nearest to a training picture. It prints the
+held-out bits per pixel for the card.
 
 Command:  python pipelines/pack_box.py saved_models/NAME --card CARD.md
 Hardware: any
@@ -34,7 +34,7 @@ from pixace_tf.sampling.likelihood import Scorer
 MAX_BYTES = 10e6
 NUM_SAMPLES, NUM_EXAMPLES, NUM_SCORED = 12, 6, 1000
 NUM_PANEL, NUM_COMPARED = 64, 512
-# The models that count need much memory for more.
+# The counting models need too much memory for more.
 NUM_COUNTED = 6000
 
 
@@ -98,19 +98,21 @@ def compare(
     train: np.ndarray,
     target: pathlib.Path,
 ) -> None:
-    """Print what others need for held-out pictures, and how new pictures are.
+    """Print the bits of other models, and how the new pictures compare.
 
     Args:
         run: The model.
-        new: uint8 `(N, height, width, 3)`, what it has painted.
+        new: uint8 `(N, height, width, 3)`, pictures that it painted.
         held_out: int32 `(M, T)`, tokens.
         train: integers `(K, T)`, tokens.
-        target: Gets the sheet.
+        target: Folder to write the sheet into.
     """
     tokenizer = run.tokenizer
     colors = tokenizer.detokenize(held_out).numpy()
     counts = baselines.count_models(
-        *(some_of(train, NUM_COUNTED), held_out, tokenizer.image_size),
+        some_of(train, NUM_COUNTED),
+        held_out,
+        tokenizer.image_size,
         tokenizer.palette.vocabulary_size,
     )
     needed = {name: float(bits.mean()) for name, bits in counts.items()}

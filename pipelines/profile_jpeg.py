@@ -1,15 +1,15 @@
-"""Where the time goes from a JPEG file to tokens, step by step.
+"""Time each step from a JPEG file to tokens.
 
-Milliseconds of one core for each picture, each step by itself, medians over
-the folder's files.
+Prints milliseconds of one core for each step, as medians over the files of a
+folder.
 
 Command:  python pipelines/profile_jpeg.py FOLDER
 Hardware: 1 CPU core
 Time:     a minute
 Expected: pictures of 512x512 and 80 kB take 1.0 ms to decode at an eighth of
           their size, most of it for their Huffman code, 1.6 ms in full, and
-          0.1 ms to read and check. A pool that takes 3.4 ms of a core
-          cannot be beaten four times: 0.86 ms are less than the decoding.
+          0.1 ms to read and check. Nothing can be four times as fast as
+          a pool that takes 3.4 ms: the decoding alone takes more.
 """
 
 import os
@@ -32,7 +32,7 @@ MAX_FILES = 500
 @click.argument("folder")
 @click.option("--size", default=32, help="Pixels to scale down to.")
 def main(folder: str, size: int) -> None:
-    """Time the steps on the JPEG files of FOLDER."""
+    """Time each step on the JPEG files of FOLDER."""
     scanned = image_files.scan(folder)
     paths = [
         os.path.join(scanned.root, picture.path)

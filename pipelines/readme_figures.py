@@ -1,7 +1,7 @@
-"""Writes the tables of speeds in the README and the docs from the benchmark's.
+"""Write the speed tables of the README and the docs from the benchmark.
 
-Each line names one row of `pipelines/results/benchmark.json` and, of the peers
-beside it, the fastest of each kind. Ratios are medians of those within a round.
+Each line takes one row of `pipelines/results/benchmark.json` and the fastest
+peer of each kind. A ratio is the median of the ratios within each round.
 
 Command:  python pipelines/readme_figures.py
 Hardware: any
@@ -31,16 +31,17 @@ END = "<!-- The end of that table. -->"
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """What a line of the README shows.
+    """One line of the table.
 
     Attributes:
-        text: What is done.
-        section: Of the results.
-        table: How the name of the table begins.
-        column: Of the table.
-        row: That of this program.
-        peers: Patterns of the rows of the peers, a kind each.
-        is_short: Whether the README shows it too, beside the fastest peer.
+        text: What the program does.
+        section: Section of the results.
+        table: Beginning of the name of the table.
+        column: Column of the table.
+        row: Row of this program.
+        peers: One pattern for each kind of peer, which matches its rows.
+        is_short: Whether the README shows the line too, beside the fastest
+            peer of all.
     """
 
     text: str
@@ -58,44 +59,89 @@ _MULTISCALE = "pixace-tf, multiscale, chain head"
 _TRANSFORMER = "pixace-tf, transformer, chain head"
 LINES = (
     Line(
-        "painting lower halves, 16 at once, default (multiscale)",
-        *("sampling", "nano", "batch 16", _MULTISCALE, _PAINTERS, True),
+        text="painting lower halves, 16 at once, default (multiscale)",
+        section="sampling",
+        table="nano",
+        column="batch 16",
+        row=_MULTISCALE,
+        peers=_PAINTERS,
+        is_short=True,
     ),
     Line(
-        "the same with `--decoder transformer`",
-        *("sampling", "nano", "batch 16", _TRANSFORMER, _PAINTERS),
+        text="the same with `--decoder transformer`",
+        section="sampling",
+        table="nano",
+        column="batch 16",
+        row=_TRANSFORMER,
+        peers=_PAINTERS,
     ),
     Line(
-        "one lower half, default",
-        *("sampling", "nano", "batch 1", _MULTISCALE, _PAINTERS[:1], True),
+        text="one lower half, default",
+        section="sampling",
+        table="nano",
+        column="batch 1",
+        row=_MULTISCALE,
+        peers=_PAINTERS[:1],
+        is_short=True,
     ),
     Line(
-        "the same with `--decoder transformer`",
-        *("sampling", "nano", "batch 1", _TRANSFORMER, _PAINTERS[:1]),
+        text="the same with `--decoder transformer`",
+        section="sampling",
+        table="nano",
+        column="batch 1",
+        row=_TRANSFORMER,
+        peers=_PAINTERS[:1],
     ),
     Line(
-        "`--preset base` (width 512, 6 layers), 16 at once, default",
-        *("sampling", "base", "batch 16", _MULTISCALE, _PAINTERS[:1], True),
+        text="`--preset base` (width 512, 6 layers), 16 at once, default",
+        section="sampling",
+        table="base",
+        column="batch 16",
+        row=_MULTISCALE,
+        peers=_PAINTERS[:1],
+        is_short=True,
     ),
     Line(
-        "the same with `--decoder transformer`",
-        *("sampling", "base", "batch 16", _TRANSFORMER, _PAINTERS[:1]),
+        text="the same with `--decoder transformer`",
+        section="sampling",
+        table="base",
+        column="batch 16",
+        row=_TRANSFORMER,
+        peers=_PAINTERS[:1],
     ),
     Line(
-        "the same, one lower half",
-        *("sampling", "base", "batch 1", _TRANSFORMER, _PAINTERS[:1]),
+        text="the same, one lower half",
+        section="sampling",
+        table="base",
+        column="batch 1",
+        row=_TRANSFORMER,
+        peers=_PAINTERS[:1],
     ),
     Line(
-        "training, default (multiscale)",
-        *("training", "nano", "batch 4", _MULTISCALE, _TRAINERS, True),
+        text="training, default (multiscale)",
+        section="training",
+        table="nano",
+        column="batch 4",
+        row=_MULTISCALE,
+        peers=_TRAINERS,
+        is_short=True,
     ),
     Line(
-        "training, `--decoder transformer`",
-        *("training", "nano", "batch 4", _TRANSFORMER, _TRAINERS),
+        text="training, `--decoder transformer`",
+        section="training",
+        table="nano",
+        column="batch 4",
+        row=_TRANSFORMER,
+        peers=_TRAINERS,
     ),
     Line(
-        "loading JPEG photos of 512x512",
-        *("jpeg", "JPEG", "3000 pictures", "pixace-tf", ("PIL", "torch"), True),
+        text="loading JPEG photos of 512x512",
+        section="jpeg",
+        table="JPEG",
+        column="3000 pictures",
+        row="pixace-tf",
+        peers=("PIL", "torch"),
+        is_short=True,
     ),
 )
 
@@ -105,7 +151,7 @@ def table(results: dict[str, Any], is_short: bool = False) -> list[str]:
 
     Args:
         results: As `benchmark.py` writes them.
-        is_short: Whether it is the table of the README.
+        is_short: Whether to return the table of the README.
     """
     lines = [
         "| | pixace-tf | the fastest alternative | ratio |",
@@ -121,7 +167,7 @@ def table(results: dict[str, Any], is_short: bool = False) -> list[str]:
 
 
 def _cells(results: dict[str, Any], line: Line) -> Iterator[str]:
-    """Yield a row for each kind of peer; only the first says what is done."""
+    """Yield a row for each kind of peer; only the first one has the text."""
     tables = results[line.section]["figures"]
     (rows,) = (
         rows for name, rows in tables.items() if name.startswith(line.table)
@@ -171,7 +217,7 @@ def _quality(results: dict[str, Any]) -> Iterator[str]:
 
 
 def with_table(text: str, lines: list[str]) -> str:
-    """Return a text with these lines in place of its table."""
+    """Return the text with its table replaced by these lines."""
     before, rest = text.split(f"{BEGIN}\n")
     _, after = rest.split(END)
     return "\n".join([f"{before}{BEGIN}\n", *lines, f"\n{END}{after}"])

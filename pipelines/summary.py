@@ -1,4 +1,4 @@
-"""Tables and a plot of what the benchmark measured."""
+"""The tables and the plot of the benchmark."""
 
 import statistics
 from typing import Any
@@ -14,14 +14,15 @@ TITLES = {
     "memory": "Peak memory of training steps",
     "attention": "Attention of long sequences, tokens per second",
 }
-# Rows of this program begin so.
+# How the rows of this program begin.
 OURS = ("pixace-tf", "exact", "LSH")
 NOTES = {
-    "sampling": "Prefill included, but for keras_nlp. Where the half takes a "
-    "peer too long, its prefill is counted once and its first pixels, the "
-    "cheaper ones, stand for all.",
-    "quality": "Our clock runs while it validates, that of the peers does not.",
-    "memory": "The whole process. Ours computes 8 pictures at a time.",
+    "sampling": "The prefill is included, except for keras_nlp. Where a peer "
+    "is too slow to finish the half, its prefill counts once and its first "
+    "pixels, which are the cheapest, stand for all.",
+    "quality": "Our clock includes validation; the clock of the peers stops.",
+    "memory": "Memory of the whole process. Ours computes 8 pictures at a "
+    "time.",
 }
 
 Table = dict[str, dict[str, dict[str, Any]]]
@@ -32,7 +33,7 @@ def markdown(results: dict[str, Any]) -> str:
 
     Args:
         results: Origin and figures of each section: a table, a row and a
-            column lead to what was measured.
+            column lead to the figures.
     """
     lines = [
         "# pixace-tf beside what people would use instead",
@@ -169,7 +170,7 @@ def _value(cell: dict[str, Any]) -> float:
 
 
 def _short(value: float) -> str:
-    """Return the label of a bar; none where nothing was measured."""
+    """Return the label of a bar, empty where nothing was measured."""
     if not value:
         return ""
     return f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
@@ -181,7 +182,8 @@ def _draw_curves(axes: Any, table: Table) -> None:
         for number, curve in enumerate(curves):
             seconds, bits = zip(*curve, strict=True)
             minutes = [s / 60 for s in seconds]
-            label = "_" if number else row  # A row for each budget, one name.
+            # A row has one curve for each budget, and one name.
+            label = "_" if number else row
             axes.plot(minutes, bits, marker="o", color=f"C{i}", label=label)
     axes.set_xlabel("minutes")
     axes.set_ylabel("bits/pixel")
