@@ -9,6 +9,8 @@ import shlex
 import subprocess
 import sys
 
+from pixace_tf.machine import num_cores
+
 _ALL_BUT_RESULTS = ":/", ":(top,exclude)pipelines/results"
 
 
@@ -23,7 +25,7 @@ def origin(*packages: str) -> list[str]:
     versions = ", ".join(f"{name} {_version(name)}" for name in names)
     return [
         f"- command: `python {shlex.join([script, *sys.argv[1:]])}`",
-        f"- hardware: {os.cpu_count()} CPU cores, {_processor()}",
+        f"- hardware: {num_cores()} CPU cores, {_processor()}",
         f"- versions: {versions}, Python {platform.python_version()}",
         f"- date: {datetime.date.today()}, commit {_commit()}",
     ]

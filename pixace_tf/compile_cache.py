@@ -16,6 +16,8 @@ import stat
 import time
 from typing import BinaryIO
 
+from pixace_tf import machine
+
 CACHE_VARIABLE = "PIXACE_TF_CACHE"
 MAX_BYTES = 500 * 10**6
 _FLAGS = "TF_XLA_FLAGS"
@@ -82,7 +84,7 @@ def _machine() -> str:
     lines = re.findall(r"^(?:vendor_id|cpu family|model|flags)\b.*", text, re.M)
     parts = [
         importlib.metadata.version("tensorflow"),
-        str(os.cpu_count()),
+        str(machine.num_schedulable_cores()),
         *sorted(set(lines or [text])),
     ]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=6).hexdigest()

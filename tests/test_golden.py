@@ -6,7 +6,6 @@ anew, and the change log says why.
 
 import hashlib
 import json
-import os
 import pathlib
 import platform
 import re
@@ -18,6 +17,7 @@ import pytest
 import tensorflow as tf
 
 from pixace_tf.data import cartoons
+from pixace_tf.machine import num_cores
 from pixace_tf.training.fit import fit
 
 pytestmark = pytest.mark.slow  # Nearly all of it.
@@ -40,7 +40,7 @@ def machine():
         re.M,
     )
     digest = hashlib.sha256("\n".join(lines or [text]).encode())
-    return [digest.hexdigest()[:16], os.cpu_count(), tf.__version__]
+    return [digest.hexdigest()[:16], num_cores(), tf.__version__]
 
 
 def draw_images(folder):

@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "pixace_tf"
 # The way of an image: a package imports only itself and those before it.
 ORDER = (
-    *("errors", "typing", "storage", "console", "compile_cache"),
+    *("errors", "typing", "machine", "storage", "console", "compile_cache"),
     *("data", "model"),
     *("sampling", "runs", "painting", "training", "serving", "evaluation"),
     *("tuning", "demo", "app", "cli", "__init__", "__main__"),

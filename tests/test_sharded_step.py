@@ -1,11 +1,10 @@
-import os
-
 import keras
 import numpy as np
 import pytest
 
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
+from pixace_tf.training import sharded_step
 from pixace_tf.training.compile import compile_model
 from pixace_tf.training.sharded_step import ShardedStep
 
@@ -14,7 +13,7 @@ SIZE = (4, 8)
 
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(sharded_step, "num_cores", lambda: 2)
 
 
 def build(**options):

@@ -10,13 +10,15 @@ import skimage.color
 import timing
 from PIL import Image
 
+from pixace_tf.machine import num_cores
+
 
 def worker_pool(
     folder: str, size: int, num_pictures: int, is_reduced: bool, seconds: float
 ) -> None:
     """PIL and scikit-image in a pool of processes; pictures per second."""
     jobs = [(path, size, is_reduced) for path in _paths(folder)]
-    with multiprocessing.Pool(os.cpu_count()) as pool:
+    with multiprocessing.Pool(num_cores()) as pool:
 
         def work() -> None:
             tokens = list(pool.imap_unordered(_pack, jobs, chunksize=16))
@@ -43,7 +45,7 @@ def torch_loader(
     loader = torch.utils.data.DataLoader(
         Pictures(),
         batch_size=16,
-        num_workers=os.cpu_count() or 1,
+        num_workers=num_cores(),
         persistent_workers=True,
     )
 

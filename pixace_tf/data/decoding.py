@@ -15,6 +15,7 @@ from pixace_tf.data import image_files
 from pixace_tf.data.image_files import UnloadableError
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
+from pixace_tf.machine import num_cores
 
 # Largest file that is held in memory.
 MAX_FILE_BYTES = 256 * 2**20
@@ -153,7 +154,7 @@ class Decoder:
         self, files: Iterable[File]
     ) -> Iterator[list[tuple[File, Result | None]]]:
         """Yield some files at a time; None where TensorFlow decodes them."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(num_cores()) as pool:
             for block in _in_blocks(files):
                 # Threads would make this slower: it is all Python.
                 results = [self._check(file) for file in block]

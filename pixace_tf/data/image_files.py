@@ -23,6 +23,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from pixace_tf.console import ProgressCallback
 from pixace_tf.errors import UserError
+from pixace_tf.machine import num_cores
 from pixace_tf.storage import MARK_FILE, RUN_FILE, SOFTWARE, StrPath
 
 MAX_PIXELS = 64_000_000
@@ -152,7 +153,7 @@ def scan(
         part, label = listing.places[path]
         return ImageFile(path, label, part)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         results = pool.map(check, listing.places)
         for done, result in enumerate(results, 1):
             if isinstance(result, ImageFile):

@@ -4,13 +4,13 @@ Shapes: N images to score, M training images, T pixels.
 """
 
 import io
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
 from pixace_tf.console import ProgressCallback
+from pixace_tf.machine import num_cores
 
 # The models that count, each smoothed with the one before it.
 COUNT_MODELS = ("unigram", "left", "left_and_above")
@@ -149,7 +149,7 @@ def lossless_bits_per_pixel(
         return [_file_size(image, *choice) for choice in LOSSLESS.items()]
 
     total = np.zeros(len(LOSSLESS))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         for done, row in enumerate(pool.map(sizes, images), 1):
             total += row
             if progress is not None:

@@ -24,6 +24,7 @@ from pixace_tf.evaluation.evidence import (
     are_among,
     evenly_spaced,
 )
+from pixace_tf.machine import num_cores
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling.likelihood import Scorer, bits_per_dim
 
@@ -215,7 +216,7 @@ def _record(run: Run) -> dict[str, Any]:
         "parameters": run.model.num_parameters,
         "arguments": run.arguments,
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES},
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+        "machine": f"{platform.platform()}, {num_cores()} cores",
     }
 
 

@@ -12,7 +12,6 @@ Shapes: B batch, T pixels.
 
 import functools
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
@@ -25,6 +24,7 @@ from pixace_tf.console import ProgressCallback
 from pixace_tf.data import raster_orders
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.errors import UserError
+from pixace_tf.machine import num_cores
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling import MAX_GUIDANCE, NUM_PARTICLES, particles
 from pixace_tf.sampling.decode_loop import DecodeLoop
@@ -65,7 +65,7 @@ class Sampler:
             )
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
         self.model = model
-        self.num_workers = 1 if has_gpu else os.cpu_count() or 1
+        self.num_workers = 1 if has_gpu else num_cores()
         self._rows = rows or (ROWS_ON_GPU if has_gpu else 1)
         self._loop = functools.cache(
             lambda rows, has_particles, is_guided: DecodeLoop(

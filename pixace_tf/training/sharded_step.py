@@ -5,11 +5,12 @@ what lies between them on one. So parts of the batch go through the same
 compiled program at the same time.
 """
 
-import os
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from pixace_tf.machine import num_cores
 
 
 def use(model: keras.Model) -> None:
@@ -93,5 +94,5 @@ class ShardedStep:
 
 def _count_shards(batch_size: int) -> int:
     """Return the largest divisor with at most one shard for each core."""
-    most = min(os.cpu_count() or 1, batch_size)
+    most = min(num_cores(), batch_size)
     return next(n for n in range(most, 0, -1) if batch_size % n == 0)

@@ -1,0 +1,60 @@
+"""How many CPU cores this process may use."""
+
+import contextlib
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+
+_PROC_CGROUP = pathlib.Path("/proc/self/cgroup")
+_CGROUPS = pathlib.Path("/sys/fs/cgroup")
+
+
+def num_cores() -> int:
+    """Return how many cores' worth of time this process gets, at least 1.
+
+    `os.cpu_count` counts the cores of the host. A container gets fewer, by CPU
+    affinity or by a quota of its control group (version 1 or 2).
+    """
+    return max(1, min([num_schedulable_cores(), *map(math.ceil, _quotas())]))
+
+
+def num_schedulable_cores() -> int:
+    """Return on how many cores threads of this process may run.
+
+    TensorFlow sizes its thread pools by this number.
+    """
+    if hasattr(os, "sched_getaffinity"):  # Not on macOS.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quotas() -> Iterator[float]:
+    """Yield the quotas, in cores, of this control group and its ancestors."""
+    try:
+        lines = _PROC_CGROUP.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        # Version 2 names no controllers.
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = pathlib.PurePosixPath(path.lstrip("/"))
+        for parent in (group, *group.parents):
+            folder = _CGROUPS / controllers / parent
+            # The root group and groups outside the container have no files;
+            # "max" means no quota.
+            with contextlib.suppress(OSError, ValueError):
+                yield from _quota(folder)
+
+
+def _quota(group: pathlib.Path) -> Iterator[float]:
+    """Yield a control group's quota in cores, if it has one."""
+    if (group / "cpu.max").exists():
+        quota, period = map(int, (group / "cpu.max").read_text().split())
+    else:
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        period = int((group / "cpu.cfs_period_us").read_text())
+    if quota > 0:  # Version 1 writes -1 for no quota.
+        yield quota / period
