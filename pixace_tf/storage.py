@@ -5,12 +5,15 @@ import fcntl
 import glob
 import io
 import json
+import math
 import os
 import shutil
+import struct
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -60,25 +63,122 @@ def write_npz(
         np.savez(file, **{_META: packed}, **arrays)  # type: ignore[arg-type]
 
 
-def read_npz(path: StrPath) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read what `write_npz` wrote; runs no code from the file.
+class Npz:
+    """The arrays of an open `.npz` file, each read only when asked for.
+
+    All are stored, not compressed, as `write_npz` leaves them: reading one
+    takes no more memory than its share of the file.
 
     Args:
-        path: The file; its checksums are verified.
+        path: The file's name, for errors.
+        file: The file, open.
 
-    Returns:
-        The arrays and the dict.
+    Attributes:
+        meta: The dict that `write_npz` was given.
+        shapes: The shape of each array by name.
+        dtypes: The type of each array by name.
+    """
+
+    def __init__(self, path: StrPath, file: BinaryIO) -> None:
+        self._path = path
+        self._file = file
+        with _damage_is_told(path):
+            self._archive = zipfile.ZipFile(file)
+            # Where the numbers begin, and their order in memory.
+            self._places: dict[str, tuple[int, Literal["C", "F"]]] = {}
+            self.shapes: dict[str, tuple[int, ...]] = {}
+            self.dtypes: dict[str, np.dtype[Any]] = {}
+            for info in self._archive.infolist():
+                self._read_header(info)
+            self.meta: dict[str, Any] = json.loads(self.read(_META).tobytes())
+        del self.shapes[_META], self.dtypes[_META]
+
+    def read(self, name: str, rows: Any = None) -> np.ndarray:
+        """Read an array.
+
+        Args:
+            name: One of `shapes`.
+            rows: An index of its first dimension, such as a slice or integers;
+                no other rows are read then, and no checksum is verified.
+
+        Returns:
+            The array; a copy.
+
+        Raises:
+            UserError: If the array is missing or its checksum is wrong.
+        """
+        with _damage_is_told(self._path):
+            shape = self.shapes[name]
+            if rows is None or not math.prod(shape):
+                with self._archive.open(f"{name}.npy") as member:
+                    array = np.lib.format.read_array(member)
+                return array if rows is None else array[rows]
+            offset, order = self._places[name]
+            mapped = np.memmap(
+                self._file, self.dtypes[name], "r", offset, shape, order
+            )
+        return np.array(mapped[rows])
+
+    def _read_header(self, info: zipfile.ZipInfo) -> None:
+        """Note the shape, type and place of an array."""
+        name = info.filename.removesuffix(".npy")
+        # Skip the local header: 30 bytes, the name and an extra field, whose
+        # lengths come last.
+        self._file.seek(info.header_offset + 26)
+        lengths = struct.unpack("<HH", self._file.read(4))
+        begin = self._file.seek(sum(lengths), os.SEEK_CUR)
+        version = np.lib.format.read_magic(self._file)
+        read = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[version]
+        shape, is_fortran, dtype = read(self._file)
+        offset = self._file.tell()
+        size = offset - begin + math.prod(shape) * dtype.itemsize
+        if not size == info.file_size == info.compress_size:
+            raise ValueError(f"{name} has another size than it declares.")
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects.")
+        self._places[name] = offset, "F" if is_fortran else "C"
+        self.shapes[name], self.dtypes[name] = shape, dtype
+
+
+@contextlib.contextmanager
+def open_npz(path: StrPath) -> Iterator[Npz]:
+    """Open what `write_npz` wrote; runs no code from the file.
+
+        with storage.open_npz("tokens.npz") as file:
+            if len(file.shapes["train"]) > 6:
+                images = file.read("train", rows=slice(6))
+
+    Args:
+        path: The file.
+
+    Yields:
+        Its dict, and the shapes of its arrays, which can be read.
 
     Raises:
         UserError: If the file is missing or damaged.
     """
+    with contextlib.ExitStack() as stack:
+        with _damage_is_told(path):
+            file = stack.enter_context(open(path, "rb"))
+        yield Npz(path, file)
+
+
+def read_npz(path: StrPath) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read all that `write_npz` wrote; see `open_npz`."""
+    with open_npz(path) as file:
+        return {name: file.read(name) for name in file.shapes}, file.meta
+
+
+@contextlib.contextmanager
+def _damage_is_told(path: StrPath) -> Iterator[None]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return arrays, json.loads(arrays.pop(_META).tobytes())
+        yield
     except FileNotFoundError:
         raise UserError(f"The file {path} is missing.") from None
-    except PermissionError:
+    except (PermissionError, MemoryError):
         raise
     except Exception:  # A damaged archive can raise anything.
         raise UserError(f"The file {path} is damaged.") from None

@@ -22,7 +22,7 @@ from pixace_tf.data.sources import TFDS_PREFIX, load_images
 from pixace_tf.data.token_shards import ShardRows, Shards
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
-from pixace_tf.storage import read_npz, write_npz
+from pixace_tf.storage import open_npz, write_npz
 
 _ARRAYS = ("train", "validation", "train_labels", "validation_labels")
 _CHUNK = 4096
@@ -289,10 +289,12 @@ def _load_cache(
     path: str | os.PathLike[str], fingerprint: str
 ) -> TokenDataset | None:
     try:
-        arrays, meta = read_npz(path)
+        with open_npz(path) as file:
+            meta = file.meta
+            if meta["fingerprint"] != fingerprint:
+                return None
+            arrays = {name: file.read(name) for name in file.shapes}
     except UserError:  # Missing or damaged: it is made again.
-        return None
-    if meta["fingerprint"] != fingerprint:
         return None
     meta["skipped"] = [Skipped(**s) for s in meta["skipped"]]
     fields: dict[str, Any] = {**arrays, **meta}

@@ -181,8 +181,9 @@ class Shards:
 
     def left_out(self, part: str) -> np.ndarray:
         """Return which rows of a part do not count, sorted int64 `(K,)`."""
-        arrays, _ = storage.read_npz(os.path.join(self.path, LEFT_OUT_FILE))
-        return arrays[part]
+        path = os.path.join(self.path, LEFT_OUT_FILE)
+        with storage.open_npz(path) as file:
+            return file.read(part)
 
 
 class ShardRows:

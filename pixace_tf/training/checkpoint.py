@@ -123,8 +123,8 @@ class Checkpoint(keras.callbacks.Callback):
         worse than the weights that are kept already.
         """
         with contextlib.suppress(UserError):  # They are missing or damaged.
-            _, entry = storage.read_npz(self._run.file(WEIGHTS_FILE))
-            kept = entry.get("val_bits_per_pixel")
+            with storage.open_npz(self._run.file(WEIGHTS_FILE)) as weights:
+                kept = weights.meta.get("val_bits_per_pixel")
             if kept is not None:
                 best = self._state.best
                 self._state.best = kept if best is None else min(best, kept)

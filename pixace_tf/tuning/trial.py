@@ -7,6 +7,7 @@ The run lies in SWEEP_FOLDER/runs/TRIAL_ID, its figures in `figures.json` there.
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -82,8 +83,10 @@ def measure(run: Run) -> dict[str, float]:
     Raises:
         UserError: If there are no validation pictures.
     """
-    tokens, _ = storage.read_npz(run.file(TOKENS_FILE))
-    if not len(tokens["validation"]):
+    with storage.open_npz(run.file(TOKENS_FILE)) as tokens:
+        held_out = tokens.read("validation")
+        num_tokens = math.prod(tokens.shapes["train"])
+    if not len(held_out):
         raise UserError("A sweep needs validation pictures; give it more.")
     with open(run.file(HISTORY_FILE), encoding="utf-8") as file:
         history = json.load(file)
@@ -93,7 +96,7 @@ def measure(run: Run) -> dict[str, float]:
         if "val_bits_per_pixel" in entry
     )
     colors = colors_per_token(run.tokenizer.palette)
-    hidden = np.log2(colors[tokens["validation"]]).mean()
+    hidden = np.log2(colors[held_out]).mean()
     first = {"epoch": 0, "seconds": 0.0} if len(history) < 2 else history[0]
     epochs = history[-1]["epoch"] - first["epoch"]
     seconds = history[-1]["seconds"] - first["seconds"]
@@ -101,7 +104,7 @@ def measure(run: Run) -> dict[str, float]:
         "bits_per_pixel": bits,
         "bits_per_dim": float(bits + hidden) / 3,
         "parameters": run.model.num_parameters,
-        "tokens_per_second": epochs * tokens["train"].size / seconds,
+        "tokens_per_second": epochs * num_tokens / seconds,
     }
 
 
