@@ -9,7 +9,11 @@ Names are imported when they are first used, since TensorFlow takes seconds.
 """
 
 import importlib
+import sys
 from typing import Any
+
+if sys.platform == "win32":
+    sys.exit("pixace-tf does not run on Windows itself; use it inside WSL 2.")
 
 _HOME = {
     "PixaceCausalLM": "model.causal_lm",

@@ -1,18 +1,20 @@
 """Files and folders that are whole or absent: written beside, then renamed."""
 
 import contextlib
+import errno
 import fcntl
+import functools
 import glob
 import io
 import json
 import math
 import os
+import secrets
 import shutil
 import struct
-import tempfile
-import time
+import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -29,9 +31,11 @@ RUN_FILE = "run.json"
 MARK_FILE = ".pixace"
 _META = "meta"
 _UNFINISHED = ".unfinished"
-# The ending of folders in the making, and the age at which one was given up.
+# Folders that are being made end like this and hold this file.
 _NEW = ".new"
-_GIVEN_UP_S = 3600.0
+_WRITER_FILE = ".pixace-writer"
+# What network drives and containers answer that cannot lock or sync.
+_UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
 
 
 def write_atomic(path: StrPath, content: bytes) -> None:
@@ -185,10 +189,9 @@ def _damage_is_told(path: StrPath) -> Iterator[None]:
 
 
 def mark_folder(path: StrPath) -> None:
-    """Mark a folder, so that a scan for images leaves it out.
+    """Mark a folder whose content this program made.
 
-    Args:
-        path: An existing folder whose content this program made.
+    A scan for images to train on skips it.
     """
     note = f"Made by {SOFTWARE}: not scanned for images to train on.\n"
     write_atomic(os.path.join(path, MARK_FILE), note.encode())
@@ -202,87 +205,56 @@ def new_folder(path: StrPath) -> Iterator[str]:
         path: The folder; must not exist.
 
     Yields:
-        A temporary folder to fill. What is in it afterwards becomes `path`;
-        after an error it is removed.
+        A temporary folder to fill. It becomes `path` afterwards; after an
+        error it is removed.
 
     Raises:
-        FileExistsError: If `path` exists when the rest is done.
+        FileExistsError: If `path` exists by then.
     """
     parent, name = os.path.split(os.path.abspath(path))
-    _remove_given_up(parent)
-    temporary = tempfile.mkdtemp(_NEW, f".{name}.", parent)
-    try:
+    with _temporary_folder(parent, name) as temporary:
         yield temporary
         _sync_tree(temporary)
-        os.chmod(temporary, 0o777 & ~_umask())
+        os.unlink(os.path.join(temporary, _WRITER_FILE))
         try:
             os.rename(temporary, path)
         except OSError as error:
-            # A folder that is not empty has either of two numbers.
+            # The error for a folder that is not empty differs by system.
             if os.path.exists(path):
                 raise FileExistsError(error.errno, "Exists", path) from None
             raise
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     _sync(parent)
 
 
 def remove_folder(path: StrPath) -> None:
     """Remove a folder so that a reader sees all of it or nothing."""
     parent, name = os.path.split(os.path.abspath(path))
-    grave = tempfile.mkdtemp(_NEW, f".{name}.", parent)
-    # Another process may have removed it.
-    with contextlib.suppress(FileNotFoundError):
+    with (
+        _temporary_folder(parent, name) as grave,
+        # Another process may have removed it.
+        contextlib.suppress(FileNotFoundError),
+    ):
         os.rename(path, os.path.join(grave, name))
-    shutil.rmtree(grave)
 
 
 @contextlib.contextmanager
-def lock(
-    folder: StrPath, message: str, *, error: type[UserError] = UserError
-) -> Iterator[None]:
-    """Hold a folder, so that no two processes work in it.
+def _temporary_folder(parent: str, name: str) -> Iterator[str]:
+    """Make a hidden folder in `parent`; remove it unless it is renamed.
 
-    Args:
-        folder: Gets the file `.lock`.
-        message: What to say when another process holds it.
-        error: What to raise then.
+    Such folders of killed processes are removed too. Each holds a file that its
+    writer keeps locked while it lives.
     """
-    with open(os.path.join(folder, ".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise error(message) from None
-        yield
-
-
-def remove_unfinished(folder: StrPath, is_shared: bool = False) -> None:
-    """Remove what a killed process was writing.
-
-    Args:
-        folder: The folder.
-        is_shared: Whether another process may be writing in it now; what is
-            young stays then.
-    """
-    for name in os.listdir(folder):
-        if name.startswith(".") and name.endswith(_UNFINISHED):
-            path = os.path.join(folder, name)
-            with contextlib.suppress(FileNotFoundError):
-                if not (is_shared and _age_s(path) < _GIVEN_UP_S):
-                    os.unlink(path)
-
-
-def _remove_given_up(parent: str) -> None:
-    """Remove the temporary folders that a killed process left."""
-    for name in glob.glob(f".*{_NEW}", root_dir=parent):
-        folder = os.path.join(parent, name)
-        if _age_s(folder) > _GIVEN_UP_S:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _age_s(path: str) -> float:
-    return time.time() - os.path.getmtime(path)
+    for other in glob.glob(f".*{_NEW}", root_dir=parent):
+        folder = os.path.join(parent, other)
+        remove = functools.partial(shutil.rmtree, folder, ignore_errors=True)
+        _if_abandoned(os.path.join(folder, _WRITER_FILE), remove)
+    temporary = _temporary_name(parent, name, _NEW)
+    os.mkdir(temporary)
+    try:
+        with _new_locked_file(os.path.join(temporary, _WRITER_FILE)):
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -293,18 +265,16 @@ def new_file(path: StrPath) -> Iterator[str]:
         path: The file to write or replace.
 
     Yields:
-        The path of an empty temporary file. What it holds afterwards becomes
-        `path`; after an error it is removed.
+        The path of an empty temporary file, to be written in place. It becomes
+        `path` afterwards; after an error it is removed.
     """
     folder, name = os.path.split(os.path.abspath(path))
-    handle, temporary = tempfile.mkstemp(_UNFINISHED, f".{name}.", folder)
-    os.close(handle)
+    temporary = _temporary_name(folder, name, _UNFINISHED)
     try:
-        yield temporary
-        _sync(temporary)
-        # mkstemp makes files private; give them the usual rights.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        with _new_locked_file(temporary):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -318,10 +288,86 @@ def _atomic(path: StrPath) -> Iterator[io.BufferedWriter]:
         yield file
 
 
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+def remove_unfinished(folder: StrPath) -> None:
+    """Remove the files of `new_file` whose writers were killed."""
+    for name in glob.glob(f".*{_UNFINISHED}", root_dir=folder):
+        path = os.path.join(folder, name)
+        _if_abandoned(path, functools.partial(os.unlink, path))
+
+
+@contextlib.contextmanager
+def lock(
+    folder: StrPath, message: str, *, error: type[UserError] = UserError
+) -> Iterator[None]:
+    """Hold a folder, so that no two processes work in it.
+
+    Some network drives have no locks. A line on standard error says so then,
+    and nothing keeps other processes out.
+
+    Args:
+        folder: Gets the file `.lock`.
+        message: What to say when another process holds it.
+        error: What to raise then.
+    """
+    with open(os.path.join(folder, ".lock"), "w") as file:
+        try:
+            if not _try_lock(file.fileno()):
+                print(
+                    f"The file system of {os.fspath(folder)} has no locks: do "
+                    "not let a second process work in that folder.",
+                    file=sys.stderr,
+                )
+        except BlockingIOError:
+            raise error(message) from None
+        yield
+
+
+def _temporary_name(folder: str, name: str, ending: str) -> str:
+    return os.path.join(folder, f".{name}.{secrets.token_hex(8)}{ending}")
+
+
+@contextlib.contextmanager
+def _new_locked_file(path: str) -> Iterator[None]:
+    """Create an empty file and hold its lock, so that its writer is alive."""
+    unlocked = f"{path}~"
+    file = os.open(unlocked, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    try:
+        _try_lock(file)
+        # Nobody can find it under its name before it is locked.
+        os.rename(unlocked, path)
+        yield
+    finally:
+        os.close(file)
+
+
+def _if_abandoned(path: str, remove: Callable[[], None]) -> None:
+    """Call `remove` if a file of `_new_locked_file` has no living writer."""
+    # It may be missing, held, or of another user.
+    with contextlib.suppress(OSError):
+        file = os.open(path, os.O_RDWR)
+        try:
+            if _try_lock(file):
+                remove()
+        finally:
+            os.close(file)
+
+
+def _try_lock(file: int) -> bool:
+    """Lock an open file, unless the file system has no locks.
+
+    Returns:
+        Whether it has.
+
+    Raises:
+        BlockingIOError: If another process holds the lock.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return False
+    return True
 
 
 def _sync_tree(root: str) -> None:
@@ -332,8 +378,12 @@ def _sync_tree(root: str) -> None:
 
 
 def _sync(path: StrPath) -> None:
+    """Write a file or folder through to the disk, where that can be done."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
     finally:
         os.close(handle)

@@ -1,12 +1,24 @@
+import contextlib
+import errno
+import fcntl
+import importlib
 import os
+import pathlib
+import resource
+import shutil
+import stat
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
+import pixace_tf
 from pixace_tf import storage
+from pixace_tf.data import token_shards
 from pixace_tf.errors import UserError
 
 ARRAYS = {
@@ -138,3 +150,197 @@ def test_a_missing_file_or_array_is_told(path):
 def test_errors_of_the_reader_stay_as_they_are(path):
     with pytest.raises(KeyError), storage.open_npz(path):
         raise KeyError("mine")
+
+
+def test_only_folders_with_our_mark_go(tmp_path):
+    strangers = {".vim.new", ".link.new", ".file.new", "a.new"}
+    for name in (".vim.new", "a.new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "letter.txt").write_text("dear")
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / ".link.new").symlink_to(tmp_path / "nowhere")
+    (tmp_path / ".file.new").touch()
+    with storage.new_folder(tmp_path / "report"):
+        pass
+    storage.remove_folder(tmp_path / "report")
+    assert set(os.listdir(tmp_path)) == strangers
+
+
+def test_what_a_living_process_writes_stays(tmp_path):
+    with (
+        storage.new_folder(tmp_path / "slow") as folder,
+        storage.new_file(tmp_path / "file") as file,
+    ):
+        for path in (folder, file):
+            os.utime(path, (0, 0))
+        storage.remove_unfinished(tmp_path)
+        with storage.new_folder(tmp_path / "quick"):
+            pass
+        pathlib.Path(folder, "x").touch()
+    assert set(os.listdir(tmp_path)) == {"slow", "quick", "file"}
+    assert os.listdir(tmp_path / "slow") == ["x"]
+
+
+KILLED = """
+import os, signal
+from pixace_tf import storage
+with storage.new_folder("slow"), storage.new_file("file"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_wrote_goes(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path)
+    assert len(os.listdir(tmp_path)) == 2
+    storage.remove_unfinished(tmp_path)
+    assert len(os.listdir(tmp_path)) == 1
+    with storage.new_folder(tmp_path / "quick"):
+        pass
+    assert os.listdir(tmp_path) == ["quick"]
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path):
+    def write():
+        with storage.new_folder(tmp_path / "a") as folder:
+            pathlib.Path(folder, "x").touch()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write()
+    assert not os.listdir(tmp_path)
+
+
+def test_new_files_get_the_usual_rights(tmp_path):
+    old = os.umask(0o027)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            # Other threads would make files that anyone can write.
+            patch.setattr(os, "umask", None)
+            storage.write_atomic(tmp_path / "file", b"")
+            with storage.new_folder(tmp_path / "folder"):
+                pass
+    finally:
+        os.umask(old)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
+
+
+SHIM = r"""
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+int fsync(int fd) {
+  struct stat s;
+  errno = fstat(fd, &s) || S_ISDIR(s.st_mode) ? EINVAL : ENOTSUP;
+  return -1;
+}
+int flock(int fd, int operation) { errno = ENOSYS; return -1; }
+int chmod(const char *path, mode_t mode) { errno = EPERM; return -1; }
+"""
+WORK = """
+import os
+from pixace_tf import storage
+with storage.lock(".", "held"), storage.lock(".", "held"):
+    storage.write_json("a.json", [1])
+    with storage.new_folder("folder") as folder:
+        storage.write_atomic(os.path.join(folder, "x"), b"x")
+storage.remove_unfinished(".")
+storage.remove_folder("folder")
+assert sorted(os.listdir()) == [".lock", "a.json", "shim.c", "shim.so"]
+"""
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+def test_a_file_system_without_sync_and_locks_is_enough(tmp_path):
+    (tmp_path / "shim.c").write_text(SHIM)
+    command = ["gcc", "-shared", "-fPIC", "-o", "shim.so", "shim.c"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", WORK],
+        cwd=tmp_path,
+        env={**os.environ, "LD_PRELOAD": str(tmp_path / "shim.so")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "The file system of . has no locks"
+    ] * 2
+
+
+def fail_with(number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_without_locks_nothing_is_taken_for_abandoned(tmp_path, monkeypatch):
+    (tmp_path / ".a.unfinished").touch()
+    monkeypatch.setattr(fcntl, "flock", fail_with(errno.ENOLCK))
+    storage.remove_unfinished(tmp_path)
+    assert os.listdir(tmp_path) == [".a.unfinished"]
+
+
+@pytest.mark.slow
+def test_fit_and_generate_need_neither_sync_nor_locks(
+    cartoon_folder, tmp_path, monkeypatch, capsys
+):
+    from pixace_tf.painting.local import generate
+    from pixace_tf.training.fit import fit
+
+    sync = os.fsync
+
+    def sync_files_only(file):
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", sync_files_only)
+    monkeypatch.setattr(fcntl, "flock", fail_with(errno.ENOSYS))
+    run = fit(
+        str(cartoon_folder),
+        runs_dir=str(tmp_path),
+        preset="pico",
+        decoder="transformer",
+        image_size=(2, 3),
+        epochs=1,
+        jit_compile=False,
+        say=lambda line: None,
+    )
+    assert generate(run, 1).shape == (1, 1, 2, 3, 3)
+    assert capsys.readouterr().err.count("has no locks") == 1
+
+
+def test_a_disk_that_fails_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", fail_with(errno.EIO))
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        storage.write_json(tmp_path / "a.json", 1)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_folder_has_one_holder(tmp_path):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(storage.lock(tmp_path, "first"))
+        with pytest.raises(UserError, match="second"):
+            stack.enter_context(storage.lock(tmp_path, "second"))
+    with storage.lock(tmp_path, "third"):
+        pass
+
+
+def test_a_limit_of_files_that_macos_refuses_is_no_error(monkeypatch):
+    limits = (10, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits)
+
+    def refuse(*_):
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    token_shards._allow_open_files(100_000)
+
+
+def test_windows_is_told_at_once(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(SystemExit, match="WSL"):
+        importlib.reload(pixace_tf)

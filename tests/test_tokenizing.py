@@ -114,17 +114,6 @@ def test_more_files_than_can_be_open_is_no_damage(shards, monkeypatch):
         ShardRows(shards, "train").read(np.arange(3))
 
 
-def test_files_that_are_being_written_stay(tmp_path):
-    young, old = tmp_path / ".a.unfinished", tmp_path / ".b.unfinished"
-    for path in (young, old):
-        path.write_text("half")
-    os.utime(old, (0, 0))
-    storage.remove_unfinished(tmp_path, is_shared=True)
-    assert os.listdir(tmp_path) == [young.name]
-    storage.remove_unfinished(tmp_path)
-    assert not os.listdir(tmp_path)
-
-
 def test_rows_are_read_in_any_order_and_twice(shards):
     rows = ShardRows(shards, "train")
     index = np.array([200, 3, 3, 64, 0, len(rows) - 1])

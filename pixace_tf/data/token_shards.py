@@ -7,6 +7,7 @@ there when all chunks are. `tokenizing` writes them.
 Shapes: N rows of a part, T tokens of a row, B rows of a batch.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -373,4 +374,6 @@ def _allow_open_files(count: int) -> None:
     if hard != resource.RLIM_INFINITY:
         count = min(count, hard)
     if soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+        # macOS allows fewer than its hard limit says.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

@@ -149,8 +149,7 @@ def tokenize(
     is_joined = os.path.exists(job.file(token_shards.MANIFEST_FILE))
     if missing or not is_joined:
         _join(job)
-        # Of what was killed; another machine may be joining, too.
-        storage.remove_unfinished(job.path, is_shared=shard[1] > 1)
+        storage.remove_unfinished(job.path)
     shards = Shards.open(job.path)
     if not missing and is_joined:
         shards.verify()
