@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written beside, then renamed."""
+"""Files and folders that appear whole: written under another name first."""
 
 import contextlib
 import errno
@@ -23,19 +23,22 @@ from pixace_tf.errors import UserError
 
 StrPath = str | os.PathLike[str]
 
-# The name that this program leaves in the images it writes.
+# The "Software" of the images that this program writes.
 SOFTWARE = "pixace-tf"
 # A folder with this file is a run.
 RUN_FILE = "run.json"
-# A folder with this file holds what this program made.
+# A folder with this file was made by this program.
 MARK_FILE = ".pixace"
 _META = "meta"
 _UNFINISHED = ".unfinished"
-# Folders that are being made end like this and hold this file.
+# An unfinished folder has this ending and holds this file.
 _NEW = ".new"
 _WRITER_FILE = ".pixace-writer"
-# What network drives and containers answer that cannot lock or sync.
-_UNSUPPORTED = {errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
+# Errors of network drives and containers that cannot lock or sync.
+_UNSUPPORTED = {
+    *(errno.EINVAL, errno.ENOLCK, errno.ENOSYS),
+    *(errno.ENOTSUP, errno.EOPNOTSUPP),
+}
 
 
 def write_atomic(path: StrPath, content: bytes) -> None:
@@ -46,15 +49,15 @@ def write_atomic(path: StrPath, content: bytes) -> None:
         content: Its bytes.
 
     Raises:
-        OSError: If the disk is full or the folder read-only; the old file,
-            if any, is left as it was.
+        OSError: If the disk is full or the folder read-only; an old file stays
+            as it was.
     """
     with _atomic(path) as file:
         file.write(content)
 
 
 def write_json(path: StrPath, value: Any) -> None:
-    """Write JSON, readable by eye; see `write_atomic`."""
+    """Write indented JSON; see `write_atomic`."""
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
@@ -328,7 +331,7 @@ def _temporary_name(folder: str, name: str, ending: str) -> str:
 
 @contextlib.contextmanager
 def _new_locked_file(path: str) -> Iterator[None]:
-    """Create an empty file and hold its lock, so that its writer is alive."""
+    """Create an empty file and hold its lock: its writer is alive."""
     unlocked = f"{path}~"
     file = os.open(unlocked, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     try:
@@ -356,7 +359,7 @@ def _try_lock(file: int) -> bool:
     """Lock an open file, unless the file system has no locks.
 
     Returns:
-        Whether it has.
+        Whether the file system has locks.
 
     Raises:
         BlockingIOError: If another process holds the lock.
@@ -378,7 +381,7 @@ def _sync_tree(root: str) -> None:
 
 
 def _sync(path: StrPath) -> None:
-    """Write a file or folder through to the disk, where that can be done."""
+    """Flush a file or folder to the disk, if the file system can."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -16,14 +16,11 @@ compile_cache.enable()
 import numpy as np
 import pytest
 
-# What imports TensorFlow is imported where it is used: the process that hands
-# the tests out to the workers does not need it.
-
+# Modules that import TensorFlow are imported where they are used: the process
+# that distributes the tests to the workers does not need it.
 DECODERS = ("multiscale", "transformer", "reformer")
-
-
 SLOW_FIXTURES = {"kind", "served", "trained_run"}
-# What takes longest begins first, so that no worker is left alone with it.
+# The longest files start first, so that no worker ends alone with one.
 LONGEST = {
     *("test_training", "test_export", "test_tuning", "test_model"),
     *("test_project", "test_hosts", "test_pipelines"),
@@ -31,7 +28,7 @@ LONGEST = {
 
 
 def pytest_collection_modifyitems(items):
-    """A test that soaks is slow too, and so is one that needs a training."""
+    """Mark soak tests, and tests that need a trained run, as slow too."""
     for item in items:
         if "soak" in item.keywords or SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker("slow")
@@ -39,7 +36,7 @@ def pytest_collection_modifyitems(items):
 
 
 def stir(layer, stddev=0.1):
-    """Add noise to all weights, since some begin as zeros and do nothing."""
+    """Add noise to all weights: those that start at zero would do nothing."""
     import keras
 
     for weight in layer.trainable_variables:
@@ -49,7 +46,7 @@ def stir(layer, stddev=0.1):
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_graphs():
-    """Free the graphs of a module: a process that keeps them all grows slow."""
+    """Free the graphs of a module: keeping them all makes a process slow."""
     yield
     if "keras" in sys.modules:
         sys.modules["keras"].backend.clear_session()
@@ -57,7 +54,7 @@ def forget_graphs():
 
 @pytest.fixture(scope="session")
 def cartoon_folder(tmp_path_factory):
-    """Forty-eight labelled pictures."""
+    """Forty-eight labeled pictures."""
     from pixace_tf.data import cartoons
 
     folder = tmp_path_factory.mktemp("data") / "animals"
@@ -67,7 +64,7 @@ def cartoon_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained_run(cartoon_folder, tmp_path_factory):
-    """A run that has learned a little, with its eight classes as labels."""
+    """A briefly trained run, with its eight classes as labels."""
     from pixace_tf.data import labels
     from pixace_tf.training.fit import fit
 
@@ -88,7 +85,7 @@ def trained_run(cartoon_folder, tmp_path_factory):
 
 @pytest.fixture
 def eager():
-    """Run few steps as they come: tracing them would take most of the time."""
+    """Run eagerly: tracing would take longer than the few steps themselves."""
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
@@ -105,7 +102,7 @@ def random_images():
 
 @pytest.fixture
 def tiny_zoo(tmp_path, monkeypatch):
-    """The source `tfds:tiny_zoo`, for this process and for those it starts."""
+    """The source `tfds:tiny_zoo`, for this process and its children."""
     from tiny_zoo import TinyZoo
 
     folder = str(tmp_path / "tfds")

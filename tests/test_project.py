@@ -1,4 +1,4 @@
-"""The project itself: one way of imports, clean code, a README that runs."""
+"""The project itself: one direction of imports, clean code, working docs."""
 
 import ast
 import doctest
@@ -24,7 +24,7 @@ from pixace_tf.training.previews import Previews
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "pixace_tf"
-# The way of an image: a package imports only itself and those before it.
+# The way of an image: a package imports only itself and earlier ones.
 ORDER = (
     *("errors", "typing", "machine", "storage", "console", "compile_cache"),
     *("data", "model"),
@@ -65,12 +65,12 @@ def test_every_package_says_what_is_in_it():
 
 
 def test_model_code_does_not_import_tensorflow():
-    """So that it can train on another Keras backend."""
+    """The model can train on another Keras backend."""
     waiting, seen = ["model/causal_lm"], set()
     while waiting:
         module = waiting.pop()
         seen.add(module)
-        # A function of `recompute` asks which backend runs.
+        # `recompute` imports TensorFlow only on its backend.
         if module != "model/recompute":
             text = MODULES[module].read_text()
             assert "import tensorflow" not in text, module
@@ -115,7 +115,7 @@ def commands_of(page):
 
 
 def quickly(command):
-    """Make what takes long in the README short; all else stays as written."""
+    """Shorten slow commands of the docs; the others stay as written."""
     if command[0] == "evaluate":
         return [*command, "--samples", "16"]
     if command[0] == "draw":
@@ -138,9 +138,9 @@ def quickly(command):
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """A folder with what the commands of the docs take; a box of its own."""
+    """A folder with the files that the docs' commands read, and a box."""
     monkeypatch.chdir(tmp_path)
-    # Compiling for a handful of small pictures would take minutes.
+    # Compiling for a handful of small images would take minutes.
     monkeypatch.setattr(run_folder.load_run, "__defaults__", (False,))
     monkeypatch.setattr(frechet, "NUM_STEPS", 20)
     monkeypatch.setattr(Previews, "update", _paint_little)
@@ -151,7 +151,7 @@ def workplace(tmp_path, monkeypatch):
     cat = cartoons.draw("cat", "9")
     cat.save("cat.jpg")
     Image.new("L", cat.size, "white").save("hole.png")
-    # A model of that name, with a label that a page asks for.
+    # A page asks for a model of this name and one of its labels.
     for i, group in enumerate(("Flags", "Smileys and Emotion") * 4):
         os.makedirs(f"data/emoji/{group}", exist_ok=True)
         cartoons.draw("pig", str(i)).save(f"data/emoji/{group}/{i}.png")
@@ -166,17 +166,17 @@ def _paint_little(previews, *_, **__):
 
 @pytest.mark.slow
 def test_every_command_and_block_of_the_docs_runs(workplace):
-    """In their order; those of the README first, each one once."""
+    """In the order of the pages, the README first; each command once."""
     commands = list(dict.fromkeys(c for p in PAGES for c in commands_of(p)))
     assert len(commands) >= 25
-    # What draws and trains comes first: some pages use the runs of others.
+    # Drawing and training come first: some pages use the runs of others.
     first = ("draw", "tokenize", "fit")
     commands.sort(key=lambda c: (*first, c.split()[1]).index(c.split()[1]))
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "pixace-tf"
         name, *rest = arguments
-        # Their work has tests of its own, and they have run for the README.
+        # These have their own tests, and have run for the README.
         is_known = name in ("evaluate", "export") and "faces" not in command
         if name == "tune" or is_known:
             assert main.commands[name].make_context(name, rest)
@@ -197,7 +197,7 @@ def test_the_readme_names_every_command():
 
 
 def readme_figures():
-    """The pipeline as a module."""
+    """Return the pipeline as a module."""
     path = ROOT / "pipelines" / "readme_figures.py"
     spec = importlib.util.spec_from_file_location("readme_figures", path)
     module = importlib.util.module_from_spec(spec)
@@ -241,6 +241,6 @@ def test_links_and_pictures_lead_somewhere(page):
 
 
 def slug(title):
-    """The anchor of a heading, as GitHub and mkdocs make it."""
+    """Return the anchor of a heading, as GitHub and mkdocs make it."""
     plain = re.sub(r"[^\w\s-]", "", title.lower())
     return re.sub(r"[\s]+", "-", plain.strip())
