@@ -311,6 +311,7 @@ def training_batches(
     step: int = 0,
     steps_per_epoch: int | None = None,
     share: tuple[int, int] = (0, 1),
+    parts: int = 1,
 ) -> tf.data.Dataset:
     """Serve training batches without end.
 
@@ -328,19 +329,26 @@ def training_batches(
             half of the images are mirrored left to right. A share of
             `NULL_SHARE` of the labels becomes the null label.
         epoch: The first epoch to serve.
-        step: Batches of that epoch to leave out.
-        steps_per_epoch: Batches of an epoch; by default all that are full.
+        step: Elements of that epoch to leave out.
+        steps_per_epoch: Elements of an epoch; by default those of all full
+            batches.
         share: `(i, n)`: serve the i-th of n equal parts of each batch, from 0
             on.
+        parts: Serve each batch as this number of elements of equal size, one
+            after the other.
 
     Returns:
         Pairs of inputs, which are int32 `(B, T)` and conditions int32 `(B, 2)`,
-        and of targets, the same `(B, T)`; B is `batch_size` over n.
+        and of targets, the same `(B, T)`; B is `batch_size` over n and over
+        `parts`, rounded up. Where the parts do not divide a batch, the last one
+        is filled up, and a third tensor, float32 `(B,)`, weights the images:
+        0 for what fills up, and equal numbers otherwise, so that the mean over
+        the parts is that over the batch.
     """
-    size = batch_size // share[1]
-    mine = slice(share[0] * size, (share[0] + 1) * size)
+    size = -(-batch_size // (share[1] * parts))
     num_images, length = rows.shape
-    steps = steps_per_epoch or num_images // batch_size
+    steps = steps_per_epoch or num_images // batch_size * parts
+    is_padded = size * parts * share[1] != batch_size
     vectors = tf.constant(orders, tf.int32)
     bounds = tf.constant(np.cumsum(raster_orders.shares(tuple(orders)))[:-1])
     permutations = tf.constant(
@@ -358,8 +366,10 @@ def training_batches(
 
     @tf.autograph.experimental.do_not_convert
     def batch(number: tf.Tensor) -> Any:
-        e, first = number // steps, number % steps * batch_size
-        place = first + tf.range(batch_size, dtype=tf.int64)[mine]
+        e, first = number // steps, number % steps // parts * batch_size
+        part = share[0] * parts + number % parts
+        offset = part * size + tf.range(size, dtype=tf.int64)
+        place = first + tf.minimum(offset, batch_size - 1)
         index = numbers(place, 0, e, num_images - 1)
         coins, label_coins = (
             tf.cast(numbers(place, kind, e, _MANY - 1), tf.float64) / _MANY
@@ -374,7 +384,10 @@ def training_batches(
         condition = tf.stack([tf.gather(vectors, order), label], axis=1)
         token_ids = tf.ensure_shape(token_ids, (size, length))
         condition = tf.ensure_shape(condition, (size, 2))
-        return (token_ids, condition), token_ids
+        if not is_padded:
+            return (token_ids, condition), token_ids
+        weight = tf.where(offset < batch_size, size * parts / batch_size, 0.0)
+        return (token_ids, condition), token_ids, weight
 
     options = tf.data.Options()
     options.deterministic = True

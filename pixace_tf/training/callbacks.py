@@ -12,7 +12,8 @@ from pixace_tf.errors import UserError
 from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.training import devices
-from pixace_tf.training.checkpoint import Checkpoint, not_finite
+from pixace_tf.training.checkpoint import Checkpoint
+from pixace_tf.training.losses import Losses, not_finite
 from pixace_tf.training.schedule import (
     Budget,
     TrainingState,
@@ -22,11 +23,30 @@ from pixace_tf.training.schedule import (
 MAX_VALIDATION_SHARE = 0.03
 
 
+class StepCallbacks(keras.callbacks.CallbackList):
+    """Callbacks that take the loss of a step as the tensor it is.
+
+    The list of Keras makes a number of it first, and so waits for the device
+    after every step.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        for callback in self.callbacks:
+            callback.on_train_batch_end(batch, logs)
+
+
+class EpochBoard(keras.callbacks.TensorBoard):
+    """TensorBoard with the losses of epochs, which reads none of a step."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        pass
+
+
 class BudgetSchedule(keras.callbacks.Callback):
-    """Keeps the clock, the learning rate and the end of the budget.
+    """Sets the learning rate, and ends the training with its budget.
 
     Args:
-        state: Where training is.
+        state: The progress, with its clock.
         budget: How long to train.
         learning_rate: The peak.
     """
@@ -41,8 +61,8 @@ class BudgetSchedule(keras.callbacks.Callback):
         self._start = time.monotonic() - state.seconds
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if self._state.step % self._budget.accumulation_steps:
-            return  # Only the last step of an update makes use of it.
+        if self._state.step % self._budget.parts:
+            return  # It is the same for all parts of a batch.
         devices.sync(self.model)
         share = self._budget.share(self._state)
         factor = learning_rate_share(share, self._budget.updates(self._state))
@@ -58,16 +78,16 @@ class BudgetSchedule(keras.callbacks.Callback):
 class EpochEnd(keras.callbacks.Callback):
     """Closes an epoch: validation, best weights, history, checkpoint.
 
-    Where the clock ends the training, validations that would take more than
-    `MAX_VALIDATION_SHARE` of it are left out, but not the last one.
+    If the clock ends the training, validations that would take more than
+    `MAX_VALIDATION_SHARE` of it are skipped, except for the last one.
 
     Args:
         run: The run with the model.
-        state: Where training is.
+        state: The progress.
         budget: How long to train.
         checkpoint: Saves the state.
         validate: Returns the validation bits per pixel, or None without
-            validation pictures.
+            validation images.
         listeners: Called with the new entry of the history.
     """
 
@@ -142,14 +162,28 @@ class EpochEnd(keras.callbacks.Callback):
 
 
 class ProgressReport(keras.callbacks.Callback):
-    """Shows the progress bar and one line per epoch."""
+    """Shows the progress bar and one line per epoch.
+
+    Args:
+        bar: The progress bar.
+        state: The progress.
+        budget: How long to train.
+        losses: Tells when the device has caught up.
+        batch_size: Mean number of images of a step.
+        say: Takes each line.
+
+    Attributes:
+        images_per_second: Speed of the steps after the first, which compiles;
+            0 before there is one.
+    """
 
     def __init__(
         self,
         bar: console.ProgressBar,
         state: TrainingState,
         budget: Budget,
-        batch_size: int,
+        losses: Losses,
+        batch_size: float,
         say: Callable[[str], None],
     ) -> None:
         super().__init__()
@@ -157,35 +191,53 @@ class ProgressReport(keras.callbacks.Callback):
         self._bar = bar
         self._state = state
         self._budget = budget
+        self._losses = losses
         self._batch_size = batch_size
-        self._step_start = 0.0
-        # Of the steps after the first, which compiles.
-        self._steps, self._seconds = -1, 0.0
-        self._share, self._wall = 0.0, 0.0
+        self.images_per_second = 0.0
+        # Steps since the device was waited for, and when they began.
+        self._running, self._begun = 0, 0.0
+        self._steps, self._seconds = 0, 0.0
+        self._share, self._wall = -1.0, 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self._step_start = time.monotonic()
+        if not self._running:
+            self._begun = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._running += 1
+        if self._share < 0:
+            self._losses.read()  # The first step compiles: it does not count.
+            self._share = self._budget.share(self._state)
+            self._wall = self._state.seconds
+            self._running = 0
+        if not self._losses.is_fresh:
+            return
+        if self._running:
+            self._steps += self._running
+            self._seconds += time.monotonic() - self._begun
+            self._running = 0
+            speed = self._steps * self._batch_size / self._seconds
+            self.images_per_second = speed
+        self._bar.update(
+            self._budget.share(self._state), ", ".join(self._notes())
+        )
+
+    def _notes(self) -> list[str]:
+        """Return the loss, the speed and the time left."""
         state = self._state
-        share = self._budget.share(state)
-        self._steps += 1
-        if self._steps:
-            self._seconds += time.monotonic() - self._step_start
-        else:
-            self._share, self._wall = share, state.seconds
-        bits = f"{logs['loss'] / math.log(2):.3f} bits/pixel"
+        mean = state.loss_sum / max(state.step, 1)
+        bits = f"{mean / math.log(2):.3f} bits/pixel"
         if state.history and "val_bits_per_pixel" in state.history[-1]:
             latest = state.history[-1]["val_bits_per_pixel"]
             bits += f" (validation {latest:.3f})"
         notes = [bits]
-        if self._steps:
-            speed = self._steps * self._batch_size / self._seconds
-            notes.append(f"{speed:.0f} pictures/s")
+        if self.images_per_second:
+            notes.append(f"{self.images_per_second:.0f} pictures/s")
+        share = self._budget.share(state)
         if share > self._share:
             pace = (state.seconds - self._wall) / (share - self._share)
             notes.append(f"{_duration((1 - share) * pace)} left")
-        self._bar.update(share, ", ".join(notes))
+        return notes
 
     def say_epoch(self, entry: dict[str, float]) -> None:
         """Print the result of an epoch."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import time
 from typing import Any
 
@@ -16,10 +15,11 @@ from pixace_tf.runs.run_config import CHECKPOINT_FILE, WEIGHTS_FILE
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.training import devices
 from pixace_tf.training.interruption import StopRequest
+from pixace_tf.training.losses import Losses, not_finite
 from pixace_tf.training.schedule import TrainingState
 
-# A single device takes a large batch in several steps.
-_OF_STEPS = "gradient_accumulator"
+# What the optimizer holds of a batch that is computed in parts.
+_OF_PARTS = "gradient_accumulator"
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -27,7 +27,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         run: The run with the model.
-        state: Where training is.
+        state: The progress.
+        losses: Adds up the losses in the state.
         steps_per_epoch: Steps of a whole epoch.
         every_seconds: Time between two checkpoints.
         stop: Asks to stop.
@@ -37,6 +38,7 @@ class Checkpoint(keras.callbacks.Callback):
         self,
         run: Run,
         state: TrainingState,
+        losses: Losses,
         steps_per_epoch: int,
         every_seconds: float,
         stop: StopRequest,
@@ -44,20 +46,13 @@ class Checkpoint(keras.callbacks.Callback):
         super().__init__()
         self._run = run
         self._state = state
+        self._losses = losses
         self._steps_per_epoch = steps_per_epoch
         self._every_seconds = every_seconds
         self._stop = stop
         self._saved_at = time.monotonic()
-        self._loss_sum = 0.0
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._loss_sum = self._state.loss_sum
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        mean = float(logs["loss"])
-        if not math.isfinite(mean):
-            raise UserError(not_finite("loss", self._run.path))
-        self._state.loss_sum = self._loss_sum + mean * (batch + 1)
         if self._state.step < self._steps_per_epoch:
             self._stop.check()
             self.save_if_due()
@@ -69,6 +64,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Write weights, optimizer, random states and the training state."""
+        self._losses.read()
         devices.sync(self._run.model)
         weights = run_folder.get_weights(self._run.model)
         if not all(np.isfinite(w).all() for w in weights.values()):
@@ -97,12 +93,8 @@ class Checkpoint(keras.callbacks.Callback):
             **{v.path: v for v in self._run.model.weights},
             **self._hidden_variables(),
         }
+        self._cut_batches_anew(arrays, meta, variables)
         for name in {**variables, **arrays}:
-            if (name in variables) != (name in arrays) and _OF_STEPS in name:
-                raise UserError(
-                    f"{file} was written by another number of devices. Go on "
-                    "with the --devices of then."
-                )
             expected = variables[name].shape if name in variables else None
             found = arrays[name].shape if name in arrays else None
             if expected is None or found != tuple(expected):
@@ -116,11 +108,38 @@ class Checkpoint(keras.callbacks.Callback):
             setattr(self._state, field.name, meta[field.name])
         self._recall_best()
 
-    def _recall_best(self) -> None:
-        """Take up the best validation since the checkpoint, if it was better.
+    def _cut_batches_anew(
+        self,
+        arrays: dict[str, np.ndarray],
+        meta: dict[str, Any],
+        variables: dict[str, Any],
+    ) -> None:
+        """Adapt a checkpoint to the number of parts in a batch of today.
 
-        Where the clock sets the learning rate, what is trained again may be
-        worse than the weights that are kept already.
+        Another device may have written it. A batch that was not finished begins
+        again.
+        """
+        before, now = meta.get("parts", self._state.parts), self._state.parts
+        meta["parts"] = now
+        if before == now:
+            return
+        step = meta["step"] // before * now
+        meta["loss_sum"] *= step / max(meta["step"], 1)
+        meta["step"] = step
+        for name in list(arrays):
+            if _OF_PARTS in name:
+                del arrays[name]
+            elif name.endswith("/iteration"):
+                arrays[name] = arrays[name] // before * now
+        for name, variable in variables.items():
+            if _OF_PARTS in name:
+                arrays[name] = np.zeros(variable.shape, variable.dtype)
+
+    def _recall_best(self) -> None:
+        """Recall the best validation since the checkpoint, if it was better.
+
+        If the clock sets the learning rate, the steps that are trained again
+        may end worse than the weights on disk.
         """
         with contextlib.suppress(UserError):  # They are missing or damaged.
             with storage.open_npz(self._run.file(WEIGHTS_FILE)) as weights:
@@ -146,12 +165,3 @@ class Checkpoint(keras.callbacks.Callback):
         }
         assert len(named) == len(random) + len(optimizer), "equal names"
         return named
-
-
-def not_finite(what: str, path: str) -> str:
-    """Return what to say when numbers of a run stop being finite."""
-    return (
-        f"The {what} became infinite or not a number. What was saved before in "
-        f"{path} is good; try a lower --learning-rate or --precision float32 "
-        "in a new run."
-    )

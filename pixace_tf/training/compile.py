@@ -1,17 +1,17 @@
 """The loss and the optimizer, in Keras alone, so that any backend can train."""
 
-from typing import Any
-
 import keras
 
 from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.training.loss_scaling import CountingLossScaleOptimizer
+from pixace_tf.typing import Tensor
 
 
 def compile_model(
     model: PixaceCausalLM,
     learning_rate: float,
     jit_compile: bool,
-    accumulation_steps: int = 1,
+    parts: int = 1,
 ) -> None:
     """Give a model its loss and optimizer.
 
@@ -19,30 +19,34 @@ def compile_model(
         model: The model to train.
         learning_rate: The peak of the schedule.
         jit_compile: Whether XLA compiles the step; on a CPU the batch is then
-            cut into shards where it can be, see `sharded_step`.
-        accumulation_steps: Steps whose gradients make one update.
+            cut into shards where possible, see `sharded_step`.
+        parts: Steps whose gradients make one update.
     """
 
-    def pixel_loss(token_ids: Any, logits: Any) -> Any:
+    def pixel_loss(token_ids: Tensor, logits: Tensor) -> Tensor:
         return model.pixel_nats(token_ids, logits)
 
     num_devices = _num_replicas()
-    optimizer = keras.optimizers.AdamW
+    optimizer_class = keras.optimizers.AdamW
     if num_devices > 1:
         from pixace_tf.training import devices
 
-        optimizer = devices.SharedAdamW
+        optimizer_class = devices.SharedAdamW
+    optimizer = optimizer_class(
+        learning_rate,
+        beta_2=0.99,
+        weight_decay=0.05,
+        global_clipnorm=1.0,
+        gradient_accumulation_steps=parts if parts > 1 else None,
+        name="adamw",  # Part of the names in a checkpoint.
+    )
+    if parts > 1 and model.dtype_policy.name == "mixed_float16":
+        # Named as Keras names the one that it would add.
+        optimizer = CountingLossScaleOptimizer(
+            optimizer, name="loss_scale_optimizer"
+        )
     model.compile(
-        optimizer=optimizer(
-            learning_rate,
-            beta_2=0.99,
-            weight_decay=0.05,
-            global_clipnorm=1.0,
-            gradient_accumulation_steps=(
-                accumulation_steps if accumulation_steps > 1 else None
-            ),
-            name="adamw",  # Part of the names in a checkpoint.
-        ),
+        optimizer=optimizer,
         loss=pixel_loss,
         # XLA compiles no step that reaches beyond one device.
         jit_compile=jit_compile and num_devices == 1,

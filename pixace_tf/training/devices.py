@@ -1,12 +1,14 @@
 """Several devices of one machine that share each batch."""
 
 import contextlib
+import subprocess
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from pixace_tf.errors import UserError
+from pixace_tf.training import schedule
 from pixace_tf.training.training_arguments import ALL, ALL_HOSTS
 
 
@@ -17,6 +19,41 @@ def has_gpu() -> bool:
 
         return any(device.platform == "gpu" for device in jax.devices())
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def micro_batch_pixels(precision: str) -> int:
+    """Return how many pixels one device computes at a time.
+
+    Args:
+        precision: The Keras dtype policy.
+    """
+    if not has_gpu():
+        return schedule.CPU_MICRO_BATCH_PIXELS
+    pixels = _gpu_gigabytes() * schedule.GPU_MICRO_BATCH_PIXELS_PER_GB
+    return int(pixels / 2 if precision == "float32" else pixels)
+
+
+def steps_between_looks() -> int:
+    """Return how many steps a device may take before its loss is read.
+
+    A CPU is read after each step, which costs nothing there.
+    """
+    return 20 if has_gpu() else 1
+
+
+def _gpu_gigabytes() -> float:
+    """Return the memory of the smallest GPU, in GB; 10 if it is unknown."""
+    command = ["nvidia-smi", "--query-gpu=memory.total"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
+        told = subprocess.run(
+            [*command, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=20,
+        )
+        return min(map(float, told.stdout.split())) * 2**20 / 1e9
+    return 10.0
 
 
 def leave_gpu_to_backend() -> None:

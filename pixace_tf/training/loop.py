@@ -1,5 +1,6 @@
 """The training itself: `model.fit` and its callbacks, until the budget ends."""
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -18,13 +19,16 @@ from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.training import devices, hosts
 from pixace_tf.training.callbacks import (
     BudgetSchedule,
+    EpochBoard,
     EpochEnd,
     ProgressReport,
+    StepCallbacks,
 )
 from pixace_tf.training.checkpoint import Checkpoint
 from pixace_tf.training.compile import compile_model
 from pixace_tf.training.interruption import InterruptedTraining, StopRequest
 from pixace_tf.training.jax_scorer import JaxScorer
+from pixace_tf.training.losses import Losses
 from pixace_tf.training.previews import Previews
 from pixace_tf.training.schedule import (
     Budget,
@@ -56,22 +60,25 @@ def train(
         UserError: If the loss stops being finite.
     """
     batch_size = run.arguments["batch_size"]
-    fitting = micro_batch_size(batch_size, run.model.sequence_length)
-    # Several devices are given their shares at once.
-    micro = fitting if devices.count() == 1 else batch_size
-    count = batch_size // micro
-    steps_per_epoch = len(data.train) // batch_size * count
-    budget = Budget(epochs, max_minutes, steps_per_epoch, count)
-    compile_model(
-        *(run.model, run.arguments["learning_rate"], run.jit_compile, count)
+    micro = micro_batch_size(
+        batch_size,
+        run.model.sequence_length,
+        devices.micro_batch_pixels(run.model.dtype_policy.name),
     )
-    state, stop = TrainingState(), StopRequest()
+    # Several devices are given their shares at once.
+    parts = math.ceil(batch_size / micro) if devices.count() == 1 else 1
+    steps_per_epoch = len(data.train) // batch_size * parts
+    budget = Budget(epochs, max_minutes, steps_per_epoch, parts)
+    peak = run.arguments["learning_rate"]
+    compile_model(run.model, peak, run.jit_compile, parts)
+    state, stop = TrainingState(parts=parts), StopRequest()
+    losses = Losses(state, run.path, devices.steps_between_looks())
     checkpoint = Checkpoint(
-        run, state, budget.steps_per_epoch, checkpoint_seconds, stop
+        run, state, losses, steps_per_epoch, checkpoint_seconds, stop
     )
     if os.path.exists(run.file(CHECKPOINT_FILE)):
         checkpoint.restore()
-        if budget.is_spent(state) and state.is_closed(budget.steps_per_epoch):
+        if budget.is_spent(state) and state.is_closed(steps_per_epoch):
             say(f"{run.path} has finished this budget; give more to go on.")
             return
         say(f"Going on at epoch {state.epoch + 1}, step {state.step + 1}.")
@@ -79,26 +86,20 @@ def train(
     compile_cache.align_names()
     with console.ProgressBar("Training") as bar, stop.listening():
         previews = _previews(run, data, stop)
-        report = ProgressReport(bar, state, budget, micro, say)
-        epoch_end = EpochEnd(
-            run,
-            state,
-            budget,
-            checkpoint,
-            _validation(run, data, fitting, stop),
-            [report.say_epoch, previews],
-        )
+        size = batch_size / parts
+        report = ProgressReport(bar, state, budget, losses, size, say)
+        validate = _validation(run, data, micro, stop)
+        listeners = [report.say_epoch, previews]
         callbacks = [
-            BudgetSchedule(state, budget, run.arguments["learning_rate"]),
+            BudgetSchedule(state, budget, peak),
+            losses,
             checkpoint,
             report,
-            epoch_end,
-            keras.callbacks.TensorBoard(
-                run.file("tensorboard"), write_graph=False
-            ),
+            EpochEnd(run, state, budget, checkpoint, validate, listeners),
+            EpochBoard(run.file("tensorboard"), write_graph=False),
         ]
         try:
-            _fit_epochs(run, data, budget, state, callbacks, epoch_end)
+            _fit_epochs(run, data, budget, state, callbacks)
             checkpoint.save()
             save_learning_curve(state.history, run.file("learning_curve.png"))
             previews(state.history[-1], is_last=True)
@@ -115,13 +116,14 @@ def _fit_epochs(
     budget: Budget,
     state: TrainingState,
     callbacks: list[Any],
-    epoch_end: EpochEnd,
 ) -> None:
     """Finish the running epoch, if there is one, then run the others."""
     steps = budget.steps_per_epoch
     is_due = state.step >= steps or budget.is_spent(state)
     if is_due and not state.is_closed(steps):  # Stopped in the validation.
-        epoch_end.on_epoch_end(state.epoch)
+        for callback in callbacks:
+            if isinstance(callback, EpochEnd):
+                callback.on_epoch_end(state.epoch)
     for is_partial in (True, False):
         if (is_partial and not state.step) or budget.is_spent(state):
             continue
@@ -130,13 +132,14 @@ def _fit_epochs(
         batches = token_dataset.training_batches(
             rows,
             run.tokenizer.image_size,
-            run.arguments["batch_size"] // budget.accumulation_steps,
+            run.arguments["batch_size"],
             run.arguments["seed"],
             run.model.orders,
             state.epoch,
             state.step,
             steps,
             hosts.place(),
+            budget.parts,
         )
         try:
             run.model.fit(
@@ -144,7 +147,7 @@ def _fit_epochs(
                 initial_epoch=state.epoch,
                 epochs=last or 10**9,  # The clock stops it.
                 steps_per_epoch=steps - state.step,
-                callbacks=callbacks,
+                callbacks=StepCallbacks(callbacks, model=run.model),
                 shuffle=False,  # The batches are shuffled already.
                 verbose=0,
             )
@@ -161,7 +164,7 @@ def _is_on_jax() -> bool:
 def _previews(
     run: Run, data: TokenDataset | ShardedDataset, stop: StopRequest
 ) -> Callable[..., None]:
-    """Return what paints while the model learns, where it can."""
+    """Return the function that paints previews; JAX paints none."""
     if _is_on_jax():
         return lambda *_, **__: None
     return Previews(run, data, stop).update
@@ -190,9 +193,9 @@ def _validation(
 def _describe(run: Run) -> str:
     height, width = run.tokenizer.image_size
     arguments = run.arguments
-    of_labels = f"{len(run.model.labels)} labels, " if run.model.labels else ""
+    num_labels = f"{len(run.model.labels)} labels, " if run.model.labels else ""
     return (
-        f"{run.tokenizer.palette.name} at {height}x{width}, {of_labels}"
+        f"{run.tokenizer.palette.name} at {height}x{width}, {num_labels}"
         f"{arguments['preset']} {run.model.get_config()['decoder']}, "
         f"{run.model.num_parameters:,} parameters, batches of "
         f"{arguments['batch_size']}. The first step compiles and takes a while."

@@ -1,26 +1,33 @@
-"""How long to train, where training is, and the learning rate there."""
+"""The budget of a training, its state, and its learning rate."""
 
 import dataclasses
+import math
 
 WARM_UP_SHARE = 0.05
 MIN_WARM_UP_UPDATES = 10
 MAX_WARM_UP_UPDATES = 100
 FINAL_LEARNING_RATE_SHARE = 0.02
-# Enough rows for matrix products to be efficient: 8 images of 32x32.
-MICRO_BATCH_PIXELS = 8192
+# Pixels to compute at a time on a CPU: enough rows for efficient matrix
+# products, measured with 8 images of 32x32.
+CPU_MICRO_BATCH_PIXELS = 8192
+# On a GPU, for each gigabyte of its memory: 64 images of 32x32 in 10 GB. Of the
+# flat `base` decoder, which needs most, 77 fit in mixed precision
+# (`pipelines/results/gpu-check.md`), and in float32 half as many.
+GPU_MICRO_BATCH_PIXELS_PER_GB = 6554
 
 
 @dataclasses.dataclass
 class TrainingState:
-    """Where training is; all of it is part of the checkpoint.
+    """The progress of a training; the checkpoint holds all of it.
 
     Attributes:
         epoch: Finished epochs.
         step: Finished steps of the running epoch, each of a micro batch.
         seconds: Wall time of training so far.
-        loss_sum: Sum of the losses of those steps, nats per pixel.
+        loss_sum: Sum of the losses of these steps, nats per pixel.
         best: Lowest validation bits per pixel so far.
         history: One entry per finished epoch.
+        parts: Micro batches in a batch.
     """
 
     epoch: int = 0
@@ -29,9 +36,10 @@ class TrainingState:
     loss_sum: float = 0.0
     best: float | None = None
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    parts: int = 1
 
     def position(self, steps_per_epoch: int) -> float:
-        """Return the epochs done, the running one as a fraction."""
+        """Return the number of epochs done, the running one as a fraction."""
         return self.epoch + self.step / steps_per_epoch
 
     def is_closed(self, steps_per_epoch: int) -> bool:
@@ -42,19 +50,19 @@ class TrainingState:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How long to train, and how many steps that are.
+    """How long to train.
 
     Attributes:
         epochs: Passes over the images, or None.
         max_minutes: Wall time instead, or None.
         steps_per_epoch: Steps of an epoch, each of a micro batch.
-        accumulation_steps: Steps whose gradients make one update.
+        parts: Micro batches in a batch; their gradients make one update.
     """
 
     epochs: int | None
     max_minutes: float | None
     steps_per_epoch: int
-    accumulation_steps: int = 1
+    parts: int = 1
 
     def share(self, state: TrainingState) -> float:
         """Return how much of the budget is spent, from 0 to 1."""
@@ -66,7 +74,7 @@ class Budget:
 
     def updates(self, state: TrainingState) -> int:
         """Return how often the weights have been updated."""
-        return self._steps(state) // self.accumulation_steps
+        return self._steps(state) // self.parts
 
     def is_spent(self, state: TrainingState) -> bool:
         """Tell whether training is over."""
@@ -76,28 +84,33 @@ class Budget:
         return state.epoch * self.steps_per_epoch + state.step
 
 
-def micro_batch_size(batch_size: int, length: int) -> int:
+def micro_batch_size(batch_size: int, length: int, pixels: int) -> int:
     """Return how many images to compute at a time.
 
-    The gradients of several micro batches add up to that of the batch, so a
+    The gradients of a batch's micro batches add up to that of the batch, so a
     larger batch needs no more memory.
 
     Args:
         batch_size: Images per update of the weights.
         length: Pixels of an image.
+        pixels: Pixels of a micro batch, at most, unless one image has more.
 
     Returns:
-        The largest divisor of the batch size with at most
-        `MICRO_BATCH_PIXELS`, or 1.
+        The largest divisor of the batch size that keeps to this limit. If that
+        is at most half of what the limit allows, the size of the fewest micro
+        batches instead; the last one of a batch is then filled up.
     """
-    most = max(1, MICRO_BATCH_PIXELS // length)
-    return next(n for n in range(most, 0, -1) if batch_size % n == 0)
+    most = max(1, min(batch_size, pixels // length))
+    divisor = next(n for n in range(most, 0, -1) if batch_size % n == 0)
+    if 2 * divisor > most:
+        return divisor
+    return math.ceil(batch_size / math.ceil(batch_size / most))
 
 
 def learning_rate_share(share: float, updates: int) -> float:
     """Return the learning rate relative to its peak: warm-up, then a line.
 
-    The warm-up takes the first 5% of the budget, but from 10 to 100 updates.
+    The warm-up takes the first 5% of the budget, but 10 to 100 updates.
 
     Args:
         share: Spent share of the budget, in `[0, 1]`.

@@ -1,8 +1,8 @@
 """A training step whose batch is cut into shards that run side by side.
 
-XLA computes the matrix products of a step on all cores of a CPU, but much of
-what lies between them on one. So parts of the batch go through the same
-compiled program at the same time.
+XLA computes the matrix products of a step on all cores of a CPU, but most other
+operations on one. So parts of the batch go through the same compiled program at
+the same time.
 """
 
 from typing import Any
@@ -11,13 +11,14 @@ import keras
 import tensorflow as tf
 
 from pixace_tf.machine import num_cores
+from pixace_tf.typing import Tensor
 
 
 def use(model: keras.Model) -> None:
     """Let a compiled model train by shards, if it can.
 
-    A model with state beside its weights, such as the noise of dropout, cannot,
-    since the shards would share that; on a GPU there is nothing to gain.
+    A model with state beside its weights, such as the seeds of dropout, cannot,
+    since its shards would share the state. A GPU would gain nothing.
 
     Args:
         model: A compiled model whose loss is a mean over images.
@@ -48,21 +49,22 @@ class ShardedStep:
         self._gradients = tf.function(self._differentiate, jit_compile=True)
         self._apply = tf.function(self._update, jit_compile=True)
 
-    def __call__(self, data: Any) -> dict[str, Any]:
+    def __call__(self, data: Any) -> dict[str, Tensor]:
         """Take one step.
 
         Args:
-            data: Inputs, one tensor or several, and targets, all `(B, ...)`;
-                the number of shards is a divisor of B.
+            data: Inputs, one tensor or several, targets, and perhaps weights of
+                the images, all `(B, ...)`; the number of shards divides B.
 
         Returns:
-            The metrics by name, such as the mean loss since they were reset.
+            The metrics by name: the mean loss since they were reset.
         """
-        inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
+        inputs, targets, weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch = (inputs, targets) if weight is None else (*data,)
         count = _count_shards(targets.shape[0] or 1)
-        parts = [tf.split(x, count) for x in tf.nest.flatten((inputs, targets))]
+        parts = [tf.split(x, count) for x in tf.nest.flatten(batch)]
         shards = [
-            tf.nest.pack_sequence_as((inputs, targets), shard)
+            tf.nest.pack_sequence_as(batch, shard)
             for shard in zip(*parts, strict=True)
         ]
         loss = self._apply([self._gradients(*shard) for shard in shards])
@@ -71,18 +73,18 @@ class ShardedStep:
         return self._model.get_metrics_result()
 
     def _differentiate(
-        self, inputs: Any, targets: Any
-    ) -> tuple[Any, list[Any]]:
+        self, inputs: Any, targets: Tensor, weight: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return the loss of a shard and the gradients of the weights."""
         weights = [v.value for v in self._model.trainable_variables]
         with tf.GradientTape() as tape:
             outputs = self._model(inputs, training=True)
-            loss = self._model.compute_loss(inputs, targets, outputs)
+            loss = self._model.compute_loss(inputs, targets, outputs, weight)
         # Dense, those of the embeddings too.
         gradients = map(tf.convert_to_tensor, tape.gradient(loss, weights))
         return loss, list(gradients)
 
-    def _update(self, shards: list[tuple[Any, list[Any]]]) -> Any:
+    def _update(self, shards: list[tuple[Tensor, list[Tensor]]]) -> Tensor:
         """Apply the mean of the gradients; return that of the losses."""
         losses, gradients = zip(*shards, strict=True)
         means = [
