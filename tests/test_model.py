@@ -4,7 +4,7 @@ import itertools
 import json
 
 import keras
-import keras_nlp
+import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,7 +12,7 @@ from conftest import DECODERS, stir
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.tokenizer import PixelTokenizer
-from pixace_tf.model.activations import relu_squared
+from pixace_tf.model.activations import feed_forward, relu_squared
 from pixace_tf.model.attention import causal_attention
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.color_head import ChainHead, PackedHead
@@ -210,9 +210,9 @@ def test_gradients_of_blocks_are_those_of_plain_attention(
         np.testing.assert_allclose(ours, theirs, atol=tolerance)
 
 
-def test_the_layer_computes_what_keras_nlp_computes():
+def test_the_layer_computes_what_keras_hub_computes():
     layer = CausalDecoderLayer(64, 4, decoder_sequence_shape=(None, None, 32))
-    stock = keras_nlp.layers.TransformerDecoder(
+    stock = keras_hub.layers.TransformerDecoder(
         64,
         4,
         activation=relu_squared,
@@ -225,6 +225,47 @@ def test_the_layer_computes_what_keras_nlp_computes():
         theirs.assign(ours)
     x = rng.normal(size=(2, 130, 32)).astype("float32")
     np.testing.assert_allclose(layer(x), stock(x), rtol=1e-4, atol=1e-4)
+
+
+def feed_forward_layers(policy):
+    layers = [
+        keras.layers.Dense(16, activation=relu_squared, dtype=policy),
+        keras.layers.Dense(4, dtype=policy),
+    ]
+    for layer, width in zip(layers, (8, 16), strict=True):
+        layer.build((None, 3, width))
+    return layers
+
+
+@pytest.mark.parametrize("largest", [1.0, 100.0, 300.0, 2000.0])
+def test_squares_beyond_float16_are_finite_and_right(largest):
+    exact = feed_forward_layers("float32")
+    half = feed_forward_layers("mixed_float16")
+    for ours, theirs in zip(half, exact, strict=True):
+        theirs.bias.assign(np.linspace(-0.1, 0.1, theirs.bias.shape[0]))
+        ours.set_weights(theirs.get_weights())
+    exact[1].kernel.assign(exact[1].kernel * 0.005)
+    half[1].kernel.assign(exact[1].kernel)
+    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype("float32")
+    x *= largest / float(tf.reduce_max(tf.sqrt(exact[0](x))))
+    x = tf.constant(x)
+    results = []
+    for layers in (half, exact):
+        kernels = [layer.kernel.value for layer in layers]
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            written = tf.cast(feed_forward(x, *layers), "float32")
+            loss = tf.reduce_sum(written) / largest
+        results.append([written, *tape.gradient(loss, [x, *kernels])])
+    for ours, theirs in zip(*results, strict=True):
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(ours, theirs, atol=0.01 * scale)
+
+
+def test_float32_layers_are_those_of_keras_to_the_bit():
+    read, write = feed_forward_layers("float32")
+    x = np.random.default_rng(0).normal(size=(2, 3, 8)).astype("float32")
+    np.testing.assert_array_equal(feed_forward(x, read, write), write(read(x)))
 
 
 def test_neighbors_are_those_named_and_step_equals_sequence():

@@ -1,4 +1,4 @@
-"""The transformer stack: keras_nlp layers with blockwise attention and a cache.
+"""The transformer stack: keras_hub layers with blockwise attention and a cache.
 
 Shapes: B batch, T positions, W hidden_dim, H heads, D head_dim, S cached
 positions, L positions of the tail.
@@ -7,10 +7,10 @@ positions, L positions of the tail.
 from typing import Any
 
 import keras
-import keras_nlp
+import keras_hub
 from keras import ops
 
-from pixace_tf.model.activations import relu_squared
+from pixace_tf.model.activations import feed_forward, relu_squared
 from pixace_tf.model.attention import (
     causal_attention,
     merge_heads,
@@ -21,10 +21,10 @@ from pixace_tf.model.kv_cache import Cache, empty_cache, layer_cache
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
-class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
+class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
     """A pre-norm `TransformerDecoder` with blockwise attention and a cache.
 
-    The weights and the mathematics are those of `keras_nlp`; only the way to
+    The weights and the mathematics are those of `keras_hub`; only the way to
     compute them differs: queries, keys and values come from one product,
     attention goes block by block, and a step touches only its own row.
     Attention weights are not dropped out, `dropout` acts on the two residual
@@ -34,7 +34,7 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
         intermediate_dim: Width of the feed-forward layer.
         num_heads: Attention heads.
         dropout: Rate in `[0, 1)` on the residual branches.
-        **kwargs: For `keras_nlp.layers.TransformerDecoder`.
+        **kwargs: For `keras_hub.layers.TransformerDecoder`.
     """
 
     def __init__(
@@ -139,8 +139,11 @@ class CausalDecoderLayer(keras_nlp.layers.TransformerDecoder):
     def _finish(self, x: Any, attended: Any, training: bool | None) -> Any:
         x = x + self._self_attention_dropout(attended, training=training)
         hidden = self._feedforward_layer_norm(x)
-        hidden = self._feedforward_intermediate_dense(hidden)
-        hidden = self._feedforward_output_dense(hidden)
+        hidden = feed_forward(
+            hidden,
+            self._feedforward_intermediate_dense,
+            self._feedforward_output_dense,
+        )
         return x + self._feedforward_dropout(hidden, training=training)
 
 

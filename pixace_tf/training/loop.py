@@ -147,7 +147,9 @@ def _fit_epochs(
                 initial_epoch=state.epoch,
                 epochs=last or 10**9,  # The clock stops it.
                 steps_per_epoch=steps - state.step,
-                callbacks=StepCallbacks(callbacks, model=run.model),
+                callbacks=StepCallbacks(
+                    callbacks, add_history=True, model=run.model
+                ),
                 shuffle=False,  # The batches are shuffled already.
                 verbose=0,
             )

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.model.activations import relu_squared
+from pixace_tf.model.activations import feed_forward, relu_squared
 from pixace_tf.model.attention import (
     causal_attention,
     merge_heads,
@@ -278,7 +278,8 @@ class FeedForward(Branch):
         self.built = True
 
     def call(self, x: Any, plan: Any = None, seed: Any = None) -> Any:
-        return self.drop(self.write(self.read(self.norm(x))), seed)
+        written = feed_forward(self.norm(x), self.read, self.write)
+        return self.drop(written, seed)
 
     def get_config(self) -> dict[str, Any]:
         return {
