@@ -27,10 +27,10 @@ def build(**options):
     )
 
 
-def train(jit_compile, accumulation_steps, batch_size=4):
+def train(jit_compile, parts, batch_size=4):
     """Take four steps; return the losses and the weights."""
     model = build()
-    compile_model(model, 1e-3, jit_compile, accumulation_steps)
+    compile_model(model, 1e-3, jit_compile, parts)
     assert isinstance(model.train_step, ShardedStep) == jit_compile
     tokens = np.random.default_rng(1).integers(
         0, 8192, (4 * batch_size, model.sequence_length), dtype=np.int32
@@ -60,14 +60,12 @@ def test_shards_update_the_weights_as_the_whole_batch():
 @pytest.mark.slow
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
-    ("accumulation_steps", "batch_size"),
+    ("parts", "batch_size"),
     [(2, 4), (1, 3)],
     ids=["two shards, accumulated", "one shard"],
 )
-def test_so_do_accumulated_ones_and_a_single_one(
-    accumulation_steps, batch_size
-):
-    assert_same_training(accumulation_steps, batch_size)
+def test_so_do_accumulated_ones_and_a_single_one(parts, batch_size):
+    assert_same_training(parts, batch_size)
 
 
 def test_models_that_cannot_be_sharded_keep_the_step_of_keras():

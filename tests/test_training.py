@@ -1,6 +1,7 @@
 import hashlib
 import itertools
 import json
+import math
 import os
 import pathlib
 import random
@@ -20,12 +21,13 @@ from pixace_tf.demo import run_demo
 from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.sampling.likelihood import Scorer
-from pixace_tf.training import callbacks, schedule
+from pixace_tf.training import callbacks, devices, schedule
 from pixace_tf.training import fit as training
-from pixace_tf.training.callbacks import BudgetSchedule
+from pixace_tf.training.callbacks import BudgetSchedule, StepCallbacks
 from pixace_tf.training.checkpoint import Checkpoint
 from pixace_tf.training.compile import compile_model
 from pixace_tf.training.interruption import InterruptedTraining, StopRequest
+from pixace_tf.training.losses import Losses
 from pixace_tf.training.previews import Previews
 from pixace_tf.training.schedule import (
     Budget,
@@ -129,7 +131,8 @@ def test_a_kill_does_not_forget_the_best_weights(trained_run, tmp_path):
     state = TrainingState()
     run = run_folder.open_run(path, jit_compile=False)
     compile_model(run.model, 1e-3, False)
-    Checkpoint(run, state, 1, 60, StopRequest()).restore()
+    losses = Losses(state, run.path, 1)
+    Checkpoint(run, state, losses, 1, 60, StopRequest()).restore()
     assert state.best == entry["val_bits_per_pixel"]
 
 
@@ -170,7 +173,7 @@ def test_an_interrupted_run_equals_one_that_was_not(
     micro_batch_pixels,
     options,
 ):
-    monkeypatch.setattr(schedule, "MICRO_BATCH_PIXELS", micro_batch_pixels)
+    monkeypatch.setattr(schedule, "CPU_MICRO_BATCH_PIXELS", micro_batch_pixels)
     fit(cartoon_folder, tmp_path / "straight", **options)
     with monkeypatch.context() as patch:
         StopAt(patch, stop_at, signal.SIGINT)
@@ -472,26 +475,129 @@ def test_the_learning_rate_warms_up_and_falls():
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "length", "expected"),
-    [(4, 1024, 4), (32, 1024, 8), (30, 1024, 6), (7, 4096, 1), (3, 10**6, 1)],
+    ("batch_size", "length", "pixels", "expected"),
+    [
+        *((4, 1024, 8192, 4), (32, 1024, 8192, 8), (30, 1024, 8192, 6)),
+        *((61, 1024, 8192, 8), (7, 4096, 8192, 2), (3, 10**6, 8192, 1)),
+        *((64, 1024, 65540, 64), (61, 1024, 65540, 61)),
+    ],
 )
-def test_a_micro_batch_divides_the_batch(batch_size, length, expected):
-    assert micro_batch_size(batch_size, length) == expected
+def test_batches_are_cut_into_few_micro_batches(
+    batch_size, length, pixels, expected
+):
+    assert micro_batch_size(batch_size, length, pixels) == expected
+
+
+def test_no_batch_is_cut_into_many_more_parts_than_needed():
+    for batch_size, most in itertools.product(range(1, 130), range(1, 20)):
+        size = micro_batch_size(batch_size, 1, most)
+        parts = math.ceil(batch_size / size)
+        assert size <= most
+        assert parts <= 2 * math.ceil(batch_size / most)
+        assert (parts - 1) * size < batch_size  # No part is only filling.
+
+
+def test_a_gpu_computes_whole_batches(monkeypatch):
+    monkeypatch.setattr(devices, "has_gpu", lambda: True)
+    monkeypatch.setattr(devices, "_gpu_gigabytes", lambda: 10.0)
+    for batch_size in (61, 64):
+        pixels = devices.micro_batch_pixels("mixed_float16")
+        assert micro_batch_size(batch_size, 1024, pixels) == batch_size
+    assert devices.micro_batch_pixels("float32") == 32770
+    assert devices.steps_between_looks() > 1
+
+
+def test_the_memory_of_a_gpu_is_asked_of_its_driver(monkeypatch):
+    def tell(command, **_):
+        assert command[0] == "nvidia-smi"
+        return types.SimpleNamespace(stdout="81559\n24576\n")
+
+    monkeypatch.setattr(subprocess, "run", tell)
+    assert devices._gpu_gigabytes() == pytest.approx(25.8, abs=0.1)
+
+    def fail(*_, **__):
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert devices._gpu_gigabytes() == 10
 
 
 @pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(
+    ("batch_size", "pixels", "parts"),
+    [(8, 128, 4), (7, 128, 4)],
+    ids=["even", "filled up"],
+)
 def test_accumulated_gradients_are_those_of_the_batch(
-    cartoon_folder, tmp_path, monkeypatch
+    cartoon_folder, tmp_path, monkeypatch, batch_size, pixels, parts
 ):
-    losses, updates = {}, {}
-    for name, pixels in (("whole", 8192), ("cut", 128)):
-        monkeypatch.setattr(schedule, "MICRO_BATCH_PIXELS", pixels)
-        run, _ = fit(cartoon_folder, tmp_path, name=name, epochs=2, dropout=0.0)
-        with open(run.file("history.json")) as file:
-            losses[name] = [e["val_bits_per_pixel"] for e in json.load(file)]
-        updates[name] = int(run.model.optimizer.iterations)
-    assert updates["cut"] == updates["whole"] > 0
-    assert losses["cut"] == pytest.approx(losses["whole"], rel=1e-3)
+    found = {}
+    options = {"epochs": 2, "dropout": 0.0, "batch_size": batch_size}
+    for name, limit in (("whole", 8192), ("cut", pixels)):
+        monkeypatch.setattr(schedule, "CPU_MICRO_BATCH_PIXELS", limit)
+        run, _ = fit(cartoon_folder, tmp_path, name=name, **options)
+        _, state = checkpoint_of(tmp_path, name)
+        assert state["parts"] == (parts if name == "cut" else 1)
+        losses = [
+            entry[key]
+            for entry in history_of(run)
+            for key in ("bits_per_pixel", "val_bits_per_pixel")
+        ]
+        found[name] = losses, int(run.model.optimizer.iterations)
+    assert found["cut"][1] == found["whole"][1] > 0
+    assert found["cut"][0] == pytest.approx(found["whole"][0], rel=1e-3)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(("begun", "ended"), [(8192, 128), (128, 8192)])
+def test_a_run_goes_on_where_batches_are_cut_otherwise(
+    cartoon_folder, tmp_path, monkeypatch, begun, ended
+):
+    options = {"epochs": 2, "dropout": 0.0}
+    straight, _ = fit(cartoon_folder, tmp_path / "straight", **options)
+    monkeypatch.setattr(schedule, "CPU_MICRO_BATCH_PIXELS", begun)
+    # In the midst of a batch, or behind one.
+    with monkeypatch.context() as patch:
+        StopAt(patch, 6)
+        with pytest.raises(InterruptedTraining):
+            fit(cartoon_folder, tmp_path / "moved", **options)
+    monkeypatch.setattr(schedule, "CPU_MICRO_BATCH_PIXELS", ended)
+    moved, _ = fit(cartoon_folder, tmp_path / "moved", **options)
+    assert int(moved.model.optimizer.iterations) == int(
+        straight.model.optimizer.iterations
+    )
+    for ours, theirs in zip(
+        history_of(moved), history_of(straight), strict=True
+    ):
+        for key in ("epoch", "bits_per_pixel", "val_bits_per_pixel"):
+            assert ours[key] == pytest.approx(theirs[key], rel=2e-3), key
+
+
+class Told:
+    """A loss that knows how often it was asked for its number."""
+
+    asked = 0
+
+    def __float__(self):
+        Told.asked += 1
+        return 2.0
+
+
+def test_a_gpu_is_waited_for_every_few_steps(monkeypatch):
+    monkeypatch.setattr(Told, "asked", 0)
+    state = TrainingState()
+    losses = Losses(state, "run", 20)
+    callbacks = StepCallbacks([losses])
+    callbacks.on_epoch_begin(0)
+    for batch in range(50):
+        state.step += 1
+        callbacks.on_train_batch_end(batch, {"loss": Told()})
+        assert losses.is_fresh == (state.step % 20 == 0)
+    assert Told.asked == 2
+    losses.read()
+    losses.read()
+    assert Told.asked == 3
+    assert state.loss_sum == 100
 
 
 @pytest.mark.usefixtures("eager")

@@ -341,7 +341,7 @@ def training_batches(
         Pairs of inputs, which are int32 `(B, T)` and conditions int32 `(B, 2)`,
         and of targets, the same `(B, T)`; B is `batch_size` over n and over
         `parts`, rounded up. Where the parts do not divide a batch, the last one
-        is filled up, and a third tensor, float32 `(B,)`, weights the images:
+        is filled up, and a third tensor, float32 `(B, 1)`, weights the images:
         0 for what fills up, and equal numbers otherwise, so that the mean over
         the parts is that over the batch.
     """
@@ -387,7 +387,7 @@ def training_batches(
         if not is_padded:
             return (token_ids, condition), token_ids
         weight = tf.where(offset < batch_size, size * parts / batch_size, 0.0)
-        return (token_ids, condition), token_ids, weight
+        return (token_ids, condition), token_ids, weight[:, None]
 
     options = tf.data.Options()
     options.deterministic = True
