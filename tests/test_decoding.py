@@ -1,12 +1,18 @@
+import errno
 import io
 import itertools
+import threading
+import tracemalloc
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 
-from pixace_tf.data import decoding
+from pixace_tf.data import decoding, image_files
 from pixace_tf.data.decoding import Decoder
+from pixace_tf.data.image_files import PixelBudget
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 
@@ -88,16 +94,102 @@ def test_a_decoder_serves_again_after_it_was_left():
         results.close()
 
 
-def test_what_came_before_an_error_is_served_first():
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("a bug"),
+        MemoryError(),
+        OSError(errno.EIO, "Input/output error"),
+        UserError("The rest is gone."),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_the_source_ends_the_decoding(error):
     def files():
-        yield from [encode()] * 70
-        raise UserError("The rest is gone.")
+        yield encode()
+        raise error
 
     decoder = Decoder(PixelTokenizer((8, 8)), MAX_PIXELS, are_paths=False)
-    results = decoder.decode(files())
-    assert len(list(itertools.islice(results, 64))) == 64
-    with pytest.raises(UserError, match="The rest is gone"):
-        list(results)
+    with pytest.raises(type(error)) as raised:
+        list(decoder.decode(files()))
+    assert raised.value is error
+    assert raised.traceback[-1].name == "files"
+
+
+def test_an_error_while_decoding_is_not_taken_for_a_broken_file():
+    class Buggy(PixelTokenizer):
+        def decode(self, image_bytes):
+            return tf.numpy_function(fail, [image_bytes], tf.uint8)
+
+    def fail(image_bytes):
+        raise MemoryError
+
+    decoder = Decoder(Buggy((8, 8)), MAX_PIXELS, are_paths=False)
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        list(decoder.decode([encode()]))
+
+
+def test_a_lack_of_memory_in_pillow_is_no_broken_file(monkeypatch):
+    def fail(image):
+        raise MemoryError
+
+    monkeypatch.setattr(BmpImageFile, "load", fail)
+    decoder = Decoder(PixelTokenizer((8, 8)), MAX_PIXELS, are_paths=False)
+    with pytest.raises(MemoryError):
+        list(decoder.decode([encode(kind="BMP")]))
+
+
+@pytest.mark.parametrize("kind", ["BMP", "PNG"])
+def test_few_files_are_held_however_many_there_are(kind, monkeypatch):
+    monkeypatch.setattr(decoding, "_WAITING_BYTES", 2**20)
+    monkeypatch.setattr(decoding, "_BLOCK_BYTES", 2**19)
+    small, padding = encode(kind=kind), 2**18
+    taken = 0
+
+    def files():
+        nonlocal taken
+        for _ in range(100):
+            taken += 1
+            yield small + b" " * padding
+
+    decoder = Decoder(PixelTokenizer((8, 8)), MAX_PIXELS, are_paths=False)
+    list(decoder.decode([small]))
+    taken = 0
+    tracemalloc.start()
+    for done, _ in enumerate(decoder.decode(files())):
+        assert taken - done <= 10
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12 * padding
+
+
+def test_threads_wait_until_others_have_decoded_their_pixels():
+    budget = PixelBudget(4)
+    entered = threading.Event()
+
+    def decode():
+        with budget.hold(1000):  # More than the limit: alone.
+            entered.set()
+
+    thread = threading.Thread(target=decode)
+    with budget.hold(1):
+        thread.start()
+        assert not entered.wait(0.05)
+        with budget.hold(3):
+            pass
+    assert entered.wait(10)
+    thread.join()
+
+
+def test_pixels_are_held_while_files_are_decoded(monkeypatch):
+    held = []
+    hold = image_files.DECODING.hold
+    monkeypatch.setattr(
+        image_files.DECODING, "hold", lambda n: held.append(n) or hold(n)
+    )
+    decoder = Decoder(PixelTokenizer((8, 8)), MAX_PIXELS, are_paths=False)
+    list(decoder.decode([encode((9, 7)), encode((30, 20), "BMP"), b"text"]))
+    assert held == [600]
 
 
 def test_a_file_in_memory_has_a_limit(monkeypatch):

@@ -101,10 +101,8 @@ def turned_png(place):
 def test_an_orientation_is_found_wherever_a_png_has_it(tmp_path, place):
     (tmp_path / "a.png").write_bytes(turned_png(place))
     np.testing.assert_array_equal(small(tmp_path / "a.png"), IMAGE)
-    for is_header_only in (False, True):
-        assert not image_files.inspect(
-            tmp_path / "a.png", is_header_only=is_header_only
-        )
+    assert not image_files.inspect(tmp_path / "a.png").is_plain
+    assert not image_files.read_header(tmp_path / "a.png").is_plain
 
 
 def test_comments_behind_the_pixels_leave_a_png_plain(tmp_path):
@@ -114,7 +112,7 @@ def test_comments_behind_the_pixels_leave_a_png_plain(tmp_path):
     checksum = zlib.crc32(content[start:end]).to_bytes(4)
     content = content[:end] + checksum + content[end + 4 :]
     (tmp_path / "a.png").write_bytes(content)
-    assert image_files.inspect(tmp_path / "a.png")
+    assert image_files.inspect(tmp_path / "a.png").is_plain
 
 
 def test_a_check_of_headers_decodes_nothing(tmp_path, monkeypatch):
@@ -129,7 +127,7 @@ def test_a_check_of_headers_decodes_nothing(tmp_path, monkeypatch):
         Image, "_getdecoder", lambda *a: decoded.append(a) or get_decoder(*a)
     )
     for path in tmp_path.iterdir():
-        image_files.inspect(path, is_header_only=True)
+        image_files.read_header(path)
     assert not decoded
     image_files.scan(tmp_path)
     assert len(decoded) == 6
@@ -314,9 +312,7 @@ def test_saved_images_are_no_source(tmp_path, ending):
     skipped = image_files.Skipped(f"new{ending}", "made by pixace-tf")
     assert scanned.skipped == [skipped]
     with pytest.raises(UserError, match="made by pixace-tf"):
-        image_files.inspect(
-            tmp_path / f"new{ending}", is_header_only=True, allow_own=False
-        )
+        image_files.read_header(tmp_path / f"new{ending}", allow_own=False)
 
 
 def test_saved_images_can_be_read_by_name(tmp_path):

@@ -1,212 +1,183 @@
-"""Image files become small images, many at a time."""
+"""Decodes image files to small images, many at a time."""
 
 import collections
-import functools
 import io
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pixace_tf.data import image_files
-from pixace_tf.data.image_files import UnloadableError
+from pixace_tf.data.image_files import Header, UnloadableError
 from pixace_tf.data.tokenizer import PixelTokenizer
-from pixace_tf.errors import UserError
 from pixace_tf.machine import num_cores
+from pixace_tf.typing import Tensor
 
 # Largest file that is held in memory.
 MAX_FILE_BYTES = 256 * 2**20
-# So many files are checked at a time, or so many bytes.
-_BLOCK_FILES, _BLOCK_BYTES = 64, 32 * 2**20
+# A thread decodes at most this many files, or bytes, before it takes more.
+_BLOCK_FILES, _BLOCK_BYTES = 16, 8 * 2**20
+# Bytes that wait for a thread, unless a single block has more.
+_WAITING_BYTES = 64 * 2**20
 # A path, or the bytes of a file.
 File = str | bytes
 # A small image, uint8 `(height, width, 3)`, or the reason why there is none.
 Result = np.ndarray | str
-_OTHER = "only Pillow can decode it"
-# Numbers of files, int64 `(N,)`, and what TensorFlow decodes: their bytes or
-# encoded paths, objects `(N,)`. An empty one is the last.
-Block = tuple[np.ndarray, np.ndarray]
+# A file with its header, or with the reason why it cannot be used.
+Checked = tuple[File, Header | str]
+# What TensorFlow raises for a file that it cannot read or decode.
+_UNREADABLE = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+)
 
 
 class Decoder:
     """Checks, decodes and scales down image files in parallel.
 
-    Pillow reads the headers while TensorFlow decodes the files before them. A
-    file that TensorFlow cannot decode goes through Pillow, which either reads
-    it or tells what is wrong with it.
+    The caller's thread reads the files' headers with Pillow; a pool of threads
+    decodes them with TensorFlow. Files that TensorFlow cannot decode go through
+    Pillow, which either reads them or says what is wrong with them.
 
-    One decoder serves all files of a source, since TensorFlow keeps what it has
-    traced, and with it what that refers to.
+    Use one decoder for all files of a source: each one traces its own graph.
 
     Args:
         tokenizer: Decodes and resizes.
         max_pixels: Largest image to decode, by its header.
-        are_paths: Whether the files are given by their paths, so that nothing
-            holds many of them, or as bytes.
+        are_paths: Whether the files are given by path rather than as bytes.
     """
 
     def __init__(
         self, tokenizer: PixelTokenizer, max_pixels: int, are_paths: bool
     ) -> None:
-        self._tokenizer, self._max_pixels = tokenizer, max_pixels
-        self._are_paths = are_paths
-        self._blocks: Iterator[Block] = iter(())
-        self._decode_png = tf.function(
-            tokenizer.decode,
-            input_signature=[tf.TensorSpec((), tf.string)],
-            autograph=False,
-        )
-
-    @functools.cached_property
-    def _batches(self) -> tf.data.Dataset:
-        """Numbers and small images of the plain files of `_blocks`."""
-
-        # `from_generator` would change, for the whole process and so for the
-        # training after it, when freed memory goes back to the system.
-        @tf.autograph.experimental.do_not_convert
-        def next_block(_: tf.Tensor) -> Any:
-            numbers, files = tf.numpy_function(
-                lambda: next(self._blocks), [], [tf.int64, tf.string]
-            )
-            return tf.ensure_shape(numbers, (None,)), tf.ensure_shape(
-                files, (None,)
-            )
-
-        @tf.autograph.experimental.do_not_convert
-        def decode(number: tf.Tensor, file: tf.Tensor) -> Any:
-            content = tf.io.read_file(file) if self._are_paths else file
-            return number, self._tokenizer.decode(content)
-
-        options = tf.data.Options()
-        # The files keep the cores busy; the parts of one would only wait.
-        options.threading.max_intra_op_parallelism = 1
-        return (
-            tf.data.Dataset.counter()
-            .map(next_block)
-            .take_while(lambda numbers, files: tf.size(numbers) > 0)
-            .prefetch(1)
-            .unbatch()
-            .map(decode, tf.data.AUTOTUNE, deterministic=True)
-            .ignore_errors()
-            .batch(_BLOCK_FILES)
-            .prefetch(1)
-            .with_options(options)
+        self._max_pixels = max_pixels
+        self._decode_bytes = _decoding(tokenizer, are_paths=False)
+        self._decode_files = (
+            _decoding(tokenizer, are_paths=True)
+            if are_paths
+            else self._decode_bytes
         )
 
     def decode(self, files: Iterable[File]) -> Iterator[Result]:
         """Yield the small image of each file, in order.
 
+        A bounded number of files is read ahead, and their bytes are dropped as
+        soon as they are decoded.
+
         Args:
-            files: Paths or bytes; another thread asks for them.
+            files: Paths or bytes.
 
         Yields:
             uint8 `(height, width, 3)`, or the reason why there is no image.
 
         Raises:
-            UserError: If `files` raises it; what came before is yielded first.
+            Exception: Whatever `files` raises.
         """
-        # Each file from its check until it is yielded.
-        checked: collections.deque[tuple[File, Result | None]]
-        checked = collections.deque()
-        failures: list[UserError] = []
+        under_way: collections.deque[tuple[int, Future[list[Result]]]]
+        under_way = collections.deque()
+        num_threads = num_cores()
+        with ThreadPoolExecutor(num_threads) as pool:
+            for size, block in self._blocks(files):
+                while under_way and (
+                    len(under_way) > num_threads
+                    or size + sum(s for s, _ in under_way) > _WAITING_BYTES
+                ):
+                    yield from under_way.popleft()[1].result()
+                future = pool.submit(self._decode_block, block)
+                under_way.append((size, future))
+            while under_way:
+                yield from under_way.popleft()[1].result()
 
-        def blocks() -> Iterator[Block]:
-            start = 0
-            try:
-                for block in self._check_blocks(files):
-                    checked.extend(block)
-                    plain = {
-                        number: os.fsencode(file)
-                        for number, (file, result) in enumerate(block, start)
-                        if result is None
-                    }
-                    start += len(block)
-                    if plain:
-                        yield _block(plain)
-            except UserError as error:
-                # TensorFlow would show its traceback.
-                failures.append(error)
-            yield _block({})
-
-        self._blocks = blocks()
-        number = 0
-        try:
-            for numbers, images in self._batches.as_numpy_iterator():
-                decoded = dict(zip(numbers.tolist(), images, strict=True))
-                # They come in order: what is missing before them has failed.
-                while number <= numbers[-1]:
-                    file, result = checked.popleft()
-                    if result is None:
-                        result = decoded.get(number)
-                    yield self._normalize(file) if result is None else result
-                    number += 1
-        finally:
-            self._blocks = iter(())
-        for file, result in checked:
-            yield self._normalize(file) if result is None else result
-        if failures:
-            raise failures[0]
-
-    def _check_blocks(
+    def _blocks(
         self, files: Iterable[File]
-    ) -> Iterator[list[tuple[File, Result | None]]]:
-        """Yield some files at a time; None where TensorFlow decodes them."""
-        with ThreadPoolExecutor(num_cores()) as pool:
-            for block in _in_blocks(files):
-                # Threads would make this slower: it is all Python.
-                results = [self._check(file) for file in block]
-                others = [i for i, r in enumerate(results) if r is _OTHER]
-                images = pool.map(self._normalize, [block[i] for i in others])
-                for i, image in zip(others, images, strict=True):
-                    results[i] = image
-                yield list(zip(block, results, strict=True))
+    ) -> Iterator[tuple[int, list[Checked]]]:
+        """Check headers; yield some files at a time, and their bytes."""
+        block: list[Checked] = []
+        size = 0
+        for file in files:
+            block.append((file, self._check(file)))
+            size += len(file)
+            if len(block) == _BLOCK_FILES or size >= _BLOCK_BYTES:
+                yield size, block
+                block, size = [], 0
+        if block:
+            yield size, block
 
-    def _check(self, file: File) -> Result | None:
-        """Read the header.
-
-        Returns:
-            None where TensorFlow may decode the file, `_OTHER` where only
-            Pillow can, or the reason why there is no image.
-        """
+    def _check(self, file: File) -> Header | str:
         if isinstance(file, bytes) and len(file) > MAX_FILE_BYTES:
             return f"larger than {MAX_FILE_BYTES >> 20} MiB"
         try:
-            is_plain = image_files.inspect(
-                *(_readable(file), self._max_pixels),
-                is_header_only=True,
-                allow_own=False,
+            return image_files.read_header(
+                _readable(file), self._max_pixels, allow_own=False
             )
         except UnloadableError as error:
             return str(error)
-        return None if is_plain else _OTHER
+
+    def _decode_block(self, block: list[Checked]) -> list[Result]:
+        headers = [h for _, h in block if isinstance(h, Header)]
+        most_pixels = max((h.num_pixels for h in headers), default=0)
+        plain = [
+            os.fsencode(file)
+            for file, header in block
+            if isinstance(header, Header) and header.is_plain
+        ]
+        with image_files.DECODING.hold(most_pixels):
+            images = iter(self._decode_plain(plain))
+            results: list[Result] = []
+            for file, header in block:
+                if isinstance(header, str):
+                    results.append(header)
+                    continue
+                image = next(images) if header.is_plain else None
+                results.append(
+                    self._normalize(file) if image is None else image
+                )
+        return results
+
+    def _decode_plain(self, files: list[bytes]) -> list[np.ndarray | None]:
+        """Decode with TensorFlow; None where only Pillow may tell more."""
+        try:
+            return list(self._decode_files(files).numpy()) if files else []
+        except _UNREADABLE:
+            if len(files) == 1:
+                return [None]
+        return [image for f in files for image in self._decode_plain([f])]
 
     def _normalize(self, file: File) -> Result:
-        """Decode by Pillow, or return what is wrong."""
+        """Decode with Pillow, or return what is wrong."""
         try:
             png = image_files.normalize(_readable(file), self._max_pixels)
         except UnloadableError as error:
             return str(error)
-        return np.asarray(self._decode_png(png))
+        return self._decode_bytes([png]).numpy()[0]
 
 
-def _in_blocks(files: Iterable[File]) -> Iterator[list[File]]:
-    block: list[File] = []
-    size = 0
-    for file in files:
-        block.append(file)
-        size += len(file)
-        if len(block) == _BLOCK_FILES or size >= _BLOCK_BYTES:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
+def _decoding(tokenizer: PixelTokenizer, are_paths: bool) -> Any:
+    """Return a graph function from files to uint8 `(N, height, width, 3)`."""
 
+    def decode(file: Tensor) -> Tensor:
+        return tokenizer.decode(tf.io.read_file(file) if are_paths else file)
 
-def _block(plain: dict[int, bytes]) -> Block:
-    return np.array([*plain], np.int64), np.array([*plain.values()], object)
+    @tf.function(
+        input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False
+    )
+    def decode_all(files: Tensor) -> Tensor:
+        with tf.device("CPU"):
+            return tf.map_fn(
+                decode,
+                files,
+                fn_output_signature=tf.TensorSpec(
+                    (*tokenizer.image_size, 3), tf.uint8
+                ),
+                # The other cores decode other blocks.
+                parallel_iterations=1,
+            )
+
+    return decode_all
 
 
 def _readable(file: File) -> str | io.BytesIO:

@@ -4,14 +4,16 @@ Paths come back as the `str` that `os.fsdecode` gives, so every file name
 survives.
 """
 
+import contextlib
 import dataclasses
+import functools
 import http.client
 import io
 import os
 import stat
+import threading
 import time
 import urllib.request
-import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +29,25 @@ from pixace_tf.machine import num_cores
 from pixace_tf.storage import MARK_FILE, RUN_FILE, SOFTWARE, StrPath
 
 MAX_PIXELS = 64_000_000
+# Strangers send images to servers and to the page, several at once.
+MAX_SERVED_PIXELS = 16_000_000
 MAX_DOWNLOAD_BYTES = 32 * 2**20
+# The whole download: names, redirects, headers and content.
 DOWNLOAD_TIMEOUT_S = 20.0
-# Formats that Pillow reads by itself, without running another program.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# Formats that Pillow reads without running another program. TGA files have no
+# signature, so they are tried last.
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "GIF",
+    "WEBP",
+    "TIFF",
+    "PPM",
+    "AVIF",
+    "ICO",
+    "TGA",
+)
 PARTS = {
     "train": "train",
     "val": "validation",
@@ -38,17 +55,82 @@ PARTS = {
     "test": "test",
 }
 
-_PLAIN_MODES = {"JPEG": ("L", "RGB"), "PNG": ("L", "LA", "RGB", "RGBA")}
 _OWN = f"made by {SOFTWARE}"
-# Files that tell that a folder is not a source of images.
+# Files that mark a folder as no source of images.
 _FOLDER_MARKS = {RUN_FILE: "a run folder", MARK_FILE: _OWN}
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
-# The text chunks of a PNG file in which Pillow looks for an orientation.
+# Keywords of the PNG text chunks in which Pillow looks for an orientation.
 _EXIF_KEYWORDS = (b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 class UnloadableError(UserError):
     """An image that cannot be used; the message is the reason."""
+
+
+class PixelBudget:
+    """Bounds how many pixels threads decode at the same time.
+
+    Args:
+        limit: Pixels; an image that has more is decoded alone.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = self._free = limit
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def hold(self, num_pixels: int) -> Iterator[None]:
+        """Wait until so many pixels may be decoded, and keep them."""
+        num_pixels = min(num_pixels, self._limit)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= num_pixels)
+            self._free -= num_pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += num_pixels
+                self._changed.notify_all()
+
+
+# A pixel of a transparent PNG takes some 20 bytes while it is decoded.
+DECODING = PixelBudget(32_000_000)
+
+
+class Address(str):
+    """An http(s) address whose content is downloaded once, when needed."""
+
+    @classmethod
+    def of(cls, location: Any) -> Any:
+        """Return a string that is an address as one; anything else as it is."""
+        is_address = type(location) is str and location.lower().startswith(
+            ("http://", "https://")
+        )
+        return cls(location) if is_address else location
+
+    @functools.cached_property
+    def content(self) -> bytes:
+        """At most 32 MiB, within 20 seconds.
+
+        Raises:
+            UnloadableError: If the download fails.
+        """
+        return _download(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What the header of an image file says.
+
+    Attributes:
+        is_plain: Whether `PixelTokenizer.decode` reads the file as it is;
+            otherwise `normalize` must turn it into a PNG first.
+        num_pixels: Pixels to decode. A quarter of those of a JPEG: its
+            decoder needs fewer bytes per pixel.
+    """
+
+    is_plain: bool
+    num_pixels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +140,7 @@ class ImageFile:
     Attributes:
         path: Path relative to the scanned folder.
         label: Name of the class folder, or "".
-        part: "train", "validation", or "" where the folder does not say.
+        part: "train", "validation", or "" if the folder does not say.
     """
 
     path: str
@@ -147,7 +229,9 @@ def scan(
     def check(path: str) -> ImageFile | Skipped:
         try:
             full_path = os.path.join(listing.root, path)
-            inspect(full_path, max_pixels, allow_own=False)
+            header = read_header(full_path, max_pixels, allow_own=False)
+            with DECODING.hold(header.num_pixels):
+                inspect(full_path, max_pixels)
         except UnloadableError as error:
             return Skipped(path, str(error))
         part, label = listing.places[path]
@@ -165,23 +249,18 @@ def scan(
     return Scan(listing.root, loads, sorted(skipped, key=lambda s: s.path))
 
 
-def inspect(
+def read_header(
     source: StrPath | io.BytesIO,
     max_pixels: int = MAX_PIXELS,
-    is_header_only: bool = False,
     allow_own: bool = True,
-) -> bool:
-    """Check one image by decoding all of it.
+) -> Header:
+    """Read the header of an image file, without decoding any pixels.
 
     Args:
         source: A path, or the bytes of a file.
-        max_pixels: Largest image to decode, by its header.
-        is_header_only: Whether to read the header alone; nothing is decoded.
-        allow_own: Whether it may be one that was made here; see `own_mark`.
-
-    Returns:
-        Whether it is plain: `PixelTokenizer.decode` reads the file as it is;
-        otherwise `normalize` must turn it into a PNG first.
+        max_pixels: Largest image to accept.
+        allow_own: Whether to accept images made by this program; see
+            `own_mark`.
 
     Raises:
         UnloadableError: If the image cannot be used; says why.
@@ -189,50 +268,65 @@ def inspect(
     with _open(source, max_pixels) as image:
         if not allow_own and _has_own_mark(image):
             raise UnloadableError(_OWN)
-        is_plain = _is_plain(image)
-        if not is_header_only:
-            # A JPEG decodes at an eighth of its size: all data is still read.
-            image.draft(None, (1, 1))
-            _load(image)
-            _check_depth(image)
-    return is_plain
+        return _header(image)
 
 
-def normalize(
+def inspect(
     source: StrPath | io.BytesIO, max_pixels: int = MAX_PIXELS
-) -> bytes:
-    """Turn any image into a plain 8-bit PNG, upright, alpha kept.
+) -> Header:
+    """Check one image by decoding all of it.
+
+    Args:
+        source: A path, or the bytes of a file.
+        max_pixels: Largest image to decode, by its header.
+
+    Raises:
+        UnloadableError: If the image cannot be used; says why.
+    """
+    with _open(source, max_pixels) as image:
+        header = _header(image)
+        # A JPEG decodes at an eighth of its size: all data is still read.
+        image.draft(None, (1, 1))
+        _load(image)
+        _check_depth(image)
+    return header
+
+
+def load(
+    source: StrPath | io.BytesIO, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """Decode any image with Pillow.
 
     Args:
         source: A path, or the bytes of a file.
         max_pixels: Largest image to decode, by its header.
 
     Returns:
-        The bytes of a PNG file in mode RGB or RGBA.
+        An upright image, RGB, or RGBA if it has transparency, without metadata.
 
     Raises:
         UnloadableError: If the image cannot be used; says why.
     """
     with _open(source, max_pixels) as image:
+        raw_mode = _raw_mode(image)
         _load(image)
         _check_depth(image)
         orientation = _exif_tag(image, ExifTags.Base.Orientation)
-        if image.mode.startswith("I"):
-            grey = np.asarray(image).astype(np.int64)
-            small = ((grey * 255 + 32767) // 65535).astype(np.uint8)
-            upright = Image.fromarray(small).convert("RGB")
-        else:
-            mode = "RGBA" if image.has_transparency_data else "RGB"
-            upright = image.convert(mode)
-    # Only the pixels are kept, turned upright; the metadata may be broken.
+        upright = _to_rgb(image, raw_mode)
+    # The metadata may be broken, so only pixels and orientation are kept.
     upright.info.clear()
     upright.getexif().clear()
     upright.getexif()[ExifTags.Base.Orientation] = orientation
     upright = ImageOps.exif_transpose(upright)
+    return Image.frombytes(upright.mode, upright.size, upright.tobytes())
+
+
+def normalize(
+    source: StrPath | io.BytesIO, max_pixels: int = MAX_PIXELS
+) -> bytes:
+    """Return the bytes of a plain 8-bit PNG file with what `load` returns."""
     buffer = io.BytesIO()
-    Image.frombytes(upright.mode, upright.size, upright.tobytes()).save(
-        buffer, "PNG", compress_level=1
-    )
+    load(source, max_pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -244,10 +338,10 @@ def read(
     """Read one image from a path or an http(s) address.
 
     Args:
-        location: A path, or an address; at most 32 MiB, within 20 seconds.
+        location: A path, or an address; see `Address`.
         max_pixels: Largest image to decode, by its header.
-        is_plain: Whether to return the file as it is; by default where that
-            is possible.
+        is_plain: Whether to return the file as it is; by default if that is
+            possible.
 
     Returns:
         The bytes of a plain JPEG or PNG, as `PixelTokenizer.decode` reads.
@@ -255,16 +349,34 @@ def read(
     Raises:
         UnloadableError: If there is no usable image; says which and why.
     """
-    location = os.fspath(location)
-    is_address = location.startswith(("http://", "https://"))
-    try:
-        content = _download(location) if is_address else None
-        source = location if content is None else io.BytesIO(content)
-        if is_plain is None:
-            is_plain = inspect(source, max_pixels)
-        if not is_plain:
+    with _naming(location) as source:
+        header = inspect(source, max_pixels) if is_plain is None else None
+        if not (header.is_plain if header else is_plain):
             return normalize(source, max_pixels)
-        return content or _read_file(location)
+        if isinstance(source, io.BytesIO):
+            return source.getvalue()
+        return _read_file(source)
+
+
+def read_upright(location: StrPath) -> Image.Image:
+    """Read one image as `load` does, from a path or an http(s) address.
+
+    Raises:
+        UnloadableError: If there is no usable image; says which and why.
+    """
+    with _naming(location) as source:
+        return load(source)
+
+
+@contextlib.contextmanager
+def _naming(location: StrPath) -> Iterator[str | io.BytesIO]:
+    """Yield what to read at a location; errors name the location."""
+    location = Address.of(os.fspath(location))
+    try:
+        if isinstance(location, Address):
+            yield io.BytesIO(location.content)
+        else:
+            yield location
     except UnloadableError as error:
         raise UnloadableError(f"{printable(location)}: {error}") from None
 
@@ -414,14 +526,12 @@ def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
                 raise UnloadableError("not a regular file")
             if status.st_size == 0:
                 raise UnloadableError("empty file")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(source, formats=FORMATS)
+        image = Image.open(source, formats=FORMATS)
     except UnidentifiedImageError:
         raise UnloadableError("not a picture in a known format") from None
     except Image.DecompressionBombError:
         raise UnloadableError(_too_large(max_pixels)) from None
-    except UnloadableError:
+    except (UnloadableError, MemoryError):
         raise
     except OSError as error:
         raise UnloadableError(_reason(error)) from None
@@ -441,9 +551,9 @@ def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
 
 def _load(image: Image.Image) -> None:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
+        image.load()
+    except MemoryError:
+        raise
     except Exception as error:  # Broken data can raise anything.
         raise UnloadableError(f"broken picture: {error}") from None
 
@@ -459,17 +569,51 @@ def _check_depth(image: Image.Image) -> None:
             raise UnloadableError("pixels deeper than 16 bits")
 
 
+def _header(image: Image.Image) -> Header:
+    num_pixels = image.width * image.height
+    if image.format == "JPEG":
+        num_pixels //= 4
+    return Header(_is_plain(image), num_pixels)
+
+
 def _is_plain(image: Image.Image) -> bool:
     """Return whether `PixelTokenizer.decode` shows the image as Pillow does.
 
-    TensorFlow knows no palettes and no orientation. Only headers are read.
+    TensorFlow ignores orientations. Only headers are read.
     """
+    if image.format == "JPEG":
+        is_decoded = image.mode in ("L", "RGB")
+    else:
+        is_decoded = image.format == "PNG"
     return (
-        image.mode in _PLAIN_MODES.get(image.format or "", ())
-        and "transparency" not in image.info
+        is_decoded
         and _exif_tag(image, ExifTags.Base.Orientation) in (None, 1)
         and not (isinstance(image, PngImageFile) and _has_late_exif(image))
     )
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how the samples of an unloaded PNG lie in its file, as `L;2`."""
+    return str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
+
+
+def _to_rgb(image: Image.Image, raw_mode: str) -> Image.Image:
+    """Convert a loaded image to 8-bit RGB or RGBA."""
+    key = image.info.get("transparency")
+    if image.mode.startswith("I"):
+        # The high byte, as TensorFlow and Pillow take it of 16-bit colors.
+        gray = np.asarray(image).astype(np.int64)
+        rgb = Image.fromarray((gray >> 8).astype(np.uint8)).convert("RGB")
+        if isinstance(key, int):
+            alpha = np.where(gray == key, 0, 255).astype(np.uint8)
+            rgb.putalpha(Image.fromarray(alpha))
+        return rgb
+    # Pillow brings pixels to 8 bits, but not the color that is transparent.
+    if raw_mode in ("L;2", "L;4") and isinstance(key, int):
+        image.info["transparency"] = key * {"L;2": 85, "L;4": 17}[raw_mode]
+    elif raw_mode == "RGB;16B" and isinstance(key, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in key)
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def _exif_tag(image: Image.Image, tag: int) -> Any:
@@ -517,27 +661,57 @@ def _has_own_mark(image: Image.Image) -> bool:
     )
 
 
+# Follows redirects to http and https only.
+_OPENER = urllib.request.OpenerDirector()
+for _handler in (
+    urllib.request.ProxyHandler,
+    urllib.request.HTTPHandler,
+    urllib.request.HTTPSHandler,
+    urllib.request.HTTPRedirectHandler,
+    urllib.request.HTTPDefaultErrorHandler,
+    urllib.request.HTTPErrorProcessor,
+    urllib.request.UnknownHandler,
+):
+    _OPENER.add_handler(_handler())
+
+
 def _download(address: str) -> bytes:
+    deadline = time.monotonic() + DOWNLOAD_TIMEOUT_S
+    results: list[bytes | Exception] = []
+
+    def work() -> None:
+        try:
+            results.append(_fetch(address, deadline))
+        except Exception as error:
+            results.append(error)
+
+    # The timeout of a socket starts anew with each byte of a slow header, so
+    # the thread is left behind when the time is over.
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(DOWNLOAD_TIMEOUT_S)
+    result = results[0] if results else TimeoutError("it takes too long")
+    if isinstance(result, bytes):
+        return result
+    if isinstance(result, OSError | ValueError | http.client.HTTPException):
+        reason = getattr(result, "reason", None) or result
+        raise UnloadableError(f"download failed: {reason}") from None
+    raise result
+
+
+def _fetch(address: str, deadline: float) -> bytes:
     headers = {"User-Agent": "pixace-tf"}
     request = urllib.request.Request(address, headers=headers)
-    deadline = time.monotonic() + DOWNLOAD_TIMEOUT_S
     content = b""
-    try:
-        with urllib.request.urlopen(
-            request, timeout=DOWNLOAD_TIMEOUT_S
-        ) as response:
-            while part := response.read1(1 << 16):
-                content += part
-                if len(content) > MAX_DOWNLOAD_BYTES:
-                    size = f"{MAX_DOWNLOAD_BYTES / 2**20:g} MiB"
-                    raise UnloadableError(f"larger than {size}")
-                if time.monotonic() > deadline:
-                    raise UnloadableError("download takes too long")
-    except UnloadableError:
-        raise
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UnloadableError(f"download failed: {reason}") from None
+    with _OPENER.open(request, timeout=DOWNLOAD_TIMEOUT_S) as response:
+        while part := response.read1(1 << 16):
+            content += part
+            if len(content) > MAX_DOWNLOAD_BYTES:
+                raise ValueError(
+                    f"larger than {MAX_DOWNLOAD_BYTES / 2**20:g} MiB"
+                )
+            if time.monotonic() > deadline:
+                raise TimeoutError("it takes too long")
     return content
 
 

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pixace_tf.data.image_files import MAX_PIXELS, read
+from pixace_tf.data.image_files import MAX_PIXELS, Address, read
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.quantization import dequantize, quantize
 from pixace_tf.errors import UserError
+from pixace_tf.typing import Tensor
 
 RESIZES = ("crop", "squash", "pad")
 # A margin differs from the first pixel by no more than JPEG's noise.
@@ -93,9 +94,7 @@ class PixelTokenizer:
         """
         return np.asarray(self.resize_image(self.read_whole(image)))
 
-    def read_whole(
-        self, image: str | os.PathLike[str] | np.ndarray
-    ) -> tf.Tensor:
+    def read_whole(self, image: str | os.PathLike[str] | np.ndarray) -> Tensor:
         """Read one image, as `read` does before it resizes.
 
         Args:
@@ -108,7 +107,7 @@ class PixelTokenizer:
             UserError: If the image is not usable.
         """
         if isinstance(image, str | os.PathLike):
-            location = os.fspath(image)
+            location = Address.of(os.fspath(image))
             try:
                 return self.decode_whole(read(location))
             except tf.errors.InvalidArgumentError:
@@ -123,7 +122,9 @@ class PixelTokenizer:
             )
         return pixels
 
-    def decode(self, image_bytes: tf.Tensor) -> tf.Tensor:
+    def decode(
+        self, image_bytes: Tensor, max_pixels: int = MAX_PIXELS
+    ) -> Tensor:
         """Decode one JPEG or PNG file and resize it.
 
         A JPEG much larger than `image_size` is decoded at a reduced scale of
@@ -131,17 +132,20 @@ class PixelTokenizer:
 
         Args:
             image_bytes: string scalar, the bytes of the file.
+            max_pixels: Largest image to decode, by its header.
 
         Returns:
             uint8 `(height, width, 3)`.
 
         Raises:
             tf.errors.InvalidArgumentError: If the bytes are no JPEG or PNG, or
-                the header names more than 64 megapixels.
+                the image has more than `max_pixels`.
         """
-        return self.resize_image(self.decode_whole(image_bytes))
+        return self.resize_image(
+            self.decode_whole(image_bytes, max_pixels=max_pixels)
+        )
 
-    def resize_image(self, image: tf.Tensor) -> tf.Tensor:
+    def resize_image(self, image: Tensor) -> Tensor:
         """Trim, then crop, squash or pad one image to `image_size`.
 
         Args:
@@ -150,12 +154,13 @@ class PixelTokenizer:
         Returns:
             uint8 `(height, width, 3)`.
         """
+        _check_uint8("image", image)
         if self.trim:
             top, left, bottom, right = tf.unstack(self.content_box(image))
             image = image[top:bottom, left:right]
         return self._scale(image)
 
-    def resize_like(self, image: tf.Tensor, original: tf.Tensor) -> tf.Tensor:
+    def resize_like(self, image: Tensor, original: Tensor) -> Tensor:
         """Bring an image to `image_size` as another one of its aspect is.
 
         Args:
@@ -175,7 +180,7 @@ class PixelTokenizer:
             image = image[top:bottom, left:right]
         return self._scale(image)
 
-    def content_box(self, image: tf.Tensor) -> tf.Tensor:
+    def content_box(self, image: Tensor) -> Tensor:
         """Find what lies within margins of the color of the first pixel.
 
         Args:
@@ -207,13 +212,18 @@ class PixelTokenizer:
         return tf.stack([top, left, bottom, right])
 
     def decode_whole(
-        self, image_bytes: tf.Tensor, is_mask: bool = False
-    ) -> tf.Tensor:
+        self,
+        image_bytes: Tensor,
+        is_mask: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Tensor:
         """Decode one JPEG or PNG file, as `decode` does before it resizes.
 
         Args:
             image_bytes: string scalar, the bytes of the file.
-            is_mask: Whether to decode it at full size, without its alpha.
+            is_mask: Whether to decode it at full size, and to lay alpha over
+                black, which is not painted.
+            max_pixels: Largest image to decode, by its header.
 
         Returns:
             uint8 `(any_height, any_width, 3)`.
@@ -223,11 +233,11 @@ class PixelTokenizer:
         """
         return tf.cond(
             tf.io.is_jpeg(image_bytes),
-            lambda: self._decode_jpeg(image_bytes, is_mask),
-            lambda: _decode_png(image_bytes, use_alpha=not is_mask),
+            lambda: self._decode_jpeg(image_bytes, is_mask, max_pixels),
+            lambda: _decode_png(image_bytes, is_mask, max_pixels),
         )
 
-    def _scale(self, image: tf.Tensor) -> tf.Tensor:
+    def _scale(self, image: Tensor) -> Tensor:
         """Crop, squash or pad; see `resize_image`."""
         size = tf.constant(self.image_size)
         # Images that have the size already load much faster so.
@@ -238,7 +248,7 @@ class PixelTokenizer:
         )
         return tf.ensure_shape(image, (*self.image_size, 3))
 
-    def _rescale(self, image: tf.Tensor) -> tf.Tensor:
+    def _rescale(self, image: Tensor) -> Tensor:
         height, width = self.image_size
         if self.resize == "crop":
             image = _crop_to_aspect(image, height, width)
@@ -257,7 +267,7 @@ class PixelTokenizer:
             )
         return image
 
-    def tokenize(self, images: tf.Tensor) -> tf.Tensor:
+    def tokenize(self, images: Tensor) -> Tensor:
         """Turn small images into tokens.
 
         Args:
@@ -267,6 +277,7 @@ class PixelTokenizer:
             int32 `(..., height*width)` in `[0, palette.vocabulary_size)`.
         """
         images = tf.convert_to_tensor(images)
+        _check_uint8("images", images)
         if images.shape[-3:].as_list() != [*self.image_size, 3]:
             raise UserError(
                 f"images must have the shape (..., {self.image_size[0]}, "
@@ -276,7 +287,7 @@ class PixelTokenizer:
         batch = tf.shape(tokens)[:-2]
         return tf.reshape(tokens, tf.concat([batch, [-1]], 0))
 
-    def detokenize(self, token_ids: tf.Tensor) -> tf.Tensor:
+    def detokenize(self, token_ids: Tensor) -> Tensor:
         """Turn tokens back into images.
 
         Args:
@@ -303,24 +314,16 @@ class PixelTokenizer:
         shape = tf.concat([batch, [*self.image_size, 3]], 0)
         return tf.reshape(rgb, shape)
 
-    def tokenize_bytes(self, image_bytes: tf.Tensor) -> tf.Tensor:
-        """Turn one JPEG or PNG file into tokens, as `decode` then `tokenize`.
-
-        Args:
-            image_bytes: string scalar.
-
-        Returns:
-            int32 `(height*width,)`.
-        """
-        return self.tokenize(self.decode(image_bytes))
-
-    def _decode_jpeg(self, image_bytes: tf.Tensor, is_full: bool) -> tf.Tensor:
+    def _decode_jpeg(
+        self, image_bytes: Tensor, is_full: bool, max_pixels: int
+    ) -> Tensor:
         shape = tf.io.extract_jpeg_shape(image_bytes)
-        with tf.control_dependencies([_assert_small(shape[0], shape[1])]):
+        check = _assert_small(shape[0], shape[1], max_pixels)
+        with tf.control_dependencies([check]):
             image_bytes = tf.identity(image_bytes)
         scale = tf.cast(shape[:2], tf.float32) / self.image_size
         limit = tf.reduce_max if self.resize == "pad" else tf.reduce_min
-        if self.trim or is_full:  # What is left after a trim may be small.
+        if self.trim or is_full:  # Little may be left after a trim.
             scale = tf.ones_like(scale)
         # Keep twice the target's size, for the antialiased resize to work on.
         halvings = tf.math.log(limit(scale) / 2) / tf.math.log(2.0)
@@ -328,7 +331,7 @@ class PixelTokenizer:
             tf.cast(tf.floor(halvings), tf.int32), 0, 3
         )
 
-        def decode(ratio: int) -> tf.Tensor:
+        def decode(ratio: int) -> Tensor:
             return tf.io.decode_jpeg(
                 image_bytes,
                 channels=3,
@@ -342,28 +345,43 @@ class PixelTokenizer:
         )
 
 
-def _decode_png(image_bytes: tf.Tensor, use_alpha: bool) -> tf.Tensor:
+def _decode_png(image_bytes: Tensor, is_mask: bool, max_pixels: int) -> Tensor:
+    """Return uint8 `(any_height, any_width, 3)`; see `decode_whole`."""
     signature = tf.strings.substr(image_bytes, 0, 8)
     is_png = (signature == b"\x89PNG\r\n\x1a\n") & (
-        tf.strings.length(image_bytes) >= 24
+        tf.strings.length(image_bytes) >= 25
     )
     message = "image_bytes must be a JPEG or PNG file."
     with tf.control_dependencies([tf.debugging.Assert(is_png, [message])]):
-        header = tf.strings.substr(image_bytes, 16, 8)
-    size = tf.io.decode_raw(header, tf.int32, little_endian=False)
+        header = tf.strings.substr(image_bytes, 16, 9)
+    size = tf.io.decode_raw(
+        tf.strings.substr(header, 0, 8), tf.int32, little_endian=False
+    )
+    depth = tf.io.decode_raw(tf.strings.substr(header, 8, 1), tf.uint8)[0]
     # The decode must wait for the check, or it allocates the whole image.
-    with tf.control_dependencies([_assert_small(size[1], size[0])]):
+    check = _assert_small(size[1], size[0], max_pixels)
+    with tf.control_dependencies([check]):
         image_bytes = tf.identity(image_bytes)
-    if not use_alpha:
-        return tf.io.decode_png(image_bytes, channels=3)
     rgba = tf.io.decode_png(image_bytes, channels=4)
     rgb, alpha = rgba[..., :3], rgba[..., 3:]
-    return tf.cond(
-        tf.reduce_all(alpha == 255), lambda: rgb, lambda: over_white(rgb, alpha)
+    # Without alpha in the file, TensorFlow fills in the highest sample of its
+    # depth: 1, 3 or 15 below 8 bits.
+    filled = tf.bitwise.left_shift(1, tf.cast(tf.minimum(depth, 8), tf.int32))
+    is_filled = tf.reduce_all(alpha == tf.cast(filled - 1, tf.uint8))
+    has_alpha_chunk = tf.strings.regex_full_match(
+        tf.strings.substr(image_bytes, 0, 1 << 10), rb"\C*tRNS\C*"
     )
+    is_opaque = is_filled & ((depth >= 8) | ~has_alpha_chunk)
+
+    def flat() -> Tensor:
+        if is_mask:  # Over black.
+            return 255 - over_white(255 - rgb, alpha)
+        return over_white(rgb, alpha)
+
+    return tf.cond(is_opaque, lambda: rgb, flat)
 
 
-def over_white(rgb: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
+def over_white(rgb: Tensor, alpha: Tensor) -> Tensor:
     """Lay colors over white, as far as they are transparent.
 
     Args:
@@ -371,22 +389,32 @@ def over_white(rgb: tf.Tensor, alpha: tf.Tensor) -> tf.Tensor:
         alpha: uint8 `(..., 1)`; 255 is opaque.
 
     Returns:
-        uint8 `(..., 3)`, rounded halves up.
+        uint8 `(..., 3)`, rounded to nearest.
     """
-    color, alpha = tf.cast(rgb, tf.int32), tf.cast(alpha, tf.int32)
+    color, alpha = tf.cast(rgb, tf.uint16), tf.cast(alpha, tf.uint16)
     mixed = color * alpha + 255 * (255 - alpha)
-    return tf.cast((2 * mixed + 255) // 510, tf.uint8)
+    return tf.cast((mixed + 127) // 255, tf.uint8)
 
 
-def _assert_small(height: tf.Tensor, width: tf.Tensor) -> tf.Operation:
+def _assert_small(
+    height: Tensor, width: Tensor, max_pixels: int
+) -> tf.Operation:
     pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
     return tf.debugging.Assert(
-        (pixels > 0) & (pixels <= MAX_PIXELS),
-        [f"An image may have 1 to {MAX_PIXELS} pixels. Received:", pixels],
+        (pixels > 0) & (pixels <= max_pixels),
+        [f"An image may have 1 to {max_pixels} pixels. Received:", pixels],
     )
 
 
-def _crop_to_aspect(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
+def _check_uint8(name: str, image: Tensor) -> None:
+    """Refuse other ranges than 0 to 255, which would give wrong colors."""
+    if image.dtype != np.uint8:
+        raise UserError(
+            f"{name} must be uint8, from 0 to 255. Received: {image.dtype}"
+        )
+
+
+def _crop_to_aspect(image: Tensor, height: int, width: int) -> Tensor:
     shape = tf.shape(image)
     crop_height = tf.minimum(shape[0], _ceil_divide(shape[1] * height, width))
     crop_width = tf.minimum(shape[1], _ceil_divide(shape[0] * width, height))
@@ -395,12 +423,14 @@ def _crop_to_aspect(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
     return image[top : top + crop_height, left : left + crop_width]
 
 
-def _grow(low: Any, high: Any, length: Any, most: Any) -> tuple[Any, Any]:
+def _grow(
+    low: Tensor, high: Tensor, length: Tensor, most: Tensor
+) -> tuple[Tensor, Tensor]:
     """Make a span longer on both sides, within `[0, most]`."""
     length = tf.clip_by_value(length, high - low, most)
     low = tf.clip_by_value(low - (length - (high - low)) // 2, 0, most - length)
     return low, low + length
 
 
-def _ceil_divide(numerator: tf.Tensor, denominator: int) -> tf.Tensor:
+def _ceil_divide(numerator: Tensor, denominator: int) -> Tensor:
     return -(-numerator // denominator)

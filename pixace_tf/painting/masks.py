@@ -3,7 +3,6 @@
 Shapes: H height and W width of the small image.
 """
 
-import io
 import os
 from typing import Any
 
@@ -75,9 +74,10 @@ def read_mask(mask: Any) -> np.ndarray:
     """Read a mask at its own size.
 
     Args:
-        mask: A path or an http(s) address of an image, whose white is painted;
-            or a bool or uint8 array `(any_height, any_width)`, painted where it
-            is True or bright; or a uint8 RGB array of that size.
+        mask: A path or an http(s) address of an image, whose white is painted,
+            but nothing that is transparent; or a bool or uint8 array
+            `(any_height, any_width)`, painted where it is True or bright; or a
+            uint8 RGB or RGBA array of that size.
 
     Returns:
         uint8 `(any_height, any_width)`; 255 is painted.
@@ -86,18 +86,18 @@ def read_mask(mask: Any) -> np.ndarray:
         UserError: If it is no mask.
     """
     if isinstance(mask, str | os.PathLike):
-        with _open(mask) as image:
-            return np.asarray(image.convert("RGB").convert("L"))
+        return _brightness(image_files.read_upright(mask))
     array = np.asarray(mask)
     if array.dtype == bool and array.ndim == 2:
         return np.where(array, np.uint8(255), np.uint8(0))
-    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3:
-        return np.asarray(Image.fromarray(array).convert("L"))
     if array.dtype == np.uint8 and array.ndim == 2:
         return array
+    is_color = array.ndim == 3 and array.shape[2] in (3, 4)
+    if array.dtype == np.uint8 and is_color:
+        return _brightness(Image.fromarray(array))
     raise UserError(
         "A mask must be a path, a bool or uint8 array (height, width), or a "
-        "uint8 array (height, width, 3). "
+        "uint8 array (height, width, 3 or 4). "
         f"Received: {array.dtype} {array.shape}"
     )
 
@@ -168,8 +168,8 @@ def read_alpha(image: Any) -> np.ndarray:
     """
     if not isinstance(image, str | os.PathLike):
         raise UserError(f"mask {ALPHA!r} needs image files, not arrays.")
-    with _open(image) as opened:
-        alpha = np.asarray(opened.convert("RGBA"))[..., 3]
+    upright = image_files.read_upright(image)
+    alpha = np.asarray(upright.convert("RGBA"))[..., 3]
     if alpha.min() == 255:
         raise UserError(
             f"Nothing in {image_files.printable(image)} is transparent, so its "
@@ -185,8 +185,8 @@ def size_of(image: Any) -> tuple[int, int]:
         image: A path, an http(s) address, or `(height, width, 3)`.
     """
     if isinstance(image, str | os.PathLike):
-        with _open(image) as opened:
-            return opened.height, opened.width
+        upright = image_files.read_upright(image)
+        return upright.height, upright.width
     return image.shape[0], image.shape[1]
 
 
@@ -209,5 +209,8 @@ def check_aspect(mask: np.ndarray, size: tuple[int, int]) -> None:
         )
 
 
-def _open(image: str | os.PathLike[str]) -> Image.Image:
-    return Image.open(io.BytesIO(image_files.read(os.fspath(image))))
+def _brightness(image: Image.Image) -> np.ndarray:
+    """Return uint8 `(height, width)`: the brightness over black."""
+    pixels = np.asarray(image.convert("RGBA")).astype(np.uint16)
+    rgb = (pixels[..., :3] * pixels[..., 3:] + 127) // 255
+    return np.asarray(Image.fromarray(rgb.astype(np.uint8)).convert("L"))
