@@ -71,6 +71,23 @@ def test_masks_come_from_files_too(tmp_path):
     np.testing.assert_array_equal(found, masks.cover("top", *SIZE))
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_transparent_part_of_a_mask_is_not_painted(tmp_path, mode):
+    white = np.full((80, 120, 4), 255, np.uint8)
+    white[:, 60:, 3] = 0  # White below, as a brush on a new layer leaves it.
+    image = Image.fromarray(white)
+    path = tmp_path / "brush.png"
+    if mode == "P":
+        index = Image.fromarray((white[..., 3] == 0).astype(np.uint8), "P")
+        index.putpalette([255] * 6)
+        index.save(path, transparency=1)
+    else:
+        image.convert(mode).save(path)
+    for mask in [path] + [white] * (mode == "RGBA"):
+        found = small(mask, np.zeros((160, 240, 3), np.uint8))
+        np.testing.assert_array_equal(found, masks.cover("left", *SIZE))
+
+
 def test_alpha_paints_what_is_transparent(tmp_path):
     rgba = np.full((80, 120, 4), 200, np.uint8)
     rgba[:, :60, 3], rgba[:, 60:, 3] = 0, 255

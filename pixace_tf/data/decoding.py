@@ -1,6 +1,7 @@
 """Decodes image files to small images, many at a time."""
 
 import collections
+import functools
 import io
 import os
 from collections.abc import Iterable, Iterator
@@ -42,8 +43,6 @@ class Decoder:
     The caller's thread reads the files' headers with Pillow; a pool of threads
     decodes them with TensorFlow. Files that TensorFlow cannot decode go through
     Pillow, which either reads them or says what is wrong with them.
-
-    Use one decoder for all files of a source: each one traces its own graph.
 
     Args:
         tokenizer: Decodes and resizes.
@@ -156,6 +155,8 @@ class Decoder:
         return self._decode_bytes([png]).numpy()[0]
 
 
+# Tracing takes most of a second.
+@functools.lru_cache(maxsize=8)
 def _decoding(tokenizer: PixelTokenizer, are_paths: bool) -> Any:
     """Return a graph function from files to uint8 `(N, height, width, 3)`."""
 
