@@ -1,6 +1,6 @@
 """Where are 13 bits best spent? A sweep over HSV and RGB palettes.
 
-Trains each palette for equal minutes and writes the table, the plot and the
+Trains each palette for the same time and writes the table, the plot and the
 sample pictures.
 
 Command:  python pipelines/sweep_bit_widths.py EMOJI --minutes 3 \

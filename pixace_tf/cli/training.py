@@ -68,11 +68,11 @@ def fit(**arguments: Any) -> None:
     SweepArguments, "learning_rate", type=click.FloatRange(0, min_open=True)
 )
 @options_of(TrainingArguments, "preset", "decoder", "resize")
-@option_of(TrainingArguments, "epochs", help="Passes of each trial.")
+@option_of(TrainingArguments, "epochs", help="Passes of each trial over the images.")
 @option_of(
     TrainingArguments,
     "max_minutes",
-    help="Time to train each trial, instead of --epochs.  [default: 5]",
+    help="Minutes to train each trial, instead of --epochs.  [default: 5]",
 )
 @options_of(TrainingArguments, "batch_size", "flip", "jit_compile", "seed")
 @options_of(SweepArguments, "tuner", "max_trials", "objective", "min_psnr")
@@ -82,17 +82,15 @@ def fit(**arguments: Any) -> None:
 def tune(**arguments: Any) -> None:
     """Find the bit widths, and sizes, that learn best from IMAGES.
 
-    Palettes that show the pictures poorly are left out before any training.
-    Each other trains in a process of its own. The table, a plot, sample
-    pictures and the command that trains the winner lie in sweeps/NAME;
-    `tensorboard --logdir sweeps/NAME/runs` compares the trials. Interrupt it
-    when you like: the same command goes on where it was. Failed trials are not
-    tried again.
+    Palettes that show the images poorly are left out before any training. Each
+    remaining palette is trained in its own process. The table, a plot, sample
+    images and the command that trains the winner are written to sweeps/NAME;
+    `tensorboard --logdir sweeps/NAME/runs` compares the trials. You can
+    interrupt it at any time: the same command continues the sweep. Failed
+    trials are not tried again.
 
-    On several machines, share the folder and set keras-tuner's variables
-    KERASTUNER_TUNER_ID (another on each, with "chief" in it on one of them),
-    KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT (those of the chief). The
-    limits are the chief's.
+    To use several machines, start the same command on each of them, with a
+    shared folder as --sweeps-dir. A machine can join or leave at any time.
 
     \b
     Examples:

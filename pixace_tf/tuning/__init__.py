@@ -1,5 +1,5 @@
-"""Sweeps: which bits, and which sizes, are worth it.
+"""Sweeps that compare bit widths, and model sizes, on a folder of images.
 
-`sweep.tune` runs one. keras-tuner chooses the trials; each trains in a process
-of its own, and what dies is started again.
+`sweep.tune` runs one. keras-tuner chooses the trials; each trains in its own
+process, on any number of machines that share the folder of the sweep.
 """

@@ -1,4 +1,4 @@
-"""What is known of palettes before any training."""
+"""The fidelity of palettes, measured before any training."""
 
 from typing import Any
 
@@ -12,29 +12,29 @@ DEFAULT_BIT_WIDTHS = {
     "hsv": ((4, 3, 4), (4, 4, 4), (4, 4, 5), (5, 4, 4), (5, 4, 5), (5, 5, 5)),
     "rgb": ((3, 4, 3), (4, 4, 4), (4, 5, 4), (5, 5, 5)),
 }
-# Enough for a figure that does not change in its first decimal.
-_MAX_PICTURES = 500
+# More would not change the first decimal of the PSNR.
+_MAX_IMAGES = 500
 
 
 def measure_palettes(
     images_by_size: dict[str, np.ndarray], names: list[str], min_psnr: float
 ) -> list[dict[str, Any]]:
-    """Compare palettes with the pictures they are to show.
+    """Measure how well palettes show some images.
 
     Args:
         images_by_size: uint8 `(N, height, width, 3)` by size, such as
-            `"32x32"`; 500 of them, evenly spread, are compared.
-        names: Palettes of a sweep's space.
-        min_psnr: In dB; a palette that misses it at any size is excluded.
+            `"32x32"`; 500 of them, evenly spread, are measured.
+        names: Palettes, such as `"hsv 5,4,4"`.
+        min_psnr: Fidelity in dB; a palette below it at any size is excluded.
 
     Returns:
-        For each palette and size "palette", "image_size", "psnr" (None where
+        For each palette and size "palette", "image_size", "psnr" (None if
         nothing is lost), "colors" used, and "is_excluded".
     """
     rows: list[dict[str, Any]] = []
     for size, images in images_by_size.items():
         chosen = np.linspace(
-            0, len(images) - 1, min(len(images), _MAX_PICTURES)
+            0, len(images) - 1, min(len(images), _MAX_IMAGES)
         )
         images = images[chosen.astype(int)]
         for name in names:

@@ -1,4 +1,4 @@
-"""What a sweep found: a table, the Pareto front, strips, the winner."""
+"""The results of a sweep: a table, the Pareto front, strips, the winner."""
 
 import dataclasses
 import glob
@@ -15,82 +15,51 @@ from pixace_tf import storage
 from pixace_tf.data.palette import Palette
 from pixace_tf.painting import sheets
 from pixace_tf.training.training_arguments import TrainingArguments
+from pixace_tf.tuning import trials as trial_files
 from pixace_tf.tuning.palettes import is_poor
-from pixace_tf.tuning.space import (
-    FIGURES_FILE,
-    RUNS,
-    STRIP,
-    TUNER,
-    Sweep,
-)
+from pixace_tf.tuning.space import RUNS, STRIP, Sweep
 
 TABLE_FILE = "table.md"
 RESULTS_FILE = "results.json"
 PARETO_FILE = "pareto.png"
 STRIPS_FILE = "strips.png"
-# The winner is to be trained so many times as long.
+# The winner's command trains this many times as long.
 _LONGER = 4
 _UNITS = {"bits_per_pixel": "bits/pixel", "bits_per_dim": "bits/dim"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
-    """One trial, and what is known of its palette.
+class Trial(trial_files.Trial):
+    """A trial, and what is known of its palette.
 
     Attributes:
-        trial_id: Name of its run.
-        status: "COMPLETED", "FAILED" or "RUNNING".
-        values: What was chosen, by name.
-        name: What distinguishes it, such as `hsv 5,4,4`.
-        message: Why it failed.
-        psnr: Of the palette, in dB; infinite where nothing is lost.
-        figures: See `trial.measure`; empty unless completed.
+        values: The choices from the space of the sweep, by name.
+        name: The choices that distinguish it, such as `hsv 5,4,4`.
+        psnr: Fidelity of its palette in dB; infinite if nothing is lost.
     """
 
-    trial_id: str
-    status: str
-    values: dict[str, Any]
     name: str
-    message: str
     psnr: float
-    figures: dict[str, float]
-
-    @property
-    def is_completed(self) -> bool:
-        """Whether it has figures."""
-        return self.status == "COMPLETED"
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether it will not change any more."""
-        return self.status in ("COMPLETED", "FAILED")
 
 
 def read_trials(folder: str, sweep: Sweep) -> list[Trial]:
-    """Read the trials of a sweep, in the order they began."""
-    quality = {(p["palette"], p["image_size"]): p for p in sweep.palettes}
-    trials = []
-    pattern = os.path.join(glob.escape(folder), TUNER, "trial_*", "trial.json")
-    for path in sorted(glob.glob(pattern)):
-        with open(path, encoding="utf-8") as file:
-            state = json.load(file)
-        chosen = state["hyperparameters"]["values"]
-        values = {name: chosen[name] for name in sweep.space}
-        palette = quality[values["palette"], values["image_size"]]
-        is_completed = state["status"] == "COMPLETED"
-        figures = os.path.join(folder, RUNS, state["trial_id"], FIGURES_FILE)
-        trials.append(
+    """Read the trials of a sweep, in the order they were added."""
+    psnrs = {(p["palette"], p["image_size"]): p["psnr"] for p in sweep.palettes}
+    found = []
+    for trial in trial_files.read_trials(folder):
+        values = {name: trial.values[name] for name in sweep.space}
+        psnr = psnrs[values["palette"], values["image_size"]]
+        found.append(
             Trial(
-                state["trial_id"],
-                state["status"],
+                trial.trial_id,
                 values,
-                _name(sweep, chosen),
-                state.get("message") or "",
-                math.inf if palette["psnr"] is None else palette["psnr"],
-                _read_json(figures) if is_completed else {},
+                trial.figures,
+                trial.message,
+                _name(sweep, trial.values),
+                math.inf if psnr is None else psnr,
             )
         )
-    return trials
+    return found
 
 
 def _name(sweep: Sweep, values: dict[str, Any]) -> str:
@@ -106,7 +75,7 @@ def _name(sweep: Sweep, values: dict[str, Any]) -> str:
 
 
 def line(trial: Trial, objective: str) -> str:
-    """Return what came of an ended trial, in one line."""
+    """Return the result of an ended trial, in one line."""
     if not trial.is_completed:
         return f"trial {trial.trial_id}, {trial.name}, failed: {trial.message}"
     bits = trial.figures[objective]
@@ -116,7 +85,7 @@ def line(trial: Trial, objective: str) -> str:
 
 
 def by_size(trials: list[Trial]) -> list[list[Trial]]:
-    """Return the completed trials of each image size: they do not compare."""
+    """Return the completed trials of each image size, which do not compare."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         if trial.is_completed:
@@ -125,10 +94,7 @@ def by_size(trials: list[Trial]) -> list[list[Trial]]:
 
 
 def best_trials(trials: list[Trial], objective: str) -> list[Trial]:
-    """Return the completed trial with the lowest objective of each size.
-
-    Among equals the first.
-    """
+    """Return the best completed trial of each size, the first of equals."""
     return [
         min(group, key=lambda t: t.figures[objective])
         for group in by_size(trials)
@@ -136,10 +102,10 @@ def best_trials(trials: list[Trial], objective: str) -> list[Trial]:
 
 
 def pareto_front(trials: list[Trial]) -> list[Trial]:
-    """Return the completed trials that no other of their size beats.
+    """Return the completed trials that no other trial of their size dominates.
 
-    One beats another where its palette is as good and its bits/pixel as low,
-    and one of both is better.
+    A trial dominates another if neither its PSNR nor its bits/pixel are worse
+    and one of them is better.
 
     Returns:
         The front, from the poorest palette to the best.
@@ -163,8 +129,8 @@ def winner_command(sweep: Sweep, trial: Trial, name: str) -> str:
 
     Args:
         sweep: The sweep.
-        trial: Any of its trials.
-        name: Of the run.
+        trial: One of its trials.
+        name: Name for the run.
     """
     palette = Palette.parse(trial.values["palette"])
     options = {
@@ -193,7 +159,7 @@ def write_report(folder: str, sweep: Sweep) -> str:
     """Write table, plot and strips into the folder of a sweep.
 
     Returns:
-        The table and the winner's command, as text.
+        The table and the command that trains the winner.
     """
     trials = read_trials(folder, sweep)
     best = best_trials(trials, sweep.objective)
@@ -230,8 +196,8 @@ def winners(sweep: Sweep, best: list[Trial], name: str) -> list[str]:
         ]
     if len(best) > 1:
         lines += [
-            "Bits of different image sizes do not compare: small pictures "
-            "change more from pixel to pixel.",
+            "Bits of different image sizes do not compare: small images change "
+            "more from pixel to pixel.",
             "",
         ]
     return lines
@@ -262,7 +228,7 @@ def table(sweep: Sweep, trials: list[Trial]) -> str:
     ]
     notes += [
         f"{p['palette']} at {p['image_size']} was left out: "
-        f"{p['psnr']:.2f} dB are less than {sweep.min_psnr:g} dB."
+        f"{p['psnr']:.2f} dB is less than {sweep.min_psnr:g} dB."
         for p in sweep.palettes
         if is_poor(p, sweep.min_psnr)
     ]
@@ -274,8 +240,8 @@ def plot_pareto(trials: list[Trial], best: list[Trial], path: str) -> None:
     """Plot the cost of each trial against the fidelity of its palette.
 
     Args:
-        trials: Some of them completed.
-        best: Those to mark.
+        trials: The trials; only completed ones are plotted.
+        best: The trials to mark.
         path: The PNG to write.
     """
     from matplotlib.figure import Figure
@@ -314,10 +280,10 @@ def plot_pareto(trials: list[Trial], best: list[Trial], path: str) -> None:
 
 
 def strips(folder: str, trials: list[Trial]) -> Image.Image | None:
-    """Return a sheet with a row of pictures for each trial that has some.
+    """Return a sheet with a row of images for each trial that has some.
 
-    Completions of validation pictures (the lower half is drawn), then new
-    pictures.
+    A row shows completions of validation images, whose lower half is painted,
+    then new images.
     """
     rows = []
     for t in sorted(
@@ -354,12 +320,7 @@ def _on_white(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.pad(pixels, ((0, down), (0, right), (0, 0)), constant_values=255)
 
 
-def _read_json(path: str) -> dict[str, float]:
-    with open(path, encoding="utf-8") as file:
-        content: dict[str, float] = json.load(file)
-    return content
-
-
 def _as_json(trial: Trial) -> dict[str, Any]:
     state = dataclasses.asdict(trial)
-    return {**state, "psnr": None if math.isinf(trial.psnr) else trial.psnr}
+    psnr = None if math.isinf(trial.psnr) else trial.psnr
+    return {**state, "status": trial.status, "psnr": psnr}

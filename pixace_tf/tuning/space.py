@@ -1,53 +1,43 @@
-"""What a sweep tries: the space, the arguments of each trial, the contract."""
+"""A sweep: what its trials try, what they share, and where its files lie."""
 
 import dataclasses
 import json
 import os
 from typing import Any
 
-import keras_tuner
-
 from pixace_tf import storage
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
-from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.training.compile import compile_model
-from pixace_tf.training.training_arguments import TrainingArguments
 
-FORMAT = 1
-# What lies in the folder of a sweep.
+FORMAT = 2
+# What the folder of a sweep contains.
 SWEEP_FILE = "sweep.json"
-TUNER = "tuner"  # keras-tuner's own files.
+TRIALS = "trials"  # What was chosen, and who trains it; see `trials`.
 RUNS = "runs"  # A run folder for each trial, with its figures and a strip.
 FIGURES_FILE = "figures.json"
 STRIP = "strip"
 LOGS = "logs"
-WORKERS = "workers"  # Touched by those that live.
-# The exit code of a worker whose chief is gone.
-GAVE_UP = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """All that the processes of a sweep must agree on.
+    """Everything that the processes of a sweep must agree on.
 
     Attributes:
-        source: The pictures, as for `fit`.
+        source: The images, as for `fit`.
         space: The values to try, by name: "palette" (such as `"hsv 5,4,4"`),
             "image_size" (`"32x32"`), "num_layers", "hidden_dim",
-            "learning_rate". What is not swept has one value or none.
+            "learning_rate". A name with one value, or none, is not swept.
         fixed: Arguments of `fit` that all trials share.
         tuner: One of `sweep_arguments.TUNERS`.
-        objective: One of `sweep_arguments.OBJECTIVES`; less is better.
-        max_trials: At most so many, or None for all of a grid.
-        seed: Of what is chosen at random; trials use that of `fixed`.
+        objective: One of `sweep_arguments.OBJECTIVES`, to be minimized.
+        max_trials: Largest number of trials, None for the whole grid.
+        seed: Seed of random choices; that of the trainings is in `fixed`.
         min_psnr: Least fidelity of a palette in dB.
-        pictures: Digest of the pictures, so that all trials see the same.
-        palettes: What is known of each palette before any training: "palette",
-            "image_size", "psnr" in dB (None where nothing is lost), "colors"
+        pictures: Digest of the images, so that all trials see the same.
+        palettes: Measured before any training, for each palette: "palette",
+            "image_size", "psnr" in dB (None if nothing is lost), "colors"
             used, and "is_excluded".
-        time_limit_s: Of one trial, None for no limit.
-        memory_limit_bytes: Of one trial.
     """
 
     source: str
@@ -60,12 +50,10 @@ class Sweep:
     min_psnr: float
     pictures: str = ""
     palettes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    time_limit_s: float | None = None
-    memory_limit_bytes: int | None = None
 
     @property
     def swept(self) -> list[str]:
-        """What has several values: the names that tell trials apart."""
+        """The names with several values, which tell trials apart."""
         names = [name for name, values in self.space.items() if values[1:]]
         return names or ["palette"]
 
@@ -86,18 +74,22 @@ def load_sweep(folder: str) -> Sweep:
     """Read the sweep of a folder.
 
     Raises:
-        UserError: If there is none, or the file is damaged.
+        UserError: If there is none, it was made by another version, or the
+            file is damaged.
     """
     path = os.path.join(folder, SWEEP_FILE)
     try:
         with open(path, encoding="utf-8") as file:
             state = json.load(file)
-        if state.pop("format") > FORMAT:
-            raise UserError(f"{folder!r} was made by a newer pixace-tf.")
+        if state.pop("format") != FORMAT:
+            raise UserError(
+                f"{folder!r} was made by another version of pixace-tf. Start a "
+                "new sweep with --name."
+            )
         return Sweep(**state)
     except FileNotFoundError:
         raise UserError(f"{folder!r} has no {SWEEP_FILE}.") from None
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         raise UserError(f"The file {path} is damaged.") from None
 
 
@@ -112,8 +104,8 @@ def trial_arguments(sweep: Sweep, values: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         sweep: The sweep.
-        values: By name, as keras-tuner chose them; those of its own, with a
-            slash in their name, are left out.
+        values: By name, as keras-tuner chose them. Hyperband sets the epochs
+            too; its other entries, named "tuner/...", are ignored.
     """
     arguments = dict(sweep.fixed)
     for name, value in values.items():
@@ -123,38 +115,8 @@ def trial_arguments(sweep: Sweep, values: dict[str, Any]) -> dict[str, Any]:
             arguments["bit_widths"] = palette.bit_widths
         elif name == "image_size":
             arguments["image_size"] = parse_size(value)
+        elif name == "tuner/epochs":
+            arguments["epochs"] = value
         elif "/" not in name:
             arguments[name] = value
     return arguments
-
-
-class PixaceHyperModel(keras_tuner.HyperModel):
-    """The models of a sweep, for keras-tuner.
-
-    Args:
-        sweep: What may be chosen, and what is fixed.
-    """
-
-    def __init__(self, sweep: Sweep) -> None:
-        super().__init__()
-        self.sweep = sweep
-
-    def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
-        """Name every choice of the space."""
-        for name, values in self.sweep.space.items():
-            hp.Choice(name, values)
-
-    def build(self, hp: keras_tuner.HyperParameters) -> PixaceCausalLM:
-        """Build and compile the model of one choice."""
-        self.declare_hyperparameters(hp)
-        arguments = TrainingArguments(
-            **trial_arguments(self.sweep, dict(hp.values))
-        )
-        model = PixaceCausalLM(
-            arguments.image_size,
-            arguments.palette,
-            arguments.decoder,
-            arguments.decoder_config(),
-        )
-        compile_model(model, arguments.peak_learning_rate, True)
-        return model

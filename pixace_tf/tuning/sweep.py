@@ -2,13 +2,12 @@
 
 import contextlib
 import dataclasses
-import glob
+import functools
 import hashlib
 import importlib.util
 import itertools
 import os
-import shutil
-import time
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,8 +21,10 @@ from pixace_tf.errors import UserError
 from pixace_tf.model.presets import FALLBACK_PRESET
 from pixace_tf.runs.arguments import refuse_changes
 from pixace_tf.training.fit import default_name
+from pixace_tf.training.interruption import StopRequest
 from pixace_tf.training.training_arguments import AUTO, TrainingArguments
-from pixace_tf.tuning import launcher, results
+from pixace_tf.tuning import results
+from pixace_tf.tuning.oracles import propose
 from pixace_tf.tuning.palettes import DEFAULT_BIT_WIDTHS, measure_palettes
 from pixace_tf.tuning.space import (
     SWEEP_FILE,
@@ -33,14 +34,13 @@ from pixace_tf.tuning.space import (
     trial_arguments,
 )
 from pixace_tf.tuning.sweep_arguments import SHARED, SweepArguments
+from pixace_tf.tuning.trials import Search
+from pixace_tf.tuning.workers import Limits, work
 
 DEFAULT_MAX_MINUTES = 5.0
 # With fewer, no trial goes on from a shorter one.
 MIN_HYPERBAND_EPOCHS = 3
 _MEMORY_SHARE = 0.8
-# What may change when a sweep is resumed.
-_FREE = ("time_limit_s", "memory_limit_bytes", "palettes", "download")
-_WAIT_S = 300.0
 
 
 def tune(
@@ -73,26 +73,23 @@ def tune(
     """
     source = os.fspath(source)
     options, shared = _split_arguments(arguments)
+    download = shared.pop("download")  # The trials find what this downloads.
     sweep = _resolve(source, options, shared)
+    limits = _limits(options, shared["max_minutes"])
     folder = os.path.join(sweeps_dir, name or default_name(source))
-    if glob.has_magic(os.path.abspath(folder)):
-        raise UserError(
-            f"The name of a sweep may not have *, ? or [ in it, as {folder!r} "
-            "has; give another --name."
+    sweep = _open(folder, sweep, download, say)
+    search = Search(folder, functools.partial(propose, sweep))
+    stop = StopRequest()
+    with stop.listening(), _progress(folder, sweep, say) as update:
+        work(
+            search,
+            functools.partial(_command, folder),
+            options.workers,
+            limits,
+            stop,
+            update,
         )
-    names, variables = launcher.local_roles(options.workers)
-    if launcher.is_distributed() and "chief" not in names[0]:
-        _wait_for(folder, say)
-        with _progress(folder, load_sweep(folder), say) as update:
-            launcher.launch(folder, names, variables, update)
-        return folder
-    with _opened(folder, sweep, say) as sweep:
-        with _progress(folder, sweep, say) as update:
-            if options.workers == 1 and not launcher.is_distributed():
-                _search(folder, update)
-            else:
-                launcher.launch(folder, names, variables, update)
-        _finish(folder, sweep, say)
+    _finish(folder, sweep, say)
     return folder
 
 
@@ -130,32 +127,37 @@ def _resolve(
         max_trials=options.max_trials,
         seed=shared["seed"],
         min_psnr=options.min_psnr,
-        time_limit_s=_time_limit_s(options.time_limit, shared["max_minutes"]),
-        memory_limit_bytes=_memory_limit_bytes(
-            options.memory_limit, options.workers
-        ),
     )
     _check_tuner(sweep)
-    _check_limits(sweep, options.workers)
     _check_trials(sweep)
     return sweep
 
 
-@contextlib.contextmanager
-def _opened(
-    folder: str, sweep: Sweep, say: Callable[[str], None]
-) -> Iterator[Sweep]:
-    """Hold the folder of a sweep that is begun or resumed; yield the sweep."""
-    is_new = not os.path.exists(folder)
-    os.makedirs(folder, exist_ok=True)
-    with storage.lock(folder, f"Another sweep is using {folder}."):
-        try:
-            sweep = _prepare(folder, sweep, say)
-        except BaseException:
-            if is_new:
-                shutil.rmtree(folder)
-            raise
-        yield sweep
+def _limits(options: SweepArguments, max_minutes: float | None) -> Limits:
+    """Return the limits of each trial on this machine.
+
+    Raises:
+        UserError: If no trial could finish in the time.
+    """
+    minutes, gigabytes = options.time_limit, options.memory_limit
+    if minutes is None and max_minutes is not None:
+        minutes = 3 * max_minutes + 10
+    if minutes is not None and minutes <= (max_minutes or 0):
+        raise UserError(
+            f"time_limit must be more than max_minutes={max_minutes:g}, or "
+            "every trial would fail."
+        )
+    if gigabytes is None:
+        share = _MEMORY_SHARE / options.workers
+        gigabytes = share * psutil.virtual_memory().total / 1e9
+    return Limits(
+        None if minutes is None else 60 * minutes, int(gigabytes * 1e9)
+    )
+
+
+def _command(folder: str, trial_id: str) -> list[str]:
+    """Return the command line that trains a trial."""
+    return [sys.executable, "-m", "pixace_tf.tuning.trial", folder, trial_id]
 
 
 def _finish(folder: str, sweep: Sweep, say: Callable[[str], None]) -> None:
@@ -168,17 +170,6 @@ def _finish(folder: str, sweep: Sweep, say: Callable[[str], None]) -> None:
             f"that, remove {folder}, and begin again."
         )
     say(f"The sweep lies in {folder}.")
-
-
-def _search(folder: str, update: Callable[[], None]) -> None:
-    """Run one trial after the other from this process."""
-    from pixace_tf.tuning.tuner import SweepTuner
-
-    tuner = SweepTuner(folder, update)
-    for tuner_id in tuner.oracle.busy_workers():  # Of a launch before.
-        if tuner_id != tuner.tuner_id:
-            tuner.oracle.release(tuner_id)
-    tuner.search()
 
 
 def _space(options: SweepArguments) -> dict[str, list[Any]]:
@@ -199,20 +190,42 @@ def _space(options: SweepArguments) -> dict[str, list[Any]]:
     return {key: list(dict.fromkeys(v)) for key, v in space.items() if v}
 
 
-def _prepare(folder: str, sweep: Sweep, say: Callable[[str], None]) -> Sweep:
-    """Begin a sweep, or check that it is the one that lies there."""
-    pictures = {size: _read(sweep, size) for size in sweep.space["image_size"]}
-    sweep = dataclasses.replace(sweep, pictures=_digest(pictures))
-    if os.path.exists(os.path.join(folder, SWEEP_FILE)):
-        before = load_sweep(folder)
-        now = sweep.with_palettes(before.palettes)
-        _refuse_changes(folder, before, now)
-        now.save(folder)  # Limits may change.
-        say(f"Going on with {folder}.")
-        return now
-    _check_pictures(sweep, next(iter(pictures.values())))
+def _open(
+    folder: str, sweep: Sweep, download: bool, say: Callable[[str], None]
+) -> Sweep:
+    """Begin a sweep, or join the one in the folder if it is the same."""
+    images = {
+        size: _read(sweep, size, download) for size in sweep.space["image_size"]
+    }
+    sweep = dataclasses.replace(sweep, pictures=_digest(images))
+    if not os.path.exists(os.path.join(folder, SWEEP_FILE)):
+        _check_images(sweep, next(iter(images.values())))
+        sweep = _measured(sweep, images, say)
+        os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
+        try:
+            with storage.new_folder(folder) as new:
+                storage.mark_folder(new)
+                sweep.save(new)
+            return sweep
+        except FileExistsError:  # Another machine has begun it meanwhile.
+            if not os.path.exists(os.path.join(folder, SWEEP_FILE)):
+                raise UserError(
+                    f"{folder} is no sweep; give another --name."
+                ) from None
+    before = load_sweep(folder)
+    _refuse_changes(folder, before, sweep)
+    say(f"Continuing {folder}.")
+    return before
+
+
+def _measured(
+    sweep: Sweep,
+    images: dict[str, SmallImages],
+    say: Callable[[str], None],
+) -> Sweep:
+    """Return a sweep without the palettes that are too poor."""
     palettes = measure_palettes(
-        {size: small.images for size, small in pictures.items()},
+        {size: small.images for size, small in images.items()},
         sweep.space["palette"],
         sweep.min_psnr,
     )
@@ -229,44 +242,41 @@ def _prepare(folder: str, sweep: Sweep, say: Callable[[str], None]) -> Sweep:
             f"No palette reaches min_psnr={sweep.min_psnr:g} dB (see above). "
             "Lower it, or give --bit-widths with more bits."
         )
-    # Only now: a folder that holds no sweep may be somebody's images.
-    storage.mark_folder(folder)
-    sweep.save(folder)
     return sweep
 
 
-def _read(sweep: Sweep, size: str) -> SmallImages:
+def _read(sweep: Sweep, size: str, download: bool) -> SmallImages:
     tokenizer = PixelTokenizer(parse_size(size), resize=sweep.fixed["resize"])
     with console.ProgressBar("Reading images") as bar:
         return load_images(
             sweep.source,
             tokenizer,
             int(sweep.fixed["max_megapixels"] * 1e6),
-            sweep.fixed["download"],
+            download,
             bar.count,
         )
 
 
-def _digest(pictures: dict[str, SmallImages]) -> str:
+def _digest(images: dict[str, SmallImages]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for small in pictures.values():
+    for small in images.values():
         digest.update(small.images.tobytes())
         digest.update(small.in_train().tobytes())
     return digest.hexdigest()
 
 
-def _check_pictures(sweep: Sweep, pictures: SmallImages) -> None:
+def _check_images(sweep: Sweep, images: SmallImages) -> None:
     """Raise UserError if every trial would fail on them."""
-    num_train = int(pictures.in_train().sum())
-    if num_train in (0, len(pictures.images)):
+    num_train = int(images.in_train().sum())
+    if num_train in (0, len(images.images)):
         raise UserError(
             f"{sweep.source!r} has {num_train} training and "
-            f"{len(pictures.images) - num_train} validation pictures; a sweep "
+            f"{len(images.images) - num_train} validation images; a sweep "
             "needs both. Give it more, or folders train/ and val/."
         )
     if (sweep.fixed["batch_size"] or 1) > num_train:
         raise UserError(
-            f"batch_size must be at most the {num_train} training pictures. "
+            f"batch_size must be at most the {num_train} training images. "
             f"Received: batch_size={sweep.fixed['batch_size']}"
         )
 
@@ -287,18 +297,6 @@ def _check_tuner(sweep: Sweep) -> None:
         raise UserError("bayesian needs: pip install 'pixace-tf[evaluate]'")
 
 
-def _check_limits(sweep: Sweep, workers: int) -> None:
-    """Raise UserError if no trial could come to an end."""
-    minutes, limit = sweep.fixed["max_minutes"], sweep.time_limit_s
-    if minutes is not None and limit is not None and limit <= 60 * minutes:
-        raise UserError(
-            f"time_limit must be more than max_minutes={minutes:g}, or every "
-            "trial would fail."
-        )
-    if workers == 0 and not launcher.is_distributed():
-        raise UserError(f"workers must be positive. Received: {workers}")
-
-
 def _check_trials(sweep: Sweep) -> None:
     """Raise UserError if the arguments of some trial are out of range."""
     names, values = zip(*sweep.space.items(), strict=True)
@@ -308,34 +306,18 @@ def _check_trials(sweep: Sweep) -> None:
 
 
 def _refuse_changes(folder: str, before: Sweep, now: Sweep) -> None:
-    """Refuse to go on with a sweep that was begun with other arguments."""
+    """Refuse to continue a sweep that was begun with other arguments."""
+    now = now.with_palettes(before.palettes)
     old, new = dataclasses.asdict(before), dataclasses.asdict(now)
     for state in (old, new):
         state.update(state.pop("fixed"), **state.pop("space"))
-        for free in _FREE:
-            state.pop(free, None)
     if old.pop("pictures") != new.pop("pictures"):
         raise UserError(
-            f"{folder} was begun with other pictures. Start a new sweep with "
+            f"{folder} was begun with other images. Start a new sweep with "
             "--name."
         )
-    advice = "Go on with the old ones, or start a new sweep with --name."
+    advice = "Continue with the old ones, or start a new sweep with --name."
     refuse_changes(folder, old, new, advice)
-
-
-def _time_limit_s(
-    minutes: float | None, max_minutes: float | None
-) -> float | None:
-    if minutes is not None:
-        return 60 * minutes
-    return None if max_minutes is None else 60 * (3 * max_minutes + 10)
-
-
-def _memory_limit_bytes(gigabytes: float | None, workers: int) -> int:
-    if gigabytes is not None:
-        return int(gigabytes * 1e9)
-    total = psutil.virtual_memory().total
-    return int(_MEMORY_SHARE * total / max(workers, 1))
 
 
 @contextlib.contextmanager
@@ -368,17 +350,3 @@ def _progress(
             bar.update(min(len(ended) / max(total, len(trials)), 1.0), note)
 
         yield update
-
-
-def _wait_for(folder: str, say: Callable[[str], None]) -> None:
-    """Wait until the chief has begun the sweep in the shared folder."""
-    end = time.monotonic() + _WAIT_S
-    if not os.path.exists(os.path.join(folder, SWEEP_FILE)):
-        say(f"Waiting for the chief to begin {folder}.")
-    while not os.path.exists(os.path.join(folder, SWEEP_FILE)):
-        if time.monotonic() > end:
-            raise UserError(
-                f"The chief has not begun {folder} within "
-                f"{_WAIT_S / 60:g} minutes; is the folder shared?"
-            )
-        time.sleep(1)

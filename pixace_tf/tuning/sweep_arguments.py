@@ -1,4 +1,4 @@
-"""The arguments of a sweep beyond those of its trainings: in one place.
+"""The arguments of a sweep, other than those of its trainings.
 
 The command line makes its options from them. Needs no TensorFlow.
 """
@@ -20,7 +20,7 @@ SHARED = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepArguments:
-    """What `tune` can be told beyond the images and the trainings.
+    """Arguments of `tune` that are not arguments of its trainings.
 
     The first six are the values to try.
 
@@ -30,14 +30,14 @@ class SweepArguments:
 
     bit_widths: tuple[BitWidths, ...] = argument(
         (),
-        "Bits per channel to try; give it several times.  [default: from "
+        "Bits per channel to try; repeat it for several.  [default: from "
         "4,3,4 to 5,5,5]",
     )
     color_space: tuple[str, ...] = argument(
-        ("hsv",), "What the bits are of; may be given twice."
+        ("hsv",), "Color space to try; repeat it for both."
     )
     image_size: tuple[tuple[int, int], ...] = argument(
-        ((32, 32),), "Pixels to scale down to; may be given several times."
+        ((32, 32),), "Image size to try, in pixels; repeat it for several."
     )
     num_layers: tuple[int, ...] = argument(
         (), "Depths to try.  [default: the preset's]"
@@ -46,46 +46,45 @@ class SweepArguments:
         (), "Widths to try.  [default: the preset's]"
     )
     learning_rate: tuple[float, ...] = argument(
-        (), "Peaks to try.  [default: the preset's]"
+        (), "Peak learning rates to try.  [default: the preset's]"
     )
     tuner: str = argument(
         "grid",
-        "How keras-tuner chooses: all; at random; short trials, of which the "
-        "better ones go on for --epochs (3 or more); or by a Gaussian process.",
+        "How keras-tuner chooses trials: all combinations; random ones; many "
+        "short trials, the better of which continue up to --epochs (at least "
+        "3); or by a Gaussian process.",
         TUNERS,
     )
     max_trials: int | None = argument(
         None,
-        "At most so many; random and bayesian need it, hyperband has its own "
-        "number.",
+        "Largest number of trials; required for random and bayesian, not "
+        "accepted for hyperband.",
         at_least=1,
     )
     objective: str = argument(
         "bits_per_pixel",
-        "What shall be low. Bits per pixel only compare among palettes that "
-        "are good enough, bits per dimension among all.",
+        "Figure to minimize. Bits per pixel compare only palettes that are "
+        "good enough; bits per dimension compare all.",
         OBJECTIVES,
     )
     min_psnr: float = argument(
         32.0,
-        "Palettes with less fidelity, in dB, are not trained at all.",
+        "Skip palettes with less fidelity than this, in dB.",
         at_least=0,
     )
     workers: int = argument(
-        1,
-        "Trials at a time on this machine; 0 for a chief that only leads.",
-        at_least=0,
+        1, "Trials to train at a time on this machine.", at_least=1
     )
     time_limit: float | None = argument(
         None,
-        "Minutes after which a trial counts as failed.  [default: 10 more than "
-        "three times --max-minutes, none with --epochs]",
+        "Minutes after which a trial fails.  [default: 10 more than three "
+        "times --max-minutes, none with --epochs]",
         above=0,
     )
     memory_limit: float | None = argument(
         None,
-        "Gigabytes after which a trial counts as failed.  [default: four "
-        "fifths of the memory, over the workers]",
+        "Gigabytes above which a trial fails.  [default: four fifths of this "
+        "machine's memory, divided by the workers]",
         above=0,
     )
 

@@ -1,11 +1,11 @@
-"""One trial of a sweep, in a process of its own: train, measure, draw.
+"""The process of one trial: train, measure, draw.
 
-    python -m pixace_tf.tuning.trial SWEEP_FOLDER TRIAL_ID VALUES_AS_JSON
+    python -m pixace_tf.tuning.trial SWEEP_FOLDER TRIAL_ID
 
-The run lies in SWEEP_FOLDER/runs/TRIAL_ID, its figures in `figures.json` there.
+The run is SWEEP_FOLDER/runs/TRIAL_ID. The file `figures.json` in it is written
+last: with it the trial is completed.
 """
 
-import contextlib
 import json
 import math
 import os
@@ -25,6 +25,7 @@ from pixace_tf.runs.run_config import HISTORY_FILE, TOKENS_FILE
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling.likelihood import colors_per_token
 from pixace_tf.training.fit import RunInUseError, fit
+from pixace_tf.training.interruption import InterruptedTraining
 from pixace_tf.tuning.space import (
     FIGURES_FILE,
     RUNS,
@@ -33,27 +34,26 @@ from pixace_tf.tuning.space import (
     load_sweep,
     trial_arguments,
 )
+from pixace_tf.tuning.trials import read_trial
+from pixace_tf.tuning.workers import end_with_parent
 
 NUM_STRIP = 4
 _BUSY_S = 5.0
 
 
-def run_trial(folder: str, trial_id: str, values: dict[str, Any]) -> None:
-    """Train and measure one trial, or go on where it was killed.
+def run_trial(folder: str, trial_id: str) -> None:
+    """Train and measure a trial, or continue where it was killed.
 
     Args:
         folder: The sweep's.
         trial_id: Name of the run to train.
-        values: As keras-tuner chose them.
     """
     sweep = load_sweep(folder)
+    values = read_trial(folder, trial_id).values
     runs_dir = os.path.join(folder, RUNS)
-    if "tuner/trial_id" in values:  # Hyperband trains a short run on.
+    if "tuner/trial_id" in values:  # Hyperband continues a shorter run.
         before = os.path.join(runs_dir, values["tuner/trial_id"])
         _copy_run(before, os.path.join(runs_dir, trial_id))
-    arguments = trial_arguments(sweep, values)
-    if "tuner/epochs" in values:
-        arguments["epochs"] = values["tuner/epochs"]
     while True:
         try:
             run = fit(
@@ -61,24 +61,24 @@ def run_trial(folder: str, trial_id: str, values: dict[str, Any]) -> None:
                 name=trial_id,
                 runs_dir=runs_dir,
                 say=_say,
-                **arguments,
+                **trial_arguments(sweep, values),
             )
             break
-        except RunInUseError:  # By a worker that was thought dead.
+        except RunInUseError:  # A process whose parent died is saving it.
             time.sleep(_BUSY_S)
     figures = measure(run)
-    storage.write_json(run.file(FIGURES_FILE), figures)
     _write_hparams(run, sweep, values, figures)
     _draw_strip(run)
+    storage.write_json(run.file(FIGURES_FILE), figures)
 
 
 def measure(run: Run) -> dict[str, float]:
-    """Return the figures of a trained run on its validation pictures.
+    """Return the figures of a trained run on its validation images.
 
     Returns:
         `bits_per_pixel`, `bits_per_dim`, the number of `parameters`, and
-        `tokens_per_second` of training: after the first epoch where there are
-        more, since that compiles, validation included.
+        `tokens_per_second` of training, validation included. The first epoch,
+        which compiles, is left out of the speed if there are more.
 
     Raises:
         UserError: If there are no validation pictures.
@@ -87,7 +87,7 @@ def measure(run: Run) -> dict[str, float]:
         held_out = tokens.read("validation")
         num_tokens = math.prod(tokens.shapes["train"])
     if not len(held_out):
-        raise UserError("A sweep needs validation pictures; give it more.")
+        raise UserError("A sweep needs validation images; give it more.")
     with open(run.file(HISTORY_FILE), encoding="utf-8") as file:
         history = json.load(file)
     bits = min(
@@ -112,12 +112,8 @@ def _copy_run(source: str, target: str) -> None:
     if os.path.exists(target):
         return
     if not os.path.isdir(source):
-        raise UserError(f"{source} is gone, which was to be trained on.")
-    # Another worker may have done so meanwhile.
-    with (
-        contextlib.suppress(FileExistsError),
-        storage.new_folder(target) as temporary,
-    ):
+        raise UserError(f"{source} is gone; this trial was to continue it.")
+    with storage.new_folder(target) as temporary:
         shutil.copytree(
             source,
             temporary,
@@ -129,7 +125,7 @@ def _copy_run(source: str, target: str) -> None:
 def _write_hparams(
     run: Run, sweep: Sweep, values: dict[str, Any], figures: dict[str, float]
 ) -> None:
-    """Tell TensorBoard what was chosen, and what came of it."""
+    """Write choices and figures for the HParams page of TensorBoard."""
     from tensorboard.plugins.hparams import api as hparams
 
     with tf.summary.create_file_writer(run.file("tensorboard")).as_default():
@@ -142,7 +138,7 @@ def _write_hparams(
 
 
 def _draw_strip(run: Run) -> None:
-    """Keep some completions of validation pictures, and some new pictures."""
+    """Save some completions of validation images, and some new images."""
     given = local.LocalPainter(run).examples(NUM_STRIP)
     completed = local.complete(run, list(given)).images[:, 0, 0]
     painted = local.generate(run, NUM_STRIP)[0]
@@ -154,7 +150,10 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     try:
-        run_trial(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))
+        run_trial(sys.argv[1], sys.argv[2])
     except UserError as error:
-        sys.exit(f"{' '.join(str(error).split())}")
+        sys.exit(" ".join(str(error).split()))
+    except InterruptedTraining as stopped:
+        sys.exit(128 + stopped.signum)

@@ -1,0 +1,203 @@
+"""The trials of a sweep as files that any number of machines may share.
+
+    trials/0003/values.json   what the oracle chose
+    trials/0003/oracle.json   the state of the oracle after that
+    trials/0003/claim-1       the first process that trained it; see `claims`
+    trials/0003/failed.json   why it failed
+    runs/0003/figures.json    what it achieved
+
+A folder of `trials` appears whole, and once: of several processes that add the
+same trial, one succeeds. No file changes later. So a process can be killed at
+any moment, and nothing has to be locked.
+"""
+
+import contextlib
+import dataclasses
+import glob
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from pixace_tf import storage
+from pixace_tf.runs.run_config import CHECKPOINT_FILE
+from pixace_tf.tuning.claims import Claim, Watch, read_claim
+from pixace_tf.tuning.space import FIGURES_FILE, RUNS, TRIALS
+
+# Processes that may die in a trial between two of its checkpoints.
+MAX_DEATHS = 5
+COMPLETED = "COMPLETED"
+FAILED = "FAILED"
+RUNNING = "RUNNING"
+_VALUES_FILE = "values.json"
+_ORACLE_FILE = "oracle.json"
+_FAILED_FILE = "failed.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A trial as its files tell it.
+
+    Attributes:
+        trial_id: Name of its run.
+        values: The choices of the oracle, by name.
+        figures: See `trial.measure`; empty unless completed.
+        message: Why it failed; empty unless it did.
+    """
+
+    trial_id: str
+    values: dict[str, Any]
+    figures: dict[str, float]
+    message: str
+
+    @property
+    def status(self) -> str:
+        """One of the three constants above, as keras-tuner spells them."""
+        if self.figures:
+            return COMPLETED
+        return FAILED if self.message else RUNNING
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether it has figures."""
+        return self.status == COMPLETED
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether it is completed or has failed."""
+        return self.status != RUNNING
+
+
+@dataclasses.dataclass(frozen=True)
+class Proposal:
+    """A trial that an oracle wants next, and the oracle's state after it."""
+
+    trial_id: str
+    values: dict[str, Any]
+    oracle: dict[str, Any]
+
+
+# Takes the trials so far and the oracle's state after the last of them. Returns
+# None if no trial can be added now.
+Oracle = Callable[[list[Trial], dict[str, Any] | None], Proposal | None]
+
+
+def read_trials(folder: str) -> list[Trial]:
+    """Read the trials of a sweep, in the order they were added."""
+    names = glob.glob("*", root_dir=os.path.join(folder, TRIALS))
+    return [read_trial(folder, name) for name in sorted(names)]
+
+
+def read_trial(folder: str, trial_id: str) -> Trial:
+    """Read one trial of a sweep."""
+    path = os.path.join(folder, TRIALS, trial_id)
+    figures: dict[str, float] = {}
+    message = ""
+    with contextlib.suppress(FileNotFoundError):
+        figures = _read_json(os.path.join(folder, RUNS, trial_id, FIGURES_FILE))
+    if not figures:  # A success counts, whatever another process reported.
+        with contextlib.suppress(FileNotFoundError):
+            message = _read_json(os.path.join(path, _FAILED_FILE))["message"]
+    values = _read_json(os.path.join(path, _VALUES_FILE))
+    return Trial(trial_id, values, figures, message)
+
+
+def fail(folder: str, trial_id: str, message: str) -> None:
+    """Record why a trial failed; it will not be tried again."""
+    path = os.path.join(folder, TRIALS, trial_id, _FAILED_FILE)
+    storage.write_json(path, {"message": message})
+
+
+class Search:
+    """Hands out the trials of a sweep to this process.
+
+    Args:
+        folder: The sweep's.
+        oracle: Chooses trials.
+
+    Attributes:
+        is_over: Whether all trials have ended and the oracle wants no more.
+    """
+
+    def __init__(self, folder: str, oracle: Oracle) -> None:
+        self.folder = folder
+        self.is_over = False
+        self._oracle = oracle
+        self._watch = Watch()
+        os.makedirs(os.path.join(folder, TRIALS), exist_ok=True)
+
+    def next(self) -> Claim | None:
+        """Claim a trial that no process works on; add one if needed.
+
+        Returns:
+            The claim, or None if there is nothing to do now.
+        """
+        while True:
+            trials = read_trials(self.folder)
+            running = [t.trial_id for t in trials if not t.is_ended]
+            for trial_id in running:
+                claim = self._claim(trial_id)
+                if claim is not None:
+                    return claim
+            proposal = self._oracle(trials, self._oracle_state(trials))
+            if proposal is None:
+                self.is_over = not running
+                return None
+            path = os.path.join(self.folder, TRIALS, proposal.trial_id)
+            # Another process may have added it meanwhile.
+            with (
+                contextlib.suppress(FileExistsError),
+                storage.new_folder(path) as new,
+            ):
+                for name, content in (
+                    (_VALUES_FILE, proposal.values),
+                    (_ORACLE_FILE, proposal.oracle),
+                ):
+                    storage.write_json(os.path.join(new, name), content)
+
+    def is_lost(self, claim: Claim) -> bool:
+        """Tell whether another process has taken over a trial."""
+        return self._claims(claim.trial_id)[-1:] != [claim.path]
+
+    def _oracle_state(self, trials: list[Trial]) -> dict[str, Any] | None:
+        if not trials:
+            return None
+        last = os.path.join(self.folder, TRIALS, trials[-1].trial_id)
+        state: dict[str, Any] = _read_json(os.path.join(last, _ORACLE_FILE))
+        return state
+
+    def _claim(self, trial_id: str) -> Claim | None:
+        claims = self._claims(trial_id)
+        if claims and not self._watch.is_dead(claims[-1]):
+            return None
+        progress = _progress(self.folder, trial_id)
+        deaths = [read_claim(path).get("progress") for path in claims]
+        if deaths.count(progress) >= MAX_DEATHS:
+            message = f"{MAX_DEATHS} processes died while they trained it."
+            fail(self.folder, trial_id, message)
+            return None
+        number = _number(claims[-1]) + 1 if claims else 1
+        path = os.path.join(self.folder, TRIALS, trial_id, f"claim-{number}")
+        return Claim.make(trial_id, path, progress)
+
+    def _claims(self, trial_id: str) -> list[str]:
+        """Return the claims of a trial, oldest first."""
+        folder = os.path.join(self.folder, TRIALS, trial_id)
+        names = glob.glob("claim-*", root_dir=folder)
+        paths = [os.path.join(folder, name) for name in names]
+        return sorted(paths, key=_number)
+
+
+def _number(path: str) -> int:
+    return int(path.rpartition("-")[2])
+
+
+def _progress(folder: str, trial_id: str) -> int:
+    """Return a number that changes with each checkpoint of a trial."""
+    path = os.path.join(folder, RUNS, trial_id, CHECKPOINT_FILE)
+    return os.stat(path).st_mtime_ns if os.path.exists(path) else 0
+
+
+def _read_json(path: str) -> Any:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
