@@ -40,16 +40,17 @@ from pixace_tf.sampling.likelihood import Scorer, bits_per_dim
 from pixace_tf.storage import read_npz
 from pixace_tf.training.interruption import InterruptedTraining, StopRequest
 from pixace_tf.tuning import claims, oracles, palettes, results, trials, workers
+from pixace_tf.tuning import trial as trial_module
 from pixace_tf.tuning.space import (
     FIGURES_FILE,
     RUNS,
+    STRIP,
     TRIALS,
     Sweep,
     load_sweep,
     trial_arguments,
 )
 from pixace_tf.tuning.sweep import tune
-from pixace_tf.tuning.trial import run_trial
 
 WIDTHS = [(4, 3, 4), (4, 4, 4), (5, 4, 4)]
 DEFAULTS = {"preset": "pico", "decoder": "multiscale", "epochs": 1}
@@ -732,7 +733,21 @@ def test_a_sweep_refuses_other_arguments_and_other_images(
         quick_sweep(root, cartoon_folder, **KILLED)
 
 
-@pytest.mark.slow
+def test_a_longer_trial_begins_as_a_copy_of_the_shorter_one(tmp_path):
+    shorter, longer = tmp_path / "0000", tmp_path / "0001"
+    (shorter / STRIP).mkdir(parents=True)
+    for name in (CHECKPOINT_FILE, FIGURES_FILE, ".lock", f"{STRIP}/0.png"):
+        (shorter / name).write_text(name)
+    trial_module.copy_run(str(shorter), str(longer))
+    assert [path.name for path in longer.iterdir()] == [CHECKPOINT_FILE]
+    (longer / CHECKPOINT_FILE).write_text("has trained")
+    trial_module.copy_run(str(shorter), str(longer))  # After a kill.
+    assert (longer / CHECKPOINT_FILE).read_text() == "has trained"
+    with pytest.raises(UserError, match="is gone"):
+        trial_module.copy_run(str(tmp_path / "2"), str(tmp_path / "3"))
+
+
+@pytest.mark.soak
 def test_hyperband_continues_a_shorter_run(cartoon_folder, tmp_path):
     sweep = make_sweep("hyperband", learning_rate=[1e-3])
     training = {"preset": "pico", "batch_size": 8, "jit_compile": False}
@@ -743,17 +758,17 @@ def test_hyperband_continues_a_shorter_run(cartoon_folder, tmp_path):
     values["learning_rate"] = 1e-3
     for trial_id, more in (
         ("0000", {"tuner/epochs": 1}),
-        ("0001", {"tuner/epochs": 3, "tuner/trial_id": "0000"}),
+        ("0001", {"tuner/epochs": 2, "tuner/trial_id": "0000"}),
     ):
         (tmp_path / TRIALS / trial_id).mkdir(parents=True)
         path = tmp_path / TRIALS / trial_id / "values.json"
         path.write_text(json.dumps({**values, **more}))
-        run_trial(str(tmp_path), trial_id)
+        trial_module.run_trial(str(tmp_path), trial_id)
     first, second = (
         json.loads((tmp_path / RUNS / each / "history.json").read_text())
         for each in ("0000", "0001")
     )
-    assert [entry["epoch"] for entry in second] == [1, 2, 3]
+    assert [entry["epoch"] for entry in second] == [1, 2]
     assert second[:1] == first
 
 

@@ -68,7 +68,9 @@ def fit(**arguments: Any) -> None:
     SweepArguments, "learning_rate", type=click.FloatRange(0, min_open=True)
 )
 @options_of(TrainingArguments, "preset", "decoder", "resize")
-@option_of(TrainingArguments, "epochs", help="Passes of each trial over the images.")
+@option_of(
+    TrainingArguments, "epochs", help="Passes of each trial over the images."
+)
 @option_of(
     TrainingArguments,
     "max_minutes",

@@ -91,6 +91,7 @@ class _Unsaved(keras_tuner.Oracle):
     """An oracle that neither prints nor writes files; a mixin."""
 
     trials: dict[str, Any]
+    ongoing_trials: dict[str, Any]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

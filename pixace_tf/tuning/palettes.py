@@ -33,9 +33,7 @@ def measure_palettes(
     """
     rows: list[dict[str, Any]] = []
     for size, images in images_by_size.items():
-        chosen = np.linspace(
-            0, len(images) - 1, min(len(images), _MAX_IMAGES)
-        )
+        chosen = np.linspace(0, len(images) - 1, min(len(images), _MAX_IMAGES))
         images = images[chosen.astype(int)]
         for name in names:
             decoded = through_palette(

@@ -53,7 +53,7 @@ def run_trial(folder: str, trial_id: str) -> None:
     runs_dir = os.path.join(folder, RUNS)
     if "tuner/trial_id" in values:  # Hyperband continues a shorter run.
         before = os.path.join(runs_dir, values["tuner/trial_id"])
-        _copy_run(before, os.path.join(runs_dir, trial_id))
+        copy_run(before, os.path.join(runs_dir, trial_id))
     while True:
         try:
             run = fit(
@@ -108,7 +108,8 @@ def measure(run: Run) -> dict[str, float]:
     }
 
 
-def _copy_run(source: str, target: str) -> None:
+def copy_run(source: str, target: str) -> None:
+    """Copy a trial for another one to continue, unless that has begun."""
     if os.path.exists(target):
         return
     if not os.path.isdir(source):
