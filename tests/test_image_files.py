@@ -53,6 +53,11 @@ def small(path):
         ("WEBP", "RGB", {"lossless": True}),
         ("WEBP", "RGBA", {"lossless": True}),
         ("TIFF", "RGB", {}),
+        ("AVIF", "RGB", {}),
+        ("AVIF", "RGBA", {}),
+        ("ICO", "RGB", {"sizes": [(30, 40)]}),
+        ("TGA", "RGB", {}),
+        ("TGA", "RGB", {"compression": "tga_rle"}),
     ],
 )
 def test_every_kind_loads_as_pillow_shows_it(tmp_path, kind, mode, options):

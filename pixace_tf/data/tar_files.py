@@ -1,15 +1,17 @@
 """Images in tar files, as WebDataset lays them out.
 
-The members of one sample follow each other and share their name up to the first
-dot: `0001.jpg` and `0001.cls`, which holds the class. Without one, the folder
-in the name is the class. Nothing is unpacked to the disk.
+The members of one sample are adjacent and share their name up to the first dot
+that no number follows: `0001.jpg` and `0001.cls`, which holds the class.
+Without such a file, the folder in the name is the class. Nothing is unpacked to
+disk.
 """
 
 import itertools
+import lzma
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 
@@ -21,11 +23,28 @@ from pixace_tf.data.sources import SmallImages, Source, counted
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError, first_line
 
-# A source with such an ending is tar files; it may have wildcards.
-ENDING = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
-_IMAGES = {"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm"}
+# A source with such an ending is tar files; it may have wildcards and braces.
+ENDING = re.compile(r"\.(tar(\.gz|\.bz2|\.xz)?|tgz|tbz2?|txz)$", re.IGNORECASE)
+# Endings of images, in the names of members.
+_IMAGES = {
+    *("jpg", "jpeg", "jfif", "png", "apng", "webp", "gif", "bmp", "tif"),
+    *("tiff", "ppm", "pgm", "pbm", "pnm", "avif", "ico", "tga"),
+}
 _CLASS = "cls"
-_BROKEN = (tarfile.TarError, zlib.error, EOFError, OSError, tf.errors.OpError)
+# The name of a sample, and the rest.
+_NAME = re.compile(r"([^.]*(?:\.\d+(?=\.))*)\.?(.*)", re.DOTALL)
+# A sample is read as a whole, but no more than this, lest a tar file whose
+# names all begin alike fills the memory.
+_MAX_MEMBERS, _MAX_BYTES = 64, 64 * 2**20
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+_BROKEN = (
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    tf.errors.OpError,
+)
 
 
 class TarSource(Source):
@@ -35,7 +54,8 @@ class TarSource(Source):
     `validation` or `test`, these are the parts, as with folders.
 
     Args:
-        pattern: A path, or one with wildcards, on any file system that
+        pattern: A path, or a pattern with wildcards or, as in WebDataset,
+            braces (`a-{00..12}.tar`, `{a,b}.tar`), on any file system that
             TensorFlow reads, such as `gs://`.
         tokenizer: Decodes and resizes.
         max_pixels: Largest image to decode, by its header.
@@ -47,12 +67,7 @@ class TarSource(Source):
     def __init__(
         self, pattern: str, tokenizer: PixelTokenizer, max_pixels: int
     ) -> None:
-        try:
-            paths = sorted(tf.io.gfile.glob(pattern))
-        except tf.errors.OpError as error:
-            raise UserError(f"{pattern}: {first_line(error)}") from None
-        if not paths:
-            raise UserError(f"There is no tar file {pattern!r}.")
+        paths = _paths(pattern)
         words = {path: _part_word(path) for path in paths}
         parts = image_files.parts_of(set(words.values()))
         self._parts = {path: parts.get(words[path], "") for path in paths}
@@ -95,6 +110,40 @@ class TarSource(Source):
             yield f"{path}\0{status.length} {status.mtime_nsec}"
 
 
+def _paths(pattern: str) -> list[str]:
+    """Return the files that a pattern stands for, sorted."""
+    paths: set[str] = set()
+    try:
+        if tf.io.gfile.exists(pattern):  # Its brackets are part of its name.
+            return [pattern]
+        for name in _expand(pattern):
+            found = tf.io.gfile.glob(name)
+            if not found:
+                raise UserError(f"There is no tar file {name!r}.")
+            paths.update(found)
+    except tf.errors.OpError as error:
+        raise UserError(f"{pattern}: {first_line(error)}") from None
+    return sorted(paths)
+
+
+def _expand(pattern: str) -> Iterator[str]:
+    """Yield what the braces of a pattern stand for, as a shell does."""
+    braces = _RANGE.search(pattern)
+    if braces is None:
+        yield pattern
+        return
+    first, last, words = braces.groups()
+    if words is None:
+        numbers = range(int(first), int(last) + 1)
+        choices = [f"{number:0{len(first)}}" for number in numbers]
+    else:
+        choices = words.split(",")
+    for choice in choices:
+        yield from _expand(
+            pattern[: braces.start()] + choice + pattern[braces.end() :]
+        )
+
+
 def _samples(path: str) -> Iterator[tuple[str, bytes, str]]:
     """Yield the name, the content and the class of each image."""
     try:
@@ -104,24 +153,44 @@ def _samples(path: str) -> Iterator[tuple[str, bytes, str]]:
         ):
             groups = itertools.groupby(_members(tar), lambda m: m[0])
             for key, members in groups:
-                yield from _images_of(key, [m[1:] for m in members])
+                for some in _bounded(m[1:] for m in members):
+                    yield from _images_of(key, some)
     except _BROKEN as error:
         raise UserError(
             f"The tar file {path} is broken: {first_line(error)}"
         ) from None
 
 
+def _bounded(
+    members: Iterable[tuple[str, bytes]],
+) -> Iterator[list[tuple[str, bytes]]]:
+    """Yield the members of a sample, in several lists if they are many."""
+    some: list[tuple[str, bytes]] = []
+    size = 0
+    for member in members:
+        some.append(member)
+        size += len(member[1])
+        if len(some) == _MAX_MEMBERS or size >= _MAX_BYTES:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
     """Yield the key, the ending and the content of each file that counts."""
     for member in tar:
-        folder, slash, name = member.name.rpartition("/")
-        stem, _, ending = name.partition(".")
-        ending = ending.lower()
+        # Some programs on Windows write backslashes.
+        path = member.name.replace("\\", "/")
+        folder, slash, name = path.rpartition("/")
+        parts = _NAME.fullmatch(name)
+        assert parts is not None
+        stem, ending = parts[1], parts[2].lower()
         if not member.isfile() or _kind(ending) not in {*_IMAGES, _CLASS}:
             continue
         content = tar.extractfile(member)
         assert content is not None
-        # One byte more tells that it is too large.
+        # One byte more shows that it is too large.
         yield folder + slash + stem, ending, content.read(MAX_FILE_BYTES + 1)
 
 
@@ -133,7 +202,7 @@ def _images_of(
         if ending == _CLASS:
             label = content.decode("utf-8", "replace").strip()
     images = [m for m in members if _kind(m[0]) in _IMAGES]
-    # Beside `0001.jpg`, a `0001.mask.png` is no image to learn from.
+    # Next to `0001.jpg`, `0001.mask.png` is no image to learn from.
     plain = [m for m in images if m[0] in _IMAGES]
     for ending, content in plain or images:
         yield f"{key}.{ending}", content, label
