@@ -1,78 +1,135 @@
-"""What long work shows in a terminal, or in a log where there is none."""
+"""Progress of long work, in a terminal or in a log."""
 
 import contextlib
+import os
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+import click
 
-# Told how many are done and how many there are; 0 where nobody knows.
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+# Called with the number of items done and their total, 0 if it is unknown.
 ProgressCallback = Callable[[int, int], None]
 
 DELAY_S = 2.0
 LOG_INTERVAL_S = 30.0
+_STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
+
+
+def open_standard_streams() -> None:
+    """Open standard streams that are closed on the null device.
+
+    Otherwise the next file that is opened would take the place of a closed
+    stream, and receive the messages that libraries write there.
+    """
+    for number, (name, mode) in enumerate(_STREAMS.items()):
+        try:
+            os.fstat(number)
+        except OSError:
+            handle = os.open(os.devnull, os.O_RDWR)
+            assert handle == number  # It is the lowest free one.
+        if getattr(sys, name) is None:
+            stream = open(number, mode, closefd=False)  # noqa: SIM115
+            setattr(sys, name, stream)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Return whether a stream is an open terminal."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # There is none, or it is closed.
+        return False
 
 
 class ProgressBar:
     """A bar that appears when work takes longer than two seconds.
 
-    In a terminal it is redrawn in place on standard error; elsewhere a line is
-    printed now and then. Its `count` is a `ProgressCallback`:
+    A terminal on standard error shows the bar; elsewhere a line is printed
+    every half minute. `count` is a `ProgressCallback`:
 
         with ProgressBar("Reading images") as bar:
             scan(folder, progress=bar.count)
 
     Args:
-        title: What is going on.
+        title: The work, as a few words.
     """
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._is_terminal = sys.stderr.isatty()
-        self._printed_at = time.monotonic()
-        self._bar: tqdm[Any] = tqdm(
-            total=1.0,
-            desc=title,
-            delay=DELAY_S,
-            leave=False,
-            dynamic_ncols=True,
-            disable=not self._is_terminal,
-            bar_format="{desc}: {percentage:3.0f}% |{bar:10}|{postfix}",
-        )
+        self._is_terminal = is_terminal(sys.stderr)
+        self._begin = self._printed_at = time.monotonic()
+        self._bar: Progress | None = None
 
     def update(self, share: float, note: str = "") -> None:
         """Show how far the work is.
 
         Args:
-            share: In `[0, 1]`.
+            share: Share of the work that is done, in `[0, 1]`.
             note: A few words behind the bar.
         """
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(min(share, 1.0) - self._bar.n)
         now = time.monotonic()
-        if not self._is_terminal and now - self._printed_at > LOG_INTERVAL_S:
+        if self._is_terminal:
+            if self._bar is None and now - self._begin >= DELAY_S:
+                self._bar = _start_bar(self._title)
+            if self._bar is not None:
+                (task,) = self._bar.task_ids
+                self._bar.update(task, completed=min(share, 1.0), note=note)
+        elif now - self._printed_at > LOG_INTERVAL_S:
             self._printed_at = now
-            print(f"{self._title}: {share:4.0%} {note}", file=sys.stderr)
+            click.echo(f"{self._title}: {share:4.0%} {note}", err=True)
 
     def count(self, done: int, total: int) -> None:
-        """Show that `done` of `total` are done; a total of 0 is unknown."""
+        """Show how many items are done; a `ProgressCallback`."""
         if total:
             self.update(done / total, f"{done}/{total}")
         else:
             self.update(0.0, f"{done}")
 
-    def above(self) -> contextlib.AbstractContextManager[None]:
-        """Make room to print lines above the bar."""
-        return self._bar.external_write_mode()
+    @contextlib.contextmanager
+    def above(self) -> Iterator[None]:
+        """Hide the bar while lines are printed."""
+        if self._bar is None:
+            yield
+            return
+        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.start()
 
     def close(self) -> None:
         """Remove the bar."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def __enter__(self) -> "ProgressBar":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _start_bar(title: str) -> "Progress":
+    # The import takes a tenth of a second, which short commands save.
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    bar = Progress(
+        TextColumn("{task.description}: {task.percentage:3.0f}%"),
+        BarColumn(10),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+        # Lines on standard output must not move to standard error.
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+    bar.add_task(escape(title), total=1.0, note="")
+    bar.start()
+    return bar

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from pixace_tf import compile_cache
+from pixace_tf import compile_cache, console
 from pixace_tf.errors import UserError
 
 # What TensorFlow and JAX say where a GPU fails them, and what a user can do.
@@ -33,6 +33,10 @@ class Commands(click.Group):
 
     A mistake of this program keeps its traceback.
     """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        console.open_standard_streams()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
