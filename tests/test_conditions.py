@@ -24,7 +24,10 @@ def build(decoder="multiscale", size=SIZE, palette="hsv 5,4,4", **options):
     keras.utils.set_random_seed(2)
     return stir(
         PixaceCausalLM(
-            *(size, palette, decoder, decoder_config("pico", decoder)),
+            size,
+            palette,
+            decoder,
+            decoder_config("pico", decoder),
             **{"orders": ORDERS, "labels": LABELS, **options},
         ),
         stddev=0.3,
@@ -98,7 +101,9 @@ def test_a_row_does_not_depend_on_the_others(sampler, images):
     guidance = np.array([1, 1, 2, 1, 3, 1.5])
     seeds = np.arange(6)
     together = sampler.fill(
-        *(images, is_hidden, seeds),
+        images,
+        is_hidden,
+        seeds,
         num_particles=3,
         labels=labels,
         guidance=guidance,
@@ -107,7 +112,9 @@ def test_a_row_does_not_depend_on_the_others(sampler, images):
     for row in range(6):
         one = slice(row, row + 1)
         alone = sampler.fill(
-            *(images[one], is_hidden[one], seeds[one]),
+            images[one],
+            is_hidden[one],
+            seeds[one],
             num_particles=3,
             labels=labels[one],
             guidance=guidance[one],
@@ -147,7 +154,9 @@ def test_what_is_shown_grows_in_the_order_of_the_image(sampler, images):
     is_hidden = masks.cover("right", *SIZE).reshape(1, -1)
     shown = []
     done = sampler.fill(
-        *(images[:1], is_hidden, [4]),
+        images[:1],
+        is_hidden,
+        [4],
         watch=lambda tokens, missing: shown.append(
             (tokens.copy(), missing.copy())
         ),
@@ -167,10 +176,12 @@ def test_what_is_shown_grows_in_the_order_of_the_image(sampler, images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": 4}, r"labels must lie in \[0, 3\]"),
-        ({"labels": [-1]}, r"labels must lie in \[0, 3\]"),
-        ({"guidance": 0.5}, r"guidance must lie in \[1, 100"),
-        ({"guidance": np.nan}, r"guidance must lie in \[1, 100"),
+        ({"labels": 4}, "labels must be an integer from 0 to 3"),
+        ({"labels": [-1]}, "labels must be an integer from 0 to 3"),
+        ({"labels": [1.5]}, "labels must be an integer from 0 to 3"),
+        ({"labels": [1, 2]}, "labels must be one value, or one for each"),
+        ({"guidance": 0.5}, "guidance must be from 1 to 100"),
+        ({"guidance": np.nan}, "guidance must be from 1 to 100"),
     ],
 )
 def test_wrong_labels_and_guidance_are_refused(sampler, options, message):

@@ -117,7 +117,7 @@ def test_alpha_paints_what_is_transparent(tmp_path):
             {"cover": "top", "prefix_length": 4},
             "Give only one of",
         ),
-        ({"particles": 0}, "particles must be positive"),
+        ({"particles": 0}, "particles must be an integer from 1"),
     ],
 )
 def test_bad_masks_are_refused_with_a_sentence(trained_run, options, message):

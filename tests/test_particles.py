@@ -12,6 +12,7 @@ from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
 from pixace_tf.sampling import particles
+from pixace_tf.sampling.block import Carry, Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.sampler import Sampler
 
@@ -68,24 +69,21 @@ def test_known_pixels_cost_what_the_model_says(decoder, head):
     images[:, 5], images[:, 6] = 0, 7 << 9
     loop = DecodeLoop(model, 2, jit_compile=False, has_particles=True)
     is_hidden = tf.constant(np.tile(np.arange(LENGTH) == 0, (2, 1)))
-    tokens, found = tf.constant(images), tf.zeros(2)
-    state, noise = model.empty_state(2), loop.noise([3, 4])
+    carry = Carry(model.empty_state(2), tf.constant(images), tf.zeros(2))
     config = {
         "temperature": np.full(2, 0.5, "float32"),
         "top_k": np.zeros(2, "int32"),
         "top_p": np.ones(2, "float32"),
         "min_p": np.zeros(2, "float32"),
     }
+    drawing = Drawing(is_hidden, loop.noise([3, 4]), config)
     for start in range(0, LENGTH, loop.span_length):
         stop = min(start + loop.span_length, LENGTH)
-        tokens, found, state = loop.advance(
-            *(False, state, tokens, found, start, stop),
-            *(is_hidden, noise, config),
-        )
-    # The temperature acts on what is drawn, not on what is known.
-    expected = nats(model, tokens)[:, 1:].sum(axis=1)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
-    np.testing.assert_array_equal(tokens[:, 1:], images[:, 1:])
+        carry = loop.advance(False, carry, start, stop, drawing)
+    # The temperature acts on sampled pixels, not on known ones.
+    expected = nats(model, carry.token_ids)[:, 1:].sum(axis=1)
+    np.testing.assert_allclose(carry.nats, expected, rtol=1e-4)
+    np.testing.assert_array_equal(carry.token_ids[:, 1:], images[:, 1:])
 
 
 @pytest.mark.slow
@@ -181,7 +179,9 @@ def test_the_watch_sees_rows_grow(sampler, images):
     mask = hole(2, 4, 3, 9)
     seen, reports = [], []
     filled = sampler.fill(
-        *(images[:1], mask[None], [1]),
+        images[:1],
+        mask[None],
+        [1],
         num_particles=3,
         progress=lambda *counts: reports.append(counts),
         watch=lambda tokens, missing: seen.append(
@@ -220,9 +220,8 @@ def test_resampling_copies_the_heavy():
     tokens = tf.reshape(tf.range(12), (4, 3))
     # Two particles share the weight, 0.7 and 0.3.
     cost = -np.log([1e-9, 0.7, 1e-9, 0.3]).astype("float32")
-    found, left, moved = particles.resample(
-        state, tokens, tf.constant(cost), tf.constant(0.5), 4
-    )
+    carry = Carry(state, tokens, tf.constant(cost))
+    moved, found, left = particles.resample(carry, tf.constant(0.5), 4)
     np.testing.assert_array_equal(moved["row"], [1, 1, 1, 3])
     np.testing.assert_array_equal(found[:, 0], [3, 3, 3, 9])
     np.testing.assert_array_equal(
@@ -234,19 +233,20 @@ def test_resampling_copies_the_heavy():
 def test_rows_behind_the_particles_do_not_count():
     tokens = tf.range(4)[:, None]
     cost = tf.constant([9.0, 1.0, 9.0, 0.0])
-    found, _, _ = particles.resample({}, tokens, cost, tf.constant(0.5), 3)
+    carry = Carry({}, tokens, cost)
+    found = particles.resample(carry, tf.constant(0.5), 3).token_ids
     assert found[:3].numpy().ravel().tolist() == [1, 1, 1]
     for uniform in (0.0, 0.5, 0.999):
-        chosen = particles.choose(tokens, cost, tf.constant(uniform), 3)
+        chosen = particles.choose(carry, tf.constant(uniform), 3)
         assert chosen.numpy().ravel()[0] < 3
 
 
 def test_resampling_waits_while_enough_carry_the_weight():
     tokens = tf.range(4)[:, None]
     cost = tf.constant([1.0, 1.2, 1.1, 5.0])
-    found, left, _ = particles.resample({}, tokens, cost, tf.constant(0.1), 4)
-    np.testing.assert_array_equal(found, tokens)
-    np.testing.assert_array_equal(left, cost)
+    left = particles.resample(Carry({}, tokens, cost), tf.constant(0.1), 4)
+    np.testing.assert_array_equal(left.token_ids, tokens)
+    np.testing.assert_array_equal(left.nats, cost)
 
 
 def test_particles_have_noise_of_their_own():

@@ -8,6 +8,7 @@ from pixace_tf.data.raster_orders import (
     UPSIDE_DOWN,
     best_orders,
     permutation,
+    permutations,
     shares,
     vector_rows,
 )
@@ -58,7 +59,7 @@ def test_half_of_the_images_are_read_in_the_first_order():
 @pytest.mark.parametrize("side", ["top", "bottom", "left", "right"])
 def test_a_covered_half_is_the_end_of_its_order(side):
     mask = masks.cover(side, 8, 8).reshape(1, -1)
-    (order,) = best_orders(mask, (8, 8), 8)
+    (order,) = best_orders(mask, permutations(8, (8, 8)))
     in_order = mask[0, permutation(int(order), (8, 8))]
     assert not in_order[:32].any()
     assert in_order[32:].all()

@@ -173,7 +173,7 @@ def test_a_setting_out_of_range_is_an_error(sampler, settings):
 @pytest.mark.parametrize("prefix_length", [-1, 97])
 def test_a_prefix_out_of_range_is_an_error(sampler, prefix_length):
     with pytest.raises(ValueError, match="prefix_length"):
-        sampler.complete(np.zeros((1, 96)), prefix_length, [0])
+        sampler.complete(np.zeros((1, 96), int), prefix_length, [0])
 
 
 @pytest.mark.slow
@@ -195,7 +195,7 @@ def test_sizes_that_patches_do_not_divide(decoder, size):
 
 def test_seeds_must_be_as_many_as_pictures(sampler):
     with pytest.raises(ValueError, match="one for each of the 3 images"):
-        sampler.complete(np.zeros((3, 96)), 0, [1, 2])
+        sampler.complete(np.zeros((3, 96), int), 0, [1, 2])
 
 
 @pytest.mark.parametrize("token", [-1, 1 << 13])

@@ -8,8 +8,11 @@ Shapes: H height, W width, T pixels.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
+
+from pixace_tf.typing import Tensor
 
 MIRRORED, UPSIDE_DOWN, BY_COLUMNS = 1, 2, 4
 # In training so many images are read in the first order, mirrored or not; the
@@ -91,22 +94,33 @@ def shares(rows: tuple[int, ...]) -> np.ndarray:
     )
 
 
-def best_orders(
-    mask: np.ndarray, image_size: tuple[int, int], num_orders: int
-) -> np.ndarray:
+def best_orders(mask: Tensor, sequences: np.ndarray, xp: Any = np) -> Tensor:
     """Return the order in which least is known behind what is hidden.
 
     Args:
         mask: bool `(N, T)` in plain order, True where pixels are hidden.
-        image_size: `(H, W)`.
-        num_orders: Of those to choose from, the first ones.
+        sequences: int32 `(orders, T)`, from `permutations`.
+        xp: The module of `mask`: NumPy, or `tf.experimental.numpy`.
 
     Returns:
-        int `(N,)`; the first of equally good ones.
+        Integers `(N,)`; the first of equally good ones.
     """
-    behind = [
-        np.sum(~in_order & (np.cumsum(in_order, axis=1) > 0), axis=1)
-        for order in range(num_orders)
-        for in_order in [mask[:, permutation(order, image_size)]]
-    ]
-    return np.argmin(behind, axis=0)
+    behind = []
+    for sequence in sequences:
+        in_order = xp.take(mask, sequence, axis=1)
+        has_begun = xp.cumsum(xp.where(in_order, 1, 0), axis=1) > 0
+        behind.append(xp.sum(xp.where(~in_order & has_begun, 1, 0), axis=1))
+    return xp.argmin(xp.stack(behind), axis=0)
+
+
+def to_plain(values: np.ndarray, when: np.ndarray) -> np.ndarray:
+    """Return values in plain order, from those in other orders.
+
+    Args:
+        values: `(N, T, ...)`.
+        when: Integers `(N, T)`, the permutation of each image.
+    """
+    plain = np.empty_like(values)
+    when = when.reshape(when.shape + (1,) * (values.ndim - 2))
+    np.put_along_axis(plain, when, values, axis=1)
+    return plain

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf.console import ProgressBar, ProgressCallback
+from pixace_tf.data import batches
 from pixace_tf.evaluation.evidence import (
     Evidence,
     MissingDataError,
@@ -151,9 +152,10 @@ def layer_means(
         For each layer float32 `(N, W)`.
     """
 
-    def means(token_ids: tf.Tensor) -> list[tf.Tensor]:
+    def means(token_ids: tf.Tensor) -> tf.Tensor:
         states = model.layer_states(token_ids)
-        return [tf.reduce_mean(tf.cast(s, tf.float32), axis=1) for s in states]
+        means = [tf.reduce_mean(tf.cast(s, tf.float32), axis=1) for s in states]
+        return tf.stack(means, axis=1)
 
     shape = _BATCH_SIZE, model.sequence_length
     program = tf.function(
@@ -162,15 +164,13 @@ def layer_means(
         autograph=False,
         jit_compile=jit_compile,
     )
-    done = []
-    for start in range(0, len(token_ids), _BATCH_SIZE):
-        batch = token_ids[start : start + _BATCH_SIZE].astype(np.int32)
-        missing = _BATCH_SIZE - len(batch)
-        full = np.pad(batch, ((0, missing), (0, 0)), mode="edge")
-        done.append([layer.numpy()[: len(batch)] for layer in program(full)])
-        if progress is not None:
-            progress(start + len(batch), len(token_ids))
-    return [np.concatenate(layer) for layer in zip(*done, strict=True)]
+    layers = batches.apply(
+        lambda batch: program(batch.astype(np.int32)),
+        _BATCH_SIZE,
+        token_ids,
+        progress=progress,
+    )
+    return list(np.moveaxis(layers, 1, 0))
 
 
 def _classifier() -> Any:

@@ -11,7 +11,7 @@ from keras import ops
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
-from pixace_tf.model.color_head import ChainHead, Choose, PackedHead
+from pixace_tf.model.color_head import ChainHead, PackedHead
 from pixace_tf.model.condition import ConditionEmbedding
 from pixace_tf.model.decoder import Decoder
 from pixace_tf.model.flat_decoder import FlatDecoder
@@ -264,7 +264,7 @@ class PixaceCausalLM(keras.Model):
             position: int32 scalar.
 
         Returns:
-            float `(B, W)` for `sample`, and the new state.
+            float `(B, W)` for the head's `sample`, and the new state.
         """
         around = neighbor_tokens(
             token_ids, position, self.image_size, self.palette.start_token_id
@@ -272,10 +272,6 @@ class PixaceCausalLM(keras.Model):
         features = len(NEIGHBORS) * self.embed.embedding_dim
         neighbors = ops.reshape(self.embed(around), (-1, 1, features))
         return self.decoder.step(state, neighbors, position)
-
-    def sample(self, hidden: Any, choose: Choose) -> Any:
-        """Sample the token of one position; see `ChainHead.sample`."""
-        return self.head.sample(hidden, choose)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON-ready values."""

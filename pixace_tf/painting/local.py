@@ -104,10 +104,11 @@ class LocalPainter:
         )
         is_hidden = hidden_pixels(request, tokenizer)
         token_ids = tokenizer.tokenize(originals).numpy()
-        masks_of_all = np.repeat(is_hidden, request.columns, axis=0)
+        mask = np.repeat(is_hidden, request.columns, axis=0)
+        mask = mask.reshape(len(mask), -1)
         sampled = self._run.sampler.fill(
             np.repeat(token_ids, request.columns, axis=0),
-            masks_of_all.reshape(len(masks_of_all), -1),
+            mask,
             request.seeds(token_ids),
             request.sampling_config(len(originals)),
             request.particles or NUM_PARTICLES,
@@ -120,7 +121,7 @@ class LocalPainter:
         return Completions(
             originals,
             np.stack([hide(*p) for p in zip(decoded, is_hidden, strict=True)]),
-            self._choose(request, sampled),
+            self._choose(request, sampled, self._run.sampler.orders(mask)),
             tuple(float(t) for t in request.temperatures),
         )
 
@@ -146,20 +147,32 @@ class LocalPainter:
     def _scorer(self) -> Scorer:
         return Scorer(self._run.model, jit_compile=self._run.jit_compile)
 
-    def _choose(self, request: Request, token_ids: np.ndarray) -> np.ndarray:
-        """Return the answer, uint8 `(rows, temperatures, samples, ...)`."""
+    def _choose(
+        self, request: Request, token_ids: np.ndarray, orders: Any = 0
+    ) -> np.ndarray:
+        """Return the answer, uint8 `(rows, temperatures, samples, ...)`.
+
+        Args:
+            request: Says how many images each sample is the best of. Their
+                likelihood is that given the label.
+            token_ids: int32 `(B, T)`.
+            orders: Integers, one or `(B,)`: the raster orders that the images
+                were painted in.
+        """
         bits = np.zeros(len(token_ids))
         if request.best > 1:
-            bits = self._scorer.bits(token_ids).mean(axis=1)
+            label = request.label_number(self.labels)
+            costs = self._scorer.bits(token_ids, labels=label, orders=orders)
+            bits = costs.mean(axis=1)
         images = self._run.tokenizer.detokenize(token_ids).numpy()
         return request.choose(images, bits)
 
     def _watched(
         self, request: Request, watch: WatchCallback | None
     ) -> Watch | None:
-        """Return what shows tokens as images, covered where nothing is yet.
+        """Return a function that shows tokens as images, hidden where missing.
 
-        Of several images for one sample the first is shown.
+        It shows the first of several images for one sample.
 
         Args:
             request: What is painted.

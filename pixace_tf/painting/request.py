@@ -11,11 +11,19 @@ import numpy as np
 from pixace_tf.data import image_files
 from pixace_tf.errors import UserError
 from pixace_tf.painting import masks
-from pixace_tf.sampling import MAX_GUIDANCE
-from pixace_tf.sampling.sampling_config import SamplingConfig
+from pixace_tf.sampling.sampling_config import (
+    SamplingConfig,
+    check_integers,
+    check_numbers,
+    check_setting,
+)
 
 # A path, an http(s) address, or uint8 `(any_height, any_width, 3)`.
 ImageLike = str | os.PathLike[str] | np.ndarray
+# Counts above this are mistakes; seeds within it leave room for the numbers
+# that are added to them.
+MAX_COUNT = 2**20
+MAX_SEED = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,18 +82,67 @@ class Request:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.images, str | os.PathLike):
-            raise UserError("Give a list of images, not a single path.")
-        if not 0 <= self.keep <= 1:
+        self._check_images()
+        for name in ("samples", "best", "particles"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_one(name, check_integers(name, value, 1, MAX_COUNT))
+        seed = check_integers("seed", self.seed, -MAX_SEED, MAX_SEED)
+        _check_one("seed", seed)
+        for name in ("guidance", "top_k", "top_p", "min_p"):
+            _check_one(name, check_setting(name, getattr(self, name)))
+        if np.ndim(check_setting("temperature", self.temperatures)) != 1:
             raise UserError(
-                f"keep must lie in [0, 1]. Received: keep={self.keep}"
+                "temperatures must be a list of numbers. Received: "
+                f"{self.temperatures!r}"
             )
+        if not len(self.temperatures):
+            raise UserError("Give at least one of temperatures.")
+        if self.label is not None and not isinstance(self.label, str):
+            raise UserError(
+                f"label must be the name of a class. Received: {self.label!r}"
+            )
+        if self.guidance > 1 and self.label is None:
+            raise UserError(
+                "guidance needs a label. Received: "
+                f"guidance={self.guidance:g} without one"
+            )
+
+    def _check_images(self) -> None:
+        """Refuse images, and ways to hide a part of them."""
+        images = self.images
+        is_list = isinstance(images, Sequence | np.ndarray)
+        is_scalar = isinstance(images, np.ndarray) and not images.ndim
+        if not is_list or is_scalar or isinstance(images, str | bytes):
+            raise UserError(
+                "Give a list of images, not a single path. "
+                f"Received: images={images!r}"
+            )
+        for image in images:
+            if not isinstance(image, str | os.PathLike | np.ndarray):
+                raise UserError(
+                    "An image must be a path, an address or a uint8 array. "
+                    f"Received: {image!r}"
+                )
+        keep = check_numbers(
+            "keep",
+            self.keep,
+            "a number from 0 to 1",
+            lambda x: (x >= 0) & (x <= 1),
+            np.float64,
+        )
+        _check_one("keep", keep)
         names = ("prefix_length", "cover", "mask")
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:
             raise UserError(f"Give only one of {', '.join(given)}.")
+        if self.prefix_length is not None:
+            _check_one(
+                "prefix_length",
+                check_integers("prefix_length", self.prefix_length, 0, 2**31),
+            )
         if self.cover is not None:
-            masks.parse_cover(self.cover)
+            masks.parse_cover(str(self.cover))
         if isinstance(self.mask, list | tuple) and (
             len(self.mask) != len(self.images)
         ):
@@ -93,25 +150,6 @@ class Request:
                 "Give one mask, or as many as there are images. Received: "
                 f"{len(self.mask)} masks, {len(self.images)} images"
             )
-        for name in ("samples", "best", "particles"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(
-                    f"{name} must be positive. Received: {name}={value}"
-                )
-        if not 1 <= self.guidance <= MAX_GUIDANCE:
-            raise UserError(
-                f"guidance must lie in [1, {MAX_GUIDANCE:g}]. "
-                f"Received: guidance={self.guidance}"
-            )
-        if self.guidance > 1 and self.label is None:
-            raise UserError(
-                "guidance needs a label. Received: "
-                f"guidance={self.guidance:g} without one"
-            )
-        if not len(self.temperatures):
-            raise UserError("Give at least one of temperatures.")
-        self.sampling_config(1).arrays(self.columns)
 
     def check_has_images(self) -> None:
         """Raise UserError if there is nothing to complete."""
@@ -204,7 +242,7 @@ class Request:
         Returns:
             int64 `(rows * columns,)`, row by row.
         """
-        own = self.seed + np.arange(self.samples * self.best)
+        own = int(self.seed) + np.arange(self.samples * self.best)
         row = np.tile(own, len(self.temperatures))
         if token_ids is None:
             return row
@@ -242,6 +280,13 @@ class Request:
         return chosen.reshape(*self.shape(rows), *images.shape[1:])
 
 
+def _check_one(name: str, value: np.ndarray) -> None:
+    if value.ndim:
+        raise UserError(
+            f"{name} must be one number. Received: shape={value.shape}"
+        )
+
+
 def generation(count: int, **options: Any) -> Request:
     """Return a request for new images.
 
@@ -252,6 +297,5 @@ def generation(count: int, **options: Any) -> Request:
     Raises:
         UserError: If a value is out of range.
     """
-    if count < 1:
-        raise UserError(f"count must be positive. Received: count={count}")
+    check_integers("count", count, 1, MAX_COUNT)
     return Request(samples=count, **options)

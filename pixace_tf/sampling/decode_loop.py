@@ -1,47 +1,55 @@
 """The loop over the pixels of a block of images, as graph functions.
 
-The model knows one step; this module owns the loop over steps. It is driven
-from Python, some pixels at a time, or from within a graph; both use `advance`.
+The model computes one step; this module owns the loop over steps. `decode`
+drives it from Python, some pixels at a time; `run` and `run_particles` drive it
+from within a graph. All of them use `advance`.
 
 Shapes: R rows of a block, T pixels.
 """
 
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pixace_tf import compile_cache
+from pixace_tf.data import batches
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling import particles
+from pixace_tf.sampling.block import Block, Carry, Drawing
 from pixace_tf.sampling.draws import (
     filter_logits,
     guide,
+    has_filters,
     inverse_transform,
     uniform_noise,
 )
 from pixace_tf.sampling.sampling_config import SamplingConfig
+from pixace_tf.typing import Tensor
 
-# An image is decoded in so many spans, or fewer.
+# An image is decoded in at most this many spans.
 NUM_SPANS = 4
 
 
 class DecodeLoop:
-    """Decodes a block of images, with everything compiled once.
+    """Decodes blocks of images, with everything compiled once.
 
     Attributes:
         rows: Images of a block.
         has_particles: Whether the rows are particles of one image.
+        is_guided: Whether guidance acts.
         span_length: Pixels that one call of `advance` decodes at most; spans
-            begin at its multiples.
+            begin at multiples of it.
 
     Args:
         model: The model to sample from.
         rows: Images of a block.
         jit_compile: Whether XLA compiles the loop.
-        has_particles: Whether the rows are particles of one image; then the
-            loop adds up what the known pixels cost, see `particles`.
+        has_particles: Whether the rows are particles of one image; the loop
+            then adds up what the known pixels cost, see `particles`.
         is_guided: Whether each row is decoded both with its label and with the
             null label, side by side in the state; see `draws.guide`.
     """
@@ -62,69 +70,63 @@ class DecodeLoop:
         num_patches = -(-model.sequence_length // patch_length)
         self._patches_per_span = -(-num_patches // NUM_SPANS)
         self.span_length = self._patches_per_span * patch_length
-        length, num_draws = model.sequence_length, model.head.num_draws
-        tokens = tf.TensorSpec((rows, length), tf.int32)
-        nats = tf.TensorSpec((rows,), tf.float32)
+        carry, drawing = self._carry_spec, self._drawing_spec
         scalar = tf.TensorSpec((), tf.int32)
-        self._state_spec = tf.nest.map_structure(
-            _relax, model.empty_state(rows * (1 + is_guided))
-        )
-        config = {
-            name: tf.TensorSpec((rows,), value.dtype)
-            for name, value in SamplingConfig().arrays(1).items()
-        }
-        if is_guided:
-            config["guidance"] = tf.TensorSpec((rows,), tf.float32)
-        # Where no filter is on, the program does not hold them. To convert
-        # Python's control flow would take most of the time of tracing.
+        # A program without filters is faster, so there are two.
         self._programs = {
-            is_filtered: tf.function(
+            is_filtered: _graph_function(
                 functools.partial(self._decode, is_filtered),
-                input_signature=[
-                    *(self._state_spec, tokens, nats, scalar, scalar),
-                    tf.TensorSpec((rows, length), tf.bool),
-                    tf.TensorSpec((rows, length, num_draws), tf.float32),
-                    config,
-                ],
-                autograph=False,
+                *(carry, scalar, scalar, drawing),
                 jit_compile=jit_compile,
             )
             for is_filtered in (False, True)
         }
-        self._begin_patch = tf.function(
-            lambda state, token_ids, patch: model.begin_patch(
-                state, self._in_state(token_ids), patch
-            ),
-            input_signature=[self._state_spec, tokens, scalar],
-            autograph=False,
+        self._begin_patch = _graph_function(self._begin, carry, scalar)
+        self._prefill = functools.cache(self._prefill_program)
+        shape = model.sequence_length, model.head.num_draws
+        self.noise = _graph_function(
+            lambda seeds: uniform_noise(seeds, *shape),
+            tf.TensorSpec((rows,), tf.int64),
         )
-        # There is one program for each number of patches.
-        self._prefill = functools.cache(
-            lambda num_patches: tf.function(
-                lambda token_ids, condition: model.prefill(
-                    self._in_state(token_ids), num_patches, condition
-                ),
-                input_signature=[
-                    tf.TensorSpec((None, length), tf.int32),
-                    tf.TensorSpec((None, 2), tf.int32),
-                ],
-                autograph=False,
-            )
-        )
-        self.noise = tf.function(
-            lambda seeds: uniform_noise(seeds, length, num_draws),
-            input_signature=[tf.TensorSpec((rows,), tf.int64)],
-            autograph=False,
-        )
-        self.resample = tf.function(
-            particles.resample,
-            input_signature=[
-                *(self._state_spec, tokens, nats),
-                *(tf.TensorSpec((), tf.float32), scalar),
-            ],
-            autograph=False,
+        self.resample = _graph_function(
+            particles.resample, carry, tf.TensorSpec((), tf.float32), scalar
         )
         self._traced: set[Any] = set()
+
+    @functools.cached_property
+    def _carry_spec(self) -> Carry:
+        state = self._model.empty_state(self.rows * (1 + self.is_guided))
+        return Carry(
+            tf.nest.map_structure(_relax, state),
+            tf.TensorSpec((self.rows, self._model.sequence_length), tf.int32),
+            tf.TensorSpec((self.rows,), tf.float32),
+        )
+
+    @functools.cached_property
+    def _drawing_spec(self) -> Drawing:
+        shape = self.rows, self._model.sequence_length
+        config = {
+            name: tf.TensorSpec((self.rows,), value.dtype)
+            for name, value in SamplingConfig().arrays(1).items()
+        }
+        if self.is_guided:
+            config["guidance"] = tf.TensorSpec((self.rows,), tf.float32)
+        return Drawing(
+            tf.TensorSpec(shape, tf.bool),
+            tf.TensorSpec((*shape, self._model.head.num_draws), tf.float32),
+            config,
+        )
+
+    def _prefill_program(self, num_patches: int) -> Any:
+        """Return the program that reads a number of patches."""
+        length = self._model.sequence_length
+        return _graph_function(
+            lambda token_ids, condition: self._model.prefill(
+                self._in_state(token_ids), num_patches, condition
+            ),
+            tf.TensorSpec((None, length), tf.int32),
+            tf.TensorSpec((None, 2), tf.int32),
+        )
 
     def trace(self, is_filtered: bool, position: int) -> None:
         """Trace what decodes from a position on, unless that was done.
@@ -150,19 +152,77 @@ class DecodeLoop:
             function.get_concrete_function()
             self._traced.add(function)
 
-    def state_at(
-        self, token_ids: tf.Tensor, position: int, condition: tf.Tensor
-    ) -> Any:
-        """Return a state that holds all pixels before a position.
+    def decode(
+        self, block: Block, start: int, end: int, is_watched: bool
+    ) -> Iterator[tuple[np.ndarray, int]]:
+        """Decode a block from one position to another.
+
+        This is all that an engine has to offer to `Sampler`.
 
         Args:
-            token_ids: int32 `(R, T)`, filled up to the position.
+            block: At most `rows` images; one for particles. It has a
+                `guidance` if and only if the loop is guided.
+            start: The first pixel, a multiple of the decoder's
+                `prefill_stride`.
+            end: Where to end, another one or T.
+            is_watched: Whether to yield after each row of pixels.
+
+        Returns:
+            An iterator that decodes some pixels at a time; it yields int32
+            `(R, T)`, of which the first rows are the images of the block, and
+            the position that comes next.
+        """
+        is_filtered = bool(has_filters(block.config))
+        # Here, since the iterators advance in threads.
+        self.trace(is_filtered, start)
+        return self._decode_block(is_filtered, block, start, end, is_watched)
+
+    def _decode_block(
+        self,
+        is_filtered: bool,
+        block: Block,
+        position: int,
+        end: int,
+        is_watched: bool,
+    ) -> Iterator[tuple[np.ndarray, int]]:
+        # Padded here, not before: the particles of many images would fill the
+        # memory.
+        token_ids, mask, seeds, condition, config = tf.nest.map_structure(
+            lambda array: tf.constant(batches.pad(array, self.rows)), block
+        )
+        if self.has_particles:
+            uniform = particles.choice_noise(seeds[0], token_ids.shape[1])
+            seeds = particles.seeds(seeds[0], self.rows)
+        drawing = Drawing(mask, self.noise(seeds), config)
+        carry = self.begin(token_ids, position, condition)
+        while position < end:
+            stop = (position // self.span_length + 1) * self.span_length
+            if is_watched or self.has_particles:
+                stop = self.chunk_end(position)
+            stop = min(stop, end)
+            carry = self.advance(is_filtered, carry, position, stop, drawing)
+            position, token_ids = stop, carry.token_ids
+            if self.has_particles and position < end:
+                carry = self.resample(carry, uniform[position], self.rows)
+                token_ids = carry.token_ids
+            elif self.has_particles:
+                token_ids = particles.choose(carry, uniform[-1], self.rows)
+            yield token_ids.numpy(), stop
+
+    def begin(
+        self, token_ids: Tensor, position: int, condition: Tensor
+    ) -> Carry:
+        """Return what decoding begins with.
+
+        Args:
+            token_ids: int32 `(R, T)`, filled up to the position, and where
+                pixels are not hidden.
             position: A multiple of the decoder's `prefill_stride`.
             condition: int32 `(R, 2)`, as in `PixaceCausalLM`.
 
         Returns:
-            The state for `advance` from this position on, or from the
-            beginning of an earlier span.
+            The argument of `advance`, from this position or from the beginning
+            of an earlier span on.
         """
         condition = self._in_state(condition)
         if self.is_guided:
@@ -170,154 +230,129 @@ class DecodeLoop:
             label = tf.where(is_null, NULL_LABEL, condition[:, 1])
             condition = tf.stack([condition[:, 0], label], axis=1)
         if not 0 < position < self._model.sequence_length:
-            return self._model.empty_state(condition.shape[0], condition)
+            state = self._model.empty_state(condition.shape[0], condition)
+            return Carry(state, token_ids, tf.zeros(self.rows))
         prefill = self._prefill(self._patches_before(position))
-        if not self.has_particles:
-            return prefill(token_ids, condition)
-        # Before the first hidden pixel the particles are the same.
-        first = tf.zeros(self.rows, tf.int32)
-        state = prefill(token_ids[:1], condition[: 1 + self.is_guided])
-        return particles.take_rows(state, first, 1)
+        if self.has_particles:
+            # Before the first hidden pixel, all particles are the same.
+            first = tf.zeros(self.rows, tf.int32)
+            state = prefill(token_ids[:1], condition[: 1 + self.is_guided])
+            state = particles.take_rows(state, first, 1)
+        else:
+            state = prefill(token_ids, condition)
+        return Carry(state, token_ids, tf.zeros(self.rows))
 
     def advance(
         self,
         is_filtered: bool,
-        state: Any,
-        token_ids: tf.Tensor,
-        nats: tf.Tensor,
-        start: Any,
-        stop: Any,
-        mask: tf.Tensor,
-        noise: tf.Tensor,
-        config: dict[str, tf.Tensor],
-    ) -> tuple[tf.Tensor, tf.Tensor, Any]:
+        carry: Carry,
+        start: int | Tensor,
+        stop: int | Tensor,
+        drawing: Drawing,
+    ) -> Carry:
         """Decode some pixels, keeping those that are not hidden.
 
         Args:
             is_filtered: Whether the filters act.
-            state: From `state_at`, or from the call before.
-            token_ids: int32 `(R, T)`, filled up to `start`, and where pixels
-                are not hidden.
-            nats: float32 `(R,)`, what the known pixels have cost so far.
+            carry: From `begin`, or from the call before.
             start: int32 scalar, a multiple of the decoder's `prefill_stride`.
             stop: int32 scalar, another one, or T, in the same span or its end.
-            mask: bool `(R, T)`, the pixels to sample.
-            noise: float32 `(R, T, num_draws)`, from `noise`.
-            config: `(R,)` tensors by name, as in `SamplingConfig`.
+            drawing: What to sample, and how.
 
         Returns:
-            int32 `(R, T)`, filled up to `stop`; `nats`, to which the loop of
-            particles has added what the known pixels on the way cost; and the
-            state at `stop`.
+            The carry at `stop`; a loop of particles has added the costs of the
+            known pixels on the way to `nats`.
         """
         if self._model.decoder.has_growing_cache:
-            # XLA wants fixed shapes, so this stays outside of its program.
+            # XLA needs fixed shapes, so this stays outside of its program.
             patch = start // self._model.decoder.patch_length
-            state = self._begin_patch(state, token_ids, patch)
-        return self._programs[is_filtered](
-            *(state, token_ids, nats, start, stop, mask, noise, config)
-        )
+            carry = carry._replace(state=self._begin_patch(carry, patch))
+        return self._programs[is_filtered](carry, start, stop, drawing)
 
     def run(
-        self,
-        is_filtered: bool,
-        state: Any,
-        token_ids: tf.Tensor,
-        start: tf.Tensor,
-        *arguments: Any,
-    ) -> tf.Tensor:
-        """Decode from the beginning of a span to the end, all of it a graph.
+        self, is_filtered: bool, carry: Carry, start: Tensor, drawing: Drawing
+    ) -> Tensor:
+        """Decode from the beginning of a span to the end, within a graph.
 
         Args:
             is_filtered: See `advance`.
-            state: See `advance`.
-            token_ids: See `advance`.
+            carry: See `advance`.
             start: int32 scalar, a multiple of `span_length`.
-            *arguments: `mask`, `noise` and `config` of `advance`.
+            drawing: See `advance`.
 
         Returns:
             int32 `(R, T)`.
         """
         length = self._model.sequence_length
 
-        def body(start: tf.Tensor, token_ids: tf.Tensor, state: Any) -> Any:
-            stop = tf.minimum(start + self.span_length, length)
-            state = tf.nest.map_structure(_set_shape, state, self._state_spec)
-            nats = tf.zeros(self.rows)
-            token_ids, _, state = self.advance(
-                *(is_filtered, state, token_ids, nats, start, stop), *arguments
+        def body(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+            stop = tf.minimum(position + self.span_length, length)
+            return stop, self.advance(
+                is_filtered, carry, position, stop, drawing
             )
-            return stop, token_ids, state
 
-        tokens = tf.TensorSpec((self.rows, length), tf.int32)
-        _, token_ids, _ = tf.while_loop(
-            lambda start, *_: start < length,
-            body,
-            (start, token_ids, state),
-            shape_invariants=(
-                tf.TensorSpec((), tf.int32),
-                tokens,
-                self._state_spec,
-            ),
-        )
-        return token_ids
+        return self._while(body, start, length, carry).token_ids
 
     def run_particles(
         self,
-        state: Any,
-        token_ids: tf.Tensor,
-        span: tuple[tf.Tensor, tf.Tensor],
-        uniform: tf.Tensor,
-        count: tf.Tensor,
-        *arguments: Any,
-    ) -> tf.Tensor:
-        """Fill one image by particles, all of it a graph; filters act.
+        carry: Carry,
+        start: Tensor,
+        end: Tensor,
+        drawing: Drawing,
+        uniform: Tensor,
+        count: Tensor,
+    ) -> Tensor:
+        """Fill one image by particles, within a graph; filters act.
 
         Args:
-            state: See `advance`.
-            token_ids: See `advance`.
-            span: int32 scalars, the first pixel and the end; multiples of the
-                decoder's `prefill_stride`, or T.
+            carry: See `advance`.
+            start: int32 scalar, the first pixel, a multiple of the decoder's
+                `prefill_stride`.
+            end: int32 scalar, another one, or T.
+            drawing: See `advance`.
             uniform: float32 `(T + 1,)`, from `particles.choice_noise`.
             count: int32 scalar from 1 to R; the rows behind are no particles.
-            *arguments: `mask`, `noise` and `config` of `advance`.
 
         Returns:
             int32 `(1, T)`.
         """
-        start, end = span
 
-        def body(
-            position: tf.Tensor, tokens: tf.Tensor, nats: tf.Tensor, state: Any
-        ) -> Any:
+        def body(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
             stop = tf.minimum(self.chunk_end(position), end)
-            state = tf.nest.map_structure(_set_shape, state, self._state_spec)
-            tokens, nats, state = self.advance(
-                *(True, state, tokens, nats, position, stop), *arguments
-            )
-            tokens, nats, state = tf.cond(
+            carry = self.advance(True, carry, position, stop, drawing)
+            return stop, tf.cond(
                 stop < end,
-                lambda: self.resample(
-                    *(state, tokens, nats, uniform[stop], count)
-                ),
-                lambda: (tokens, nats, state),
+                lambda: self.resample(carry, uniform[stop], count),
+                lambda: carry,
             )
-            return stop, tokens, nats, state
 
-        rows = tf.TensorSpec((self.rows,), tf.float32)
-        tokens = tf.TensorSpec(token_ids.shape, tf.int32)
-        _, token_ids, nats, _ = tf.while_loop(
-            lambda position, *_: position < end,
-            body,
-            (start, token_ids, tf.zeros(self.rows), state),
-            shape_invariants=(
-                *(tf.TensorSpec((), tf.int32), tokens, rows),
-                self._state_spec,
-            ),
+        carry = self._while(body, start, end, carry)
+        return particles.choose(carry, uniform[-1], count)
+
+    def _while(
+        self,
+        body: Callable[[Tensor, Carry], tuple[Tensor, Carry]],
+        start: Tensor,
+        end: int | Tensor,
+        carry: Carry,
+    ) -> Carry:
+        """Repeat `body` while its position is below `end`, within a graph."""
+
+        def with_shapes(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+            return body(
+                position,
+                tf.nest.map_structure(_set_shape, carry, self._carry_spec),
+            )
+
+        _, carry = tf.while_loop(
+            lambda position, _: position < end,
+            with_shapes,
+            (start, carry),
+            shape_invariants=(tf.TensorSpec((), tf.int32), self._carry_spec),
         )
-        return particles.choose(token_ids, nats, uniform[-1], count)
+        return carry
 
-    def chunk_end(self, position: Any) -> Any:
+    def chunk_end(self, position: int | Tensor) -> Any:
         """Return where the row of pixels that begins at a position ends.
 
         Args:
@@ -334,8 +369,8 @@ class DecodeLoop:
             return tf.minimum(position + row, span_end)
         return min(position + row, span_end)
 
-    def _in_state(self, tensor: tf.Tensor) -> tf.Tensor:
-        """Return the rows of the state for those of the block."""
+    def _in_state(self, tensor: Tensor) -> Tensor:
+        """Return rows of a block as rows of the state."""
         return tf.repeat(tensor, 2, axis=0) if self.is_guided else tensor
 
     def _patches_before(self, position: int) -> int:
@@ -343,79 +378,102 @@ class DecodeLoop:
         num_spans = -(-position // self.span_length)
         return num_spans * self._patches_per_span
 
+    def _begin(self, carry: Carry, patch: Tensor) -> Tensor:
+        """Return the state for the pixels of a patch."""
+        token_ids = self._in_state(carry.token_ids)
+        return self._model.begin_patch(carry.state, token_ids, patch)
+
     def _decode(
         self,
         is_filtered: bool,
-        state: Any,
-        token_ids: tf.Tensor,
-        nats: tf.Tensor,
-        start: tf.Tensor,
-        stop: tf.Tensor,
-        mask: tf.Tensor,
-        noise: tf.Tensor,
-        config: dict[str, tf.Tensor],
-    ) -> tuple[tf.Tensor, tf.Tensor, Any]:
+        carry: Carry,
+        start: Tensor,
+        stop: Tensor,
+        drawing: Drawing,
+    ) -> Carry:
         """Decode as `advance` does; XLA can compile this."""
-        model, decoder = self._model, self._model.decoder
+        decoder = self._model.decoder
 
-        def step(
-            position: tf.Tensor, tokens: tf.Tensor, nats: tf.Tensor, state: Any
-        ) -> Any:
-            hidden, state = model.step(state, self._in_state(tokens), position)
-            uniform = tf.gather(noise, position, axis=1)
-            is_free = tf.gather(mask, position, axis=1)
-            if self.has_particles:
-                known = model.head.choices(tf.gather(tokens, position, axis=1))
-
-            def choose(logits: tf.Tensor, draw: int) -> tf.Tensor:
-                nonlocal nats
-                scores = logits
-                if self.is_guided:
-                    scores, null = logits[::2], logits[1::2]
-                    logits = guide(scores, null, config["guidance"])
-                logits /= config["temperature"][:, None]
-                if is_filtered:
-                    logits = filter_logits(logits, config)
-                chosen = inverse_transform(logits, uniform[:, draw])
-                if self.has_particles:
-                    cost = particles.cost(scores, known[draw])
-                    nats += tf.where(is_free, 0.0, cost)
-                    here = tf.maximum(known[draw], 0)
-                    chosen = tf.where(is_free, chosen, here)
-                return self._in_state(chosen)
-
-            sampled = model.sample(hidden, choose)[:: 1 + self.is_guided]
-            is_here = tf.range(model.sequence_length) == position
-            is_here &= is_free[:, None]
-            tokens = tf.where(is_here, sampled[:, None], tokens)
-            return position + 1, tokens, nats, state
-
-        def decode_patch(
-            position: tf.Tensor, tokens: tf.Tensor, nats: tf.Tensor, state: Any
-        ) -> Any:
-            patch = position // decoder.patch_length
-            if not decoder.has_growing_cache:
-                state = model.begin_patch(state, self._in_state(tokens), patch)
-            end = tf.minimum((patch + 1) * decoder.patch_length, stop)
-            return tf.while_loop(
-                lambda position, *_: position < end,
-                step,
-                (position, tokens, nats, state),
+        def step(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+            return position + 1, self._step(
+                is_filtered, carry, position, drawing
             )
 
-        _, token_ids, nats, state = tf.while_loop(
-            lambda position, *_: position < stop,
-            decode_patch,
-            (start, token_ids, nats, state),
+        def decode_patch(
+            position: Tensor, carry: Carry
+        ) -> tuple[Tensor, Carry]:
+            patch = position // decoder.patch_length
+            if not decoder.has_growing_cache:
+                carry = carry._replace(state=self._begin(carry, patch))
+            end = tf.minimum((patch + 1) * decoder.patch_length, stop)
+            return tf.while_loop(
+                lambda position, _: position < end, step, (position, carry)
+            )
+
+        _, carry = tf.while_loop(
+            lambda position, _: position < stop, decode_patch, (start, carry)
         )
-        return token_ids, nats, state
+        return carry
+
+    def _step(
+        self,
+        is_filtered: bool,
+        carry: Carry,
+        position: Tensor,
+        drawing: Drawing,
+    ) -> Carry:
+        """Decode one pixel."""
+        head, config = self._model.head, drawing.config
+        state, tokens, nats = carry
+        hidden, state = self._model.step(
+            state, self._in_state(tokens), position
+        )
+        uniform = tf.gather(drawing.noise, position, axis=1)
+        is_free = tf.gather(drawing.mask, position, axis=1)
+        if self.has_particles:
+            known = head.choices(tf.gather(tokens, position, axis=1))
+
+        def choose(logits: Tensor, draw: int) -> Tensor:
+            nonlocal nats
+            scores = logits
+            if self.is_guided:
+                scores, null = logits[::2], logits[1::2]
+                logits = guide(scores, null, config["guidance"])
+            logits /= config["temperature"][:, None]
+            if is_filtered:
+                logits = filter_logits(logits, config)
+            chosen = inverse_transform(logits, uniform[:, draw])
+            if self.has_particles:
+                cost = particles.cost(scores, known[draw])
+                nats += tf.where(is_free, 0.0, cost)
+                here = tf.maximum(known[draw], 0)
+                chosen = tf.where(is_free, chosen, here)
+            return self._in_state(chosen)
+
+        sampled = head.sample(hidden, choose)[:: 1 + self.is_guided]
+        is_here = tf.range(self._model.sequence_length) == position
+        is_here &= is_free[:, None]
+        tokens = tf.where(is_here, sampled[:, None], tokens)
+        return Carry(state, tokens, nats)
 
 
-def _set_shape(tensor: tf.Tensor, spec: tf.TensorSpec) -> tf.Tensor:
+def _graph_function(
+    function: Callable[..., Any], *signature: Any, jit_compile: bool = False
+) -> Any:
+    # Converting Python's control flow would take most of the time of tracing.
+    return tf.function(
+        function,
+        input_signature=signature,
+        autograph=False,
+        jit_compile=jit_compile,
+    )
+
+
+def _set_shape(tensor: Tensor, spec: tf.TensorSpec) -> Tensor:
     """Return a tensor whose shape is known as far as the spec says."""
     return tf.ensure_shape(tensor, spec.shape)
 
 
-def _relax(tensor: Any) -> tf.TensorSpec:
+def _relax(tensor: Tensor) -> tf.TensorSpec:
     """Return a spec in which a dimension of 0 may grow."""
     return tf.TensorSpec([n or None for n in tensor.shape], tensor.dtype)

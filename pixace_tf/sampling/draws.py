@@ -10,13 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf.sampling.sampling_config import SamplingConfig
+from pixace_tf.typing import Tensor
 
 # Guidance acts on choices with at least this share of the likeliest one's
 # probability.
 MIN_GUIDED = 0.01
 
 
-def uniform_noise(seeds: tf.Tensor, length: int, num_draws: int) -> tf.Tensor:
+def uniform_noise(seeds: Tensor, length: int, num_draws: int) -> Tensor:
     """Draw all noise of each image from its own seed.
 
     Args:
@@ -36,9 +37,7 @@ def uniform_noise(seeds: tf.Tensor, length: int, num_draws: int) -> tf.Tensor:
     )
 
 
-def guide(
-    logits: tf.Tensor, null_logits: tf.Tensor, guidance: tf.Tensor
-) -> tf.Tensor:
+def guide(logits: Tensor, null_logits: Tensor, guidance: Tensor) -> Tensor:
     """Move away from what is likely of any image, towards that of a label.
 
     Choices that are all but impossible under the label are removed before,
@@ -59,24 +58,30 @@ def guide(
     return tf.where(given >= top + math.log(MIN_GUIDED), guided, -np.inf)
 
 
-def inverse_transform(logits: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+def inverse_transform(logits: Tensor, uniform: Tensor) -> Tensor:
     """Draw from `softmax(logits)` by inverting its cumulative distribution.
 
     Args:
-        logits: float32 `(B, n)`; minus infinity is never drawn.
-        uniform: float32 `(B,)`, multiples of 2**-23 in `[0, 1)`: their product
-            with a sum is below the sum, so the draw exists.
+        logits: float32 `(B, n)`; a choice whose probability is 0 in float32 is
+            never drawn.
+        uniform: float32 `(B,)` in `[0, 1)`: its product with a sum is below
+            the sum in float32 too, so a draw exists.
 
     Returns:
         int32 `(B,)` in `[0, n)`.
     """
     top = tf.reduce_max(logits, axis=-1, keepdims=True)
-    cumulative = tf.cumsum(tf.exp(logits - top), axis=-1)
-    threshold = uniform[:, None] * cumulative[:, -1:]
-    return tf.reduce_sum(tf.cast(cumulative <= threshold, tf.int32), axis=-1)
+    weights = tf.exp(logits - top)
+    # XLA adds in several parts, so the sums may sink by a rounding error, and
+    # cross the threshold at a choice of no weight.
+    cumulative = tf.where(weights > 0, tf.cumsum(weights, axis=-1), -1.0)
+    total = tf.reduce_max(cumulative, axis=-1, keepdims=True)
+    is_above = cumulative > uniform[:, None] * total
+    count = logits.shape[-1]
+    return tf.reduce_min(tf.where(is_above, tf.range(count), count - 1), -1)
 
 
-def filter_logits(logits: tf.Tensor, config: dict[str, tf.Tensor]) -> tf.Tensor:
+def filter_logits(logits: Tensor, config: dict[str, Tensor]) -> Tensor:
     """Remove unlikely choices: top-k, then top-p of the rest, and min-p.
 
     Args:
@@ -104,7 +109,7 @@ def filter_logits(logits: tf.Tensor, config: dict[str, tf.Tensor]) -> tf.Tensor:
     return tf.where(logits >= bar[:, None], logits, -np.inf)
 
 
-def has_filters(config: dict[str, Any]) -> tf.Tensor:
+def has_filters(config: dict[str, Any]) -> Tensor:
     """Return bool: whether any filter of any image removes anything.
 
     Args:

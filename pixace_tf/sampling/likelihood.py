@@ -10,11 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf.console import ProgressCallback
+from pixace_tf.data import batches
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.quantization import quantize
+from pixace_tf.data.raster_orders import permutations, to_plain
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.typing import Tensor
 
 
 class Scorer:
@@ -22,7 +25,7 @@ class Scorer:
 
     Args:
         model: The model that scores.
-        batch_size: Pictures at a time; the last batch is filled up.
+        batch_size: Images at a time; the last batch is padded.
         jit_compile: Whether XLA compiles it.
     """
 
@@ -33,9 +36,10 @@ class Scorer:
         jit_compile: bool = True,
     ) -> None:
         self.batch_size = batch_size
+        self._orders = np.array(model.orders)
+        self._sequences = permutations(len(model.orders), model.image_size)
 
-        def nats(token_ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-            condition = tf.stack([tf.zeros_like(labels), labels], axis=1)
+        def nats(token_ids: Tensor, condition: Tensor) -> Tensor:
             logits = model((token_ids, condition), training=False)
             return model.channel_nats(token_ids, logits)
 
@@ -43,7 +47,7 @@ class Scorer:
             nats,
             input_signature=[
                 tf.TensorSpec((batch_size, model.sequence_length), tf.int32),
-                tf.TensorSpec((batch_size,), tf.int32),
+                tf.TensorSpec((batch_size, 2), tf.int32),
             ],
             autograph=False,
             jit_compile=jit_compile,
@@ -54,44 +58,55 @@ class Scorer:
         token_ids: np.ndarray,
         progress: ProgressCallback | None = None,
         labels: Any = NULL_LABEL,
+        orders: Any = 0,
     ) -> np.ndarray:
         """Return the cost of each channel of each pixel.
 
         Args:
-            token_ids: integers `(N, T)`, canonical codes.
+            token_ids: integers `(N, T)`, canonical codes, in plain order.
             progress: Told the images done and their number.
             labels: integers, one or `(N,)`, as in `PixaceCausalLM`.
+            orders: integers, one or `(N,)`: the raster order in which each
+                image is read.
 
         Returns:
-            float32 `(N, T, 3)`: minus log2 probability of each channel, given
-            those before it in the order of `Palette.channel_names`.
+            float32 `(N, T, 3)` in plain order: minus log2 probability of each
+            channel, given those before it in the order of
+            `Palette.channel_names`.
         """
-        done = []
-        labels = np.broadcast_to(labels, len(token_ids)).astype(np.int32)
-        for start in range(0, len(token_ids), self.batch_size):
-            chosen = slice(start, start + self.batch_size)
-            batch = token_ids[chosen].astype(np.int32)
-            missing = self.batch_size - len(batch)
-            full = np.pad(batch, ((0, missing), (0, 0)), mode="edge")
-            full_labels = np.pad(labels[chosen], (0, missing), mode="edge")
-            nats = self._nats(full, full_labels)
-            done.append(nats.numpy()[: len(batch)])
-            if progress is not None:
-                progress(start + len(batch), len(token_ids))
-        return np.concatenate(done) / np.float32(np.log(2))
+        count = len(token_ids)
+        nats = batches.apply(
+            self._nats_in_order,
+            self.batch_size,
+            token_ids,
+            np.broadcast_to(labels, count),
+            np.broadcast_to(orders, count),
+            progress=progress,
+        )
+        return nats / np.float32(np.log(2))
+
+    def _nats_in_order(
+        self, token_ids: np.ndarray, labels: np.ndarray, orders: np.ndarray
+    ) -> np.ndarray:
+        when = self._sequences[orders]
+        tokens = np.take_along_axis(token_ids, when, axis=1)
+        condition = np.stack([self._orders[orders], labels], axis=1)
+        nats = self._nats(tokens.astype(np.int32), condition.astype(np.int32))
+        return to_plain(nats.numpy(), when)
 
     def bits(
         self,
         token_ids: np.ndarray,
         progress: ProgressCallback | None = None,
         labels: Any = NULL_LABEL,
+        orders: Any = 0,
     ) -> np.ndarray:
         """Return the cost of each pixel; see `channel_bits`.
 
         Returns:
             float32 `(N, T)`: minus log2 probability.
         """
-        return self.channel_bits(token_ids, progress, labels).sum(axis=-1)
+        return self.channel_bits(token_ids, progress, labels, orders).sum(-1)
 
 
 @functools.lru_cache(maxsize=4)

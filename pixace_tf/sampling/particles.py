@@ -11,18 +11,18 @@ given all known ones, exactly as the model has them.
 Shapes: R particles, T pixels, n choices of one draw.
 """
 
-from typing import Any
-
 import numpy as np
 import tensorflow as tf
 
+from pixace_tf.sampling.block import Carry
 from pixace_tf.sampling.draws import inverse_transform
+from pixace_tf.typing import Tensor
 
 # Of `stateless_uniform`; a 0 stands behind the seeds of the pixels' noise.
 _SEEDS, _CHOICES = 1, 2
 
 
-def seeds(seed: tf.Tensor, count: int) -> tf.Tensor:
+def seeds(seed: Tensor, count: int) -> Tensor:
     """Derive the seeds of the particles from that of their image.
 
     Args:
@@ -43,7 +43,7 @@ def seeds(seed: tf.Tensor, count: int) -> tf.Tensor:
     return tf.concat([seed[None], others], axis=0)
 
 
-def choice_noise(seed: tf.Tensor, length: int) -> tf.Tensor:
+def choice_noise(seed: Tensor, length: int) -> Tensor:
     """Draw the noise of resampling and of the last choice.
 
     Args:
@@ -57,7 +57,7 @@ def choice_noise(seed: tf.Tensor, length: int) -> tf.Tensor:
     return tf.random.stateless_uniform((length + 1,), key, alg="philox")
 
 
-def cost(logits: tf.Tensor, choice: tf.Tensor) -> tf.Tensor:
+def cost(logits: Tensor, choice: Tensor) -> Tensor:
     """Return what a known choice costs each particle.
 
     Args:
@@ -72,13 +72,7 @@ def cost(logits: tf.Tensor, choice: tf.Tensor) -> tf.Tensor:
     return tf.where(choice < 0, 0.0, -chosen)
 
 
-def resample(
-    state: Any,
-    token_ids: tf.Tensor,
-    nats: tf.Tensor,
-    uniform: tf.Tensor,
-    count: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor, Any]:
+def resample(carry: Carry, uniform: Tensor, count: Tensor) -> Carry:
     """Copy heavy particles in place of light ones, if few carry the weight.
 
     Systematic resampling: each particle is copied as often as its share of the
@@ -86,15 +80,14 @@ def resample(
     particles is below half.
 
     Args:
-        state: The decoder's, each tensor with a multiple of R rows.
-        token_ids: int32 `(R, T)`.
-        nats: float32 `(R,)`, what the known pixels cost since the last time.
+        carry: Each tensor of its state has a multiple of R rows.
         uniform: float32 scalar in `[0, 1)`.
         count: int32 scalar from 1 to R; the rows behind are no particles.
 
     Returns:
-        `token_ids`, `nats` and `state` of the new particles.
+        The carry of the new particles.
     """
+    nats = carry.nats
     rows = nats.shape[0]
     number = tf.cast(count, tf.float32)
     weights = tf.nn.softmax(-_of_particles(nats, count))
@@ -106,39 +99,37 @@ def resample(
     drawn = tf.minimum(drawn, count - 1)
     return tf.cond(
         effective < number / 2,
-        lambda: (
-            tf.gather(token_ids, drawn),
+        lambda: Carry(
+            take_rows(carry.state, drawn, rows),
+            tf.gather(carry.token_ids, drawn),
             tf.zeros_like(nats),
-            take_rows(state, drawn, rows),
         ),
-        lambda: (token_ids, nats, state),
+        lambda: carry,
     )
 
 
-def choose(
-    token_ids: tf.Tensor, nats: tf.Tensor, uniform: tf.Tensor, count: tf.Tensor
-) -> tf.Tensor:
+def choose(carry: Carry, uniform: Tensor, count: Tensor) -> Tensor:
     """Draw one of the particles by weight.
 
     Args:
-        token_ids: int32 `(R, T)`.
-        nats: float32 `(R,)`; see `resample`.
+        carry: The particles.
         uniform: float32 scalar in `[0, 1)`.
         count: int32 scalar; see `resample`.
 
     Returns:
         int32 `(1, T)`.
     """
-    nats = _of_particles(nats, count)
-    return tf.gather(token_ids, inverse_transform(-nats[None], uniform[None]))
+    nats = _of_particles(carry.nats, count)
+    chosen = inverse_transform(-nats[None], uniform[None])
+    return tf.gather(carry.token_ids, chosen)
 
 
-def _of_particles(nats: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+def _of_particles(nats: Tensor, count: Tensor) -> Tensor:
     """Return costs that are infinite for the rows that are no particles."""
     return tf.where(tf.range(nats.shape[0]) < count, nats, np.inf)
 
 
-def take_rows(state: Any, index: tf.Tensor, count: int) -> Any:
+def take_rows(state: Tensor, index: Tensor, count: int) -> Tensor:
     """Return a state of other rows.
 
     Args:
@@ -148,7 +139,7 @@ def take_rows(state: Any, index: tf.Tensor, count: int) -> Any:
         count: Images of the state.
     """
 
-    def take(tensor: tf.Tensor) -> tf.Tensor:
+    def take(tensor: Tensor) -> Tensor:
         each = tensor.shape[0] // count
         rows = index[:, None] * each + tf.range(each)
         return tf.gather(tensor, tf.reshape(rows, (-1,)))

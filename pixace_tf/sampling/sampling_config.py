@@ -6,15 +6,128 @@ from typing import Any
 
 import numpy as np
 
+from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.errors import UserError
+from pixace_tf.sampling import MAX_GUIDANCE
+from pixace_tf.typing import Tensor
 
-# What the fields must be, for arrays and for tensors; NaN fails every rule.
+# Rules for arrays and for tensors; NaN fails all of them.
 RULES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "temperature": ("from 0.001 to 1000", lambda x: (x >= 1e-3) & (x <= 1e3)),
-    "top_k": ("0 (off) or a positive integer", lambda x: x >= 0),
+    "top_k": (
+        "0 (off) or a positive integer",
+        lambda x: (x >= 0) & (x <= 2**31 - 1),
+    ),
     "top_p": ("above 0 and at most 1", lambda x: (x > 0) & (x <= 1)),
     "min_p": ("from 0 to 1", lambda x: (x >= 0) & (x <= 1)),
+    "guidance": (
+        f"from 1 to {MAX_GUIDANCE:g}",
+        lambda x: (x >= 1) & (x <= MAX_GUIDANCE),
+    ),
 }
+
+
+def is_guided(labels: Tensor, guidance: Tensor) -> Tensor:
+    """Tell which images guidance changes.
+
+    Args:
+        labels: Integers `(B,)`.
+        guidance: float32 `(B,)`.
+    """
+    return (guidance > 1) & (labels != NULL_LABEL)
+
+
+def check_setting(name: str, value: Any) -> np.ndarray:
+    """Return a setting of `RULES` as float32, or `top_k` as int32.
+
+    Args:
+        name: Its name.
+        value: One number, or an array of them.
+
+    Raises:
+        UserError: If a value is no number or out of range.
+    """
+    rule, is_good = RULES[name]
+    dtype = np.int32 if name == "top_k" else np.float32
+    return check_numbers(name, value, rule, is_good, dtype)
+
+
+def check_integers(name: str, value: Any, low: int, high: int) -> np.ndarray:
+    """Return int64 values, all in `[low, high]`; see `check_numbers`."""
+    return check_numbers(
+        name,
+        value,
+        f"an integer from {low} to {high}",
+        lambda x: (x >= low) & (x <= high),
+        np.int64,
+    )
+
+
+def check_numbers(
+    name: str,
+    value: Any,
+    rule: str,
+    is_good: Callable[[Any], Any],
+    dtype: type[np.generic],
+) -> np.ndarray:
+    """Return numbers as an array of another type, changed by rounding only.
+
+    Args:
+        name: What they are, for the error.
+        value: One number, or an array of them. Bools and texts are none, and
+            floats are no integers.
+        rule: What they must be, for the error.
+        is_good: Tells whether they are.
+        dtype: Type of the result.
+
+    Raises:
+        UserError: If a value is no number or breaks the rule.
+    """
+    given = _as_numbers(value, "iu" if issubclass(dtype, np.integer) else "iuf")
+    if given is not None:
+        with np.errstate(over="ignore", under="ignore"):
+            array = given.astype(dtype)
+        if np.all(is_good(given) & is_good(array)):
+            return array
+    raise UserError(f"{name} must be {rule}. Received: {name}={value!r}")
+
+
+def _as_numbers(value: Any, kinds: str) -> np.ndarray | None:
+    """Return an array, or None for what is not made of numbers.
+
+    Args:
+        value: One number, or an array of them.
+        kinds: Kinds of NumPy types, of `"iuf"`.
+    """
+    try:
+        if isinstance(value, list | tuple):
+            # Beside numbers, NumPy would take bools for numbers.
+            each = np.asarray(value, object).ravel()
+            if any(isinstance(x, bool | np.bool_) for x in each):
+                return None
+        array = np.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return array if array.dtype.kind in kinds or not array.size else None
+
+
+def per_image(name: str, value: np.ndarray, count: int) -> np.ndarray:
+    """Return one value for each image.
+
+    Args:
+        name: What they are, for the error.
+        value: One, or `(count,)`.
+        count: Number of images.
+
+    Raises:
+        UserError: If there are others.
+    """
+    if value.ndim and value.shape != (count,):
+        raise UserError(
+            f"{name} must be one value, or one for each of the {count} images. "
+            f"Received: shape={value.shape}"
+        )
+    return np.broadcast_to(value, count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +142,9 @@ class SamplingConfig:
         top_p: Keep the likeliest choices up to this probability, in `(0, 1]`.
         min_p: Keep the choices that have at least this share of the likeliest
             one's probability, in `[0, 1]`.
+
+    Raises:
+        UserError: If a value is no number or out of range.
     """
 
     temperature: Any = 1.0
@@ -36,8 +152,11 @@ class SamplingConfig:
     top_p: Any = 1.0
     min_p: Any = 0.0
 
+    def __post_init__(self) -> None:
+        self._settings()
+
     def arrays(self, count: int) -> dict[str, np.ndarray]:
-        """Return one value per image, checked.
+        """Return one value per image.
 
         Args:
             count: Number of images.
@@ -46,16 +165,15 @@ class SamplingConfig:
             float32 `(count,)` arrays by name; `top_k` is int32.
 
         Raises:
-            UserError: If a value is out of range.
+            UserError: If a field has another number of values.
         """
-        arrays = {}
-        for name, (rule, is_good) in RULES.items():
-            value = np.asarray(getattr(self, name), np.float64)
-            is_whole = name != "top_k" or np.all(value == np.floor(value))
-            if not (is_whole and np.all(np.isfinite(value) & is_good(value))):
-                raise UserError(
-                    f"{name} must be {rule}. Received: {getattr(self, name)}"
-                )
-            dtype = np.int32 if name == "top_k" else np.float32
-            arrays[name] = np.broadcast_to(value, count).astype(dtype)
-        return arrays
+        return {
+            name: per_image(name, value, count)
+            for name, value in self._settings().items()
+        }
+
+    def _settings(self) -> dict[str, np.ndarray]:
+        return {
+            field.name: check_setting(field.name, getattr(self, field.name))
+            for field in dataclasses.fields(self)
+        }

@@ -9,13 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf.data import raster_orders
-from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.painting.masks import MIN_SHARE
 from pixace_tf.sampling import MAX_SERVED_PARTICLES, particles
+from pixace_tf.sampling.block import Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
-from pixace_tf.sampling.sampler import ROWS_BEHIND
+from pixace_tf.sampling.region import spans
+from pixace_tf.sampling.sampling_config import is_guided
 
 
 class ServedFill:
@@ -31,13 +32,14 @@ class ServedFill:
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._loops = {
-            is_guided: DecodeLoop(
-                *(model, MAX_SERVED_PARTICLES),
+            guided: DecodeLoop(
+                model,
+                MAX_SERVED_PARTICLES,
                 jit_compile=False,
                 has_particles=True,
-                is_guided=is_guided,
+                is_guided=guided,
             )
-            for is_guided in ([False, True] if model.labels else [False])
+            for guided in ([False, True] if model.labels else [False])
         }
         self._sequences = raster_orders.permutations(
             len(model.orders), model.image_size
@@ -71,23 +73,57 @@ class ServedFill:
         small = self._tokenizer.resize_image(image)
         return small, tf.reshape(mask, (height * width,))
 
+    def orders(self, masks: tf.Tensor) -> tf.Tensor:
+        """Return the raster order in which to read each image.
+
+        Args:
+            masks: bool `(B, T)`, True where pixels are to be sampled.
+
+        Returns:
+            int32 `(B,)`.
+        """
+        orders = raster_orders.best_orders(
+            masks, self._sequences, tf.experimental.numpy
+        )
+        return tf.cast(orders, tf.int32)
+
+    def in_order(self, values: tf.Tensor, orders: tf.Tensor) -> tf.Tensor:
+        """Return values `(B, T)` in the orders `(B,)`, from the plain one."""
+        return tf.gather(
+            values, tf.gather(self._sequences, orders), batch_dims=1
+        )
+
+    def to_plain(self, values: tf.Tensor, orders: tf.Tensor) -> tf.Tensor:
+        """Return values `(B, T)` in plain order, from the orders `(B,)`."""
+        return tf.gather(values, tf.gather(self._places, orders), batch_dims=1)
+
+    def condition(self, orders: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        """Return conditions, int32 `(B, 2)`; see `PixaceCausalLM`.
+
+        Args:
+            orders: int32 `(B,)`, raster orders.
+            labels: int32 `(B,)`, numbers of labels.
+        """
+        rows = tf.gather(tf.constant(self._model.orders), orders)
+        return tf.stack([rows, labels], axis=1)
+
     def fill(
         self,
-        token_ids: tf.Tensor,
+        tokens: tf.Tensor,
         mask: tf.Tensor,
+        condition: tf.Tensor,
         count: tf.Tensor,
-        label: tf.Tensor,
         guidance: tf.Tensor,
         seed: tf.Tensor,
         config: dict[str, tf.Tensor],
     ) -> tf.Tensor:
-        """Fill one image; see `Sampler.fill`.
+        """Fill one image, read in its order; see `Sampler.fill`.
 
         Args:
-            token_ids: int32 `(T,)`.
+            tokens: int32 `(T,)`.
             mask: bool `(T,)`, True where pixels are to be sampled.
+            condition: int32 `(2,)`, as in `PixaceCausalLM`.
             count: int32 scalar from 1 to `MAX_SERVED_PARTICLES`, the particles.
-            label: int32 scalar, the number of the label.
             guidance: float32 scalar from 1 on.
             seed: int64 scalar.
             config: Scalars, named as in `SamplingConfig`.
@@ -95,76 +131,54 @@ class ServedFill:
         Returns:
             int32 `(T,)`.
         """
-        order = self._best_order(mask)
-        sequence = tf.gather(self._sequences, order)
-        mask = tf.gather(mask, sequence)
-        tokens = tf.where(mask, 0, tf.gather(token_ids, sequence))
-        row_of_order = tf.gather(tf.constant(self._model.orders), order)
-        condition = tf.stack([row_of_order, label])
-
-        def run(is_guided: bool) -> tf.Tensor:
-            extra = {"guidance": guidance} if is_guided else {}
-            return self._run(
-                *(self._loops[is_guided], tokens, mask, count, condition),
-                *(seed, {**config, **extra}),
-            )
-
-        is_guided = (guidance > 1) & (label != NULL_LABEL)
-        filled = (
-            tf.cond(is_guided, lambda: run(True), lambda: run(False))
-            if self._model.labels
-            else run(False)
+        tokens = tf.where(mask, 0, tokens)
+        arguments = tokens, mask, condition, count, seed
+        if not self._model.labels:
+            return self._run(self._loops[False], *arguments, config)
+        return tf.cond(
+            is_guided(condition[1], guidance),
+            lambda: self._run(
+                self._loops[True],
+                *arguments,
+                {**config, "guidance": guidance},
+            ),
+            lambda: self._run(self._loops[False], *arguments, config),
         )
-        return tf.gather(filled, tf.gather(self._places, order))
 
     def _run(
         self,
         loop: DecodeLoop,
         tokens: tf.Tensor,
         mask: tf.Tensor,
-        count: tf.Tensor,
         condition: tf.Tensor,
+        count: tf.Tensor,
         seed: tf.Tensor,
         config: dict[str, tf.Tensor],
     ) -> tf.Tensor:
-        """Fill one image, read in its order; return int32 `(T,)`."""
+        """Fill one image in a block of its own; return int32 `(T,)`."""
         length = self._model.sequence_length
-        stride = self._model.decoder.prefill_stride
-        position = tf.range(length)
-        first = tf.reduce_min(tf.where(mask, position, length))
-        end = tf.reduce_max(tf.where(mask, position + 1, 0))
-        is_weighed = tf.reduce_any(~mask & (position > first)) & (count > 1)
-        behind = ROWS_BEHIND * self._model.image_size[1]
-        end += tf.where(is_weighed, behind, 0)
-        start = tf.where(first < length, first // stride * stride, length)
-        end = tf.maximum(start, tf.minimum(-(-end // stride) * stride, length))
-
-        def of_block(value: tf.Tensor) -> tf.Tensor:
-            return tf.repeat(value[None], loop.rows, axis=0)
-
-        block = of_block(tokens)
-        last_span = (length - 1) // loop.span_length * loop.span_length
+        starts, ends, is_weighed = spans(
+            self._model, mask[None], count, tf.experimental.numpy
+        )
+        tokens, mask, condition, config = tf.nest.map_structure(
+            lambda value: tf.repeat(value[None], loop.rows, axis=0),
+            (tokens, mask, condition, config),
+        )
         # One prefill program serves every beginning.
-        state = loop.state_at(block, last_span, of_block(condition))
+        last_span = (length - 1) // loop.span_length * loop.span_length
+        noise = loop.noise(particles.seeds(seed, loop.rows))
         (filled,) = tf.unstack(
             loop.run_particles(
-                *(state, block, (start, end)),
+                loop.begin(tokens, last_span, condition),
+                tf.cast(starts[0], tf.int32),
+                tf.cast(ends[0], tf.int32),
+                Drawing(mask, noise, config),
                 particles.choice_noise(seed, length),
-                tf.where(is_weighed, count, 1),
-                of_block(mask),
-                loop.noise(particles.seeds(seed, loop.rows)),
-                tf.nest.map_structure(of_block, config),
+                tf.where(is_weighed[0], count, 1),
             ),
             num=1,
         )
         return filled
-
-    def _best_order(self, mask: tf.Tensor) -> tf.Tensor:
-        """Return the order of `raster_orders.best_orders`, int32 scalar."""
-        in_order = tf.gather(mask, self._sequences)  # (orders, T)
-        is_behind = tf.cumsum(tf.cast(in_order, tf.int32), axis=1) > 0
-        behind = tf.cast(~in_order & is_behind, tf.int32)
-        return tf.argmin(tf.reduce_sum(behind, axis=1), output_type=tf.int32)
 
     def _small_mask(self, mask_bytes: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
         """Return bool `(height, width)`, as `complete` reads a mask."""

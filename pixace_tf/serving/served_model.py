@@ -24,7 +24,8 @@ from pixace_tf.data.image_files import printable
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.sampling import MAX_GUIDANCE, MAX_SERVED_PARTICLES
+from pixace_tf.sampling import MAX_SERVED_PARTICLES
+from pixace_tf.sampling.block import Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.draws import has_filters
 from pixace_tf.sampling.sampling_config import RULES, SamplingConfig
@@ -58,7 +59,8 @@ class ServedModel:
     image costs the model. `score` returns the same for the given images; its
     `image_bytes` is the image scaled down, before the palette.
 
-    `fill` also returns `mask`, bool `(B, T)`: what it has painted.
+    `fill` also returns `mask`, bool `(B, T)`: what it has painted; its
+    `bits_per_pixel` is the cost given the label, in the order of painting.
 
     Every input is `(B, ...)`, and one of a single row counts for all rows.
     Every output is `(B, ...)`; those that end in `_bytes` are PNG files. What
@@ -78,10 +80,13 @@ class ServedModel:
         self._fill = ServedFill(model, tokenizer)
         length = model.sequence_length
         self._nats = tf.function(
-            lambda token_ids: model.pixel_nats(
-                token_ids, model(token_ids, training=False)
+            lambda token_ids, condition: model.pixel_nats(
+                token_ids, model((token_ids, condition), training=False)
             ),
-            input_signature=[tf.TensorSpec((None, length), tf.int32)],
+            input_signature=[
+                tf.TensorSpec((None, length), tf.int32),
+                tf.TensorSpec((None, 2), tf.int32),
+            ],
             autograph=False,
         )
         row = tf.TensorSpec((None,), tf.string)
@@ -173,19 +178,32 @@ class ServedModel:
             parallel_iterations=1,
         )
         labels = self._label_numbers(given.pop("label"))
-        token_ids = tf.map_fn(
+        orders = self._fill.orders(masks)
+        tokens = self._fill.in_order(self._tokenize(images), orders)
+        condition = self._fill.condition(orders, labels)
+        tokens = tf.map_fn(
             lambda row: self._fill.fill(*row),
             (
-                *(self._tokenize(images), masks, given.pop("particles")),
-                *(labels, given.pop("guidance"), given.pop("seed"), given),
+                tokens,
+                self._fill.in_order(masks, orders),
+                condition,
+                given.pop("particles"),
+                given.pop("guidance"),
+                given.pop("seed"),
+                given,
             ),
             fn_output_signature=tf.TensorSpec(
                 (self._tokenizer.sequence_length,), tf.int32
             ),
             parallel_iterations=1,
         )
-        images = self._tokenizer.detokenize(token_ids)
-        return {**self._outputs(images, token_ids), "mask": masks}
+        token_ids = self._fill.to_plain(tokens, orders)
+        return {
+            **self._images(self._tokenizer.detokenize(token_ids)),
+            "token_ids": token_ids,
+            "bits_per_pixel": self._bits(tokens, condition),
+            "mask": masks,
+        }
 
     def _label_numbers(self, names: tf.Tensor) -> tf.Tensor:
         """Return the numbers of labels, int32 `(B,)`; refuse unknown ones."""
@@ -240,10 +258,6 @@ class ServedModel:
             "particles": (
                 f"from 1 to {MAX_SERVED_PARTICLES}",
                 lambda x: (x >= 1) & (x <= MAX_SERVED_PARTICLES),
-            ),
-            "guidance": (
-                f"from 1 to {MAX_GUIDANCE:g}",
-                lambda x: (x >= 1) & (x <= MAX_GUIDANCE),
             ),
         }
         checks += [
@@ -351,37 +365,53 @@ class ServedModel:
         start = span * loop.span_length
         last_start = (self._model.sequence_length - 1) // loop.span_length
         # One prefill program serves every beginning.
-        state = loop.state_at(
-            *(token_ids, last_start * loop.span_length),
+        carry = loop.begin(
+            token_ids,
+            last_start * loop.span_length,
             tf.constant([[0, NULL_LABEL]] * BLOCK_ROWS),
         )
         mask = tf.range(token_ids.shape[1]) >= prefix_length[:, None]
-        arguments = mask, loop.noise(seeds), config
-
-        def run(is_filtered: bool) -> tf.Tensor:
-            return loop.run(is_filtered, state, token_ids, start, *arguments)
-
+        drawing = Drawing(mask, loop.noise(seeds), config)
         return tf.cond(
-            has_filters(config), lambda: run(True), lambda: run(False)
+            has_filters(config),
+            lambda: loop.run(True, carry, start, drawing),
+            lambda: loop.run(False, carry, start, drawing),
         )
 
     def _outputs(self, images: tf.Tensor, token_ids: tf.Tensor) -> Tensors:
-        count, length = tf.shape(token_ids)[0], token_ids.shape[1]
-        nats = tf.map_fn(
-            lambda index: self._nats(tf.gather(token_ids, index)),
-            _blocks(tf.range(count)),
-            fn_output_signature=tf.TensorSpec((BLOCK_ROWS, length), tf.float32),
-        )
-        nats = tf.reshape(nats, (-1, length))[:count]
+        plain = tf.tile([[0, NULL_LABEL]], [tf.shape(token_ids)[0], 1])
+        return {
+            **self._images(images),
+            "token_ids": token_ids,
+            "bits_per_pixel": self._bits(token_ids, plain),
+        }
+
+    def _images(self, images: tf.Tensor) -> Tensors:
         return {
             "image_bytes": tf.map_fn(
                 tf.io.encode_png,
                 images,
                 fn_output_signature=tf.TensorSpec((), tf.string),
-            ),
-            "token_ids": token_ids,
-            "bits_per_pixel": tf.reduce_mean(nats, axis=1) / math.log(2),
+            )
         }
+
+    def _bits(self, tokens: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
+        """Return bits per pixel, float32 `(B,)`.
+
+        Args:
+            tokens: int32 `(B, T)`, in the order of the condition.
+            condition: int32 `(B, 2)`, as in `PixaceCausalLM`.
+        """
+        count, length = tf.shape(tokens)[0], tokens.shape[1]
+        nats = tf.map_fn(
+            lambda index: self._nats(
+                tf.gather(tokens, index), tf.gather(condition, index)
+            ),
+            _blocks(tf.range(count)),
+            fn_output_signature=tf.TensorSpec((BLOCK_ROWS, length), tf.float32),
+        )
+        nats = tf.reshape(nats, (-1, length))[:count]
+        return tf.reduce_mean(nats, axis=1) / math.log(2)
 
 
 def _shorten_names(path: str) -> None:

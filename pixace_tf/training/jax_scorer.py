@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pixace_tf.console import ProgressCallback
+from pixace_tf.data import batches
 from pixace_tf.model.causal_lm import PixaceCausalLM
 
 
@@ -46,13 +47,10 @@ class JaxScorer:
         """
         weights = [v.value for v in self._model.trainable_variables]
         others = [v.value for v in self._model.non_trainable_variables]
-        done = []
-        for start in range(0, len(token_ids), self._batch_size):
-            batch = token_ids[start : start + self._batch_size]
-            missing = self._batch_size - len(batch)
-            full = np.pad(batch, ((0, missing), (0, 0)), mode="edge")
-            nats = self._nats(weights, others, full.astype(np.int32))
-            done.append(np.asarray(nats)[: len(batch)])
-            if progress is not None:
-                progress(start + len(batch), len(token_ids))
-        return np.concatenate(done) / np.float32(np.log(2))
+        nats = batches.apply(
+            lambda batch: self._nats(weights, others, batch.astype(np.int32)),
+            self._batch_size,
+            token_ids,
+            progress=progress,
+        )
+        return nats / np.float32(np.log(2))

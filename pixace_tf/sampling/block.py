@@ -1,0 +1,59 @@
+"""What goes into a block of images, and what decoding passes along.
+
+Shapes: R rows of a block, T pixels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pixace_tf.typing import Tensor
+
+
+class Block(NamedTuple):
+    """Images to decode in step, all read in their own raster order.
+
+    Attributes:
+        token_ids: int32 `(R, T)`, zeros where pixels are hidden.
+        mask: bool `(R, T)`, True where pixels are to be sampled.
+        seeds: int64 `(R,)`.
+        condition: int32 `(R, 2)`, as in `PixaceCausalLM`.
+        config: `(R,)` arrays by name, as in `SamplingConfig`, and `guidance`.
+    """
+
+    token_ids: np.ndarray
+    mask: np.ndarray
+    seeds: np.ndarray
+    condition: np.ndarray
+    config: dict[str, np.ndarray]
+
+
+class Carry(NamedTuple):
+    """What each step of decoding hands to the next.
+
+    Attributes:
+        state: The decoder's state; with guidance two rows for each image.
+        token_ids: int32 `(R, T)`, filled up to the position, and where pixels
+            are not hidden.
+        nats: float32 `(R,)`, what the known pixels have cost each particle
+            since the last resampling; zeros without particles.
+    """
+
+    state: Tensor
+    token_ids: Tensor
+    nats: Tensor
+
+
+class Drawing(NamedTuple):
+    """What decoding reads and never changes.
+
+    Attributes:
+        mask: bool `(R, T)`, True where pixels are to be sampled.
+        noise: float32 `(R, T, num_draws)` in `[0, 1)`.
+        config: `(R,)` tensors by name, as in `SamplingConfig`; with guidance
+            also `guidance`.
+    """
+
+    mask: Tensor
+    noise: Tensor
+    config: dict[str, Tensor]

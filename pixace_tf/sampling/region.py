@@ -1,0 +1,45 @@
+"""From which pixel to which a masked image is decoded.
+
+The functions take NumPy arrays, or tensors with `xp=tf.experimental.numpy`.
+
+Shapes: B batch, T pixels.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.typing import Tensor
+
+# Particles are weighed by this many rows of known pixels behind the last hidden
+# one; the costs of later rows differ little between them.
+ROWS_BEHIND = 3
+
+
+def spans(
+    model: PixaceCausalLM, mask: Tensor, num_particles: Any, xp: Any = np
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return which pixels of each image to decode, and whether by particles.
+
+    Args:
+        model: The model that decodes.
+        mask: bool `(B, T)` in the order of decoding, True where pixels are to
+            be sampled.
+        num_particles: Integers, one or `(B,)`.
+        xp: The module of the arrays.
+
+    Returns:
+        Integers `(B,)`, the first pixel and the end, multiples of the decoder's
+        `prefill_stride` or T; and bool `(B,)`.
+    """
+    length, stride = model.sequence_length, model.decoder.prefill_stride
+    position = xp.arange(length)
+    first = xp.min(xp.where(mask, position, length), axis=-1)
+    end = xp.max(xp.where(mask, position + 1, 0), axis=-1)
+    is_behind = ~mask & (position > first[:, None])
+    is_weighed = xp.any(is_behind, axis=-1) & (num_particles > 1)
+    end += xp.where(is_weighed, ROWS_BEHIND * model.image_size[1], 0)
+    start = xp.where(first < length, first // stride * stride, length)
+    end = xp.minimum(-(-end // stride) * stride, length)
+    return start, xp.maximum(start, end), is_weighed
