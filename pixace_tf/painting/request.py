@@ -85,7 +85,7 @@ class Request:
         self._check_images()
         for name in ("samples", "best", "particles"):
             value = getattr(self, name)
-            if value is not None:
+            if name != "particles" or value is not None:
                 _check_one(name, check_integers(name, value, 1, MAX_COUNT))
         seed = check_integers("seed", self.seed, -MAX_SEED, MAX_SEED)
         _check_one("seed", seed)
