@@ -8,7 +8,8 @@ Expected: not measured yet
 
 import sys
 
-from pixace_tf import fit
+from pixace_tf import TrainingArguments, fit
 
 if __name__ == "__main__":
-    fit(sys.argv[1], preset="base", max_minutes=480.0, dropout=0.1)
+    arguments = TrainingArguments(preset="base", max_minutes=480, dropout=0.1)
+    fit(sys.argv[1], arguments)

@@ -5,7 +5,7 @@
     run = load_run("saved_models/animals")
     complete(run, ["cat.jpg"], samples=4).sheet().save("completed.png")
 
-Names are imported when they are first used, since TensorFlow takes seconds.
+Names are imported on first use, since TensorFlow takes seconds to import.
 """
 
 import importlib
@@ -19,6 +19,7 @@ _HOME = {
     "PixaceCausalLM": "model.causal_lm",
     "PixelTokenizer": "data.tokenizer",
     "Sampler": "sampling.sampler",
+    "TrainingArguments": "training.training_arguments",
     "complete": "painting.local",
     "fit": "training.fit",
     "generate": "painting.local",

@@ -1,37 +1,33 @@
-"""The whole way on pictures drawn on the spot."""
+"""The whole program once, on pictures drawn on the spot."""
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 from pixace_tf import console
 from pixace_tf.data import cartoons
 from pixace_tf.painting import local, sheets
 from pixace_tf.training.fit import fit
+from pixace_tf.training.training_arguments import TrainingArguments
 
-# Not among the training pictures: those have the seed 0.
+# The training pictures have the seed 0.
 HELD_OUT_SEED = 1
-# Small enough to see every picture some times in the time.
+# Small enough to see every picture several times in a few minutes.
 IMAGE_SIZE = (24, 24)
 
 
 def run_demo(
     folder: str,
-    max_minutes: float,
+    arguments: TrainingArguments,
     count: int,
     say: Callable[[str], None] = print,
-    image_size: tuple[int, int] = IMAGE_SIZE,
-    **options: Any,
 ) -> None:
-    """Draw, fit, complete, generate; say where the sheets lie.
+    """Draw, fit, complete and generate; report where the sheets lie.
 
     Args:
         folder: Gets `data/`, `saved_models/` and the sheets.
-        max_minutes: Time to train.
-        count: Pictures to draw; those of an earlier demo are used again.
+        arguments: The arguments of `fit`.
+        count: Pictures to draw; the pictures of an earlier demo are used again.
         say: Takes each line of the report.
-        image_size: `(height, width)` in pixels.
-        **options: Further arguments of `fit`.
     """
     train, held_out = (
         os.path.join(folder, "data", name)
@@ -46,11 +42,9 @@ def run_demo(
                 cartoons.draw_folder(path, number, seed, bar.count)
     run = fit(
         train,
+        arguments,
         runs_dir=os.path.join(folder, "saved_models"),
-        max_minutes=max_minutes,
         say=say,
-        image_size=image_size,
-        **options,
     )
     unseen = sorted(
         os.path.join(place, name)

@@ -67,18 +67,21 @@ def trained_run(cartoon_folder, tmp_path_factory):
     """A briefly trained run, with its eight classes as labels."""
     from pixace_tf.data import labels
     from pixace_tf.training.fit import fit
+    from pixace_tf.training.training_arguments import TrainingArguments
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(labels, "MIN_IMAGES", 3)
         return fit(
             str(cartoon_folder),
+            TrainingArguments(
+                preset="pico",
+                image_size=(8, 12),
+                epochs=3,
+                batch_size=8,
+                jit_compile=False,
+                labels=True,
+            ),
             runs_dir=str(tmp_path_factory.mktemp("runs")),
-            preset="pico",
-            image_size=(8, 12),
-            epochs=3,
-            batch_size=8,
-            jit_compile=False,
-            labels=True,
             say=lambda line: None,
         )
 

@@ -21,6 +21,7 @@ from pixace_tf.data import image_files, tokenizer
 from pixace_tf.model import causal_lm
 from pixace_tf.model.presets import PRESETS
 from pixace_tf.runs import run_folder
+from pixace_tf.training import fit as fit_module
 from pixace_tf.training import training_arguments
 from pixace_tf.training.fit import fit
 from pixace_tf.training.training_arguments import TrainingArguments
@@ -94,6 +95,26 @@ def test_fit_has_an_option_for_every_argument_with_its_default():
     for name in ("start_from", "name", "runs_dir"):
         assert options.pop(name) == parameters[name].default
     assert options == dataclasses.asdict(TrainingArguments())
+
+
+def given_by(monkeypatch, *words):
+    """Return what the command `fit` hands to the function."""
+    handed = []
+
+    def stop(source, arguments, **_):
+        handed.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_module, "fit", stop)
+    call("fit", "folder", *words)
+    return handed[0].given
+
+
+def test_an_option_that_equals_its_default_is_given_too(monkeypatch):
+    assert given_by(monkeypatch) == {}
+    words = ("--image-size", "32", "--flip", "--epochs", 3)
+    expected = {"image_size": (32, 32), "flip": True, "epochs": 3}
+    assert given_by(monkeypatch, *words) == expected
 
 
 def test_tune_has_an_option_for_every_argument_with_its_default():

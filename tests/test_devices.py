@@ -24,11 +24,13 @@ tf.config.set_logical_device_configuration(cpu, two)
 from pixace_tf.training.fit import fit
 from pixace_tf.training.previews import Previews
 Previews.update = lambda *_, **__: None
+from pixace_tf.training.training_arguments import TrainingArguments
 folder, runs_dir, name, devices, precision = sys.argv[1:]
-fit(folder, runs_dir=runs_dir, name=name, devices=devices, preset="pico",
-    precision=precision, image_size=(8, 8), batch_size=8, epochs=4,
-    decoder="transformer", head="packed", checkpoint_seconds=0,
-    jit_compile=False)
+arguments = TrainingArguments(
+    devices=devices, preset="pico", precision=precision, image_size=(8, 8),
+    batch_size=8, epochs=4, decoder="transformer", head="packed",
+    checkpoint_seconds=0, jit_compile=False)
+fit(folder, arguments, runs_dir=runs_dir, name=name)
 """
 
 
@@ -102,8 +104,8 @@ def test_three_devices_share_a_batch_evenly(monkeypatch):
 def test_more_devices_than_there_are_is_one_clear_line(
     cartoon_folder, tmp_path
 ):
-    options = {"runs_dir": tmp_path, "say": lambda line: None}
+    two = TrainingArguments(devices="2", image_size=(8, 8))
     with pytest.raises(UserError, match="devices must be at most 1"):
-        fit(str(cartoon_folder), devices="2", image_size=(8, 8), **options)
+        fit(cartoon_folder, two, runs_dir=tmp_path, say=lambda line: None)
     with pytest.raises(UserError, match="positive number, all or all-hosts"):
-        fit(str(cartoon_folder), devices="some", **options)
+        TrainingArguments(devices="some")

@@ -19,6 +19,7 @@ import tensorflow as tf
 from pixace_tf.data import cartoons
 from pixace_tf.machine import num_cores
 from pixace_tf.training.fit import fit
+from pixace_tf.training.training_arguments import TrainingArguments
 
 pytestmark = pytest.mark.slow  # Nearly all of it.
 GOLDEN = pathlib.Path(__file__).parent / "golden.json"
@@ -51,17 +52,19 @@ def draw_images(folder):
 def train(folder, runs_dir, case):
     return fit(
         str(folder),
+        TrainingArguments(
+            preset="pico",
+            image_size=(8, 12),
+            batch_size=8,
+            epochs=2,
+            seed=3,
+            dropout=0.1,
+            jit_compile=False,
+            **CASES[case],
+        ),
         runs_dir=str(runs_dir),
         name=case.replace(" ", "-"),
-        preset="pico",
-        image_size=(8, 12),
-        batch_size=8,
-        epochs=2,
-        seed=3,
-        dropout=0.1,
-        jit_compile=False,
         say=lambda line: None,
-        **CASES[case],
     )
 
 

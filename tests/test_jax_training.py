@@ -21,10 +21,12 @@ import sys
 from pixace_tf.training.fit import fit
 from pixace_tf.training.previews import Previews
 Previews.update = lambda *_, **__: None
+from pixace_tf.training.training_arguments import TrainingArguments
 folder, runs_dir, name, epochs, decoder, head = sys.argv[1:]
-fit(folder, runs_dir=runs_dir, name=name, epochs=int(epochs), decoder=decoder,
-    head=head, preset="pico", image_size=(8, 8), batch_size=8,
-    checkpoint_seconds=0, jit_compile=False)
+arguments = TrainingArguments(
+    epochs=int(epochs), decoder=decoder, head=head, preset="pico",
+    image_size=(8, 8), batch_size=8, checkpoint_seconds=0, jit_compile=False)
+fit(folder, arguments, runs_dir=runs_dir, name=name)
 """
 
 

@@ -11,6 +11,7 @@ from pixace_tf.model.presets import decoder_config
 from pixace_tf.training import size_law
 from pixace_tf.training.fit import fit
 from pixace_tf.training.previews import Previews
+from pixace_tf.training.training_arguments import TrainingArguments
 
 RESULTS = pathlib.Path(__file__).parent.parent / "pipelines" / "results"
 
@@ -92,19 +93,25 @@ def test_a_run_keeps_the_size_that_was_chosen(
     monkeypatch.setattr(size_law, "PRESET_CHOICES", ("pico", "nano"))
     monkeypatch.setattr(Previews, "update", lambda *_, **__: None)
     lines = []
-    options = {"image_size": (4, 4), "batch_size": 8, "jit_compile": False}
-    options |= {"runs_dir": str(tmp_path), "say": lines.append}
+
+    def train(**options):
+        arguments = TrainingArguments(
+            image_size=(4, 4), batch_size=8, jit_compile=False, **options
+        )
+        words = {"runs_dir": str(tmp_path), "say": lines.append}
+        return fit(str(cartoon_folder), arguments, **words)
+
     flops(1.5e11)
-    run = fit(str(cartoon_folder), epochs=1, **options)
+    run = train(epochs=1)
     assert run.arguments["preset"] == "pico"
     assert any(line.startswith("Preset pico should") for line in lines)
     del lines[:]
     flops(1e20)  # Another machine would choose another one.
-    run = fit(str(cartoon_folder), epochs=2, **options)
+    run = train(epochs=2)
     assert run.arguments["preset"] == "pico"
     assert not any(line.startswith("Preset") for line in lines)
     with pytest.raises(ValueError, match="preset was 'pico', now 'small'"):
-        fit(str(cartoon_folder), epochs=2, preset="small", **options)
+        train(epochs=2, preset="small")
 
 
 def test_the_speed_of_this_machine_is_that_of_a_machine():

@@ -26,6 +26,7 @@ from pixace_tf.data.tokenizing import Job
 from pixace_tf.errors import UserError
 from pixace_tf.training.fit import fit
 from pixace_tf.training.previews import Previews
+from pixace_tf.training.training_arguments import TrainingArguments
 
 TOKENIZER = PixelTokenizer((8, 8))
 CLASSES = ("cat", "dog")
@@ -296,31 +297,35 @@ def test_training_from_shards_is_training_from_images(
     folder, shards, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(Previews, "update", lambda *_, **__: None)
-    options = {
-        "runs_dir": tmp_path,
-        "preset": "pico",
-        "decoder": "transformer",
-        "batch_size": 64,
-        "epochs": 1,
-        "jit_compile": False,
-        "say": lambda line: None,
-    }
-    plain = fit(str(folder), name="plain", image_size=(8, 8), **options)
-    sharded = fit(shards.path, name="sharded", **options)
+
+    def train(source, name, **options):
+        arguments = TrainingArguments(
+            preset="pico",
+            decoder="transformer",
+            batch_size=64,
+            jit_compile=False,
+            **options,
+        )
+        words = {"runs_dir": tmp_path, "say": lambda line: None}
+        return fit(source, arguments, name=name, **words)
+
+    plain = train(str(folder), "plain", epochs=1, image_size=(8, 8))
+    sharded = train(shards.path, "sharded", epochs=1)
     assert plain.model.labels == sharded.model.labels == CLASSES
     for a, b in zip(plain.model.weights, sharded.model.weights, strict=True):
         np.testing.assert_array_equal(a, b)
     # A longer budget goes on.
-    more = fit(shards.path, name="sharded", **{**options, "epochs": 2})
+    more = train(shards.path, "sharded", epochs=2)
     history = json.loads(pathlib.Path(more.file("history.json")).read_text())
     assert len(history) == 2
 
 
 def test_shards_with_other_colors_are_refused(shards, tmp_path):
-    with pytest.raises(UserError, match=r"have the image_size \(8, 8\)"):
-        fit(shards.path, runs_dir=tmp_path, image_size=(16, 16))
-    with pytest.raises(UserError, match="have the bit_widths"):
-        fit(shards.path, runs_dir=tmp_path, bit_widths=(3, 3, 3))
+    """Even if they are given as what happens to be the default."""
+    for name, value in (("image_size", (32, 32)), ("bit_widths", (3, 3, 3))):
+        arguments = TrainingArguments(**{name: value})
+        with pytest.raises(UserError, match=f"{name} was .*tokenize"):
+            fit(shards.path, arguments, runs_dir=tmp_path)
 
 
 def test_a_shard_that_is_lost_is_one_clear_line(folder, tmp_path):

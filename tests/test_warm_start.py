@@ -14,7 +14,7 @@ from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.training import fit as fit_module
 from pixace_tf.training import warm_start
-from pixace_tf.training.fit import fit
+from pixace_tf.training.training_arguments import TrainingArguments
 
 OPTIONS = {
     "preset": "pico",
@@ -22,8 +22,18 @@ OPTIONS = {
     "epochs": 1,
     "batch_size": 8,
     "jit_compile": False,
-    "say": lambda line: None,
 }
+
+
+def fit(source, start_from, runs_dir, say=lambda line: None, **options):
+    given = {k: v for k, v in {**OPTIONS, **options}.items() if v is not None}
+    return fit_module.fit(
+        source,
+        TrainingArguments(**given),
+        start_from=start_from,
+        runs_dir=runs_dir,
+        say=say,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +49,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def old_run(folders, tmp_path_factory):
-    return fit(
-        folders / "old", runs_dir=tmp_path_factory.mktemp("runs"), **OPTIONS
-    )
+    return fit(folders / "old", None, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.slow
@@ -55,15 +63,11 @@ def test_a_run_starts_with_the_weights_of_another(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fit_module, "train", stop)
+    undecided = {"preset": "auto", "image_size": None}
     # Killed before its first checkpoint, it begins with them again.
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            fit(
-                folders / "new",
-                start_from=old_run.path,
-                runs_dir=tmp_path,
-                **{**OPTIONS, "preset": "auto"},
-            )
+            fit(folders / "new", old_run.path, tmp_path, **undecided)
     given = run_folder.get_weights(old_run.model)
     for weights in begun:
         assert weights.keys() == given.keys()
@@ -95,57 +99,37 @@ def test_a_run_with_a_checkpoint_needs_its_start_no_more(old_run):
 @pytest.mark.parametrize(
     ("change", "advice"),
     [
-        ({"image_size": (8, 12)}, "start from it: --image-size 8x8"),
-        (
-            {"bit_widths": (4, 4, 4)},
-            "start from it: --color-space hsv --bit-widths 5,4,4",
-        ),
-        ({"decoder": "transformer"}, "start from it: --decoder multiscale"),
-        ({"preset": "micro"}, "start from it: --preset pico"),
-        ({"num_layers": 9}, r"num_layers is \d+\. Received"),
+        ({"image_size": (8, 12)}, r"image_size was \(8, 8\), now \(8, 12\)"),
+        ({"bit_widths": (4, 4, 4)}, r"bit_widths was \(5, 4, 4\), now"),
+        ({"decoder": "transformer"}, "decoder was 'multiscale', now"),
+        ({"preset": "micro"}, "preset was 'pico', now"),
+        ({"num_layers": 9}, r"num_layers was \d+, now 9"),
     ],
 )
 def test_a_run_of_other_settings_is_no_start(
     folders, old_run, tmp_path, change, advice
 ):
     with pytest.raises(UserError, match=advice):
-        fit(
-            folders / "new",
-            start_from=old_run.path,
-            runs_dir=tmp_path,
-            **{**OPTIONS, **change},
-        )
+        fit(folders / "new", old_run.path, tmp_path, **change)
     assert not os.path.exists(tmp_path / "new")
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_when_its_start_is_gone(folders, old_run, tmp_path):
     start = shutil.copytree(old_run.path, tmp_path / "start")
-    words = {"runs_dir": tmp_path, "start_from": start}
-    fit(folders / "new", **words, **OPTIONS)
+    fit(folders / "new", start, tmp_path)
     shutil.rmtree(start)
     said = []
-    more = {**OPTIONS, "epochs": 2, "say": said.append}
-    run = fit(folders / "new", **words, **more)
+    run = fit(folders / "new", start, tmp_path, said.append, epochs=2)
     assert f"begun already, from {start}" in said[0]
     assert run_config.best_bits(run.path) is not None
     with pytest.raises(UserError, match="did not start from another run"):
-        fit(
-            folders / "old",
-            start_from=run.path,
-            runs_dir=os.path.dirname(old_run.path),
-            **OPTIONS,
-        )
+        fit(folders / "old", run.path, os.path.dirname(old_run.path))
 
 
 def test_a_missing_start_is_refused(folders, tmp_path):
     with pytest.raises(UserError, match="There is no run folder"):
-        fit(
-            folders / "new",
-            start_from=tmp_path / "no",
-            runs_dir=tmp_path,
-            **OPTIONS,
-        )
+        fit(folders / "new", tmp_path / "no", tmp_path)
 
 
 @pytest.mark.slow

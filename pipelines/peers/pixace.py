@@ -18,6 +18,7 @@ from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.training.compile import compile_model
 from pixace_tf.training.fit import fit
 from pixace_tf.training.schedule import micro_batch_size
+from pixace_tf.training.training_arguments import TrainingArguments
 
 
 def sample(
@@ -60,14 +61,10 @@ def learn(
     folder: str, runs_dir: str, preset: str, size: int, minutes: float
 ) -> dict:
     """Train with the defaults; validation bits per pixel against seconds."""
-    run = fit(
-        folder,
-        name="learned",
-        runs_dir=runs_dir,
-        preset=preset,
-        image_size=(size, size),
-        max_minutes=minutes,
+    arguments = TrainingArguments(
+        preset=preset, image_size=(size, size), max_minutes=minutes
     )
+    run = fit(folder, arguments, name="learned", runs_dir=runs_dir)
     with open(run.file("history.json")) as file:
         history = json.load(file)
     return {

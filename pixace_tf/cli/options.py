@@ -1,11 +1,14 @@
 """Types and options that commands share."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from pixace_tf.runs.arguments import Arguments
 from pixace_tf.training.training_arguments import TrainingArguments
 
 SPELLED = "Give it as NUMBER or HEIGHTxWIDTH, such as 32 or 24x40."
@@ -80,6 +83,40 @@ def options_of(arguments: Any, *names: str) -> Callable[[Any], Any]:
     """
     every = [field.name for field in dataclasses.fields(arguments)]
     return together(*(option_of(arguments, name) for name in names or every))
+
+
+def handing_over(**classes: type[Arguments]) -> Callable[[Any], Any]:
+    """Return a decorator that hands a command objects instead of options.
+
+    Only the options that the user gave count as given, so an option that is
+    given with its default is told from one that is not given.
+
+    Args:
+        **classes: For each parameter of the command, a dataclass that takes the
+            options named like its fields. If two dataclasses share a field, the
+            first one takes the option.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> None:
+            context = click.get_current_context()
+            for parameter, arguments in classes.items():
+                names = [f.name for f in dataclasses.fields(arguments)]
+                options = {n: values.pop(n) for n in names if n in values}
+                values[parameter] = arguments(
+                    **{n: v for n, v in options.items() if is_given(context, n)}
+                )
+            command(**values)
+
+        return wrapped
+
+    return decorate
+
+
+def is_given(context: click.Context, name: str) -> bool:
+    """Return whether the user gave the option of a parameter."""
+    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 def option_of(arguments: Any, name: str, **changes: Any) -> Callable[..., Any]:

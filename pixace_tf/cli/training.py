@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pixace_tf.cli.group import main, needs_tensorflow
-from pixace_tf.cli.options import option_of, options_of
+from pixace_tf.cli.options import handing_over, option_of, options_of
 from pixace_tf.data.palette import COLOR_SPACES
 from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning.sweep_arguments import SweepArguments
@@ -24,19 +24,27 @@ from pixace_tf.tuning.sweep_arguments import SweepArguments
     "start_from",
     metavar="RUN",
     type=click.Path(),
-    help="Begin with the weights of another run or of a model in the box, for "
-    "few images or few minutes; it has the same image size and colors.",
+    help="Start with the weights of another run or of a model in the box, if "
+    "there are few images or few minutes; image size, colors and model size "
+    "are taken over.",
 )
 @options_of(TrainingArguments)
+@handing_over(arguments=TrainingArguments)
 @needs_tensorflow
-def fit(**arguments: Any) -> None:
+def fit(
+    source: str,
+    name: str | None,
+    runs_dir: str,
+    start_from: str | None,
+    arguments: TrainingArguments,
+) -> None:
     """Train a model on IMAGES: a folder, or tfds:NAME[/CONFIG][:SPLIT].
 
-    The folder may be flat or have class folders, train/ and val/ or neither; or
-    `tokenize` has made it, for more images than memory holds.
-    The run lies in saved_models/NAME. Interrupt it when you like: the same
-    command goes on where it was, and more --epochs or --max-minutes extend a
-    finished run.
+    The folder may be flat or have class folders, with or without train/ and
+    val/; or it comes from `tokenize`, for more images than fit into memory.
+    The run is written to saved_models/NAME. You can interrupt it at any time:
+    the same command goes on where it stopped, and more --epochs or
+    --max-minutes extend a finished run.
 
     \b
     Examples:
@@ -47,7 +55,14 @@ def fit(**arguments: Any) -> None:
     """
     from pixace_tf.training.fit import fit as run_fit
 
-    run = run_fit(**arguments, say=click.echo)
+    run = run_fit(
+        source,
+        arguments,
+        start_from=start_from,
+        name=name,
+        runs_dir=runs_dir,
+        say=click.echo,
+    )
     if os.path.exists(run.path):  # Only the first of several hosts keeps it.
         path = shlex.quote(run.path)
         click.echo(f"Now try: pixace-tf generate {path} --out new.png")
@@ -113,18 +128,26 @@ def tune(**arguments: Any) -> None:
     "folder",
     default="demo",
     type=click.Path(),
-    help="Where data/, saved_models/ and the sheets go.",
+    help="Folder for data/, saved_models/ and the sheets.",
 )
 @click.option(
     "--max-minutes",
     type=click.FloatRange(0, min_open=True),
     default=7.0,
-    help="Time to train.",
+    help="Minutes to train.",
 )
-@click.option("--count", type=click.IntRange(16), default=6000)
+@click.option(
+    "--count",
+    type=click.IntRange(16),
+    default=6000,
+    help="Pictures to draw and train on.",
+)
 @needs_tensorflow
 def demo(folder: str, max_minutes: float, count: int) -> None:
-    """Draw pictures, train on them, complete and generate: 8 minutes."""
-    from pixace_tf.demo import run_demo
+    """Draw pictures, train on them, complete and generate, in 8 minutes."""
+    from pixace_tf.demo import IMAGE_SIZE, run_demo
 
-    run_demo(folder, max_minutes, count, click.echo)
+    arguments = TrainingArguments(
+        image_size=IMAGE_SIZE, max_minutes=max_minutes
+    )
+    run_demo(folder, arguments, count, click.echo)

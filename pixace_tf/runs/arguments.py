@@ -1,19 +1,101 @@
-"""Arguments that a run or a sweep was begun with, and those of today."""
+"""Dataclasses of arguments: ranges, help, and which arguments were given.
 
-from typing import Any
+The command line makes its options from them. Needs no TensorFlow.
+"""
+
+import dataclasses
+import math
+import operator
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
 
 from pixace_tf.errors import UserError
 
+# Leaves the choice to this program, as None does.
+AUTO = "auto"
+
+_BOUNDS: dict[str, Callable[[Any, Any], bool]] = {
+    "above": operator.gt,
+    "at least": operator.ge,
+    "below": operator.lt,
+    "at most": operator.le,
+}
+_KINDS = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "True or False",
+    str: "a string",
+}
+
+
+def argument(
+    default: Any,
+    help: str,
+    choices: Iterable[str] = (),
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """Return a dataclass field that can become an option.
+
+    Args:
+        default: The default value; None if the help explains the default.
+        help: The help of the option.
+        choices: The strings that are allowed.
+        above: Exclusive lower bound.
+        at_least: Inclusive lower bound.
+        below: Exclusive upper bound.
+        at_most: Inclusive upper bound.
+    """
+    bounds = dict(zip(_BOUNDS, (above, at_least, below, at_most), strict=True))
+    rules = {"help": help, "choices": tuple(choices), "bounds": bounds}
+    return dataclasses.field(default=default, metadata=rules)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Base class of frozen dataclasses whose fields are `argument`s.
+
+    Lists become tuples and NumPy scalars become Python numbers.
+
+    Raises:
+        UserError: If a value has the wrong type or is out of range.
+    """
+
+    def __new__(cls, **values: Any) -> Self:
+        """Remember which arguments are given; None and "auto" are not."""
+        self = super().__new__(cls)
+        names = [n for n, v in values.items() if not _is_open(v)]
+        object.__setattr__(self, "_names_given", names)
+        return self
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = _checked(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The given arguments by name, whether or not they are defaults."""
+        names: list[str] = self.__dict__["_names_given"]
+        return {name: getattr(self, name) for name in names}
+
+    def replaced(self, **values: Any) -> Self:
+        """Return these arguments with other values, which count as given."""
+        return type(self)(**{**self.given, **values})
+
 
 def refuse_changes(
-    what: str, before: dict[str, Any], now: dict[str, Any], advice: str
+    what: str, before: Mapping[str, Any], now: Mapping[str, Any], advice: str
 ) -> None:
     """Refuse to go on with other arguments.
 
     Args:
-        what: What exists already, for the message.
-        before: Arguments by name, as it was begun.
-        now: Arguments by name, as given now.
+        what: What has these arguments, for the message.
+        before: The arguments so far, by name.
+        now: The arguments as given now, by name.
         advice: What to do instead, as whole sentences.
 
     Raises:
@@ -26,5 +108,71 @@ def refuse_changes(
     ]
     if differ:
         raise UserError(
-            f"{what} exists with other arguments: {'; '.join(differ)}. {advice}"
+            f"{what} has other arguments: {'; '.join(differ)}. {advice}"
         )
+
+
+def _is_open(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value == AUTO)
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    """Return a value in its type; the UserError names a broken rule."""
+    rules, received = field.metadata, f"Received: {field.name}={value!r}"
+    try:
+        value = _converted(field.type, value)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(
+            f"{field.name} must be {_describe(field.type)}. {received}"
+        ) from None
+    if value is None:
+        return None
+    if rules["choices"] and value not in rules["choices"]:
+        raise UserError(
+            f"{field.name} must be one of {', '.join(rules['choices'])}. "
+            f"{received}"
+        )
+    bounds = {k: b for k, b in rules["bounds"].items() if b is not None}
+    if not all(_BOUNDS[k](value, bound) for k, bound in bounds.items()):
+        text = " and ".join(f"{k} {bound:g}" for k, bound in bounds.items())
+        raise UserError(f"{field.name} must be {text}. {received}")
+    return value
+
+
+def _converted(kind: Any, value: Any) -> Any:
+    """Return a value as its kind.
+
+    Raises:
+        TypeError, ValueError, OverflowError: If the value is of another kind.
+    """
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        if parts[-1] is Ellipsis:
+            parts = parts[:1] * len(value)
+        pairs = zip(parts, value, strict=True)
+        return tuple(_converted(part, each) for part, each in pairs)
+    if parts:  # Or None.
+        return None if value is None else _converted(parts[0], value)
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()  # A scalar of NumPy.
+    if isinstance(value, bool) is not (kind is bool):
+        raise TypeError
+    if kind is float and isinstance(value, int):
+        value = float(value)
+    if not isinstance(value, kind):
+        raise TypeError
+    if kind is float and not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _describe(kind: Any) -> str:
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        each = _describe(parts[0])
+        if parts[-1] is Ellipsis:
+            return f"a tuple, each item {each}"
+        return f"a tuple of {len(parts)}, each item {each}"
+    return _describe(parts[0]) if parts else _KINDS[kind]

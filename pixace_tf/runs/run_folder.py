@@ -60,6 +60,7 @@ def create_run(
     arguments: dict[str, Any],
     dtype: str = "float32",
     jit_compile: bool = True,
+    given: dict[str, Any] | None = None,
 ) -> Run:
     """Build a model and start its run folder.
 
@@ -67,9 +68,10 @@ def create_run(
         path: The folder; made where it is missing.
         tokenizer: What the model's tokens mean.
         model_config: Arguments of `PixaceCausalLM` beyond the tokenizer's.
-        arguments: JSON-ready arguments of training.
+        arguments: JSON-ready arguments of training, as they are in force.
         dtype: Keras dtype policy to train with.
-        jit_compile: Whether XLA compiles what samples and scores.
+        jit_compile: Whether XLA compiles sampling and scoring.
+        given: Those of the arguments that the user gave.
 
     Returns:
         The run with fresh weights.
@@ -88,6 +90,7 @@ def create_run(
             },
             "tokenizer": tokenizer.get_config(),
             "model": model_config,
+            "given": given or {},
             "arguments": arguments,
         },
     )

@@ -1,11 +1,14 @@
-"""Training from a folder of images to a run folder: resolve, open, train."""
+"""Training from a folder of images to a run folder: settle, read, train."""
 
+import collections
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from pixace_tf import console, storage
 from pixace_tf.data import (
@@ -15,7 +18,6 @@ from pixace_tf.data import (
     token_dataset,
     token_shards,
 )
-from pixace_tf.data.palette import Palette
 from pixace_tf.data.sources import TFDS_PREFIX
 from pixace_tf.data.token_dataset import ShardedDataset, TokenDataset
 from pixace_tf.data.token_shards import Shards
@@ -23,20 +25,22 @@ from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.model.presets import FALLBACK_PRESET
 from pixace_tf.runs import catalog, run_config, run_folder
-from pixace_tf.runs.arguments import refuse_changes
+from pixace_tf.runs.arguments import AUTO
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.training import devices, hosts, size_law, warm_start
 from pixace_tf.training.loop import train
-from pixace_tf.training.training_arguments import AUTO, TrainingArguments
+from pixace_tf.training.training_arguments import TrainingArguments
 
 SAMPLING_PRECISION = "float32"
-# Shown by name when files are skipped; the rest is counted.
+# At most this many skipped files are shown by name.
 MAX_NAMED_SKIPS = 20
-# Fewer are learned by heart within minutes.
+# Fewer images are memorized within minutes.
 FEW_IMAGES = 200
 _GPU_BATCH_SIZE = 64
-_SIZES = ("num_layers", "hidden_dim", "num_hashes")
 _CPU_BATCH_PIXELS = 4096
+
+Dataset = TokenDataset | ShardedDataset
+Say = Callable[[str], None]
 
 
 class RunInUseError(UserError):
@@ -45,156 +49,138 @@ class RunInUseError(UserError):
 
 def fit(
     source: str | os.PathLike[str],
+    arguments: TrainingArguments = TrainingArguments(),
     *,
     start_from: str | os.PathLike[str] | None = None,
     name: str | None = None,
     runs_dir: str | os.PathLike[str] = catalog.RUNS_DIR,
-    say: Callable[[str], None] = print,
-    **arguments: Any,
+    say: Say = print,
 ) -> Run:
-    """Train a model on a folder of images, or go on where it was.
+    """Train a model on a folder of images, or go on where it stopped.
+
+    A run goes on with the arguments it was begun with. An argument that is
+    given again must have the same value, unless it is one of
+    `training_arguments.FREE`, such as the budget.
 
     Args:
         source: A folder of images or of token shards (see `tokenize`), or
-            `tfds:NAME[/CONFIG][:SPLIT]`. Image size and colors of shards are
-            taken over.
+            `tfds:NAME[/CONFIG][:SPLIT]`. Shards settle the image size and the
+            colors.
+        arguments: Such as `TrainingArguments(max_minutes=60)`.
         start_from: A run whose weights a new run begins with, as `locate`
-            takes it. It has the same image size, palette and decoder; its
-            preset is taken over.
+            takes it. It settles the image size, the colors, and the sizes of
+            the model.
         name: Name of the run; by default that of the source.
         runs_dir: Folder that holds the runs.
         say: Takes each line of the report.
-        **arguments: Fields of `TrainingArguments`, such as `max_minutes=60`.
 
     Returns:
         The run with its best weights.
 
     Raises:
-        UserError: If an argument is out of range, there is no usable image, or
-            the run exists with other arguments or other images.
+        UserError: If there is no usable image, or the run exists with other
+            arguments or other images.
         InterruptedTraining: If a signal stopped it; the checkpoint is written.
     """
     source = os.fspath(source)
     devices.leave_gpu_to_backend()
-    options = _with_tokenizer_of(source, TrainingArguments(**arguments))
-    hosts.join(options)
-    path = os.path.join(runs_dir, name or default_name(source))
+    hosts.join(arguments)
+    path = folder_below(runs_dir, name, source)
     with hosts.ending_together(), hosts.own_folder(path) as folder:
-        return _fit(source, options, start_from, folder, hosts.quietly(say))
+        return _fit(source, arguments, start_from, folder, hosts.quietly(say))
 
 
 def _fit(
     source: str,
-    options: TrainingArguments,
+    given: TrainingArguments,
     start_from: str | os.PathLike[str] | None,
     path: str,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Run:
     """Train in a run folder; see `fit`."""
-    tokenizer = PixelTokenizer(
-        options.image_size, options.palette, options.resize, options.trim
-    )
-    is_new = not os.path.exists(os.path.join(path, storage.RUN_FILE))
-    start = _locate_start(start_from, path, say)
-    if options.preset == AUTO and not (is_new and start is None):
-        begun = run_config.read_config(str(start) if is_new else path)
-        options = options.with_preset(begun["arguments"]["preset"])
-    if start is not None:
-        ours = _model_config(options)
-        if options.head is None:  # That of the other run, then.
-            del ours["head"]
-        warm_start.check_fits(start, tokenizer, ours, options.preset)
+    is_new, start = not _is_run(path), None
+    arguments = _settled_by_shards(given, source)
+    if is_new:
+        _check_is_free(path)
+        if start_from is not None:
+            start = os.path.abspath(catalog.locate(start_from, say))
+            arguments = _settled_by_start(arguments, start)
+    else:
+        arguments = _settled_by_run(arguments, path, start_from, say)
+    data = _load_data(source, path, arguments, say)
     if not is_new:
-        _refuse_changes(path, tokenizer, options, start)
-    data = _load_data(source, path, tokenizer, options, say)
-    if options.preset == AUTO:
-        options = options.with_preset(_choose_preset(options, data, say))
+        _check_images(path, data)
+    elif arguments.preset == AUTO:
+        preset = _choose_preset(arguments, data, say)
+        arguments = arguments.replaced(preset=preset)
     in_use = f"Another training is using {path}."
-    with devices.scope(options.devices):
-        model_config, recorded = _model_config(options, start), {}
+    with devices.scope(arguments.devices):
         if is_new:
-            recorded = _resolve(source, options, data, start)
-            model_config["labels"] = labels.choose(
-                data.label_counts(), options.labels
-            )
+            model_config = _model_config(arguments, data, start)
+            arguments = _resolved(arguments, model_config, len(data.train))
+        assert arguments.batch_size is not None
+        devices.check_batch_size(arguments.batch_size)
         os.makedirs(path, exist_ok=True)
         with storage.lock(path, in_use, error=RunInUseError):
-            if is_new and os.path.exists(os.path.join(path, storage.RUN_FILE)):
-                raise RunInUseError(in_use)  # It has begun since.
+            if is_new and _is_run(path):  # Another process has begun it since.
+                raise RunInUseError(in_use)
             storage.remove_unfinished(path)
-            keras.utils.set_random_seed(options.seed)
-            run = (
-                run_folder.create_run(
-                    *(path, tokenizer, model_config, recorded),
-                    *(recorded["precision"], options.jit_compile),
+            keras.utils.set_random_seed(arguments.seed)
+            if is_new:
+                run = run_folder.create_run(
+                    path,
+                    _tokenizer(arguments),
+                    model_config,
+                    _recorded(arguments, source, start, data),
+                    arguments.precision,
+                    arguments.jit_compile,
+                    given.given,
                 )
-                if is_new
-                else _reopen(path, data, options.jit_compile)
-            )
+            else:
+                run = run_folder.open_run(
+                    path, arguments.precision, arguments.jit_compile
+                )
             warm_start.load_unless_begun(run)
             data.save(run.file(run_config.TOKENS_FILE))
             train(
-                *(run, data, options.epochs, options.minutes),
-                *(options.checkpoint_seconds, say),
+                run,
+                data,
+                arguments.epochs,
+                arguments.minutes,
+                arguments.checkpoint_seconds,
+                say,
             )
-    if run.arguments["precision"] != SAMPLING_PRECISION:
-        return run_folder.load_run(path, options.jit_compile)
-    # This run has compiled what samples already.
+    if arguments.precision != SAMPLING_PRECISION:
+        return run_folder.load_run(path, arguments.jit_compile)
+    # The sampler of this run is compiled already.
     return run_folder.load_weights(run)
 
 
-def _locate_start(
-    start_from: str | os.PathLike[str] | None,
-    path: str,
-    say: Callable[[str], None],
-) -> str | None:
-    """Return the folder that a run starts from, None for nothing.
+def folder_below(
+    parent: str | os.PathLike[str], name: str | None, source: str
+) -> str:
+    """Return the folder of a run or a sweep.
 
-    A run with a checkpoint no longer needs it.
+    Args:
+        parent: The folder that holds all of them.
+        name: Its name; None for that of the source.
+        source: The images.
+
+    Raises:
+        UserError: If the name is no plain name of a folder.
     """
-    if start_from is None:
-        return None
-    begun = (storage.RUN_FILE, run_config.CHECKPOINT_FILE)
-    if not all(os.path.exists(os.path.join(path, name)) for name in begun):
-        return os.path.abspath(catalog.locate(start_from, say))
-    origin = run_config.read_config(path)["arguments"].get("start_from")
-    if origin is None:
+    if name is None:
+        name = default_name(source)
+    if name in ("", ".", "..") or set(name) & set("/\\\0"):
         raise UserError(
-            f"{path} did not start from another run. Leave out --from, or "
-            "start a new run with --name."
+            "The name must be a plain name for a new folder in "
+            f"{os.fspath(parent)}, without slashes. Received: name={name!r}"
         )
-    say(f"This run has begun already, from {origin}.")
-    return None
-
-
-def _with_tokenizer_of(
-    source: str, options: TrainingArguments
-) -> TrainingArguments:
-    """Return the options with what the tokenizer of shards says."""
-    if not token_shards.is_shards(source):
-        return options
-    config = Shards.open(source).manifest["tokenizer"]
-    palette = Palette.get(config["palette"])
-    given = {
-        "image_size": tuple(config["image_size"]),
-        "bit_widths": palette.bit_widths,
-        "color_space": palette.color_space,
-        "resize": config["resize"],
-        "trim": config["trim"],
-    }
-    defaults = TrainingArguments()
-    for name, value in given.items():
-        wanted = getattr(options, name)
-        if wanted not in (value, getattr(defaults, name)):
-            raise UserError(
-                f"The shards in {source} have the {name} {value}. "
-                f"Received: {name}={wanted}"
-            )
-    return dataclasses.replace(options, **given)
+    return os.path.join(parent, name)
 
 
 def default_name(source: str) -> str:
-    """Return the name of a run that is given none: that of its source."""
+    """Return the default name of a run: that of its source."""
     if source.startswith(TFDS_PREFIX):
         return source.removeprefix(TFDS_PREFIX).translate(
             str.maketrans("/:", "--")
@@ -202,83 +188,147 @@ def default_name(source: str) -> str:
     return os.path.basename(os.path.abspath(source)) or "images"
 
 
+def _is_run(path: str) -> bool:
+    return os.path.exists(os.path.join(path, storage.RUN_FILE))
+
+
+def _check_is_free(path: str) -> None:
+    """Refuse a folder that holds anything but what a killed `fit` left."""
+    names = os.listdir(path) if os.path.isdir(path) else []
+    if not all(name.startswith(".") for name in names):
+        raise UserError(
+            f"{path} is not empty and is no run. Choose another --name or "
+            "--runs-dir."
+        )
+
+
+def _settled_by_shards(
+    arguments: TrainingArguments, source: str
+) -> TrainingArguments:
+    """Take over what the tokenizer of shards settles."""
+    if not token_shards.is_shards(source):
+        return arguments
+    config = Shards.open(source).manifest["tokenizer"]
+    return arguments.settled(
+        TrainingArguments.of_tokenizer(config),
+        f"The folder of shards {source}",
+        "Leave that out, or make other shards with pixace-tf tokenize.",
+    )
+
+
+def _settled_by_start(
+    arguments: TrainingArguments, start: str
+) -> TrainingArguments:
+    """Take over what the weights of another run settle."""
+    theirs = TrainingArguments.of_run(run_config.read_config(start)).given
+    names = warm_start.SHARED
+    return arguments.settled(
+        TrainingArguments(**{k: v for k, v in theirs.items() if k in names}),
+        start,
+        "Leave that out, or start from another run.",
+    )
+
+
+def _settled_by_run(
+    arguments: TrainingArguments,
+    path: str,
+    start_from: str | os.PathLike[str] | None,
+    say: Say,
+) -> TrainingArguments:
+    """Take over what the run was begun with."""
+    config = run_config.read_config(path)
+    if start_from is not None:
+        origin = config["arguments"].get("start_from")
+        if origin is None:
+            raise UserError(
+                f"{path} did not start from another run. Leave out --from, or "
+                "start a new run with --name."
+            )
+        say(f"This run has begun already, from {origin}.")
+    return arguments.settled(
+        TrainingArguments.of_run(config),
+        path,
+        "Leave that out to go on, or start a new run with --name.",
+    )
+
+
+def _tokenizer(arguments: TrainingArguments) -> PixelTokenizer:
+    return PixelTokenizer(
+        arguments.image_size,
+        arguments.palette,
+        arguments.resize,
+        arguments.trim,
+    )
+
+
 def _model_config(
-    options: TrainingArguments, start_from: str | None = None
+    arguments: TrainingArguments, data: Dataset, start: str | None
 ) -> dict[str, Any]:
-    """Return the arguments of the model, as far as options tell them."""
+    """Return the arguments of a new model."""
     config: dict[str, Any] = {
-        "decoder": options.decoder,
-        "decoder_config": options.decoder_config(),
-        "head": options.model_head,
-        "dropout": options.dropout,
-        "head_hidden_dim": options.head_hidden_dim,
+        "decoder": arguments.decoder,
+        "decoder_config": arguments.decoder_config(),
+        "head": arguments.model_head,
+        "dropout": arguments.dropout,
+        "head_hidden_dim": arguments.head_hidden_dim,
         "orders": raster_orders.vector_rows(
-            options.image_size, options.flip, options.orders
+            arguments.image_size, arguments.flip, arguments.orders
         ),
     }
-    if start_from is not None:
-        config.update(warm_start.sizes_of(start_from))
-        for name in _SIZES:
-            size = config["decoder_config"].get(name)
-            if getattr(options, name) not in (None, 0, size):
-                raise UserError(
-                    f"The sizes are those of {start_from}, whose {name} is "
-                    f"{size}. Received: {name}={getattr(options, name)}"
-                )
+    if start is not None:
+        theirs = run_config.read_config(start)["model"]
+        for name in ("decoder_config", "head_hidden_dim"):
+            config[name] = theirs[name]
+    config["labels"] = labels.choose(data.label_counts(), arguments.labels)
     return config
 
 
-def _recorded(
-    options: TrainingArguments, start_from: str | None
-) -> dict[str, Any]:
-    """Return the arguments that a run keeps, as they were given."""
-    return {
-        **({} if start_from is None else {"start_from": start_from}),
-        "preset": options.preset,
-        "batch_size": options.batch_size,
-        "learning_rate": options.peak_learning_rate,
-        "flip": options.flip,
-        "seed": options.seed,
-        "precision": options.precision,
-    }
-
-
-def _resolve(
-    source: str,
-    options: TrainingArguments,
-    data: TokenDataset | ShardedDataset,
-    start_from: str | None,
-) -> dict[str, Any]:
-    """Return the arguments that a new run keeps.
-
-    What was left open is chosen here, by the machine and the images.
-    """
-    recorded = _recorded(options, start_from)
-    if options.precision == "auto":
+def _resolved(
+    arguments: TrainingArguments, model_config: dict[str, Any], num_images: int
+) -> TrainingArguments:
+    """Return the arguments of a new run with a value for all that was open."""
+    precision = arguments.precision
+    if precision == AUTO:
         precision = "mixed_float16" if devices.has_gpu() else "float32"
-        recorded["precision"] = precision
-    if options.batch_size is None:
-        recorded["batch_size"] = _default_batch_size(options, len(data.train))
-    if recorded["batch_size"] > len(data.train):
+    batch_size = arguments.batch_size
+    if batch_size is None:
+        batch_size = _default_batch_size(arguments, num_images)
+    if batch_size > num_images:
         raise UserError(
-            f"batch_size must be at most the {len(data.train)} training "
-            f"images. Received: batch_size={recorded['batch_size']}"
+            f"batch_size must be at most the {num_images} training images. "
+            f"Received: batch_size={batch_size}"
         )
-    devices.check_batch_size(recorded["batch_size"])
+    sizes = model_config["decoder_config"]
+    return arguments.replaced(
+        num_layers=sizes["num_layers"],
+        hidden_dim=sizes["hidden_dim"],
+        head=model_config["head"],
+        max_minutes=arguments.minutes,
+        batch_size=batch_size,
+        learning_rate=arguments.peak_learning_rate,
+        labels=bool(model_config["labels"]),
+        precision=precision,
+    )
+
+
+def _recorded(
+    arguments: TrainingArguments,
+    source: str,
+    start: str | None,
+    data: Dataset,
+) -> dict[str, Any]:
+    """Return all that a new run keeps of how it was trained."""
     is_folder = os.path.isdir(source)
     return {
         "source": os.path.abspath(source) if is_folder else source,
-        **recorded,
+        **({} if start is None else {"start_from": start}),
+        **dataclasses.asdict(arguments),
         "images": data.digest(),
     }
 
 
-def _choose_preset(
-    options: TrainingArguments,
-    data: TokenDataset | ShardedDataset,
-    say: Callable[[str], None],
-) -> str:
-    """Choose a size by the budget, unless a part of it is given."""
+def _choose_preset(options: TrainingArguments, data: Dataset, say: Say) -> str:
+    """Choose a size by the budget, unless a part of the size is given."""
     if options.num_layers is not None or options.hidden_dim is not None:
         return FALLBACK_PRESET
     minutes = options.minutes
@@ -293,7 +343,7 @@ def _choose_preset(
 
 
 def _default_batch_size(options: TrainingArguments, num_images: int) -> int:
-    """Choose a power of two.
+    """Choose a power of two, or a multiple of the devices if they are odd.
 
     On a CPU small batches learn fastest per minute: 4,096 pixels are enough.
     """
@@ -309,25 +359,20 @@ def _default_batch_size(options: TrainingArguments, num_images: int) -> int:
 
 
 def _load_data(
-    source: str,
-    path: str,
-    tokenizer: PixelTokenizer,
-    options: TrainingArguments,
-    say: Callable[[str], None],
-) -> TokenDataset | ShardedDataset:
-    """Read the tokens, and say what was skipped."""
-    data: TokenDataset | ShardedDataset
+    source: str, path: str, arguments: TrainingArguments, say: Say
+) -> Dataset:
+    """Read the tokens, and report the skipped files."""
     if token_shards.is_shards(source):
-        data = ShardedDataset(Shards.open(source))
-        _say_counts(data, say)
-        return data
+        sharded = ShardedDataset(Shards.open(source))
+        _say_counts(sharded, say)
+        return sharded
     with console.ProgressBar("Reading images") as bar:
         data = token_dataset.load(
             source,
-            tokenizer,
+            _tokenizer(arguments),
             cache_path=os.path.join(path, run_config.TOKENS_FILE),
-            max_pixels=options.max_pixels,
-            download=options.download,
+            max_pixels=arguments.max_pixels,
+            download=arguments.download,
             progress=bar.count,
         )
     for skipped in data.skipped[:MAX_NAMED_SKIPS]:
@@ -338,81 +383,59 @@ def _load_data(
     return data
 
 
-def _say_counts(
-    data: TokenDataset | ShardedDataset, say: Callable[[str], None]
-) -> None:
+def _say_counts(data: Dataset, say: Say) -> None:
     say(
         f"{len(data.train):,} images to train on, {len(data.validation):,} "
         f"to validate, {len(data.skipped):,} skipped."
     )
     if len(data.train) < FEW_IMAGES:
         say(
-            "So few will be learned by heart. --from another run and --dropout "
-            "0.1 help; evaluate --report shows the nearest training picture "
-            "of each new one."
+            "So few images will be memorized. --from another run and --dropout "
+            "0.1 help; evaluate --report shows the nearest training image of "
+            "each new one."
         )
 
 
-def _refuse_changes(
-    path: str,
-    tokenizer: PixelTokenizer,
-    options: TrainingArguments,
-    start_from: str | None,
-) -> None:
-    """Refuse to go on with a run that was begun with other arguments."""
+def _check_images(path: str, data: Dataset) -> None:
+    """Refuse to go on with a run on other images or without its labels."""
     config = run_config.read_config(path)
-    now = {
-        **tokenizer.get_config(),
-        **_model_config(options, start_from),
-        **_recorded(options, start_from),
-    }
-    before = {**config["tokenizer"], **config["model"], **config["arguments"]}
-    now["labels"] = options.labels
-    for values in (before, now):
-        sizes = values.pop("decoder_config", {})
-        for size in ("num_layers", "hidden_dim", "num_hashes"):
-            values[size] = sizes.get(size, 0)
-        values["orders"] = len(set(values["orders"])) > 1
-        values["labels"] = bool(values["labels"])
-    # A folder may move; the images are compared when they are read. What is no
-    # option stays as it was.
-    free = {"source", "images", "head_hidden_dim"}
-    free |= {"labels"} if options.labels is None else set()
-    if start_from is None:
-        free |= {"start_from"}
-        if "start_from" in before:  # It has the sizes of that.
-            free |= {name for name in _SIZES if not getattr(options, name)}
-    free |= {"batch_size"} if options.batch_size is None else set()
-    free |= {"head"} if options.head is None else set()
-    free |= {"precision"} if options.precision == "auto" else set()
-    for values in (before, now):
-        for name in free:
-            values.pop(name, None)
-    refuse_changes(
-        path,
-        before,
-        now,
-        "Go on with the old ones, or start a new run with --name.",
-    )
-
-
-def _reopen(
-    path: str, data: TokenDataset | ShardedDataset, jit_compile: bool
-) -> Run:
-    """Open a run to go on with it, if the images are the same."""
-    before = run_config.read_config(path)["arguments"]
-    if before["images"] != data.digest():
-        raise UserError(
-            f"{path} was trained on other images (those of "
-            f"{before['source']} as they were). Start a new run with --name."
-        )
-    devices.check_batch_size(before["batch_size"])
-    run = run_folder.open_run(path, before["precision"], jit_compile)
-    missing = set(run.model.labels) - set(data.label_names)
+    changes = []
+    if config["arguments"]["images"] != data.digest():
+        changes.append(_changes(path, data))
+    missing = sorted(set(config["model"]["labels"]) - set(data.label_names))
     if missing:
+        named = ", ".join(map(image_files.printable, missing))
+        changes.append(f"the folders no longer contain the labels {named}")
+    if changes:
         raise UserError(
-            f"{path} was trained with the labels {', '.join(run.model.labels)},"
-            " of which the images have not all now. Start a new run with "
-            "--name."
+            f"{path} was trained on other images: {'; '.join(changes)}. Start "
+            "a new run with --name NEW, or begin a new one with these weights: "
+            f"--name NEW --from {shlex.quote(path)}."
         )
-    return run
+
+
+def _changes(path: str, data: Dataset) -> str:
+    """Count the images that were added to and removed from those of a run."""
+    try:
+        before, _ = storage.read_npz(os.path.join(path, run_config.TOKENS_FILE))
+    except UserError:  # The tokens are missing or damaged.
+        before = {}
+    if not before or isinstance(data, ShardedDataset):
+        return "they have changed since"
+    then, now = (
+        collections.Counter(row.tobytes() for row in np.concatenate(parts))
+        for parts in (
+            (before["train"], before["validation"]),
+            (data.train, data.validation),
+        )
+    )
+    counts = {
+        "added": (now - then).total(),
+        "removed": (then - now).total(),
+    }
+    changes = [
+        f"{n:,} image{'s were' if n > 1 else ' was'} {verb}"
+        for verb, n in counts.items()
+        if n
+    ]
+    return " and ".join(changes) or "their order or split has changed"

@@ -15,11 +15,8 @@ from typing import Any
 import keras
 
 from pixace_tf.errors import UserError
-from pixace_tf.training.training_arguments import (
-    ALL_HOSTS,
-    AUTO,
-    TrainingArguments,
-)
+from pixace_tf.runs.arguments import AUTO
+from pixace_tf.training.training_arguments import ALL_HOSTS, TrainingArguments
 
 # A process that is silent for so long is taken for dead.
 HEARTBEAT_S = 20

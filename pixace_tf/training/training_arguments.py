@@ -4,11 +4,9 @@ The command line makes its options from them. Needs no TensorFlow.
 """
 
 import dataclasses
-import math
-import operator
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 from pixace_tf.data import labels
 from pixace_tf.data.palette import COLOR_SPACES, BitWidths, Palette
@@ -22,73 +20,52 @@ from pixace_tf.model.presets import (
     decoder_config,
     default_head,
 )
+from pixace_tf.runs.arguments import (
+    AUTO,
+    Arguments,
+    argument,
+    refuse_changes,
+)
 
 # Those of `PixelTokenizer`, which needs TensorFlow.
 RESIZES = ("crop", "squash", "pad")
-PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+PRECISIONS = (AUTO, "float32", "mixed_float16", "mixed_bfloat16")
 DEFAULT_MAX_MINUTES = 10.0
-# The preset that `size_law` chooses.
-AUTO = "auto"
-# As many devices as there are here, and as there are on all hosts.
+# All devices of this machine, or of all hosts.
 ALL = "all"
 ALL_HOSTS = "all-hosts"
-
-
-# What bounds of an argument are called, and what they demand.
-_BOUNDS: dict[str, Callable[[Any, Any], bool]] = {
-    "above": operator.gt,
-    "at least": operator.ge,
-    "below": operator.lt,
-    "at most": operator.le,
-}
-
-
-def argument(
-    default: Any,
-    help: str,
-    choices: Iterable[str] = (),
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
-) -> Any:
-    """Return a dataclass field that can become an option.
-
-    Args:
-        default: The default value; None means that the help tells it.
-        help: What the command line says of it.
-        choices: The texts that are allowed.
-        above: A bound that is not allowed itself.
-        at_least: The least value.
-        below: A bound that is not allowed itself.
-        at_most: The greatest value.
-    """
-    bounds = dict(zip(_BOUNDS, (above, at_least, below, at_most), strict=True))
-    rules = {"help": help, "choices": tuple(choices), "bounds": bounds}
-    return dataclasses.field(default=default, metadata=rules)
+BUDGET = ("epochs", "max_minutes")
+# These may change when a run goes on: they change neither model nor data.
+FREE = (
+    *BUDGET,
+    "devices",
+    "jit_compile",
+    "max_megapixels",
+    "checkpoint_seconds",
+    "download",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingArguments:
-    """What `fit` can be told beyond the images and the name of the run.
+class TrainingArguments(Arguments):
+    """All that `fit` can be told, besides the images and the name of the run.
 
     Raises:
-        UserError: If a value is out of range.
+        UserError: If a value has the wrong type or is out of range.
     """
 
     preset: str = argument(
         AUTO,
-        "Size: micro 1.2, nano 2.8, small 13, base 24 million parameters; "
-        "auto is the one that should learn most on this machine in the time "
-        "there is. In a sweep, and with --num-layers or --hidden-dim, it is "
-        "nano.",
+        "Size: micro 1.2, nano 2.8, small 13, base 24 million parameters; auto "
+        "picks the size that should learn most on this machine in the given "
+        "time, or nano in a sweep and with --num-layers or --hidden-dim.",
         (AUTO, *PRESETS),
     )
     decoder: str = argument(
         "multiscale",
-        "Transformer over patches of pixels and inside each patch; or one flat "
-        "stack over all pixels; or that with reversible layers, for small "
-        "memory.",
+        "multiscale: a transformer over patches of pixels and another one "
+        "inside each patch; transformer: one flat stack over all pixels; "
+        "reformer: a flat stack of reversible layers, which saves memory.",
         PRESETS["nano"],
     )
     num_layers: int | None = argument(
@@ -103,19 +80,21 @@ class TrainingArguments:
     )
     num_hashes: int = argument(
         0,
-        "Reformer: LSH attention with so many rounds, from 64x64 on; 0 is "
+        "Reformer: rounds of LSH attention, which pays from 64x64 on; 0 is "
         "exact attention.",
         at_least=0,
     )
     head: str | None = argument(
         None,
-        "Predict a color channel by channel; or that with mixtures of logistic "
-        "distributions for channels of 6 bits or more; or all in one softmax.  "
-        "[default: mixture where there is such a channel, else chain]",
+        "chain: predict a color channel by channel; mixture: the same, with "
+        "mixtures of logistic distributions for channels of 6 bits or more; "
+        "packed: all in one softmax.  [default: mixture if there is such a "
+        "channel, else chain]",
         HEADS,
     )
     image_size: tuple[int, int] = argument(
-        (32, 32), "Pixels to scale down to: 32 or 24x40 (height x width)."
+        (32, 32),
+        "Size in pixels to scale images to: 32 or 24x40 (height x width).",
     )
     bit_widths: BitWidths = argument(
         (5, 4, 4), "Bits per color channel, in the order of --color-space."
@@ -125,18 +104,18 @@ class TrainingArguments:
     )
     resize: str = argument(
         "crop",
-        "How to bring an image to the aspect of --image-size.",
+        "How to fit an image to the aspect ratio of --image-size.",
         RESIZES,
     )
     trim: bool = argument(
         False,
-        "Cut transparent or one-colored margins first, for sprites and "
+        "Cut off transparent or one-colored margins first, for sprites and "
         "stickers.",
     )
     epochs: int | None = argument(None, "Passes over the images.", at_least=1)
     max_minutes: float | None = argument(
         None,
-        "Time to train instead of --epochs.  [default: 10]",
+        "Minutes to train, instead of --epochs.  [default: 10]",
         above=0,
     )
     batch_size: int | None = argument(
@@ -146,73 +125,153 @@ class TrainingArguments:
     )
     learning_rate: float | None = argument(
         None,
-        "At its peak.  [default: micro and nano 6e-3, small 4e-3, base 1e-3]",
+        "Peak of the learning rate.  [default: micro and nano 6e-3, small "
+        "4e-3, base 1e-3]",
         above=0,
     )
     dropout: float = argument(
-        0.0, "0.1 helps on few images and long runs.", at_least=0, below=1
+        0.0,
+        "Dropout rate; 0.1 helps with few images and in long runs.",
+        at_least=0,
+        below=1,
     )
     flip: bool = argument(
-        True, "Mirror half of the images, anew in each epoch."
+        True, "Mirror half of the images, other ones in each epoch."
     )
     orders: bool = argument(
         False,
-        "Read half of the images upside down or by columns, so that each side "
-        "can be completed from the others; what is painted from the top down "
-        "then takes longer to learn.",
+        "Read half of the images upside down or by columns, so that any side "
+        "can be completed from the others; painting from the top down then "
+        "takes longer to learn.",
     )
     labels: bool | None = argument(
         None,
-        "Learn the class folders as labels, to paint one class.  [default: "
-        f"where 2 to {labels.MAX_LABELS:,} of them have {labels.MIN_IMAGES} "
+        "Learn the class folders as labels, to paint one class.  [default: if "
+        f"2 to {labels.MAX_LABELS:,} folders have {labels.MIN_IMAGES} or more "
         "images]",
     )
     seed: int = argument(
         0,
-        "Of weights, order, flips and dropout.",
+        "Seed of the weights, the order, flips and dropout.",
         at_least=0,
         at_most=2**31 - 2,
     )
     precision: str = argument(
-        "auto",
+        AUTO,
         "auto: mixed_float16 on a GPU, float32 on a CPU.",
         PRECISIONS,
     )
     devices: str = argument(
         "1",
-        "GPUs of this machine that share each batch: a number, or all; "
+        "GPUs of this machine to share each batch: a number, or all; "
         "all-hosts with KERAS_BACKEND=jax.",
     )
     jit_compile: bool = argument(
-        True, "Compile with XLA: training is twice as fast on a CPU."
+        True, "Compile with XLA, which trains twice as fast on a CPU."
     )
     max_megapixels: float = argument(
-        64.0, "Skip larger images, by their header.", above=0, at_most=64
+        64.0,
+        "Skip images whose header states more megapixels.",
+        above=0,
+        at_most=64,
     )
     checkpoint_seconds: float = argument(
-        60.0, "Time between two checkpoints.", at_least=0
+        60.0, "Seconds between two checkpoints.", at_least=0
     )
-    download: bool = argument(False, "Download a tfds: data set if needed.")
+    download: bool = argument(False, "Download a tfds: data set if necessary.")
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(f"{ALL}|{ALL_HOSTS}|[1-9][0-9]*", self.devices):
+        super().__post_init__()
+        if not re.fullmatch(
+            f"{ALL}|{ALL_HOSTS}|[1-9][0-9]{{0,3}}", self.devices
+        ):
             raise UserError(
                 "devices must be a positive number, all or all-hosts. "
                 f"Received: devices={self.devices!r}"
             )
         if self.epochs is not None and self.max_minutes is not None:
             raise UserError("Give epochs or max_minutes, not both.")
-        for field in dataclasses.fields(self):
-            check(field.name, getattr(self, field.name), field.metadata)
-        if self.preset == AUTO:
-            self.with_preset(FALLBACK_PRESET)  # This checks the sizes.
-        else:
-            self.decoder_config()
-        assert self.palette
+        if min(self.image_size) < 1:
+            raise UserError(
+                "image_size must be two positive integers. "
+                f"Received: image_size={self.image_size}"
+            )
+        is_open = self.preset == AUTO
+        sized = self.replaced(preset=FALLBACK_PRESET) if is_open else self
+        sized.decoder_config()  # It checks the sizes.
+        Palette(self.color_space, self.bit_widths)
 
-    def with_preset(self, preset: str) -> "TrainingArguments":
-        """Return these arguments with another preset."""
-        return dataclasses.replace(self, preset=preset)
+    @classmethod
+    def of_tokenizer(cls, config: Mapping[str, Any]) -> Self:
+        """Return the arguments that make a tokenizer.
+
+        Args:
+            config: `PixelTokenizer.get_config()`.
+        """
+        palette = Palette.get(config["palette"])
+        return cls(
+            image_size=config["image_size"],
+            bit_widths=palette.bit_widths,
+            color_space=palette.color_space,
+            resize=config["resize"],
+            trim=config.get("trim", False),
+        )
+
+    @classmethod
+    def of_run(cls, config: Mapping[str, Any]) -> Self:
+        """Return the arguments in force in a run.
+
+        Runs made before `run.json` kept all of them state the others through
+        their tokenizer and model.
+
+        Args:
+            config: The content of `run.json`, from `read_config`.
+
+        Raises:
+            UserError: If the file is damaged.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        try:
+            model, sizes = config["model"], config["model"]["decoder_config"]
+            known = {
+                **cls.of_tokenizer(config["tokenizer"]).given,
+                "decoder": model["decoder"],
+                "num_layers": sizes["num_layers"],
+                "hidden_dim": sizes["hidden_dim"],
+                "num_hashes": sizes.get("num_hashes", 0),
+                "head": model.get("head"),
+                "dropout": model["dropout"],
+                "orders": len(set(model["orders"])) > 1,
+                "labels": bool(model["labels"]),
+            }
+            kept = {k: v for k, v in config["arguments"].items() if k in names}
+            return cls(**{**known, **kept})
+        except (AttributeError, KeyError, TypeError, UserError) as error:
+            raise UserError(f"run.json is damaged: {error}") from None
+
+    def settled(self, fixed: Self, what: str, advice: str) -> Self:
+        """Return these arguments on top of ones that are fixed already.
+
+        Args:
+            fixed: Arguments in force, of which the given ones count. A budget
+                counts unless there is another one now; devices never do.
+            what: The owner of these, for the message.
+            advice: What to do instead, as whole sentences.
+
+        Raises:
+            UserError: If an argument that must not change was given otherwise.
+        """
+        before, now = fixed.given, self.given
+        bound = [name for name in before if name in now and name not in FREE]
+        refuse_changes(
+            what,
+            {name: before[name] for name in bound},
+            {name: now[name] for name in bound},
+            advice,
+        )
+        left = {"devices", *(BUDGET if set(BUDGET) & set(now) else ())}
+        kept = {k: v for k, v in before.items() if k not in left}
+        return type(self)(**{**kept, **now})
 
     @property
     def palette(self) -> Palette:
@@ -231,14 +290,14 @@ class TrainingArguments:
 
     @property
     def minutes(self) -> float | None:
-        """Time to train, None where epochs count."""
+        """Minutes to train, None if the epochs are counted."""
         if self.epochs is None and self.max_minutes is None:
             return DEFAULT_MAX_MINUTES
         return self.max_minutes
 
     @property
     def model_head(self) -> str:
-        """The head that was asked for, or that suits the palette."""
+        """The head that was given, else the one that suits the palette."""
         return self.head or default_head(self.palette)
 
     @property
@@ -255,26 +314,4 @@ class TrainingArguments:
             self.num_hashes,
             self.num_layers,
             self.hidden_dim,
-        )
-
-
-def check(name: str, value: Any, rules: Any) -> None:
-    """Refuse a value that breaks the rules of its `argument`.
-
-    Raises:
-        UserError: If it does; the message states the rule.
-    """
-    if value is None:
-        return
-    if rules["choices"] and value not in rules["choices"]:
-        raise UserError(
-            f"{name} must be one of {', '.join(rules['choices'])}. "
-            f"Received: {name}={value!r}"
-        )
-    bounds = {k: b for k, b in rules["bounds"].items() if b is not None}
-    is_good = all(_BOUNDS[k](value, bound) for k, bound in bounds.items())
-    if bounds and not (is_good and math.isfinite(value)):
-        text = " and ".join(f"{k} {bound:g}" for k, bound in bounds.items())
-        raise UserError(
-            f"{name} must be finite and {text}. Received: {name}={value!r}"
         )

@@ -1,64 +1,24 @@
 """Starting a run with the weights of another one."""
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pixace_tf.data.labels import NULL_LABEL
-from pixace_tf.data.tokenizer import PixelTokenizer
-from pixace_tf.errors import UserError
 from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import Run
 
-# What both models must have in common, and the options that say so.
-_SHARED: dict[str, Callable[[Any], str]] = {
-    "image_size": lambda size: "--image-size {}x{}".format(*size),
-    "palette": lambda palette: "--color-space {} --bit-widths {}".format(
-        *palette.split()
-    ),
-    "decoder": lambda name: f"--decoder {name}",
-    "head": lambda name: f"--head {name}",
-    "preset": lambda name: f"--preset {name}",
-}
-
-
-def check_fits(
-    path: str,
-    tokenizer: PixelTokenizer,
-    model_config: dict[str, Any],
-    preset: str,
-) -> None:
-    """Check that a new model can take the weights of a run.
-
-    Args:
-        path: The other run.
-        tokenizer: Of the new run.
-        model_config: Of the new model, as far as it is given.
-        preset: Of the new run.
-
-    Raises:
-        UserError: If there is no such run, or the models differ.
-    """
-    other = run_config.read_config(path)
-    theirs = {**other["tokenizer"], **other["model"], **other["arguments"]}
-    ours = {**tokenizer.get_config(), **model_config, "preset": preset}
-    differ = [
-        spell(theirs[name])
-        for name, spell in _SHARED.items()
-        if name in ours and theirs[name] != ours[name]
-    ]
-    if differ:
-        raise UserError(
-            f"{path} has other settings; give the same to start from it: "
-            f"{' '.join(differ)}."
-        )
-
-
-def sizes_of(path: str) -> dict[str, Any]:
-    """Return the sizes and the head of a run, for `PixaceCausalLM`."""
-    config = run_config.read_config(path)["model"]
-    names = ("decoder_config", "head", "head_hidden_dim")
-    return {name: config[name] for name in names}
+# The arguments that both runs have in common.
+SHARED = (
+    "image_size",
+    "bit_widths",
+    "color_space",
+    "preset",
+    "decoder",
+    "num_layers",
+    "hidden_dim",
+    "num_hashes",
+    "head",
+)
 
 
 def load_unless_begun(run: Run) -> None:

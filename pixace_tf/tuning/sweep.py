@@ -19,10 +19,10 @@ from pixace_tf.data.sources import SmallImages, load_images
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.model.presets import FALLBACK_PRESET
-from pixace_tf.runs.arguments import refuse_changes
-from pixace_tf.training.fit import default_name
+from pixace_tf.runs.arguments import AUTO, refuse_changes
+from pixace_tf.training.fit import folder_below
 from pixace_tf.training.interruption import StopRequest
-from pixace_tf.training.training_arguments import AUTO, TrainingArguments
+from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning import results
 from pixace_tf.tuning.oracles import propose
 from pixace_tf.tuning.palettes import DEFAULT_BIT_WIDTHS, measure_palettes
@@ -76,7 +76,7 @@ def tune(
     download = shared.pop("download")  # The trials find what this downloads.
     sweep = _resolve(source, options, shared)
     limits = _limits(options, shared["max_minutes"])
-    folder = os.path.join(sweeps_dir, name or default_name(source))
+    folder = folder_below(sweeps_dir, name, source)
     sweep = _open(folder, sweep, download, say)
     search = Search(folder, functools.partial(propose, sweep))
     stop = StopRequest()
@@ -110,7 +110,7 @@ def _split_arguments(
         given["max_minutes"] = DEFAULT_MAX_MINUTES
     training = TrainingArguments(**given)
     if training.preset == AUTO:  # Trials of one size compare.
-        training = training.with_preset(FALLBACK_PRESET)
+        training = training.replaced(preset=FALLBACK_PRESET)
     return SweepArguments(**own), {k: getattr(training, k) for k in SHARED}
 
 

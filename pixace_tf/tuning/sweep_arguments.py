@@ -7,7 +7,7 @@ import dataclasses
 
 from pixace_tf.data.palette import BitWidths
 from pixace_tf.errors import UserError
-from pixace_tf.training.training_arguments import argument, check
+from pixace_tf.runs.arguments import Arguments, argument
 
 OBJECTIVES = ("bits_per_pixel", "bits_per_dim")
 TUNERS = ("grid", "random", "hyperband", "bayesian")
@@ -19,7 +19,7 @@ SHARED = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SweepArguments:
+class SweepArguments(Arguments):
     """Arguments of `tune` that are not arguments of its trainings.
 
     The first six are the values to try.
@@ -89,7 +89,6 @@ class SweepArguments:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.color_space or not self.image_size:
             raise UserError("Give at least one color_space and one image_size.")
-        for field in dataclasses.fields(self):
-            check(field.name, getattr(self, field.name), field.metadata)
