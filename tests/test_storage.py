@@ -289,6 +289,7 @@ def test_fit_and_generate_need_neither_sync_nor_locks(
 ):
     from pixace_tf.painting.local import generate
     from pixace_tf.training.fit import fit
+    from pixace_tf.training.training_arguments import TrainingArguments
 
     sync = os.fsync
 
@@ -301,12 +302,14 @@ def test_fit_and_generate_need_neither_sync_nor_locks(
     monkeypatch.setattr(fcntl, "flock", fail_with(errno.ENOSYS))
     run = fit(
         str(cartoon_folder),
+        TrainingArguments(
+            preset="pico",
+            decoder="transformer",
+            image_size=(2, 3),
+            epochs=1,
+            jit_compile=False,
+        ),
         runs_dir=str(tmp_path),
-        preset="pico",
-        decoder="transformer",
-        image_size=(2, 3),
-        epochs=1,
-        jit_compile=False,
         say=lambda line: None,
     )
     assert generate(run, 1).shape == (1, 1, 2, 3, 3)
