@@ -118,25 +118,25 @@ def _is_open(value: Any) -> bool:
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:
     """Return a value in its type; the UserError names a broken rule."""
-    rules, received = field.metadata, f"Received: {field.name}={value!r}"
+    choices = field.metadata["choices"]
+    bounds = field.metadata["bounds"]
+    bounds = {k: b for k, b in bounds.items() if b is not None}
     try:
         value = _converted(field.type, value)
     except (TypeError, ValueError, OverflowError):
-        raise UserError(
-            f"{field.name} must be {_describe(field.type)}. {received}"
-        ) from None
-    if value is None:
-        return None
-    if rules["choices"] and value not in rules["choices"]:
-        raise UserError(
-            f"{field.name} must be one of {', '.join(rules['choices'])}. "
-            f"{received}"
+        is_good = False
+    else:
+        is_good = value is None or (
+            (not choices or value in choices)
+            and all(_BOUNDS[k](value, bound) for k, bound in bounds.items())
         )
-    bounds = {k: b for k, b in rules["bounds"].items() if b is not None}
-    if not all(_BOUNDS[k](value, bound) for k, bound in bounds.items()):
-        text = " and ".join(f"{k} {bound:g}" for k, bound in bounds.items())
-        raise UserError(f"{field.name} must be {text}. {received}")
-    return value
+    if is_good:
+        return value
+    rule = f"one of {', '.join(choices)}" if choices else _describe(field.type)
+    limits = " and".join(f" {k} {bound:g}" for k, bound in bounds.items())
+    raise UserError(
+        f"{field.name} must be {rule}{limits}. Received: {field.name}={value!r}"
+    )
 
 
 def _converted(kind: Any, value: Any) -> Any:
