@@ -12,10 +12,14 @@ import importlib
 import sys
 from typing import Any
 
+from pixace_tf import machine
+
 if sys.platform == "win32":
     sys.exit("pixace-tf does not run on Windows itself; use it inside WSL 2.")
 
-_HOME = {
+machine.provide_home()
+
+_MODULES = {
     "PixaceCausalLM": "model.causal_lm",
     "PixelTokenizer": "data.tokenizer",
     "Sampler": "sampling.sampler",
@@ -26,11 +30,11 @@ _HOME = {
     "load_run": "runs.run_folder",
 }
 
-__all__ = list(_HOME)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        module = importlib.import_module(f"{__name__}.{_HOME[name]}")
+    if name in _MODULES:
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
         return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,12 @@
-"""How many CPU cores this process may use."""
+"""What this machine gives a process: CPU cores, a home folder."""
 
+import atexit
 import contextlib
 import math
 import os
 import pathlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 _PROC_CGROUP = pathlib.Path("/proc/self/cgroup")
@@ -58,3 +61,15 @@ def _quota(group: pathlib.Path) -> Iterator[float]:
         period = int((group / "cpu.cfs_period_us").read_text())
     if quota > 0:  # Version 1 writes -1 for no quota.
         yield quota / period
+
+
+def provide_home() -> None:
+    """Set HOME to a temporary folder if this user has no home folder.
+
+    Some libraries fail when they are imported without one, for instance in a
+    container that runs under a number without an account.
+    """
+    if os.path.expanduser("~") == "~":
+        home = tempfile.mkdtemp(prefix="pixace-tf-home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["HOME"] = home

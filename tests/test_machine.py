@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -68,3 +70,21 @@ def test_an_unreadable_group_is_no_limit(host):
     host("proc", "0::/\n")
     host("cpu.max", "")
     assert machine.num_cores() == 64
+
+
+def test_a_user_without_a_home_folder_can_import_what_needs_one():
+    script = """
+import os, pathlib, pwd
+os.environ.pop("HOME", None)
+def getpwuid(number):
+    raise KeyError(number)
+pwd.getpwuid = getpwuid
+import pixace_tf
+import kagglehub
+print(pathlib.Path.home())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert not os.path.exists(done.stdout.strip())
