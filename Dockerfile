@@ -1,6 +1,7 @@
 # Train:  docker build -t pixace-tf .
-#         docker run --rm -it -v "$PWD:/work" pixace-tf fit data/animals
-#         With a GPU: --build-arg EXTRAS='[gpu]', and --gpus all to the run.
+#         docker run --rm -it --user "$(id -u):$(id -g)" -v "$PWD:/work" \
+#             pixace-tf fit data/animals
+#         With a GPU: build with --build-arg EXTRAS='[gpu]', run with --gpus all.
 # Serve:  docker build --target serve --build-arg RUN=saved_models/animals \
 #             -t animals .
 #         docker run --rm -p 8500:8500 -p 8501:8501 animals
@@ -21,6 +22,8 @@ ARG EXTRAS=""
 COPY setup.cfg pyproject.toml README.md LICENSE /opt/pixace-tf/
 COPY pixace_tf /opt/pixace-tf/pixace_tf
 RUN pip install --no-cache-dir "/opt/pixace-tf${EXTRAS}"
+# A home folder for users without an account in the image.
+ENV HOME=/tmp
 WORKDIR /work
 ENTRYPOINT ["pixace-tf"]
 CMD ["--help"]

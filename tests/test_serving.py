@@ -1,6 +1,7 @@
 """The wire: our client and bare requests against a stand-in of the server."""
 
 import base64
+import fnmatch
 import json
 import pathlib
 import re
@@ -482,3 +483,41 @@ def test_the_real_server_paints_what_python_paints(tmp_path):
         subprocess.run(["docker", "kill", container], capture_output=True)
     expected = call(ServedModel(run.model, run.tokenizer), "complete", inputs)
     np.testing.assert_array_equal(answer["token_ids"], expected["token_ids"])
+
+
+@pytest.mark.parametrize(
+    "page", ["Dockerfile", "docker-compose.yml", "docs/guides/serving.md"]
+)
+def test_containers_that_write_run_as_the_user_who_starts_them(page):
+    text = (ROOT / page).read_text()
+    # Shells export neither, so compose would take a default.
+    assert not re.search(r"\$\{?(UID|GID)\b", text)
+    text = re.sub(r"\\\n#? *", "", text)
+    commands = re.findall(r"docker (?:compose )?run .*", text)
+    writing = [c for c in commands if re.search(r"\b(fit|export|train)\b", c)]
+    assert writing or page.endswith("md")
+    assert all('--user "$(id -u):$(id -g)"' in c for c in writing)
+
+
+def test_the_image_of_a_server_has_only_versions_of_a_run():
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    patterns = [line for line in lines if line and line[0] != "#"]
+
+    def is_sent(path):
+        sent = True
+        parts = pathlib.PurePath(path).parts
+        prefixes = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+        for pattern in patterns:  # The last one that matches decides.
+            glob, depth = pattern.lstrip("!"), pattern.count("/") + 1
+            if any(
+                fnmatch.fnmatch(p, glob) and p.count("/") + 1 == depth
+                for p in prefixes
+            ):
+                sent = pattern[0] == "!"
+        return sent
+
+    assert is_sent("saved_models/cats/12/saved_model.pb")
+    assert is_sent("saved_models/cats/1/variables/variables.index")
+    for name in ("completed.png", "samples.png", "tokens.npz", "run.json"):
+        assert not is_sent(f"saved_models/cats/{name}")
+    assert not is_sent("saved_models/cats/pictures/0001-new.png")
