@@ -584,7 +584,7 @@ def test_palettes_are_judged_without_training():
             {"tuner": "hyperband", "epochs": 9, "max_trials": 2},
             "the number of trials itself",
         ),
-        ({"learning_rate": [math.nan]}, "a finite number above 0"),
+        ({"learning_rate": [math.nan]}, "each item a finite number"),
         ({"memory_limit": math.inf}, "a finite number above 0"),
         ({"min_psnr": math.nan}, "must be a finite number"),
         ({"max_minutes": 5.0, "time_limit": 3.0}, "more than max_minutes"),

@@ -167,6 +167,7 @@ def _decoding(tokenizer: PixelTokenizer, are_paths: bool) -> Any:
         input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False
     )
     def decode_all(files: Tensor) -> Tensor:
+        files = tf.convert_to_tensor(files)  # A list where graphs are off.
         with tf.device("CPU"):
             return tf.map_fn(
                 decode,

@@ -133,7 +133,7 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     if is_good:
         return value
     rule = f"one of {', '.join(choices)}" if choices else _describe(field.type)
-    limits = " and".join(f" {k} {bound:g}" for k, bound in bounds.items())
+    limits = " and".join(f" {k} {bound}" for k, bound in bounds.items())
     raise UserError(
         f"{field.name} must be {rule}{limits}. Received: {field.name}={value!r}"
     )
