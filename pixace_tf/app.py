@@ -20,7 +20,11 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from pixace_tf.data.image_files import printable
+from pixace_tf.data.image_files import (
+    MAX_SERVED_PIXELS,
+    printable,
+    read_header,
+)
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
 from pixace_tf.painting import masks, sheets
@@ -75,6 +79,12 @@ class Studio:
         # An address would be fetched from here, by whoever sends it.
         if isinstance(image, str) and not os.path.isfile(image):
             raise UserError("Choose a file.")
+        if isinstance(image, str):
+            try:
+                read_header(image, MAX_SERVED_PIXELS)
+            except UserError as error:
+                name = printable(os.path.basename(image))
+                raise UserError(f"{name}: {error}") from None
         return image, self._painter.shrink(image)
 
     def preview(self, small: np.ndarray | None, keep: float) -> Any:

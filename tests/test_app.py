@@ -290,6 +290,9 @@ def test_errors_become_messages(tmp_path):
     bad.write_text("no picture")
     with pytest.raises(gr.Error, match=r"bad\.png"):
         app._clear(studio.choose)(str(bad))
+    Image.new("1", (5000, 4000)).save(tmp_path / "large.png")
+    with pytest.raises(gr.Error, match=r"^'large\.png: .* 16 megapixels"):
+        app._clear(studio.choose)(str(tmp_path / "large.png"))
     with pytest.raises(gr.Error, match="Choose a file"):
         app._clear(studio.choose)("http://127.0.0.1:9/cat.png")
     with pytest.raises(gr.Error, match="Choose a picture"):

@@ -1,20 +1,27 @@
+import contextlib
 import http.server
 import io
 import os
 import pathlib
+import socket
 import threading
+import time
+import warnings
 import zlib
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pixace_tf import storage
+from pixace_tf.cli import main
 from pixace_tf.data import cartoons, image_files
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
-from pixace_tf.painting import sheets
+from pixace_tf.painting import local, sheets
+from pixace_tf.painting.request import Request
 
 IMAGE = Image.fromarray(
     np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
@@ -259,17 +266,19 @@ def server(tmp_path):
             super().__init__(*arguments, directory=str(tmp_path))
 
         def log_message(self, *arguments):
-            pass
+            asked.append(self.path)
 
+    asked = []
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
+        yield f"http://127.0.0.1:{httpd.server_port}", asked
         httpd.shutdown()
         thread.join()
 
 
 def test_pictures_are_read_over_http(server, tmp_path):
+    server, _ = server
     np.testing.assert_array_equal(small(f"{server}/a.png"), IMAGE)
     np.testing.assert_array_equal(
         small(f"{server}/b.jpg"), small(tmp_path / "b.jpg")
@@ -277,11 +286,67 @@ def test_pictures_are_read_over_http(server, tmp_path):
 
 
 def test_a_failed_download_names_the_address(server, monkeypatch):
+    server, _ = server
     with pytest.raises(ValueError, match=r"none\.png: download failed"):
         image_files.read(f"{server}/none.png")
     monkeypatch.setattr(image_files, "MAX_DOWNLOAD_BYTES", 100)
     with pytest.raises(ValueError, match="larger than"):
         image_files.read(f"{server}/a.png")
+
+
+def answer_once(answer):
+    """Serve one connection on loopback; `answer` gets its socket."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1 << 16)
+            answer(connection)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/a.png"
+
+
+def test_a_download_ends_in_time_though_its_headers_drip(monkeypatch):
+    monkeypatch.setattr(image_files, "DOWNLOAD_TIMEOUT_S", 0.3)
+
+    def drip(connection):
+        connection.sendall(b"HTTP/1.0 200 OK\r\nX: ")
+        while True:
+            connection.sendall(b"x")
+            time.sleep(0.05)
+
+    with pytest.raises(UserError, match="takes too long"):
+        image_files.read(answer_once(drip))
+
+
+@pytest.mark.parametrize(
+    "target", ["ftp://127.0.0.1/a.png", "file:///etc/hostname", "data:,a"]
+)
+def test_redirects_leave_http_nowhere(target):
+    head = f"HTTP/1.0 302 Found\r\nLocation: {target}\r\n\r\n"
+    address = answer_once(lambda connection: connection.sendall(head.encode()))
+    with pytest.raises(UserError, match=r"a\.png: download failed"):
+        image_files.read(address)
+
+
+def test_an_address_is_downloaded_once_for_image_and_mask(server, tmp_path):
+    server, asked = server
+    rgba = np.full((40, 30, 4), 255, np.uint8)
+    rgba[:20, :, 3] = 0
+    Image.fromarray(rgba).save(tmp_path / "mask.png")
+    tokenizer = PixelTokenizer((8, 6), trim=True)
+    for image, mask, expected in (
+        ("a.png", f"{server}/mask.png", {"/a.png", "/mask.png"}),
+        ("mask.png", "alpha", {"/mask.png"}),
+    ):
+        asked.clear()
+        request = Request([f"{server}/{image}"], mask=mask)
+        tokenizer.read(request.images[0])
+        local.hidden_pixels(request, tokenizer)
+        assert len(asked) == len(expected)
+        assert set(asked) == expected
 
 
 def test_what_does_not_speak_http_is_one_clear_error():
@@ -408,3 +473,35 @@ def test_a_missing_file_is_one_clear_error(tmp_path):
         image_files.read(str(tmp_path / "none.png"))
     with pytest.raises(UserError, match="There is no folder"):
         image_files.scan(tmp_path / "none")
+
+
+def save_with_broken_metadata(path):
+    """Pillow warns of it."""
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x05" + bytes(8)
+    IMAGE.save(path, exif=exif)
+
+
+def test_the_library_leaves_the_filters_of_warnings_alone(
+    tmp_path, monkeypatch
+):
+    """They belong to the process, and threads would restore them wrongly."""
+
+    def fail(**options):
+        raise AssertionError
+
+    save_with_broken_metadata(tmp_path / "a.jpg")
+    before = [*warnings.filters]
+    with monkeypatch.context() as patch:
+        patch.setattr(warnings, "catch_warnings", fail)
+        with pytest.warns(UserWarning, match="Corrupt EXIF"):
+            image_files.inspect(tmp_path / "a.jpg")
+    assert warnings.filters == before
+
+
+def test_commands_do_not_pass_on_warnings_of_broken_metadata(tmp_path):
+    save_with_broken_metadata(tmp_path / "a.jpg")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        result = CliRunner().invoke(main, ["scan", str(tmp_path)])
+    assert result.output == "1 load, 0 skipped.\n"
+    assert not told

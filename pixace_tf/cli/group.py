@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -91,6 +92,8 @@ def main() -> None:
     name of a model in the box, or hf://USER/NAME; pixace-tf models lists them.
     Every command has its own --help.
     """
+    # Such as of broken metadata, which does no harm.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def needs_tensorflow(command: Callable[..., None]) -> Callable[..., None]:

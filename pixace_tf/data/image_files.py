@@ -102,7 +102,9 @@ class Address(str):
 
     @classmethod
     def of(cls, location: Any) -> Any:
-        """Return a string that is an address as one; anything else as it is."""
+        """Return addresses as such, alone or in a list; others as they are."""
+        if isinstance(location, list | tuple):
+            return [cls.of(one) for one in location]
         is_address = type(location) is str and location.lower().startswith(
             ("http://", "https://")
         )

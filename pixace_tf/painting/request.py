@@ -82,6 +82,10 @@ class Request:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
+        # An address is downloaded once, however often it is used.
+        for name in ("images", "mask"):
+            value = image_files.Address.of(getattr(self, name))
+            object.__setattr__(self, name, value)
         self._check_images()
         for name in ("samples", "best", "particles"):
             value = getattr(self, name)

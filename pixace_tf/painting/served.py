@@ -14,6 +14,7 @@ from PIL import Image
 
 from pixace_tf.console import ProgressCallback
 from pixace_tf.data import image_files
+from pixace_tf.data.image_files import MAX_SERVED_PIXELS
 from pixace_tf.errors import UserError
 from pixace_tf.painting import masks
 from pixace_tf.painting.painter import WatchCallback
@@ -228,7 +229,7 @@ def _png(pixels: np.ndarray) -> bytes:
 
 def _encode(image: ImageLike, is_plain: bool | None) -> bytes:
     if isinstance(image, str | os.PathLike):
-        return image_files.read(os.fspath(image), is_plain=is_plain)
+        return image_files.read(image, MAX_SERVED_PIXELS, is_plain)
     return _png(image)
 
 

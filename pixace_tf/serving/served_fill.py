@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf.data import raster_orders
+from pixace_tf.data.image_files import MAX_SERVED_PIXELS
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.painting.masks import MIN_SHARE
@@ -63,7 +64,9 @@ class ServedFill:
         image = tf.cond(
             image_bytes == b"",
             lambda: tf.fill((height, width, 3), tf.constant(255, tf.uint8)),
-            lambda: self._tokenizer.decode_whole(image_bytes),
+            lambda: self._tokenizer.decode_whole(
+                image_bytes, max_pixels=MAX_SERVED_PIXELS
+            ),
         )
         mask = tf.cond(
             mask_bytes == b"",
@@ -183,7 +186,10 @@ class ServedFill:
     def _small_mask(self, mask_bytes: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
         """Return bool `(height, width)`, as `complete` reads a mask."""
         rgb = tf.cast(
-            self._tokenizer.decode_whole(mask_bytes, is_mask=True), tf.int32
+            self._tokenizer.decode_whole(
+                mask_bytes, is_mask=True, max_pixels=MAX_SERVED_PIXELS
+            ),
+            tf.int32,
         )
         # As Pillow weighs them.
         weights = tf.constant([19595, 38470, 7471])

@@ -9,6 +9,7 @@ batch.
 Shapes: B batch, T pixels.
 """
 
+import functools
 import inspect
 import math
 import operator
@@ -20,7 +21,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from pixace_tf.data.image_files import printable
+from pixace_tf.data.image_files import MAX_SERVED_PIXELS, printable
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
@@ -277,7 +278,9 @@ class ServedModel:
     def _decode_all(self, image_bytes: tf.Tensor) -> tf.Tensor:
         """Return uint8 `(B, height, width, 3)`, scaled down."""
         return tf.map_fn(
-            self._tokenizer.decode,
+            functools.partial(
+                self._tokenizer.decode, max_pixels=MAX_SERVED_PIXELS
+            ),
             image_bytes,
             fn_output_signature=tf.TensorSpec(
                 (*self._tokenizer.image_size, 3), tf.uint8
