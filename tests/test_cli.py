@@ -11,12 +11,14 @@ import sys
 import termios
 import time
 
+import click
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from tensorflow.errors import ResourceExhaustedError
 
 from pixace_tf.cli import main
-from pixace_tf.cli.group import typed_command
+from pixace_tf.cli.group import say, typed_command
 from pixace_tf.data import image_files, tokenizer
 from pixace_tf.model import causal_lm
 from pixace_tf.model.presets import PRESETS
@@ -322,3 +324,76 @@ def test_what_fails_on_a_gpu_is_one_line_with_what_to_do(
     assert done.exit_code == 1
     assert len(done.output.splitlines()) == 1
     assert re.search(advice, done.output)
+    assert said in done.output  # The reason is not hidden.
+
+
+def test_a_bug_that_names_a_library_keeps_its_traceback(monkeypatch):
+    """A picture may be called so, too."""
+
+    def fail(*_, **__):
+        raise KeyError("PTX.png: no libcudnn")
+
+    monkeypatch.setattr(main.commands["draw"], "callback", fail)
+    done = call("draw", "x")
+    assert isinstance(done.exception, KeyError)
+    assert "pixace-tf:" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("fit", "x"), "Out of memory; lower --batch-size. (too much)"),
+        (("complete", "x"), "Out of memory; lower --particles. (too much)"),
+        (("generate", "x"), "Out of memory; lower --count. (too much)"),
+        (("scan", "x"), "Out of memory. (too much)"),
+    ],
+)
+def test_the_way_out_of_memory_is_an_option_of_the_command(
+    monkeypatch, words, expected
+):
+    def fail(*_, **__):
+        raise ResourceExhaustedError(None, None, "too much")
+
+    monkeypatch.setattr(main.commands[words[0]], "callback", fail)
+    done = call(*words)
+    assert done.exit_code == 1
+    assert done.output == f"pixace-tf: {expected}\n"
+
+
+def test_texts_of_others_cannot_write_on_the_terminal(tmp_path, monkeypatch):
+    evil = "\x1b[2J\x07\udcff"
+    run = tmp_path / "run"
+    run.mkdir()
+    config = {"format": evil, "tokenizer": {}, "model": {}, "arguments": {}}
+    (run / "run.json").write_text(json.dumps(config))
+    done = call("generate", run)
+    assert done.exit_code == 2
+    assert r"run format \x1b[2J\x07\udcff, " in done.output
+    done = CliRunner().invoke(click.command()(lambda: say("a\tb\n" + evil)))
+    assert done.output == "a\tb\n\\x1b[2J\\x07\\udcff\n"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "/x", "a\\b"])
+@pytest.mark.parametrize("command", ["fit", "tune"])
+def test_a_name_is_a_new_folder_below_the_others(
+    tmp_path, monkeypatch, command, name
+):
+    """`--name ..` once wrote the run into the current folder."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    done = call(command, tmp_path, "--name", name, "--epochs", 1)
+    assert done.exit_code == 2
+    assert "plain name for a new folder" in done.output
+    assert os.listdir(tmp_path) == ["work"]
+    assert not os.listdir()
+
+
+def test_a_folder_of_other_things_is_no_place_for_a_run(tmp_path, monkeypatch):
+    """`--runs-dir .` would write among the pictures themselves."""
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("photos")
+    Image.new("RGB", (4, 4)).save("photos/a.png")
+    done = call("fit", "photos", "--runs-dir", ".")
+    assert done.exit_code == 2
+    assert "is not empty and is no run" in done.output
+    assert os.listdir("photos") == ["a.png"]

@@ -4,7 +4,7 @@ import json
 
 import click
 
-from pixace_tf.cli.group import main, needs_tensorflow, typed_command
+from pixace_tf.cli.group import main, needs_tensorflow, say, typed_command
 from pixace_tf.cli.options import download, max_megapixels
 from pixace_tf.errors import UserError
 
@@ -106,8 +106,8 @@ def evaluate(
         )
         figures, page = built.figures, write_report(built, report)
     if as_json:
-        click.echo(json.dumps(figures))
+        say(json.dumps(figures))
         return
-    click.echo(summary(figures))
+    say(summary(figures))
     if page is not None:
-        click.echo(f"Look at {page}")
+        say(f"Look at {page}")

@@ -15,24 +15,28 @@ from typing import Any
 import click
 
 from pixace_tf import compile_cache, console
-from pixace_tf.errors import UserError
+from pixace_tf.errors import UserError, first_line
 
-# What TensorFlow and JAX say where a GPU fails them, and what a user can do.
+# What TensorFlow and JAX say if a GPU fails, and what a user can do about it.
 _ADVICE = {
     r"PTX|ptxas": "This GPU is newer than what XLA of this TensorFlow compiles "
     "for: add --no-jit-compile, or train with KERAS_BACKEND=jax.",
     r"(?i)DNN library|libcudnn|cudnn.*(not found|initiali[sz])": "cuDNN is "
     "missing or does not fit: pip install 'pixace-tf[gpu]'.",
     r"CUDA_ERROR_OUT_OF_MEMORY|cuda.*out of memory": "The memory of the GPU is "
-    "taken: end what nvidia-smi shows, or set CUDA_VISIBLE_DEVICES= (empty) to "
-    "do without the GPU.",
+    "in use: end the processes that nvidia-smi shows, or set "
+    "CUDA_VISIBLE_DEVICES= (empty) to work without the GPU.",
 }
+# The libraries whose errors these are.
+_LIBRARIES = ("tensorflow", "jax", "jaxlib")
+# Options that lower the memory a command takes, the most useful one first.
+_SMALLER = ("--batch-size", "--particles", "--samples", "--count")
 
 
 class Commands(click.Group):
-    """Shows what a user can mend as one clear line, with an exit code.
+    """Shows an error that the user can mend as one line, with an exit code.
 
-    A mistake of this program keeps its traceback.
+    A bug of this program keeps its traceback.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -45,7 +49,9 @@ class Commands(click.Group):
         except UserError as error:
             _fail(str(error), 2)
         except OSError as error:
-            if error.errno == errno.EPIPE:  # click ends quietly then.
+            # click ends quietly if nobody reads; no number means that no system
+            # call failed, but a library.
+            if error.errno in (None, errno.EPIPE):
                 raise
             place = f"{error.filename}: " if error.filename else ""
             _fail(f"{place}{error.strerror or error}", 1)
@@ -54,19 +60,48 @@ class Commands(click.Group):
             name = signal.Signals(signum).name
             _fail(f"Stopped by {name}.", 128 + signum)
         except Exception as error:
-            for pattern, advice in _ADVICE.items():
-                if re.search(pattern, str(error)):
-                    _fail(advice, 1)
-            if type(error).__name__ != "ResourceExhaustedError":
+            advice = self._advice(error, ctx)
+            if advice is None:
                 raise
-            if "No space left" in str(error):
-                _fail("No space left on the disk.", 1)
-            _fail("Out of memory; try a smaller --batch-size.", 1)
+            _fail(f"{advice} ({first_line(error)})", 1)
+
+    def _advice(self, error: Exception, ctx: click.Context) -> str | None:
+        """Return what a user can do about an error of a library, if known."""
+        library = type(error).__module__.partition(".")[0]
+        if not isinstance(error, RuntimeError) and library not in _LIBRARIES:
+            return None
+        for pattern, advice in _ADVICE.items():
+            if re.search(pattern, str(error)):
+                return advice
+        if type(error).__name__ != "ResourceExhaustedError":
+            return None
+        if "No space left" in str(error):
+            return "No space left on the disk."
+        command = self.commands[str(ctx.invoked_subcommand)]
+        options = {name for each in command.params for name in each.opts}
+        smaller = [name for name in _SMALLER if name in options]
+        return f"Out of memory{f'; lower {smaller[0]}' if smaller else ''}."
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"pixace-tf: {' '.join(message.split())}", err=True)
+    say(f"pixace-tf: {' '.join(message.split())}", err=True)
     sys.exit(code)
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print text; what would move the cursor or color it is spelled out.
+
+    Names of files, texts of a `run.json` and answers of a server can hold
+    control characters.
+
+    Args:
+        text: Any text, of several lines or one.
+        err: Whether to print to the standard error.
+    """
+    safe = "".join(
+        c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text
+    )
+    click.echo(safe, err=err)
 
 
 @click.group(
@@ -82,15 +117,15 @@ def main() -> None:
     """Learn to finish half-covered pictures and to paint new ones.
 
     \b
-    The way to go:
+    Where to start:
       pixace-tf generate animals          # paint with a model in the box
-      pixace-tf demo                      # watch a whole training, 8 minutes
+      pixace-tf demo                      # watch a training, 8 minutes
       pixace-tf fit data/cats             # train on your own pictures
       pixace-tf complete cats cat.jpg     # finish a picture like these
 
-    Where a command takes a RUN, that is a path, a name in saved_models/, the
-    name of a model in the box, or hf://USER/NAME; pixace-tf models lists them.
-    Every command has its own --help.
+    A RUN is a path, a name in saved_models/, the name of a model in the box, or
+    hf://USER/NAME; pixace-tf models lists them. Every command has its own
+    --help.
     """
     # Such as of broken metadata, which does no harm.
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -108,14 +143,14 @@ def needs_tensorflow(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without its chatter, and keep what XLA compiles.
+    """Import TensorFlow without its chatter, and cache what XLA compiles.
 
-    The chatter comes from C++ and heeds no setting. It is shown where
+    The chatter comes from C++, which ignores all settings. It is shown if
     TF_CPP_MIN_LOG_LEVEL is set.
     """
     is_cached = compile_cache.enable()
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
-        # XLA logs an error for each program that it finds, and runs it.
+        # XLA logs an error for each program in the cache, and then runs it.
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3" if is_cached else "2"
         with _silent_stderr():
             import tensorflow as tf
@@ -128,10 +163,11 @@ def typed_command(ctx: click.Context, left_out: Sequence[str] = ()) -> str:
 
     Args:
         ctx: The context of a command.
-        left_out: Names of parameters that change nothing of the result.
+        left_out: Names of parameters that do not change the result.
 
     Returns:
-        One line, quoted for a shell; options with their defaults are left out.
+        One line, quoted for a shell; options that equal their defaults are
+        left out.
     """
     words = ["pixace-tf", str(ctx.info_name)]
     for parameter in ctx.command.get_params(ctx):

@@ -5,7 +5,7 @@ import shlex
 
 import click
 
-from pixace_tf.cli.group import main, needs_tensorflow
+from pixace_tf.cli.group import main, needs_tensorflow, say
 from pixace_tf.cli.options import (
     BitWidths,
     ImageSize,
@@ -32,13 +32,11 @@ def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
     if as_json:
         skipped = [{"path": s.path, "reason": s.reason} for s in result.skipped]
         loads = [image.path for image in result.loads]
-        click.echo(json.dumps({"loads": loads, "skipped": skipped}))
+        say(json.dumps({"loads": loads, "skipped": skipped}))
         return
     for entry in result.skipped:
-        click.echo(
-            f"skipped {image_files.printable(entry.path)}: {entry.reason}"
-        )
-    click.echo(f"{len(result.loads)} load, {len(result.skipped)} skipped.")
+        say(f"skipped {image_files.printable(entry.path)}: {entry.reason}")
+    say(f"{len(result.loads)} load, {len(result.skipped)} skipped.")
 
 
 @main.command()
@@ -129,14 +127,14 @@ def tokenize(
             shard=shard,
             run=run,
             progress=bar.count,
-            say=click.echo,
+            say=say,
             max_pixels=int(max_megapixels * 1e6),
             download=download,
             dedup=dedup,
             chunk_size=chunk_size,
         )
     if shards is not None:
-        click.echo(f"Now try: pixace-tf fit {shlex.quote(out)}")
+        say(f"Now try: pixace-tf fit {shlex.quote(out)}")
 
 
 @main.command()
@@ -178,9 +176,7 @@ def palette(
         for widths in bit_widths
     ]
     sheets.save_image(palette_sheet(pictures, tokenizers, scale), out)
-    click.echo(
-        f"{len(pictures)} pictures under {len(tokenizers)} palettes: {out}"
-    )
+    say(f"{len(pictures)} pictures under {len(tokenizers)} palettes: {out}")
 
 
 @main.command()
@@ -199,4 +195,4 @@ def draw(folder: str, count: int, seed: int) -> None:
 
     with console.ProgressBar("Drawing") as bar:
         paths = cartoons.draw_folder(folder, count, seed, bar.count)
-    click.echo(f"{len(paths)} pictures: {folder}")
+    say(f"{len(paths)} pictures: {folder}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pixace_tf.cli.group import import_tensorflow, main
+from pixace_tf.cli.group import import_tensorflow, main, say
 from pixace_tf.cli.options import sampling, served, together
 from pixace_tf.cli.terminal import preview, show
 from pixace_tf.sampling import (
@@ -133,7 +133,7 @@ def complete(
             completions.images.reshape(-1, *completions.kept.shape[1:]), tiles
         )
     show(sheet, is_shown)
-    click.echo(f"{len(images)} pictures completed: {out}")
+    say(f"{len(images)} pictures completed: {out}")
 
 
 @main.command()
@@ -208,7 +208,7 @@ def generate(
     if tiles is not None:
         sheets.save_tiles(images, tiles)
     show(sheet, is_shown)
-    click.echo(f"{len(images)} new pictures: {out}")
+    say(f"{len(images)} new pictures: {out}")
 
 
 @main.command()
@@ -250,7 +250,7 @@ def app(
     if server is None:
         paths = {run.name: run.path for run in catalog.known_runs()}
         if run_path is not None:
-            path = catalog.locate(run_path, click.echo)
+            path = catalog.locate(run_path, say)
             read_config(path)
             paths = {os.path.basename(os.path.abspath(path)): path}
         if not paths:
@@ -276,7 +276,7 @@ def app(
             return load(name)
 
     address = page.launch(page.build(list(paths), open_model), host, port)
-    click.echo(f"Open {address} in a browser; Ctrl-C ends it.")
+    say(f"Open {address} in a browser; Ctrl-C ends it.")
     # It takes seconds, in which the page is there already. Of several models
     # one may be unusable, which must not end the page.
     if len(paths) == 1:

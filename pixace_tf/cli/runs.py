@@ -2,7 +2,7 @@
 
 import click
 
-from pixace_tf.cli.group import main
+from pixace_tf.cli.group import main, say
 
 STRIP_HEIGHT = 64
 
@@ -33,7 +33,7 @@ def models(out: str | None) -> None:
         sheets.check_image_path(out)
     runs = known_runs()
     if not runs:
-        click.echo("There is no run yet; see pixace-tf fit.")
+        say("There is no run yet; see pixace-tf fit.")
     for run in runs:
         height, width = run.image_size
         bits = run.bits_per_pixel
@@ -48,14 +48,14 @@ def models(out: str | None) -> None:
         if labels:
             more = ", ..." if len(run.labels) > 8 else ""
             facts.append(f"labels: {labels}{more}")
-        click.echo(f"{printable(run.name)}: {'; '.join(facts)}")
+        say(f"{printable(run.name)}: {'; '.join(facts)}")
     if out is None:
         return
     strips = {r.name: r.samples for r in runs if r.samples is not None}
     if not strips:
         raise click.UsageError("None of these runs has painted samples yet.")
     sheets.save_image(sheets.strips(strips, STRIP_HEIGHT), out)
-    click.echo(f"{len(strips)} strips of samples: {out}")
+    say(f"{len(strips)} strips of samples: {out}")
 
 
 @main.command()
@@ -90,6 +90,6 @@ def push(run_path: str, address: str, private: bool) -> None:
     """
     from pixace_tf.runs import catalog, hub
 
-    path = catalog.locate(run_path, click.echo)
-    published = hub.push(path, hub.parse(address), private, click.echo)
-    click.echo(f"Published: {published}")
+    path = catalog.locate(run_path, say)
+    published = hub.push(path, hub.parse(address), private, say)
+    say(f"Published: {published}")

@@ -2,7 +2,7 @@
 
 import click
 
-from pixace_tf.cli.group import main, needs_tensorflow
+from pixace_tf.cli.group import main, needs_tensorflow, say
 
 
 @main.command()
@@ -30,5 +30,5 @@ def export(run_path: str, keep: int | None) -> None:
     from pixace_tf.runs.run_folder import load_run
     from pixace_tf.serving.export import export as run_export
 
-    path = catalog.locate_own(run_path, click.echo)
-    run_export(load_run(path), keep, click.echo)
+    path = catalog.locate_own(run_path, say)
+    run_export(load_run(path), keep, say)

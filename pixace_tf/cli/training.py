@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pixace_tf.cli.group import main, needs_tensorflow
+from pixace_tf.cli.group import main, needs_tensorflow, say
 from pixace_tf.cli.options import handing_over, option_of, options_of
 from pixace_tf.data.palette import COLOR_SPACES
 from pixace_tf.training.training_arguments import TrainingArguments
@@ -61,11 +61,11 @@ def fit(
         start_from=start_from,
         name=name,
         runs_dir=runs_dir,
-        say=click.echo,
+        say=say,
     )
     if os.path.exists(run.path):  # Only the first of several hosts keeps it.
         path = shlex.quote(run.path)
-        click.echo(f"Now try: pixace-tf generate {path} --out new.png")
+        say(f"Now try: pixace-tf generate {path} --out new.png")
 
 
 @main.command()
@@ -119,7 +119,7 @@ def tune(**arguments: Any) -> None:
     """
     from pixace_tf.tuning.sweep import tune as run_tune
 
-    run_tune(**arguments, say=click.echo)
+    run_tune(**arguments, say=say)
 
 
 @main.command()
@@ -150,4 +150,4 @@ def demo(folder: str, max_minutes: float, count: int) -> None:
     arguments = TrainingArguments(
         image_size=IMAGE_SIZE, max_minutes=max_minutes
     )
-    run_demo(folder, arguments, count, click.echo)
+    run_demo(folder, arguments, count, say)
