@@ -80,7 +80,7 @@ def test_a_covered_top_is_sampled_in_the_order_that_ends_there():
     model = build(size=size, palette=palette, orders=orders)
     image, count = np.array([0, 0, 3, 1]), 400
     mask = masks.cover("top", *size).reshape(-1)
-    found = Sampler(model, jit_compile=False).fill(
+    found = Sampler(model, rows=100, jit_compile=False).fill(
         np.tile(image, (count, 1)), np.tile(mask, (count, 1)), np.arange(count)
     )
     np.testing.assert_array_equal(found[:, 2:], np.tile(image[2:], (count, 1)))
@@ -137,7 +137,7 @@ def test_a_label_changes_what_is_painted_and_none_does_not(decoder):
 def test_guidance_raises_the_ratio_of_label_to_null():
     model = build(size=(1, 2), palette="rgb 1,1,0", orders=(0,), head="packed")
     count, guidance = 600, 6.0
-    drawn = Sampler(model, jit_compile=False).generate(
+    drawn = Sampler(model, rows=100, jit_compile=False).generate(
         np.arange(count), labels=2, guidance=guidance
     )
     tokens = np.zeros((2, 2), np.int32)

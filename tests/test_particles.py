@@ -89,7 +89,7 @@ def test_known_pixels_cost_what_the_model_says(decoder, head):
 @pytest.mark.slow
 def test_many_particles_sample_the_hidden_pixels_given_all_others():
     model = build(size=(2, 3), palette="rgb 1,1,0")
-    sampler = Sampler(model, jit_compile=False)
+    sampler = Sampler(model, rows=100, jit_compile=False)
     image = np.array([1, 0, 0, 3, 2, 1])
     is_hidden = np.array([False, True, True, False, False, False])
     pairs = np.array([*itertools.product(range(4), repeat=2)])
