@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pickle
@@ -7,7 +8,9 @@ import numpy as np
 import pytest
 
 from pixace_tf import storage
+from pixace_tf.runs import run_config
 from pixace_tf.runs.run_folder import load_run
+from pixace_tf.training.training_arguments import TrainingArguments
 
 
 @pytest.fixture
@@ -22,6 +25,29 @@ def test_a_reloaded_run_draws_the_same_picture(trained_run):
         again.sampler.generate([3]),
     )
     assert again.tokenizer.get_config() == trained_run.tokenizer.get_config()
+
+
+def test_a_run_keeps_what_was_given_and_what_is_in_force(trained_run):
+    config = run_config.read_config(trained_run.path)
+    assert config["given"] == {
+        "preset": "pico",
+        "image_size": [8, 12],
+        "epochs": 3,
+        "batch_size": 8,
+        "jit_compile": False,
+        "labels": True,
+    }
+    in_force = TrainingArguments.of_run(config)
+    still_open = {"max_minutes"}  # Epochs were given.
+    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
+    assert fields - in_force.given.keys() == still_open
+    assert (in_force.head, in_force.learning_rate) == ("chain", 3e-3)
+    assert (in_force.num_layers, in_force.precision) == (2, "float32")
+    kept = {"preset", "batch_size", "learning_rate", "flip", "seed"}
+    for name in fields - kept - {"precision"}:  # As older runs are.
+        config["arguments"].pop(name)
+    before = TrainingArguments.of_run(config)
+    before.settled(in_force, "It", "")
 
 
 def edit(path, **changes):

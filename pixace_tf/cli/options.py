@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from pixace_tf.runs.arguments import Arguments
 from pixace_tf.training.training_arguments import TrainingArguments
 
-SPELLED = "Give it as NUMBER or HEIGHTxWIDTH, such as 32 or 24x40."
+SIZE_FORM = "Write NUMBER or HEIGHTxWIDTH, such as 32 or 24x40."
 
 
 class ImageSize(click.ParamType):
@@ -24,12 +24,12 @@ class ImageSize(click.ParamType):
             return value
         parts = str(value).lower().split("x")
         if len(parts) not in (1, 2) or not all(p.isdecimal() for p in parts):
-            self.fail(f"{value!r} is no image size. {SPELLED}", param, ctx)
+            self.fail(f"{value!r} is no image size. {SIZE_FORM}", param, ctx)
         return int(parts[0]), int(parts[-1])
 
 
 class BitWidths(click.ParamType):
-    """Three numbers with commas."""
+    """Three numbers, separated by commas."""
 
     name = "b,b,b"
 
@@ -43,7 +43,7 @@ class BitWidths(click.ParamType):
 
 
 class Share(click.ParamType):
-    """Which one of how many machines this is."""
+    """The number of this machine, and the number of machines."""
 
     name = "i/n"
 
@@ -55,13 +55,13 @@ class Share(click.ParamType):
             self.fail(f"{value!r} should be like 1/4.", param, ctx)
         index, count = map(int, parts)
         if not 1 <= index <= count:
-            none_of = f"{value!r} is none of 1/{count} to {count}/{count}."
-            self.fail(none_of, param, ctx)
+            rule = f"{value!r} must be one of 1/{count} to {count}/{count}."
+            self.fail(rule, param, ctx)
         return index, count
 
 
 class Numbers(click.ParamType):
-    """Numbers with commas."""
+    """Numbers, separated by commas."""
 
     name = "t[,t...]"
 
@@ -79,7 +79,7 @@ def options_of(arguments: Any, *names: str) -> Callable[[Any], Any]:
 
     Args:
         arguments: A dataclass of `argument` fields.
-        *names: Its fields; without any, all of them.
+        *names: Names of fields; all fields by default.
     """
     every = [field.name for field in dataclasses.fields(arguments)]
     return together(*(option_of(arguments, name) for name in names or every))
@@ -124,8 +124,8 @@ def option_of(arguments: Any, name: str, **changes: Any) -> Callable[..., Any]:
 
     Args:
         arguments: A dataclass of `argument` fields.
-        name: One of its fields.
-        **changes: What is different, as arguments of `click.option`.
+        name: Name of a field.
+        **changes: Arguments of `click.option` that override those of the field.
     """
     fields = {field.name: field for field in dataclasses.fields(arguments)}
     field = fields[name]
@@ -159,7 +159,7 @@ _SPELLED_DEFAULTS: dict[Any, Any] = {
 
 
 def _type_of(field: dataclasses.Field) -> click.ParamType:
-    """Return the type of the option for a field, with its range."""
+    """Return the type of the option for a field, including its range."""
     rules = field.metadata
     if rules["choices"]:
         return click.Choice(rules["choices"])
@@ -180,7 +180,7 @@ def _type_of(field: dataclasses.Field) -> click.ParamType:
 
 
 def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a decorator that adds options in their order."""
+    """Return a decorator that adds options in the given order."""
 
     def decorate(command: Any) -> Any:
         for option in reversed(options):
@@ -203,7 +203,8 @@ sampling = together(
         "temperatures",
         type=Numbers(),
         default="1.0",
-        help="Below 1 more cautious, above 1 wilder; several with commas.",
+        help="Below 1 draws more cautiously, above 1 more wildly; separate "
+        "several values by commas.",
     ),
     click.option(
         "--top-k",
@@ -221,7 +222,7 @@ sampling = together(
         "--min-p",
         type=click.FloatRange(0, 1),
         default=0.0,
-        help="Drop values below this share of the likeliest one.",
+        help="Drop values less likely than this share of the likeliest one.",
     ),
     click.option(
         "--seed",
@@ -233,17 +234,17 @@ sampling = together(
     click.option(
         "--tiles",
         type=click.Path(file_okay=False),
-        help="Folder for each picture by itself, as small PNG.",
+        help="Folder for the single pictures, as small PNG files.",
     ),
 )
 served = together(
     click.option(
         "--server",
         metavar="ADDRESS",
-        help="Paint on a TensorFlow Serving instead of with RUN: "
+        help="Paint on a TensorFlow Serving server instead of with RUN: "
         "http://HOST:8501, or grpc://HOST:8500.",
     ),
     click.option(
-        "--model", default="model", help="Name of the model on that server."
+        "--model", default="model", help="Name of the model on the server."
     ),
 )

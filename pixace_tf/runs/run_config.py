@@ -1,19 +1,20 @@
-"""A run folder: all that later steps need to know about a model.
+"""The files of a run folder, which hold all that later steps need.
 
     saved_models/NAME/
-        run.json         architecture, tokenizer, arguments, versions
+        run.json         architecture, tokenizer, versions, and the arguments:
+                         "given" by the user, and "arguments" in force
         weights.npz      the best weights so far, by validation
         checkpoint.npz   the latest state of training, optimizer included
         tokens.npz       the tokens of the training and validation images
         history.json     one entry per epoch
         samples.png      a strip of new images, side by side
         completed.png    a sheet of completed validation images
-        examples.png     such a strip of validation images, where a run was
-                         published without its tokens
+        examples.png     a strip of validation images, if the run was published
+                         without its tokens
         learning_curve.png, pictures/, tensorboard/
 
-Loading runs no code from these files: JSON and plain arrays, built by this
-package's own classes. What is here needs no TensorFlow.
+Loading runs no code from these files: they are JSON and plain arrays, from
+which this package builds its own classes. This module needs no TensorFlow.
 """
 
 import json
@@ -69,7 +70,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         )
     if missing:
         raise UserError(f"The file {file} lacks {', '.join(sorted(missing))}.")
-    # Runs from before there were these: mirrored images were the same task.
+    # Older runs lack these; mirrored images had no order of their own.
     config["tokenizer"] = {"trim": False, **config["tokenizer"]}
     plain = (0, 0) if config["arguments"].get("flip") else (0,)
     config["model"] = {
@@ -86,7 +87,7 @@ def best_bits(path: StrPath) -> float | None:
         path: Its folder.
 
     Returns:
-        None before the first validation, or where the history is lost.
+        None before the first validation, or if the history is lost.
     """
     try:
         with open(os.path.join(path, HISTORY_FILE), encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""A run folder as a model: built, loaded, with its weights."""
+"""Build and load the model of a run folder."""
 
 import dataclasses
 import functools
@@ -32,9 +32,9 @@ class Run:
     Attributes:
         path: The run folder.
         model: The model, weights loaded or fresh.
-        tokenizer: What its tokens mean.
-        arguments: The arguments of training.
-        jit_compile: Whether XLA compiles what samples and scores.
+        tokenizer: Translates between images and tokens.
+        arguments: The arguments of training that are in force, by name.
+        jit_compile: Whether XLA compiles sampling and scoring.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Run:
 
     @functools.cached_property
     def sampler(self) -> Sampler:
-        """What samples from the model, compiled at its first use."""
+        """The sampler of the model, compiled on first use."""
         return Sampler(self.model, jit_compile=self.jit_compile)
 
     def file(self, *names: str) -> str:
@@ -65,8 +65,8 @@ def create_run(
     """Build a model and start its run folder.
 
     Args:
-        path: The folder; made where it is missing.
-        tokenizer: What the model's tokens mean.
+        path: The folder; created if it is missing.
+        tokenizer: Translates between images and tokens.
         model_config: Arguments of `PixaceCausalLM` beyond the tokenizer's.
         arguments: JSON-ready arguments of training, as they are in force.
         dtype: Keras dtype policy to train with.
@@ -107,7 +107,7 @@ def open_run(
     Args:
         path: The run folder.
         dtype: Keras dtype policy.
-        jit_compile: Whether XLA compiles what samples and scores.
+        jit_compile: Whether XLA compiles sampling and scoring.
 
     Raises:
         UserError: If the folder is not a usable run.
@@ -129,9 +129,10 @@ def load_run(path: str | os.PathLike[str], jit_compile: bool = True) -> Run:
 
     Args:
         path: A run folder, as `fit` leaves it, finished or interrupted; or
-            what else `locate` takes, such as the name of a model in the box.
-        jit_compile: Whether XLA compiles what samples and scores. That pays
-            from some images on.
+            anything else `locate` takes, such as the name of a model in the
+            box.
+        jit_compile: Whether XLA compiles sampling and scoring, which pays for
+            more than a few images.
 
     Returns:
         The run with its best weights; before the first validation, with the
@@ -179,8 +180,8 @@ def assign_by_path(
 
     Args:
         variables: The variables.
-        arrays: Arrays by variable path; others are ignored.
-        file: Where they come from, for the error.
+        arrays: Arrays by variable path; superfluous ones are ignored.
+        file: The file the arrays come from, for the error.
 
     Raises:
         UserError: If an array is missing or has another shape; nothing is
