@@ -17,6 +17,7 @@ from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 
 MAX_PIXELS = 10_000
+TOKENIZER = PixelTokenizer((8, 8))
 RNG = np.random.default_rng(0)
 
 
@@ -64,33 +65,30 @@ def test_each_file_gives_its_image_or_the_reason(
     tmp_path, are_paths, block_bytes, monkeypatch
 ):
     monkeypatch.setattr(decoding, "_BLOCK_BYTES", block_bytes)
-    tokenizer = PixelTokenizer((8, 8))
-    names = RNG.permutation([*FILES] * 20)
+    names = RNG.permutation([*FILES] * 6)
     files = [FILES[name][0] for name in names]
     if are_paths:
         for i, content in enumerate(files):
             (tmp_path / f"{i}").write_bytes(content)
         files = [f"{tmp_path}/{i}" for i in range(len(files))]
-    results = Decoder(tokenizer, MAX_PIXELS, are_paths).decode(files)
+    results = Decoder(TOKENIZER, MAX_PIXELS, are_paths).decode(files)
     for name, result in zip(names, results, strict=True):
         content, reason = FILES[name]
         if reason:
             assert reason in result
         else:
-            wanted = expected(content, tokenizer)
+            wanted = expected(content, TOKENIZER)
             np.testing.assert_array_equal(result, wanted)
 
 
 def test_a_decoder_serves_again_after_it_was_left():
-    decoder = Decoder(PixelTokenizer((8, 8)), MAX_PIXELS, are_paths=False)
+    decoder = Decoder(TOKENIZER, MAX_PIXELS, are_paths=False)
     first, second = encode(), encode()
     for content in (first, second):
         # Only some of the images are asked for.
         results = decoder.decode(itertools.repeat(content, 1000))
         for result in itertools.islice(results, 3):
-            np.testing.assert_array_equal(
-                result, expected(content, PixelTokenizer((8, 8)))
-            )
+            np.testing.assert_array_equal(result, expected(content, TOKENIZER))
         results.close()
 
 
@@ -109,7 +107,7 @@ def test_an_error_of_the_source_ends_the_decoding(error):
         yield encode()
         raise error
 
-    decoder = Decoder(PixelTokenizer((8, 8)), MAX_PIXELS, are_paths=False)
+    decoder = Decoder(TOKENIZER, MAX_PIXELS, are_paths=False)
     with pytest.raises(type(error)) as raised:
         list(decoder.decode(files()))
     assert raised.value is error
@@ -134,7 +132,7 @@ def test_a_lack_of_memory_in_pillow_is_no_broken_file(monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(BmpImageFile, "load", fail)
-    decoder = Decoder(PixelTokenizer((8, 8)), MAX_PIXELS, are_paths=False)
+    decoder = Decoder(TOKENIZER, MAX_PIXELS, are_paths=False)
     with pytest.raises(MemoryError):
         list(decoder.decode([encode(kind="BMP")]))
 
@@ -152,7 +150,7 @@ def test_few_files_are_held_however_many_there_are(kind, monkeypatch):
             taken += 1
             yield small + b" " * padding
 
-    decoder = Decoder(PixelTokenizer((8, 8)), MAX_PIXELS, are_paths=False)
+    decoder = Decoder(TOKENIZER, MAX_PIXELS, are_paths=False)
     list(decoder.decode([small]))
     taken = 0
     tracemalloc.start()
@@ -187,14 +185,14 @@ def test_pixels_are_held_while_files_are_decoded(monkeypatch):
     monkeypatch.setattr(
         image_files.DECODING, "hold", lambda n: held.append(n) or hold(n)
     )
-    decoder = Decoder(PixelTokenizer((8, 8)), MAX_PIXELS, are_paths=False)
+    decoder = Decoder(TOKENIZER, MAX_PIXELS, are_paths=False)
     list(decoder.decode([encode((9, 7)), encode((30, 20), "BMP"), b"text"]))
     assert held == [600]
 
 
 def test_a_file_in_memory_has_a_limit(monkeypatch):
     monkeypatch.setattr(decoding, "MAX_FILE_BYTES", 2**20)
-    decoder = Decoder(PixelTokenizer((8, 8)), MAX_PIXELS, are_paths=False)
+    decoder = Decoder(TOKENIZER, MAX_PIXELS, are_paths=False)
     files = [encode(), encode() + b" " * 2**20]
     image, reason = decoder.decode(files)
     assert image.shape == (8, 8, 3)

@@ -4,6 +4,7 @@ import io
 import os
 import pathlib
 import socket
+import struct
 import threading
 import time
 import warnings
@@ -174,6 +175,24 @@ def test_broken_files_are_skipped_with_a_reason(tmp_path):
     assert "known format" in skipped["text.jpg"]
     assert "64 megapixels" in skipped["bomb.png"]
     assert "broken" in skipped["half.JPEG"]
+
+
+def test_an_icon_is_as_large_as_its_picture_whatever_its_entry_says():
+    buffer = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(buffer, "PNG")
+    entry = struct.pack("<4B2H2I", 16, 16, 0, 0, 1, 32, buffer.tell(), 22)
+    content = struct.pack("<3H", 0, 1, 1) + entry + buffer.getvalue()
+    with pytest.raises(UserError, match="9000 x 9000 pixels"):
+        image_files.load(io.BytesIO(content))
+    with pytest.raises(UserError, match="truncated"):
+        image_files.load(io.BytesIO(content[:40]))
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.zst", "a.TGZ", "a.tbz2"])
+def test_an_archive_is_refused_with_the_way_out(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"archive.*`pixace-tf tokenize`"):
+        image_files.scan(tmp_path / name)
 
 
 def test_odd_names_and_links_have_a_sane_outcome(tmp_path):

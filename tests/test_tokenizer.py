@@ -7,6 +7,7 @@ from PIL import Image
 
 from pixace_tf.data.cartoons import draw
 from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.errors import UserError
 
 
 def encode(image, kind="PNG", **options):
@@ -136,6 +137,26 @@ def test_a_bad_argument_names_what_came(arguments):
 def test_the_wrong_picture_size_is_an_error():
     with pytest.raises(ValueError, match="shape"):
         PixelTokenizer((8, 8)).tokenize(np.zeros((1, 9, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "float32"])
+def test_other_types_than_bytes_are_refused(dtype):
+    """Their range would be a guess: 0 to 1, to 255 or to 65535."""
+    tokenizer = PixelTokenizer((8, 8))
+    image = np.zeros((8, 8, 3), dtype)
+    for function in (
+        tokenizer.read,
+        tokenizer.resize_image,
+        tokenizer.tokenize,
+        tf.function(tokenizer.tokenize, autograph=False),
+    ):
+        with pytest.raises(UserError, match=f"uint8.*{dtype}"):
+            function(image)
+
+
+def test_tokens_that_are_no_integers_are_refused():
+    with pytest.raises(UserError, match="integers"):
+        PixelTokenizer((1, 1)).detokenize([[0.5]])
 
 
 @pytest.mark.parametrize("token", [-1, 1 << 13])

@@ -1,4 +1,4 @@
-"""Cartoon animal faces, drawn from a seed: images to train on, for free."""
+"""Draws cartoon animal faces from a seed, as images to train on."""
 
 import colorsys
 import dataclasses
@@ -92,15 +92,15 @@ def draw_folder(
 
     Args:
         path: The folder to make; it must be missing or empty.
-        count: Images in all, dealt out to the species in turn.
+        count: Number of images; the species take turns.
         seed: The same seed draws the same images.
-        progress: Called with the images drawn and `count`.
+        progress: Called with the number of images drawn, and `count`.
 
     Returns:
         The paths written.
 
     Raises:
-        UserError: If `count` is not positive or the folder holds something.
+        UserError: If `count` is not positive or the folder is not empty.
     """
     path = os.fspath(path)
     if count < 1:
@@ -110,7 +110,7 @@ def draw_folder(
     parent = os.path.dirname(os.path.abspath(path))
     os.makedirs(parent, exist_ok=True)
     names = []
-    # Renamed in the end, so that half a series is never taken for a whole one.
+    # Renamed at the end, so that the folder is complete or missing.
     with tempfile.TemporaryDirectory(prefix=".draw-", dir=parent) as temporary:
         folder = os.path.join(temporary, "images")
         for i in range(count):
@@ -222,7 +222,7 @@ class _Face:
         self._light = _color(hue, saturation * 0.3, min(value * 1.35, 0.98))
         if look.patches:
             self._dark = (52, 48, 54)
-        # The head turns a little: all on its front shifts together.
+        # The head turns a little: its features shift together.
         self._x, self._y = rng.uniform(-0.14, 0.14), rng.uniform(-0.06, 0.1)
         self._mood = rng.uniform(0.4, 1.0)
 

@@ -1,4 +1,4 @@
-"""How near a palette, or a sample, comes to an image."""
+"""How close a palette, or a sample, comes to an image."""
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def through_palette(
 def color_difference(first: np.ndarray, second: np.ndarray) -> float:
     """Return the mean CIEDE2000 difference of 8-bit sRGB images.
 
-    About 1 is the least that people notice side by side.
+    People notice differences of about 1 or more side by side.
 
     Args:
         first: uint8 `(..., 3)`.
@@ -55,7 +55,7 @@ def color_difference(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def count_colors(images: np.ndarray) -> int:
-    """Return how many different colors images have.
+    """Return the number of different colors in images.
 
     Args:
         images: uint8 `(..., 3)`.

@@ -1,7 +1,6 @@
-"""Image files: find them, check them, read them.
+"""Finds, checks and reads image files.
 
-Paths come back as the `str` that `os.fsdecode` gives, so every file name
-survives.
+Paths are decoded as by `os.fsdecode`, so every file name survives.
 """
 
 import contextlib
@@ -10,7 +9,9 @@ import functools
 import http.client
 import io
 import os
+import re
 import stat
+import struct
 import threading
 import time
 import urllib.request
@@ -58,6 +59,8 @@ PARTS = {
 _OWN = f"made by {SOFTWARE}"
 # Files that mark a folder as no source of images.
 _FOLDER_MARKS = {RUN_FILE: "a run folder", MARK_FILE: _OWN}
+# Archives, which are no folders of images.
+_ARCHIVE = re.compile(r"\.(tar(\.\w+)?|t[a-z]z2?|zip|7z|rar)$", re.IGNORECASE)
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 # Keywords of the PNG text chunks in which Pillow looks for an orientation.
 _EXIF_KEYWORDS = (b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp")
@@ -80,7 +83,7 @@ class PixelBudget:
 
     @contextlib.contextmanager
     def hold(self, num_pixels: int) -> Iterator[None]:
-        """Wait until so many pixels may be decoded, and keep them."""
+        """Wait for this share of the budget, and hold it within the block."""
         num_pixels = min(num_pixels, self._limit)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= num_pixels)
@@ -93,7 +96,7 @@ class PixelBudget:
                 self._changed.notify_all()
 
 
-# A pixel of a transparent PNG takes some 20 bytes while it is decoded.
+# A pixel of a transparent PNG takes some 15 bytes while it is decoded.
 DECODING = PixelBudget(32_000_000)
 
 
@@ -160,7 +163,7 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What a folder holds, each list sorted by path."""
+    """The files of a folder, each list sorted by path."""
 
     root: str
     loads: list[ImageFile]
@@ -174,7 +177,7 @@ class Listing:
     Attributes:
         root: The folder.
         places: Part and label (see `ImageFile`) by path, sorted by path.
-        skipped: What is left out by its place.
+        skipped: Files and folders that are left out because of their place.
     """
 
     root: str
@@ -183,7 +186,7 @@ class Listing:
 
 
 def list_files(root: StrPath) -> Listing:
-    """List the files below a folder; see `scan` for what lies where.
+    """List the files below a folder; `scan` documents the layout.
 
     Raises:
         UserError: If there is no such folder or file.
@@ -191,6 +194,11 @@ def list_files(root: StrPath) -> Listing:
     root = os.fspath(root)
     skipped: list[Skipped] = []
     if os.path.isfile(root):
+        if _ARCHIVE.search(root):
+            raise UserError(
+                f"{printable(root)} is an archive. Unpack it and give the "
+                "folder; tar files can also be read by `pixace-tf tokenize`."
+            )
         root, name = os.path.split(root)
         paths = [name]
     else:
@@ -206,7 +214,7 @@ def scan(
 ) -> Scan:
     """Check every file below a folder by decoding all of it.
 
-    The folder may be flat or hold class folders, each to any depth. It may
+    The folder may be flat or hold class folders, each of any depth. It may
     hold parts instead, which are flat or hold class folders: `train/` and
     `val/` (or `validation/`), where a `test/` beside them is left out, or
     `train/` and `test/` alone, where `test/` validates. Links are followed,
@@ -216,10 +224,10 @@ def scan(
     Args:
         root: A folder, or a single file.
         max_pixels: Largest image to decode, by its header.
-        progress: Called with the files checked and their number.
+        progress: Called with the number of files checked, and of all files.
 
     Returns:
-        What loads and what does not.
+        The files that load and those that do not.
 
     Raises:
         UserError: If there is no such folder or file.
@@ -386,8 +394,8 @@ def _naming(location: StrPath) -> Iterator[str | io.BytesIO]:
 def own_mark(kind: str) -> dict[str, Any]:
     """Return options of `PIL.Image.save` that mark an image as made here.
 
-    A scan leaves marked images out: what this program painted is nothing to
-    train on.
+    A scan leaves marked images out, so that no model trains on the output of
+    another.
 
     Args:
         kind: The format. PNG, GIF, JPEG, WEBP and TIFF carry the mark; other
@@ -405,13 +413,13 @@ def own_mark(kind: str) -> dict[str, Any]:
 
 
 def printable(path: StrPath) -> str:
-    """Return a path fit for one line of a terminal."""
+    """Return a path as one line without control characters."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def file_states(listing: Listing) -> Iterator[tuple[str, str]]:
-    """Yield each listed file with its size and time, for a fingerprint."""
+    """Yield each listed file with its size and modification time."""
     for path in listing.places:
         try:
             status = os.stat(os.path.join(listing.root, path))
@@ -465,7 +473,7 @@ def _enter(
         raise UnloadableError("a link to a folder seen before")
     seen.add((status.st_dev, status.st_ino))
     for entry in entries:
-        # The user named the root, so it is scanned whatever it is.
+        # The user named the root, so it is scanned in any case.
         if folder and entry.name in _FOLDER_MARKS:
             raise UnloadableError(_FOLDER_MARKS[entry.name])
     return entries
@@ -474,11 +482,11 @@ def _enter(
 def _places(
     paths: list[str],
 ) -> tuple[dict[str, tuple[str, str]], list[Skipped]]:
-    """Give each path its part and its label, after its folders.
+    """Derive the part and the label of each path from its folders.
 
     Returns:
-        The part and label of each path, and what has no place: the folders
-        that are kept for testing, and the files outside the parts.
+        The part and label of each path, and what is left out: folders kept for
+        testing, and files outside the parts.
     """
     tops = {path.split(os.sep)[0] for path in paths if os.sep in path}
     parts = parts_of(tops)
@@ -503,7 +511,7 @@ def _places(
 
 
 def parts_of(tops: set[str]) -> dict[str, str]:
-    """Return the part of each top folder; nothing where they are classes."""
+    """Return the part of each top folder; empty if they are classes."""
     parts = {top: PARTS[top] for top in tops if top in PARTS}
     if {"train", "validation"} <= set(parts.values()):
         return parts
@@ -529,6 +537,8 @@ def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
             if status.st_size == 0:
                 raise UnloadableError("empty file")
         image = Image.open(source, formats=FORMATS)
+        is_icon = image.format == "ICO"
+        width, height = _icon_size(image) if is_icon else image.size
     except UnidentifiedImageError:
         raise UnloadableError("not a picture in a known format") from None
     except Image.DecompressionBombError:
@@ -539,7 +549,6 @@ def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
         raise UnloadableError(_reason(error)) from None
     except Exception as error:  # A broken header can raise anything.
         raise UnloadableError(f"broken header: {error}") from None
-    width, height = image.size
     if width * height > max_pixels:
         image.close()
         raise UnloadableError(
@@ -549,6 +558,18 @@ def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
         image.close()
         raise UnloadableError("no pixels")
     return image
+
+
+def _icon_size(image: Any) -> tuple[int, int]:
+    """Return the size of the PNG or bitmap in an ICO; its entry may lie."""
+    entry = image.ico.entry[image.ico.getentryindex(image.size)]
+    image.fp.seek(entry.offset)
+    header = image.fp.read(24)
+    if header[1:4] == b"PNG":
+        width, height = struct.unpack_from(">II", header, 16)
+        return width, height
+    width, height = struct.unpack_from("<ii", header, 4)
+    return abs(width), abs(height) // 2  # Below the picture lies its mask.
 
 
 def _load(image: Image.Image) -> None:
@@ -623,15 +644,15 @@ def _exif_tag(image: Image.Image, tag: int) -> Any:
     try:
         # The method of PngImageFile would decode every PNG without EXIF.
         return Image.Image.getexif(image).get(tag)
-    except Exception:  # The pixels count even where metadata is broken.
+    except Exception:  # Broken metadata does not matter.
         return None
 
 
 def _has_late_exif(image: PngImageFile) -> bool:
-    """Return whether a PNG file may tell its orientation behind its pixels.
+    """Return whether a PNG file may have its orientation after its pixels.
 
-    Pillow finds such chunks only by decoding the pixels before them, so they
-    are looked for here, from chunk to chunk.
+    Pillow finds such chunks only by decoding the pixels before them, so this
+    function walks from chunk to chunk instead.
     """
     file = image.fp
     assert file is not None

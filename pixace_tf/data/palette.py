@@ -1,14 +1,14 @@
-"""Palettes: which colors a pixel can have, and how a color becomes one token.
+"""Palettes: the colors a pixel can have, and their packing into tokens.
 
-All arithmetic uses plain operators, so it works on NumPy arrays and on the
-integer tensors of every Keras backend.
+All arithmetic uses plain operators, so it works on NumPy arrays and on integer
+tensors of every Keras backend.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from pixace_tf.errors import UserError
+from pixace_tf.typing import Tensor
 
 BitWidths = tuple[int, int, int]
 
@@ -23,12 +23,12 @@ _CHAIN_ORDERS = {"hsv": (2, 1, 0), "rgb": (1, 0, 2)}
 
 @dataclasses.dataclass(frozen=True)
 class Palette:
-    """A color space and the bits that each of its channels has.
+    """A color space and the number of bits of each channel.
 
     A token packs the three channels of a color; the first channel takes the
     lowest bits: `c0 | c1 << b0 | c2 << (b0 + b1)`. Several HSV codes can stand
-    for one color: every hue of a gray, everything of black. Of these only the
-    canonical code is used, whose superfluous channels are 0.
+    for one color: a gray with any hue, black with any hue and saturation. Only
+    the canonical code is used, whose superfluous channels are 0.
 
     Attributes:
         color_space: `"hsv"` or `"rgb"`.
@@ -68,14 +68,14 @@ class Palette:
 
     @classmethod
     def get(cls, identifier: "Palette | str") -> "Palette":
-        """Return a palette, given itself or what `str` gives of it."""
+        """Return a palette, given itself or its text."""
         if isinstance(identifier, Palette):
             return identifier
         return cls.parse(identifier)
 
     @classmethod
     def parse(cls, text: str) -> "Palette":
-        """Return the palette that a text such as `hsv 5,4,4` names.
+        """Return the palette named by a text such as `hsv 5,4,4`.
 
         Raises:
             UserError: If the text has another form.
@@ -105,7 +105,7 @@ class Palette:
 
     @property
     def start_token_id(self) -> int:
-        """The token that stands for what lies outside the image."""
+        """The token of every place outside the image."""
         return self.vocabulary_size
 
     @property
@@ -127,12 +127,12 @@ class Palette:
 
     @property
     def circular_channel(self) -> int | None:
-        """The channel whose last level lies beside its first: the hue."""
+        """The channel whose last level is next to its first: the hue."""
         return 0 if self.color_space == "hsv" else None
 
     @property
     def forced_by(self) -> tuple[int | None, int | None, int | None]:
-        """For each channel the one whose level 0 forces it to 0, or None.
+        """For each channel, the channel whose level 0 forces it to 0, or None.
 
         This is the rule of canonical codes: a gray has no hue, black has
         neither hue nor saturation. A value of 0 bits stands for white.
@@ -152,7 +152,7 @@ class Palette:
             return of_one_value
         return 1 + (values - 1) * of_one_value
 
-    def pack(self, channels: Sequence[Any]) -> Any:
+    def pack(self, channels: Sequence[Tensor]) -> Tensor:
         """Pack the levels of the three channels into tokens.
 
         Args:
@@ -166,7 +166,7 @@ class Palette:
         b0, b1, _ = self.bit_widths
         return first + second * (1 << b0) + third * (1 << (b0 + b1))
 
-    def unpack(self, token_ids: Any) -> list[Any]:
+    def unpack(self, token_ids: Tensor) -> list[Tensor]:
         """Undo `pack`.
 
         Args:
@@ -183,8 +183,8 @@ class Palette:
             )
         ]
 
-    def is_canonical(self, token_ids: Any) -> Any:
-        """Tell which codes are the canonical ones of their colors.
+    def is_canonical(self, token_ids: Tensor) -> Tensor:
+        """Return which codes are canonical.
 
         Args:
             token_ids: Integers `(...)` in `[0, vocabulary_size)`.

@@ -1,7 +1,7 @@
 """From 8-bit colors to the levels of a palette's channels, and back.
 
 All arithmetic is on integers, so an image has the same tokens on every machine,
-eagerly, in a `tf.data` graph and inside a SavedModel.
+eagerly, in a `tf.data` graph and in a SavedModel.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from pixace_tf.data.palette import Palette
+from pixace_tf.typing import Tensor
 
 
-def quantize(rgb: tf.Tensor, palette: Palette) -> list[tf.Tensor]:
+def quantize(rgb: Tensor, palette: Palette) -> list[Tensor]:
     """Quantize 8-bit colors to the channels of a palette.
 
     A linear channel `x` in `[0, 1]` becomes `round(x * (2**b - 1))`; hue, which
@@ -43,9 +44,9 @@ def quantize(rgb: tf.Tensor, palette: Palette) -> list[tf.Tensor]:
 
 
 def _quantize_hsv(
-    red: tf.Tensor, green: tf.Tensor, blue: tf.Tensor, palette: Palette
-) -> list[tf.Tensor]:
-    """Return hue, saturation and value, not canonical yet."""
+    red: Tensor, green: Tensor, blue: Tensor, palette: Palette
+) -> list[Tensor]:
+    """Return hue, saturation and value, not yet canonical."""
     hues, saturations, values = palette.channel_sizes
     largest = tf.maximum(tf.maximum(red, green), blue)
     spread = largest - tf.minimum(tf.minimum(red, green), blue)
@@ -67,10 +68,10 @@ def _quantize_hsv(
     return [hue, saturation, value]
 
 
-def dequantize(channels: Sequence[tf.Tensor], palette: Palette) -> tf.Tensor:
+def dequantize(channels: Sequence[Tensor], palette: Palette) -> Tensor:
     """Turn quantized channels back into 8-bit colors, exactly, halves up.
 
-    A channel of 0 bits becomes 0, but the value of HSV becomes 1, since
+    A channel of 0 bits becomes 0, except for the value of HSV, which becomes 1:
     otherwise every image would be black.
 
     Args:
@@ -95,7 +96,7 @@ def dequantize(channels: Sequence[tf.Tensor], palette: Palette) -> tf.Tensor:
     whole = top[2] * top[1] * turn
     rgb = []
     for shift in (5, 3, 1):
-        # How far hue is from where this channel is full, in turns: 0 to 1.
+        # Distance of the hue from this channel's full range: 0 to 1, in turns.
         sixths = (shift * turn + 6 * hue) % (6 * turn)
         distance = tf.minimum(tf.minimum(sixths, 4 * turn - sixths), turn)
         distance = tf.maximum(distance, 0)
@@ -104,6 +105,6 @@ def dequantize(channels: Sequence[tf.Tensor], palette: Palette) -> tf.Tensor:
     return tf.cast(tf.stack(rgb, axis=-1), tf.uint8)
 
 
-def _round_divide(numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
+def _round_divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Divide non-negative integers, rounding to nearest, halves up."""
     return (2 * numerator + denominator) // (2 * denominator)

@@ -50,8 +50,8 @@ _BROKEN = (
 class TarSource(Source):
     """Tar files, each a chunk, sorted by their paths.
 
-    Where the names of some have the word `train` and those of others `val`,
-    `validation` or `test`, these are the parts, as with folders.
+    If some names have the word `train` and others `val`, `validation` or
+    `test`, these words give the parts, as with folders.
 
     Args:
         pattern: A path, or a pattern with wildcards or, as in WebDataset,
@@ -127,7 +127,7 @@ def _paths(pattern: str) -> list[str]:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    """Yield what the braces of a pattern stand for, as a shell does."""
+    """Yield each expansion of a pattern's braces, as a shell does."""
     braces = _RANGE.search(pattern)
     if braces is None:
         yield pattern

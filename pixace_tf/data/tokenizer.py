@@ -1,4 +1,4 @@
-"""The tokenizer: from the bytes of an image file to token ids, and back."""
+"""Turns the bytes of image files into token ids, and back."""
 
 import os
 from typing import Any
@@ -13,23 +13,23 @@ from pixace_tf.errors import UserError
 from pixace_tf.typing import Tensor
 
 RESIZES = ("crop", "squash", "pad")
-# A margin differs from the first pixel by no more than JPEG's noise.
+# JPEG's noise: a margin differs from the first pixel by at most this.
 _MARGIN_LEVELS = 12
 
 
 class PixelTokenizer:
     """Turn images into sequences of color codes, one token per pixel.
 
-    Everything is graph ops: the same function serves training, completion and
-    a SavedModel, so an image has the same tokens everywhere.
+    All of it is graph ops: training, completion and a SavedModel share it, so
+    an image has the same tokens everywhere.
 
     Args:
         image_size: `(height, width)` in pixels of the small image.
         palette: The colors; a `Palette` or its text, such as `"hsv 5,4,4"`.
         resize: `"crop"` cuts the center to the aspect of `image_size`,
             `"squash"` stretches, `"pad"` adds white.
-        trim: Whether margins of one color, or transparent ones, are cut before;
-            what is left of them is what `image_size` needs for its aspect.
+        trim: Whether to cut margins of one color, or transparent ones, first,
+            except for what the aspect of `image_size` needs.
 
     Raises:
         UserError: If an argument is out of bounds.
@@ -67,7 +67,7 @@ class PixelTokenizer:
 
     @property
     def sequence_length(self) -> int:
-        """Number of pixels, and so of tokens, of an image."""
+        """Number of pixels, hence of tokens, of an image."""
         return self.image_size[0] * self.image_size[1]
 
     def get_config(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class PixelTokenizer:
         return np.asarray(self.resize_image(self.read_whole(image)))
 
     def read_whole(self, image: str | os.PathLike[str] | np.ndarray) -> Tensor:
-        """Read one image, as `read` does before it resizes.
+        """Read one image without resizing it.
 
         Args:
             image: See `read`.
@@ -161,12 +161,11 @@ class PixelTokenizer:
         return self._scale(image)
 
     def resize_like(self, image: Tensor, original: Tensor) -> Tensor:
-        """Bring an image to `image_size` as another one of its aspect is.
+        """Scale an image in the way another one of its aspect is scaled.
 
         Args:
             image: uint8 `(any_height, any_width, 3)`.
-            original: uint8 `(any_height, any_width, 3)`, which says what to
-                trim.
+            original: uint8 `(any_height, any_width, 3)`; its margins are cut.
 
         Returns:
             uint8 `(height, width, 3)`.
@@ -181,15 +180,15 @@ class PixelTokenizer:
         return self._scale(image)
 
     def content_box(self, image: Tensor) -> Tensor:
-        """Find what lies within margins of the color of the first pixel.
+        """Find the box inside margins that have the first pixel's color.
 
         Args:
             image: uint8 `(any_height, any_width, 3)`.
 
         Returns:
             int32 `(4,)`: top, left, bottom and right. The box is grown to the
-            aspect of `image_size` as far as the image reaches; it is the whole
-            image where that has but one color.
+            aspect of `image_size` as far as the image reaches. An image of a
+            single color is returned whole.
         """
         values = tf.cast(image, tf.int32)
         far = tf.reduce_max(tf.abs(values - values[0, 0]), axis=-1)
@@ -199,7 +198,8 @@ class PixelTokenizer:
         for axis in (0, 1):
             inside = tf.reduce_any(is_content, axis=1 - axis)
             inside = tf.cast(inside, tf.int32)
-            # Of equal values the first is found: of an image of one color all.
+            # `argmax` finds the first of equal values, so an image of one
+            # color stays whole.
             low = tf.argmax(inside, output_type=tf.int32)
             behind = tf.argmax(inside[::-1], output_type=tf.int32)
             spans.append((low, shape[axis] - behind))
@@ -217,12 +217,12 @@ class PixelTokenizer:
         is_mask: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> Tensor:
-        """Decode one JPEG or PNG file, as `decode` does before it resizes.
+        """Decode one JPEG or PNG file without resizing it.
 
         Args:
             image_bytes: string scalar, the bytes of the file.
-            is_mask: Whether to decode it at full size, and to lay alpha over
-                black, which is not painted.
+            is_mask: Whether to decode at full size and to lay alpha over black,
+                so that transparent parts are not painted.
             max_pixels: Largest image to decode, by its header.
 
         Returns:
@@ -240,7 +240,7 @@ class PixelTokenizer:
     def _scale(self, image: Tensor) -> Tensor:
         """Crop, squash or pad; see `resize_image`."""
         size = tf.constant(self.image_size)
-        # Images that have the size already load much faster so.
+        # Images that already have the size load much faster this way.
         image = tf.cond(
             tf.reduce_all(tf.shape(image)[:2] == size),
             lambda: image,
@@ -261,7 +261,7 @@ class PixelTokenizer:
         image = tf.image.resize(image, size, antialias=True)
         image = tf.saturate_cast(tf.floor(image + 0.5), tf.uint8)
         if self.resize == "pad":
-            # Black pads the negative, so white the image.
+            # The padding is black; in the negative it is white.
             image = 255 - tf.image.resize_with_crop_or_pad(
                 255 - image, height, width
             )
@@ -275,6 +275,9 @@ class PixelTokenizer:
 
         Returns:
             int32 `(..., height*width)` in `[0, palette.vocabulary_size)`.
+
+        Raises:
+            UserError: If the images have another shape or type.
         """
         images = tf.convert_to_tensor(images)
         _check_uint8("images", images)
@@ -297,8 +300,14 @@ class PixelTokenizer:
             uint8 `(..., height, width, 3)`.
 
         Raises:
-            tf.errors.InvalidArgumentError: If a token stands for no color.
+            UserError: If the tokens are no integers.
+            tf.errors.InvalidArgumentError: If a token has no color.
         """
+        token_ids = tf.convert_to_tensor(token_ids)
+        if not token_ids.dtype.is_integer:
+            raise UserError(
+                f"token_ids must be integers. Received: {token_ids.dtype.name}"
+            )
         token_ids = tf.cast(token_ids, tf.int32)
         size = self.palette.vocabulary_size
         message = f"token_ids must lie in [0, {size})."
@@ -407,10 +416,11 @@ def _assert_small(
 
 
 def _check_uint8(name: str, image: Tensor) -> None:
-    """Refuse other ranges than 0 to 255, which would give wrong colors."""
+    """Refuse types whose range is not 0 to 255; colors would be wrong."""
     if image.dtype != np.uint8:
         raise UserError(
-            f"{name} must be uint8, from 0 to 255. Received: {image.dtype}"
+            f"{name} must be uint8, from 0 to 255. "
+            f"Received: {tf.as_dtype(image.dtype).name}"
         )
 
 

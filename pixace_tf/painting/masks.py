@@ -1,4 +1,4 @@
-"""Which pixels of an image to paint: covers by name, and masks by hand.
+"""Which pixels of an image to paint: named covers, and masks.
 
 Shapes: H height and W width of the small image.
 """
@@ -12,16 +12,16 @@ from PIL import Image
 from pixace_tf.data import image_files
 from pixace_tf.errors import UserError
 
-# Share of the image that is hidden unless it is given.
+# Default share of the image that is hidden.
 COVERS = {"top": 0.5, "bottom": 0.5, "left": 0.5, "right": 0.5, "center": 0.25}
-# The picture's own alpha as its mask.
+# Name of the mask that is the image's own transparency.
 ALPHA = "alpha"
-# A small pixel is painted if so much of it is masked.
+# A small pixel is painted if at least this share of it is masked.
 MIN_SHARE = 0.25
 
 
 def parse_cover(text: str) -> tuple[str, float]:
-    """Return the side and the share that a text such as `left:0.3` names.
+    """Return the side and the share named by a text such as `left:0.3`.
 
     Raises:
         UserError: If the text has another form.
@@ -56,7 +56,7 @@ def cover(text: str, height: int, width: int) -> np.ndarray:
     side, share = parse_cover(text)
     row, column = np.indices((height, width))
     if side == "center":
-        # As high and wide, relative to the image, as makes its area the share.
+        # Both sides scale by the root, so that the area has the share.
         rows, columns = (max(1, round(n * share**0.5)) for n in (height, width))
         top, left = (height - rows) // 2, (width - columns) // 2
         is_inside = (row >= top) & (row < top + rows)
@@ -107,14 +107,14 @@ def mask_of(image: Any, mask: Any, image_size: tuple[int, int]) -> np.ndarray:
 
     Args:
         image: A path, an http(s) address, or `(any_height, any_width, 3)`.
-        mask: `ALPHA`, or what `read_mask` takes.
+        mask: `ALPHA`, or a mask as `read_mask` accepts it.
         image_size: `(H, W)`; a mask of this size is for the small image.
 
     Returns:
         uint8 `(any_height, any_width)`; 255 is painted.
 
     Raises:
-        UserError: If it is no mask, or has another aspect than the image.
+        UserError: If it is no mask, or its aspect is not that of the image.
     """
     if isinstance(mask, str) and mask == ALPHA:
         return read_alpha(image)
@@ -125,28 +125,28 @@ def mask_of(image: Any, mask: Any, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def check_paints(is_hidden: np.ndarray) -> None:
-    """Refuse masks of which one paints nothing.
+    """Refuse masks that paint nothing.
 
     Args:
-        is_hidden: bool `(N, ...)`, what is painted of each image.
+        is_hidden: bool `(N, ...)`, the painted pixels of each image.
 
     Raises:
-        UserError: If it is nothing.
+        UserError: If an image has none.
     """
     paints = is_hidden.reshape(len(is_hidden), -1).any(axis=1)
     if not paints.all():
         raise UserError(
-            f"The mask of picture {np.argmin(paints) + 1} paints nothing. What "
-            "is white in a mask is painted, if it covers a quarter of a pixel "
-            "of the small picture."
+            f"The mask of picture {np.argmin(paints) + 1} paints nothing. A "
+            "pixel of the small picture is painted if a quarter of it is white "
+            "and opaque in the mask."
         )
 
 
 def is_painted(values: np.ndarray) -> np.ndarray:
-    """Tell which pixels of a small mask are painted.
+    """Return which pixels of a small mask are painted.
 
     Args:
-        values: `(H, W)`, from 0 for none to 255 for all of a pixel.
+        values: `(H, W)`, the masked part of each pixel, from 0 to 255.
 
     Returns:
         bool `(H, W)`.
@@ -155,7 +155,7 @@ def is_painted(values: np.ndarray) -> np.ndarray:
 
 
 def read_alpha(image: Any) -> np.ndarray:
-    """Return a mask that paints what is transparent in an image.
+    """Return a mask that paints the transparent parts of an image.
 
     Args:
         image: A path or an http(s) address.
@@ -191,7 +191,7 @@ def size_of(image: Any) -> tuple[int, int]:
 
 
 def check_aspect(mask: np.ndarray, size: tuple[int, int]) -> None:
-    """Refuse a mask of another aspect than its image.
+    """Refuse a mask whose aspect is not that of its image.
 
     Args:
         mask: `(any_height, any_width)`.

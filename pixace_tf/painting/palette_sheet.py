@@ -1,4 +1,4 @@
-"""What palettes do to images, side by side."""
+"""Shows images under several palettes, side by side."""
 
 from collections.abc import Sequence
 
@@ -20,11 +20,11 @@ def palette_sheet(
 
     Args:
         images: Paths, http(s) addresses or uint8 arrays.
-        tokenizers: One for each palette, of one `image_size`.
+        tokenizers: One per palette, all with the same `image_size`.
         scale: Enlargement.
 
     Returns:
-        A sheet: the original, then a column for each palette.
+        A sheet with a row per image: the original, then each palette.
 
     Raises:
         UserError: If an image is not usable.
