@@ -63,7 +63,7 @@ from pixace_tf.training import schedule
 from pixace_tf.training.compile import compile_model
 
 VALIDATION_IMAGES = 400
-_WHOLE_NUMBERS = ("batch_size", "embedding_dim", "head_hidden_dim")
+_WHOLE_NUMBERS = ("batch_size", "head_hidden_dim")
 
 
 @dataclasses.dataclass
@@ -78,7 +78,6 @@ class Recipe:
             their paths.
         dropout: Rate in `[0, 1)`.
         batch_size: Images per update.
-        embedding_dim: Width of an embedded pixel.
         head_hidden_dim: Width of the head's hidden layers, or 0 for that of
             the package.
         schedule: Takes the share of the budget and the updates, and returns
@@ -100,7 +99,6 @@ class Recipe:
     rates: dict[str, float] = dataclasses.field(default_factory=dict)
     dropout: float = 0.0
     batch_size: int = 4
-    embedding_dim: int = 64
     head_hidden_dim: int = 0
     schedule: Callable[[float, int], float] = schedule.learning_rate_share
     layer: Any = None
@@ -181,6 +179,8 @@ def parse(arm: str) -> Recipe:
             setattr(recipe, name, float(value))
         elif value and name in _WHOLE_NUMBERS:
             setattr(recipe, name, int(value))
+        elif value and name == "embedding_dim":
+            recipe.inputs["EMBEDDING_DIM"] = int(value)
         elif value and name in ("beta_1", "beta_2", "weight_decay"):
             recipe.optimizer[name] = float(value)
         elif value.isdigit():
@@ -301,7 +301,6 @@ def build(
         tokenizer.palette,
         "multiscale",
         sizes,
-        embedding_dim=recipe.embedding_dim,
         dropout=recipe.dropout,
         head_hidden_dim=recipe.head_hidden_dim
         or HEAD_HIDDEN_DIMS.get((preset, "multiscale")),

@@ -37,7 +37,6 @@ def build(decoder, head="chain", palette="hsv 5,4,4", size=SIZE, **options):
         decoder,
         decoder_config("pico", decoder),
         head,
-        embedding_dim=16,
         **options,
     )
     return stir(model)

@@ -9,30 +9,36 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 from keras import ops
 
 from pixace_tf.model.recompute import after
+from pixace_tf.typing import Tensor
 
 BLOCK_LENGTH = 64
-# Every block is code of its own; long sequences have longer blocks.
+# Each block adds code to the program, so long sequences have longer blocks.
 MAX_BLOCKS = 8
-# Of a position with itself, where it should only be seen if it is alone.
+# Score of a position with itself where it should see itself only if alone.
 SELF_SCORE = -1e5
+
+# Where each block of queries begins and ends.
+Blocks = Sequence[tuple[int, int]]
 
 
 def causal_attention(
-    query: Any,
-    key: Any,
-    value: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     block_length: int | None = None,
     sees_itself: bool = True,
-) -> Any:
+) -> Tensor:
     """Exact causal attention, one block of queries at a time.
 
     A block of queries meets only the keys up to its own end, so about half of
     the full score matrix is never computed. The scores of several blocks are
     not kept for the gradient but computed again from their logarithmic sum
-    (FlashAttention, arXiv 2205.14135).
+    (FlashAttention, arXiv 2205.14135). On a GPU, JAX does the same in one
+    kernel.
 
     Args:
         query: float `(B, H, T, D)`, already scaled.
@@ -54,89 +60,147 @@ def causal_attention(
         (start, min(start + block_length, length))
         for start in range(0, length, block_length)
     ]
-
-    def scores_of(query: Any, key: Any, start: int, stop: int) -> Any:
-        """Return float32 `(B, H, stop - start, stop)`."""
-        own, seen = ops.arange(start, stop)[:, None], ops.arange(stop)[None]
-        scores = ops.matmul(query, _transpose(key[:, :, :stop]))
-        scores = ops.cast(scores, "float32")
-        if not sees_itself:
-            scores = ops.where(own == seen, SELF_SCORE, scores)
-        return ops.where(own >= seen, scores, -float("inf"))
-
     if len(blocks) == 1:
-        weights = ops.softmax(scores_of(query, key, 0, length))
+        weights = ops.softmax(_scores(query, key, 0, length, sees_itself))
         return ops.matmul(ops.cast(weights, value.dtype), value)
-
-    # One block after the other, or all scores would exist at once.
-    def forward(query: Any, key: Any, value: Any) -> Any:
-        outputs: list[Any] = []
-        totals: list[Any] = []
-        for start, stop in blocks:
-            rows = query[:, :, start:stop]
-            if outputs:
-                rows = after(rows, outputs[-1])
-            scores = scores_of(rows, key, start, stop)
-            totals.append(ops.logsumexp(scores, axis=-1, keepdims=True))
-            weights = ops.cast(ops.exp(scores - totals[-1]), value.dtype)
-            outputs.append(ops.matmul(weights, value[:, :, :stop]))
-        return ops.concatenate(outputs, axis=2), ops.concatenate(totals, axis=2)
-
-    def backward(
-        query: Any, key: Any, value: Any, means: Any, totals: Any, upstream: Any
-    ) -> Any:
-        key, value = after(key, upstream), after(value, upstream)
-        of_query: list[Any] = []
-        of_key = of_value = 0.0
-        for start, stop in blocks:
-            rows, given, mean, total = (
-                x[:, :, start:stop] for x in (query, upstream, means, totals)
-            )
-            if of_query:
-                rows = after(rows, of_query[-1])
-                given = after(given, of_query[-1])
-            weights = ops.exp(scores_of(rows, key, start, stop) - total)
-            of_weights = ops.matmul(given, _transpose(value[:, :, :stop]))
-            of_scores = weights * (ops.cast(of_weights, "float32") - mean)
-            of_scores = ops.cast(of_scores, query.dtype)
-            weights = ops.cast(weights, value.dtype)
-            of_query.append(ops.matmul(of_scores, key[:, :, :stop]))
-            behind = ((0, 0), (0, 0), (0, length - stop), (0, 0))
-            more_keys = ops.matmul(_transpose(of_scores), rows)
-            of_key += ops.pad(more_keys, behind)
-            more_values = ops.matmul(_transpose(weights), given)
-            of_value += ops.pad(more_values, behind)
-        return ops.concatenate(of_query, axis=2), of_key, of_value
+    if sees_itself and _has_fused_kernel(query.dtype):
+        return _fused_attention(query, key, value)
 
     @ops.custom_gradient
-    def attend(query: Any, key: Any, value: Any) -> Any:
-        output, totals = forward(query, key, value)
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Any:
+        output, totals = _forward(query, key, value, blocks, sees_itself)
 
-        def gradient(upstream: Any) -> Any:
-            products = ops.cast(upstream, "float32") * ops.cast(
-                output, "float32"
-            )
-            means = ops.sum(products, axis=-1, keepdims=True)
-            return backward(query, key, value, means, totals, upstream)
+        def gradient(upstream: Tensor) -> Any:
+            inputs = (query, key, value)
+            saved = (output, totals)
+            return _backward(inputs, saved, upstream, blocks, sees_itself)
 
         return output, gradient
 
     return attend(query, key, value)
 
 
-def _transpose(x: Any) -> Any:
+def _has_fused_kernel(dtype: str) -> bool:
+    """Return whether the device computes attention in one kernel.
+
+    That of cuDNN, which JAX calls, takes numbers of 16 bits.
+    """
+    if keras.backend.backend() != "jax" or dtype == "float32":
+        return False
+    import jax
+
+    return jax.default_backend() == "gpu"
+
+
+def _fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return `causal_attention` as computed by the backend of Keras."""
+    query, key, value = (
+        ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value)
+    )
+    attended = ops.dot_product_attention(
+        query, key, value, scale=1.0, is_causal=True
+    )
+    return ops.transpose(attended, (0, 2, 1, 3))
+
+
+def _scores(
+    query: Tensor, key: Tensor, start: int, stop: int, sees_itself: bool
+) -> Tensor:
+    """Return the scores of some queries, float32 `(B, H, stop - start, stop)`.
+
+    Args:
+        query: float `(B, H, stop - start, D)`.
+        key: float `(B, H, T, D)`.
+        start: Position of the first query.
+        stop: Position behind the last query.
+        sees_itself: See `causal_attention`.
+    """
+    own, seen = ops.arange(start, stop)[:, None], ops.arange(stop)[None]
+    scores = ops.matmul(query, _transpose(key[:, :, :stop]))
+    scores = ops.cast(scores, "float32")
+    if not sees_itself:
+        scores = ops.where(own == seen, SELF_SCORE, scores)
+    return ops.where(own >= seen, scores, -float("inf"))
+
+
+# Both passes compute one block after the other; else all scores would exist at
+# once.
+def _forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    blocks: Blocks,
+    sees_itself: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the output, and the logarithms of the softmax's denominators."""
+    outputs: list[Tensor] = []
+    totals: list[Tensor] = []
+    for start, stop in blocks:
+        rows = query[:, :, start:stop]
+        if outputs:
+            rows = after(rows, outputs[-1])
+        scores = _scores(rows, key, start, stop, sees_itself)
+        totals.append(ops.logsumexp(scores, axis=-1, keepdims=True))
+        weights = ops.cast(ops.exp(scores - totals[-1]), value.dtype)
+        outputs.append(ops.matmul(weights, value[:, :, :stop]))
+    return ops.concatenate(outputs, axis=2), ops.concatenate(totals, axis=2)
+
+
+def _backward(
+    inputs: tuple[Tensor, Tensor, Tensor],
+    saved: tuple[Tensor, Tensor],
+    upstream: Tensor,
+    blocks: Blocks,
+    sees_itself: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key and value.
+
+    Args:
+        inputs: Query, key and value.
+        saved: What `_forward` returned.
+        upstream: The gradient of the output.
+        blocks: See `_forward`.
+        sees_itself: See `causal_attention`.
+    """
+    (query, key, value), (output, totals) = inputs, saved
+    products = ops.cast(upstream, "float32") * ops.cast(output, "float32")
+    means = ops.sum(products, axis=-1, keepdims=True)
+    key, value = after(key, upstream), after(value, upstream)
+    of_query: list[Tensor] = []
+    of_key = of_value = 0.0
+    for start, stop in blocks:
+        rows, given, mean, total = (
+            x[:, :, start:stop] for x in (query, upstream, means, totals)
+        )
+        if of_query:
+            rows = after(rows, of_query[-1])
+            given = after(given, of_query[-1])
+        scores = _scores(rows, key, start, stop, sees_itself)
+        weights = ops.exp(scores - total)
+        of_weights = ops.matmul(given, _transpose(value[:, :, :stop]))
+        of_scores = weights * (ops.cast(of_weights, "float32") - mean)
+        of_scores = ops.cast(of_scores, query.dtype)
+        weights = ops.cast(weights, value.dtype)
+        of_query.append(ops.matmul(of_scores, key[:, :, :stop]))
+        behind = ((0, 0), (0, 0), (0, query.shape[2] - stop), (0, 0))
+        of_key += ops.pad(ops.matmul(_transpose(of_scores), rows), behind)
+        of_value += ops.pad(ops.matmul(_transpose(weights), given), behind)
+    return ops.concatenate(of_query, axis=2), of_key, of_value
+
+
+def _transpose(x: Tensor) -> Tensor:
     return ops.transpose(x, (0, 1, 3, 2))
 
 
 def step_attention(
-    query: Any,
-    key: Any,
-    value: Any,
-    frozen: tuple[Any, Any] | None,
-    tail: tuple[Any, Any],
-    index: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    frozen: tuple[Tensor, Tensor] | None,
+    tail: tuple[Tensor, Tensor],
+    index: Tensor,
     sees_itself: bool = True,
-) -> tuple[Any, tuple[Any, Any]]:
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Attend from one position to those before it and to itself.
 
     Args:
@@ -172,8 +236,8 @@ def step_attention(
 
 
 def cached_attention(
-    query: Any, parts: Sequence[tuple[Any, Any]], bias: Any
-) -> Any:
+    query: Tensor, parts: Sequence[tuple[Tensor, Tensor]], bias: Tensor
+) -> Tensor:
     """Attend from one position to a cache that lies in several parts.
 
     The parts are never joined: only their scores meet, in the softmax.
@@ -204,14 +268,14 @@ def cached_attention(
     return attended / total
 
 
-def split_heads(x: Any, num_heads: int) -> Any:
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """Reshape `(B, T, H*D)` to `(B, H, T, D)`."""
     batch, length, width = ops.shape(x)[0], x.shape[1], x.shape[2]
     x = ops.reshape(x, (batch, length, num_heads, width // num_heads))
     return ops.transpose(x, (0, 2, 1, 3))
 
 
-def merge_heads(x: Any) -> Any:
+def merge_heads(x: Tensor) -> Tensor:
     """Reshape `(B, H, T, D)` to `(B, T, H*D)`."""
     num_heads, length, head_dim = x.shape[1:]
     x = ops.transpose(x, (0, 2, 1, 3))

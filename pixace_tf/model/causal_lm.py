@@ -17,6 +17,7 @@ from pixace_tf.model.decoder import Decoder
 from pixace_tf.model.flat_decoder import FlatDecoder
 from pixace_tf.model.multiscale_decoder import MultiscaleDecoder
 from pixace_tf.model.pixel_inputs import (
+    EMBEDDING_DIM,
     MARGIN,
     NEIGHBORS,
     PixelEmbedding,
@@ -25,6 +26,7 @@ from pixace_tf.model.pixel_inputs import (
     pad_grid,
 )
 from pixace_tf.model.presets import HEADS
+from pixace_tf.typing import Tensor
 
 DECODERS: dict[str, Callable[..., Decoder]] = {
     "multiscale": MultiscaleDecoder,
@@ -41,16 +43,15 @@ class PixaceCausalLM(keras.Model):
         image_size: `(height, width)` in pixels.
         palette: The colors, or their text, such as `"hsv 5,4,4"`.
         decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
-        decoder_config: Sizes for the decoder's constructor, as in `presets`.
+        decoder_config: Sizes of the decoder, as in `presets`.
         head: `"chain"` (one softmax per channel), `"mixture"` (the same, but
             mixtures of logistic distributions for channels of many levels) or
             `"packed"` (one softmax over all codes).
-        embedding_dim: Width of an embedded pixel.
         dropout: Rate in `[0, 1)`.
         head_hidden_dim: Width of the chain head's hidden layers; by default
             that of the decoder.
-        orders: For each raster order that the model knows the row of its
-            learned vector; see `raster_orders`.
+        orders: The row of the learned vector of each raster order that the
+            model knows; see `raster_orders`.
         labels: Names of the labels that the model knows; label k+1 of a
             condition is the k-th of them, 0 is the null label.
         **kwargs: For `keras.Model`, such as the dtype policy.
@@ -77,7 +78,6 @@ class PixaceCausalLM(keras.Model):
         decoder: str,
         decoder_config: dict[str, int],
         head: str = "chain",
-        embedding_dim: int = 64,
         dropout: float = 0.0,
         head_hidden_dim: int | None = None,
         orders: Sequence[int] = (0,),
@@ -101,7 +101,6 @@ class PixaceCausalLM(keras.Model):
             "decoder": decoder,
             "decoder_config": dict(decoder_config),
             "head": head,
-            "embedding_dim": embedding_dim,
             "dropout": dropout,
             "head_hidden_dim": head_hidden_dim,
             "orders": list(orders),
@@ -109,53 +108,58 @@ class PixaceCausalLM(keras.Model):
         }
         policy = self.dtype_policy
         self.embed = PixelEmbedding(
-            self.palette, embedding_dim, dtype=policy, name="embed"
+            self.palette, EMBEDDING_DIM, dtype=policy, name="embed"
         )
         self.decoder = DECODERS[decoder](
             image_size=self.image_size,
-            **decoder_config,
+            sizes=decoder_config,
             dropout=dropout,
             dtype=policy,
             name="decoder",
         )
-        width = self.decoder.hidden_dim
-        self.head: ChainHead | PackedHead = (
-            PackedHead(self.palette, dtype=policy, name="head")
-            if head == "packed"
-            else ChainHead(
-                self.palette,
-                head_hidden_dim or width,
-                use_mixtures=head == "mixture",
-                dtype=policy,
-                name="head",
-            )
-        )
-        num_orders = max(self.orders) + 1
-        self.condition = (
-            ConditionEmbedding(
-                num_orders,
-                len(self.labels),
-                self.decoder.condition_dim,
-                dtype=policy,
-                name="condition",
-            )
-            if num_orders > 1 or self.labels
-            else None
-        )
+        self.head = self._make_head(head, head_hidden_dim)
+        self.condition = self._make_condition()
         sequence = (None, self.sequence_length)
         self.decoder.build(
-            (*sequence, embedding_dim),
-            (*sequence, len(NEIGHBORS) * embedding_dim),
+            (*sequence, EMBEDDING_DIM),
+            (*sequence, len(NEIGHBORS) * EMBEDDING_DIM),
         )
-        self.head.build((*sequence, width))
+        self.head.build((*sequence, self.decoder.hidden_dim))
         self.built = True
+
+    def _make_head(
+        self, name: str, hidden_dim: int | None
+    ) -> ChainHead | PackedHead:
+        policy = self.dtype_policy
+        if name == "packed":
+            return PackedHead(self.palette, dtype=policy, name="head")
+        return ChainHead(
+            self.palette,
+            hidden_dim or self.decoder.hidden_dim,
+            use_mixtures=name == "mixture",
+            dtype=policy,
+            name="head",
+        )
+
+    def _make_condition(self) -> ConditionEmbedding | None:
+        """Return None if there is only one order and no label."""
+        num_orders = max(self.orders) + 1
+        if num_orders == 1 and not self.labels:
+            return None
+        return ConditionEmbedding(
+            num_orders,
+            len(self.labels),
+            self.decoder.condition_dim,
+            dtype=self.dtype_policy,
+            name="condition",
+        )
 
     @property
     def num_parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(math.prod(v.shape) for v in self.trainable_variables)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         is_pair = isinstance(inputs, list | tuple)
         token_ids, condition = inputs if is_pair else (inputs, None)
         hidden = self.decoder(
@@ -165,7 +169,7 @@ class PixaceCausalLM(keras.Model):
         )
         return self.head(hidden, token_ids)
 
-    def pixel_nats(self, token_ids: Any, logits: Any) -> Any:
+    def pixel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
         """Return the cost of each pixel: the loss before its mean.
 
         Args:
@@ -177,7 +181,7 @@ class PixaceCausalLM(keras.Model):
         """
         return self.head.nats(ops.cast(token_ids, "int32"), logits)
 
-    def channel_nats(self, token_ids: Any, logits: Any) -> Any:
+    def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
         """Return the cost of each channel of each pixel.
 
         Args:
@@ -190,7 +194,7 @@ class PixaceCausalLM(keras.Model):
         """
         return self.head.channel_nats(ops.cast(token_ids, "int32"), logits)
 
-    def layer_states(self, token_ids: Any) -> list[Any]:
+    def layer_states(self, token_ids: Tensor) -> list[Tensor]:
         """Return what each layer of the decoder makes of whole images.
 
         Args:
@@ -204,7 +208,9 @@ class PixaceCausalLM(keras.Model):
         condition = self._embed_condition(None, ops.shape(token_ids)[0])
         return self.decoder.layer_states(*self._inputs(token_ids), condition)
 
-    def empty_state(self, batch_size: Any, condition: Any = None) -> Any:
+    def empty_state(
+        self, batch_size: Tensor, condition: Tensor = None
+    ) -> Tensor:
         """Return the decoder's state before the first pixel.
 
         Args:
@@ -218,8 +224,8 @@ class PixaceCausalLM(keras.Model):
         return self.decoder.empty_state(batch_size, condition)
 
     def prefill(
-        self, token_ids: Any, num_patches: int, condition: Any = None
-    ) -> Any:
+        self, token_ids: Tensor, num_patches: int, condition: Tensor = None
+    ) -> Tensor:
         """Return the decoder's state after the first patches, in one pass.
 
         Args:
@@ -235,7 +241,7 @@ class PixaceCausalLM(keras.Model):
             *self._inputs(token_ids), num_patches, condition
         )
 
-    def begin_patch(self, state: Any, token_ids: Any, patch: Any) -> Any:
+    def begin_patch(self, state: Any, token_ids: Tensor, patch: Tensor) -> Any:
         """Prepare the state for the pixels of a patch; see `Decoder`.
 
         Args:
@@ -255,7 +261,7 @@ class PixaceCausalLM(keras.Model):
         last = ops.take(token_ids, index, axis=1)
         return self.decoder.begin_patch(state, self.embed(last), patch)
 
-    def step(self, state: Any, token_ids: Any, position: Any) -> Any:
+    def step(self, state: Any, token_ids: Tensor, position: Tensor) -> Any:
         """Decode one position.
 
         Args:
@@ -284,7 +290,7 @@ class PixaceCausalLM(keras.Model):
         """Build a model from what `get_config` returns."""
         return cls(**config)
 
-    def _embed_condition(self, condition: Any, batch_size: Any) -> Any:
+    def _embed_condition(self, condition: Tensor, batch_size: Tensor) -> Tensor:
         """Return the vectors of conditions, or None where there are none."""
         if self.condition is None:
             return None
@@ -293,7 +299,7 @@ class PixaceCausalLM(keras.Model):
             condition = ops.broadcast_to(plain, (batch_size, 2))
         return self.condition(condition)
 
-    def _inputs(self, token_ids: Any) -> tuple[Any, Any]:
+    def _inputs(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Embed pixels `(B, T, E)` and their neighbors `(B, T, N*E)`."""
         token_ids = ops.cast(token_ids, "int32")
         grid = self.embed(

@@ -15,6 +15,7 @@ from pixace_tf.model.initializers import (
     Transposed,
     level_initializer,
 )
+from pixace_tf.typing import Tensor
 
 NUM_COMPONENTS = 5
 NUM_COSINES = 16
@@ -48,7 +49,7 @@ class ChannelDistribution(Protocol):
     def features_initializer(self) -> Any:
         """Return how the weights begin that take the features."""
 
-    def parameters(self, outputs: Any, known: Sequence[Any]) -> Any:
+    def parameters(self, outputs: Tensor, known: Sequence[Tensor]) -> Tensor:
         """Return the parameters.
 
         Args:
@@ -59,10 +60,10 @@ class ChannelDistribution(Protocol):
             float32 `(..., P)`.
         """
 
-    def logits(self, parameters: Any) -> Any:
+    def logits(self, parameters: Tensor) -> Tensor:
         """Return float32 `(..., L)`, given the parameters `(..., P)`."""
 
-    def nats(self, level: Any, parameters: Any) -> Any:
+    def nats(self, level: Tensor, parameters: Tensor) -> Tensor:
         """Return minus the log probability of a level, float32 `(...)`.
 
         Args:
@@ -70,7 +71,7 @@ class ChannelDistribution(Protocol):
             parameters: float32 `(..., P)`.
         """
 
-    def features(self, level: Any) -> Any:
+    def features(self, level: Tensor) -> Tensor:
         """Return what a level tells the later channels, `(..., F)`."""
 
 
@@ -101,16 +102,16 @@ class Categorical:
     def features_initializer(self) -> Any:
         return level_initializer(self.num_features, stddev=0.1)
 
-    def parameters(self, outputs: Any, known: Sequence[Any]) -> Any:
+    def parameters(self, outputs: Tensor, known: Sequence[Tensor]) -> Tensor:
         return outputs
 
-    def logits(self, parameters: Any) -> Any:
+    def logits(self, parameters: Tensor) -> Tensor:
         return parameters
 
-    def nats(self, level: Any, parameters: Any) -> Any:
+    def nats(self, level: Tensor, parameters: Tensor) -> Tensor:
         return cross_entropy(level, parameters)
 
-    def features(self, level: Any) -> Any:
+    def features(self, level: Tensor) -> Tensor:
         return ops.one_hot(level, self.num_features, dtype="float32")
 
 
@@ -147,7 +148,7 @@ class LogisticMixture:
     def features_initializer(self) -> Any:
         return "glorot_uniform"
 
-    def parameters(self, outputs: Any, known: Sequence[Any]) -> Any:
+    def parameters(self, outputs: Tensor, known: Sequence[Tensor]) -> Tensor:
         logits, means, log_scales, slopes = ops.split(
             outputs, [NUM_COMPONENTS * i for i in (1, 2, 3)], axis=-1
         )
@@ -155,20 +156,20 @@ class LogisticMixture:
             means = means + (slopes[..., i] * level)[..., None]
         return ops.concatenate([logits, MEAN_RATE * means, log_scales], axis=-1)
 
-    def logits(self, parameters: Any) -> Any:
+    def logits(self, parameters: Tensor) -> Tensor:
         levels = ops.arange(self.levels, dtype="int32")
         return self._log_probability(levels, parameters[..., None, :])
 
-    def nats(self, level: Any, parameters: Any) -> Any:
+    def nats(self, level: Tensor, parameters: Tensor) -> Tensor:
         return -self._log_probability(level, parameters)
 
-    def features(self, level: Any) -> Any:
+    def features(self, level: Tensor) -> Tensor:
         frequency = np.pi / 2 * np.arange(NUM_COSINES, dtype="float32")
         return ops.cos(
             (centered(level, self.levels)[..., None] + 1) * frequency
         )
 
-    def _log_probability(self, level: Any, parameters: Any) -> Any:
+    def _log_probability(self, level: Tensor, parameters: Tensor) -> Tensor:
         logits, means, log_scales = ops.split(parameters, 3, axis=-1)
         log_scales = ops.clip(log_scales, MIN_LOG_SCALE, MAX_LOG_SCALE)
         narrow = ops.exp(-log_scales)
@@ -189,13 +190,13 @@ class LogisticMixture:
         )
 
 
-def centered(level: Any, levels: int) -> Any:
+def centered(level: Tensor, levels: int) -> Tensor:
     """Map int32 levels from 0 to `levels - 1` to float32 from -1 to 1."""
     # A channel of 0 bits has one level.
     return ops.cast(level, "float32") * (2 / max(levels - 1, 1)) - 1
 
 
-def cross_entropy(labels: Any, logits: Any) -> Any:
+def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
     """Return `-log softmax(logits)[labels]` in nats.
 
     Args:

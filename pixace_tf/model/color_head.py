@@ -18,9 +18,10 @@ from pixace_tf.model.channel_distribution import (
     centered,
 )
 from pixace_tf.model.presets import mixture_channels
+from pixace_tf.typing import Tensor
 
 # Takes logits `(B, n)` and the number of the draw; returns int32 `(B,)`.
-Choose = Callable[[Any, int], Any]
+Choose = Callable[[Tensor, int], Tensor]
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
@@ -92,7 +93,7 @@ class ChainHead(keras.layers.Layer):
             dense.build((*input_shape[:-1], self.hidden_dim))
         self.built = True
 
-    def call(self, hidden: Any, token_ids: Any) -> Any:
+    def call(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Score every channel, given the true channels before it.
 
         Args:
@@ -111,7 +112,7 @@ class ChainHead(keras.layers.Layer):
             features = self._reveal(features, i, channels[c])
         return ops.concatenate(parameters, axis=-1)
 
-    def nats(self, token_ids: Any, logits: Any) -> Any:
+    def nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
         """Return the cost of each pixel.
 
         Args:
@@ -123,7 +124,7 @@ class ChainHead(keras.layers.Layer):
         """
         return sum(self._nats(token_ids, logits))
 
-    def channel_nats(self, token_ids: Any, logits: Any) -> Any:
+    def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
         """Return the cost of each channel; `nats` is their sum.
 
         Args:
@@ -136,7 +137,7 @@ class ChainHead(keras.layers.Layer):
         """
         return ops.stack(self._nats(token_ids, logits), axis=-1)
 
-    def _nats(self, token_ids: Any, logits: Any) -> list[Any]:
+    def _nats(self, token_ids: Tensor, logits: Tensor) -> list[Tensor]:
         first, second, _ = (d.num_parameters for d in self.distributions)
         parts = ops.split(logits, [first, first + second], axis=-1)
         channels = self.palette.unpack(token_ids)
@@ -148,7 +149,7 @@ class ChainHead(keras.layers.Layer):
             costs.append(self._unless_forced(nats, c, channels))
         return costs
 
-    def sample(self, hidden: Any, choose: Choose) -> Any:
+    def sample(self, hidden: Tensor, choose: Choose) -> Tensor:
         """Sample one pixel.
 
         Args:
@@ -159,7 +160,7 @@ class ChainHead(keras.layers.Layer):
             int32 `(B,)`, a canonical token.
         """
         features = self._features(hidden)
-        channels: list[Any] = [None, None, None]
+        channels: list[Tensor] = [None, None, None]
         for i, c in enumerate(self.order):
             parameters = self._parameters(features, i, channels)
             level = choose(self.distributions[i].logits(parameters), i)
@@ -167,7 +168,7 @@ class ChainHead(keras.layers.Layer):
             features = self._reveal(features, i, channels[c])
         return self.palette.pack(channels)
 
-    def choices(self, token_ids: Any) -> list[Any]:
+    def choices(self, token_ids: Tensor) -> list[Tensor]:
         """Return what `sample` would have to choose to give known tokens.
 
         Args:
@@ -193,19 +194,21 @@ class ChainHead(keras.layers.Layer):
             "use_mixtures": self.use_mixtures,
         }
 
-    def _features(self, hidden: Any) -> list[Any]:
+    def _features(self, hidden: Tensor) -> list[Tensor]:
         return ops.split(self.read(self.norm(hidden)), 3, axis=-1)
 
     def _parameters(
-        self, features: list[Any], i: int, channels: list[Any]
-    ) -> Any:
+        self, features: list[Tensor], i: int, channels: list[Tensor]
+    ) -> Tensor:
         """Return the parameters of channel `i`, those before it being known."""
         sizes = self.palette.channel_sizes
         known = [centered(channels[c], sizes[c]) for c in self.order[:i]]
         outputs = self.write[i](ops.gelu(features[i]))
         return self.distributions[i].parameters(outputs, known)
 
-    def _reveal(self, features: list[Any], i: int, channel: Any) -> list[Any]:
+    def _reveal(
+        self, features: list[Tensor], i: int, channel: Tensor
+    ) -> list[Tensor]:
         """Tell the later channels what channel `i` is."""
         if i == 2:
             return features
@@ -216,7 +219,9 @@ class ChainHead(keras.layers.Layer):
         later = [f + t for f, t in zip(features[i + 1 :], told, strict=True)]
         return features[: i + 1] + later
 
-    def _unless_forced(self, x: Any, channel: int, channels: list[Any]) -> Any:
+    def _unless_forced(
+        self, x: Tensor, channel: int, channels: list[Tensor]
+    ) -> Tensor:
         """Return `x`, but 0 where the canonical code forces a channel to 0."""
         by = self.palette.forced_by[channel]
         if by is None:
@@ -259,7 +264,7 @@ class PackedHead(keras.layers.Layer):
         self.write.build(input_shape)
         self.built = True
 
-    def call(self, hidden: Any, token_ids: Any) -> Any:
+    def call(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Score every code.
 
         Args:
@@ -275,13 +280,13 @@ class PackedHead(keras.layers.Layer):
         is_canonical = self.palette.is_canonical(codes)
         return ops.where(is_canonical, logits, -float("inf"))
 
-    def nats(self, token_ids: Any, logits: Any) -> Any:
+    def nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
         """Return minus log probability of each pixel; see `ChainHead.nats`."""
         return -ops.take_along_axis(
             ops.log_softmax(logits), token_ids[..., None], axis=-1
         )[..., 0]
 
-    def channel_nats(self, token_ids: Any, logits: Any) -> Any:
+    def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
         """Return the cost of each channel; see `ChainHead.channel_nats`.
 
         A channel's probability is that of all codes that agree with it and
@@ -305,11 +310,11 @@ class PackedHead(keras.layers.Layer):
             left = chosen
         return ops.stack(costs, axis=-1)
 
-    def sample(self, hidden: Any, choose: Choose) -> Any:
+    def sample(self, hidden: Tensor, choose: Choose) -> Tensor:
         """Sample one pixel; see `ChainHead.sample`."""
         return choose(self(hidden, None), 0)
 
-    def choices(self, token_ids: Any) -> list[Any]:
+    def choices(self, token_ids: Tensor) -> list[Tensor]:
         """Return the choice of each draw; see `ChainHead.choices`."""
         return [token_ids]
 

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from pixace_tf.typing import Tensor
+
 
 @keras.saving.register_keras_serializable("pixace_tf")
 class ConditionEmbedding(keras.layers.Layer):
@@ -46,7 +48,7 @@ class ConditionEmbedding(keras.layers.Layer):
         }
         self.built = True
 
-    def call(self, condition: Any) -> Any:
+    def call(self, condition: Tensor) -> Tensor:
         # A product with one-hot rows has a dense gradient; a lookup has not.
         return sum(
             ops.matmul(

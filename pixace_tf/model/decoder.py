@@ -1,15 +1,18 @@
-"""What every decoder over the pixels of an image offers.
+"""The interface of the decoders over the pixels of an image.
 
 Shapes: B batch, T pixels, E embedding_dim, N neighbors, W hidden_dim, C
 condition_dim.
 """
 
+import abc
 from typing import Any
 
 import keras
 
+from pixace_tf.typing import Tensor
 
-class Decoder(keras.layers.Layer):
+
+class Decoder(keras.layers.Layer, abc.ABC):
     """A causal decoder over pixels in raster order; abstract.
 
     A call runs over whole images, for training and likelihoods. For sampling,
@@ -21,8 +24,8 @@ class Decoder(keras.layers.Layer):
     `begin_patch` for the patch in which it begins; positions that the state
     holds from there on are masked.
 
-    What an image is conditioned on is one vector, added to the inputs of each
-    stack; where there is none, it is None. It travels in the state.
+    The condition of an image is one vector, added to the inputs of each stack,
+    or None. The state holds it.
 
     Attributes:
         hidden_dim: Width W of the output.
@@ -48,9 +51,10 @@ class Decoder(keras.layers.Layer):
     prefill_stride: int
     has_growing_cache: bool
 
+    @abc.abstractmethod
     def layer_states(
-        self, pixels: Any, neighbors: Any, condition: Any = None
-    ) -> list[Any]:
+        self, pixels: Tensor, neighbors: Tensor, condition: Tensor = None
+    ) -> list[Tensor]:
         """Return what each layer makes of whole images.
 
         Args:
@@ -62,24 +66,26 @@ class Decoder(keras.layers.Layer):
             float `(B, positions, width)` after each layer of the stack that
             reads the whole image.
         """
-        raise NotImplementedError
 
-    def empty_state(self, batch_size: Any, condition: Any = None) -> Any:
+    @abc.abstractmethod
+    def empty_state(
+        self, batch_size: Tensor, condition: Tensor = None
+    ) -> Tensor:
         """Return the state before the first pixel.
 
         Args:
             batch_size: B.
             condition: float `(B, C)`, or None.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def prefill(
         self,
-        pixels: Any,
-        neighbors: Any,
+        pixels: Tensor,
+        neighbors: Tensor,
         num_patches: int,
-        condition: Any = None,
-    ) -> Any:
+        condition: Tensor = None,
+    ) -> Tensor:
         """Return the state after the first patches.
 
         Args:
@@ -88,9 +94,11 @@ class Decoder(keras.layers.Layer):
             num_patches: The patches to read, at least 1.
             condition: float `(B, C)`, or None.
         """
-        raise NotImplementedError
 
-    def begin_patch(self, state: Any, last_pixels: Any, patch: Any) -> Any:
+    @abc.abstractmethod
+    def begin_patch(
+        self, state: Any, last_pixels: Tensor, patch: Tensor
+    ) -> Any:
         """Prepare a state for the pixels of a patch.
 
         Doing so again within the patch changes nothing.
@@ -101,11 +109,11 @@ class Decoder(keras.layers.Layer):
                 ignored for the first patch.
             patch: int32 scalar, the number of the patch.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def step(
-        self, state: Any, neighbors: Any, position: Any
-    ) -> tuple[Any, Any]:
+        self, state: Any, neighbors: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Decode one pixel.
 
         Args:
@@ -116,10 +124,9 @@ class Decoder(keras.layers.Layer):
         Returns:
             float `(B, W)`, and the new state.
         """
-        raise NotImplementedError
 
 
-def with_condition(x: Any, condition: Any) -> Any:
+def with_condition(x: Tensor, condition: Tensor) -> Tensor:
     """Add a condition, if there is one, to all positions.
 
     Args:

@@ -3,6 +3,7 @@
 Shapes: as in `decoder`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -19,6 +20,7 @@ from pixace_tf.model.kv_cache import (
 from pixace_tf.model.pixel_inputs import RowColumnEmbedding
 from pixace_tf.model.reformer.reformer_stack import ReformerStack
 from pixace_tf.model.transformer_stack import TransformerStack
+from pixace_tf.typing import Tensor
 
 STACKS = {"transformer": TransformerStack, "reformer": ReformerStack}
 # More patches would mean more programs to compile, fewer a longer tail of the
@@ -36,11 +38,9 @@ class FlatDecoder(Decoder):
     Args:
         image_size: `(height, width)`.
         stack: `"transformer"` or `"reformer"`.
-        hidden_dim: Width of the stack.
-        name: Name of the layer.
-        dtype: Keras dtype policy.
-        trainable: Whether the weights are trained.
-        **sizes: Further arguments of the stack.
+        sizes: Arguments of the stack; `hidden_dim` is one of them.
+        dropout: Rate in `[0, 1)`.
+        **kwargs: For `keras.layers.Layer`.
     """
 
     prefill_stride = 1
@@ -50,27 +50,25 @@ class FlatDecoder(Decoder):
         self,
         image_size: tuple[int, int],
         stack: str,
-        hidden_dim: int,
-        name: str | None = None,
-        dtype: Any = None,
-        trainable: bool = True,
-        **sizes: Any,
+        sizes: Mapping[str, int],
+        dropout: float = 0.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(name=name, dtype=dtype, trainable=trainable)
+        super().__init__(**kwargs)
         self.image_size = tuple(image_size)
         self.stack_name = stack
-        self.hidden_dim = self.condition_dim = hidden_dim
-        self.sizes = sizes
+        self.sizes, self.dropout = dict(sizes), dropout
+        self.hidden_dim = self.condition_dim = sizes["hidden_dim"]
         self.patch_length = -(-image_size[0] * image_size[1] // NUM_PATCHES)
         policy = self.dtype_policy
         self.project_neighbors = keras.layers.Dense(
-            hidden_dim, dtype=policy, name="project_neighbors"
+            self.hidden_dim, dtype=policy, name="project_neighbors"
         )
         self.positions = RowColumnEmbedding(
-            image_size, hidden_dim, dtype=policy, name="positions"
+            image_size, self.hidden_dim, dtype=policy, name="positions"
         )
         self.stack = STACKS[stack](
-            hidden_dim=hidden_dim, **sizes, dtype=policy, name="stack"
+            **sizes, dropout=dropout, dtype=policy, name="stack"
         )
 
     def build(self, pixels_shape: Any, neighbors_shape: Any) -> None:
@@ -81,20 +79,20 @@ class FlatDecoder(Decoder):
 
     def call(
         self,
-        pixels: Any,
-        neighbors: Any,
-        condition: Any = None,
+        pixels: Tensor,
+        neighbors: Tensor,
+        condition: Tensor = None,
         training: bool | None = None,
-    ) -> Any:
+    ) -> Tensor:
         return self.stack(self._read(neighbors, condition), training=training)
 
     def layer_states(
-        self, pixels: Any, neighbors: Any, condition: Any = None
-    ) -> list[Any]:
+        self, pixels: Tensor, neighbors: Tensor, condition: Tensor = None
+    ) -> list[Tensor]:
         return self.stack.layer_states(self._read(neighbors, condition))
 
     def empty_state(
-        self, batch_size: Any, condition: Any = None
+        self, batch_size: Tensor, condition: Tensor = None
     ) -> dict[str, Any]:
         return self._state(
             self.stack.empty_cache(batch_size, 0),
@@ -104,10 +102,10 @@ class FlatDecoder(Decoder):
 
     def prefill(
         self,
-        pixels: Any,
-        neighbors: Any,
+        pixels: Tensor,
+        neighbors: Tensor,
         num_patches: int,
-        condition: Any = None,
+        condition: Tensor = None,
     ) -> dict[str, Any]:
         length = self.patch_length
         x = self._read(neighbors, condition)[:, : num_patches * length]
@@ -117,9 +115,9 @@ class FlatDecoder(Decoder):
         return self._state(frozen, pad_cache(tail, length), condition)
 
     def begin_patch(
-        self, state: dict[str, Any], last_pixels: Any, patch: Any
+        self, state: dict[str, Any], last_pixels: Tensor, patch: Tensor
     ) -> dict[str, Any]:
-        # Of the patch itself, the state may know some pixels, none or all.
+        # The state may know some pixels of the patch itself, none, or all.
         nothing = [tuple(map(ops.zeros_like, layer)) for layer in state["tail"]]
         known = extend_cache(
             state["frozen"], extend_cache(state["tail"], nothing)
@@ -130,8 +128,8 @@ class FlatDecoder(Decoder):
         return {**state, "frozen": frozen, "tail": tail}
 
     def step(
-        self, state: dict[str, Any], neighbors: Any, position: Any
-    ) -> tuple[Any, dict[str, Any]]:
+        self, state: dict[str, Any], neighbors: Tensor, position: Tensor
+    ) -> tuple[Tensor, dict[str, Any]]:
         x = self.project_neighbors(neighbors)
         x = x + ops.cast(self.positions.at(position), x.dtype)
         x = with_condition(x, state.get("condition"))
@@ -144,16 +142,16 @@ class FlatDecoder(Decoder):
             **super().get_config(),
             "image_size": self.image_size,
             "stack": self.stack_name,
-            "hidden_dim": self.hidden_dim,
-            **self.sizes,
+            "sizes": dict(self.sizes),
+            "dropout": self.dropout,
         }
 
     def _state(
-        self, frozen: Cache, tail: Cache, condition: Any
+        self, frozen: Cache, tail: Cache, condition: Tensor
     ) -> dict[str, Any]:
         state: dict[str, Any] = {"frozen": frozen, "tail": tail}
         return state if condition is None else {**state, "condition": condition}
 
-    def _read(self, neighbors: Any, condition: Any) -> Any:
+    def _read(self, neighbors: Tensor, condition: Tensor) -> Tensor:
         x = self.positions(self.project_neighbors(neighbors))
         return with_condition(x, condition)

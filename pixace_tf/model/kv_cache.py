@@ -6,16 +6,16 @@ batch: a step reads and fills them as they lie. float32 under every policy.
 Shapes: B batch, H heads, D head_dim, S cached positions.
 """
 
-from typing import Any
-
 from keras import ops
 
+from pixace_tf.typing import Tensor
+
 # Keys and values of each layer.
-Cache = list[tuple[Any, Any]]
+Cache = list[tuple[Tensor, Tensor]]
 
 
 def empty_cache(
-    num_layers: int, rows: Any, head_dim: int, length: int
+    num_layers: int, rows: Tensor, head_dim: int, length: int
 ) -> Cache:
     """Return a cache of zeros.
 
@@ -34,7 +34,7 @@ def empty_cache(
     ]
 
 
-def layer_cache(keys: Any, values: Any) -> tuple[Any, Any]:
+def layer_cache(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Return keys and values `(B, H, S, D)` of a layer as they are cached."""
     length, head_dim = keys.shape[2:]
     keys = ops.reshape(keys, (-1, length, head_dim))
@@ -65,7 +65,7 @@ def split_cache(cache: Cache, position: int) -> tuple[Cache, Cache]:
     return before, after
 
 
-def cut_cache(cache: Cache, position: Any, length: int) -> Cache:
+def cut_cache(cache: Cache, position: Tensor, length: int) -> Cache:
     """Return the cache of `length` positions, from `position` on."""
     return [
         (

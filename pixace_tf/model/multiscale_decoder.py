@@ -4,6 +4,7 @@ Shapes: as in `decoder`, and P patches, L patch_length, G width of the global
 stack.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -12,7 +13,9 @@ from keras import ops
 from pixace_tf.model.decoder import Decoder, with_condition
 from pixace_tf.model.kv_cache import Cache, pad_cache
 from pixace_tf.model.pixel_inputs import RowColumnEmbedding
+from pixace_tf.model.presets import PATCH_LENGTH
 from pixace_tf.model.transformer_stack import TransformerStack
+from pixace_tf.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
@@ -25,16 +28,12 @@ class MultiscaleDecoder(Decoder):
 
     Args:
         image_size: `(height, width)`.
-        num_layers: Layers of the global stack.
-        hidden_dim: Width of the global stack.
-        num_heads: Heads of the global stack.
-        intermediate_dim: Feed-forward width of the global stack.
-        local_num_layers: Layers of the local stack.
-        local_hidden_dim: Width of the local stack.
-        local_num_heads: Heads of the local stack.
-        local_intermediate_dim: Feed-forward width of the local stack.
-        patch_length: Pixels per patch, in raster order.
+        sizes: `num_layers`, `hidden_dim`, `num_heads` and `intermediate_dim` of
+            the global stack, those of the local stack with `local_` before
+            their names, and `patch_length`, the pixels per patch in raster
+            order; by default 16.
         dropout: Rate in `[0, 1)`.
+        **kwargs: For `keras.layers.Layer`.
     """
 
     has_growing_cache = False
@@ -42,66 +41,53 @@ class MultiscaleDecoder(Decoder):
     def __init__(
         self,
         image_size: tuple[int, int],
-        num_layers: int,
-        hidden_dim: int,
-        num_heads: int,
-        intermediate_dim: int,
-        local_num_layers: int,
-        local_hidden_dim: int,
-        local_num_heads: int,
-        local_intermediate_dim: int,
-        patch_length: int = 16,
+        sizes: Mapping[str, int],
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.image_size = tuple(image_size)
-        self.sequence_length = image_size[0] * image_size[1]
-        self.patch_length = self.prefill_stride = patch_length
-        self.num_patches = -(-self.sequence_length // patch_length)
-        self.hidden_dim = local_hidden_dim
-        self.condition_dim = hidden_dim + local_hidden_dim
+        self.sizes = {"patch_length": PATCH_LENGTH, **sizes}
         self.dropout = dropout
+        self.sequence_length = image_size[0] * image_size[1]
+        self.patch_length = self.prefill_stride = self.sizes["patch_length"]
+        self.num_patches = -(-self.sequence_length // self.patch_length)
+        self.hidden_dim = sizes["local_hidden_dim"]
+        global_dim = sizes["hidden_dim"]
+        self.condition_dim = global_dim + self.hidden_dim
         policy = self.dtype_policy
         self.project_patch = keras.layers.Dense(
-            hidden_dim, dtype=policy, name="project_patch"
+            global_dim, dtype=policy, name="project_patch"
         )
         self.patch_positions = self.add_weight(
             name="patch_positions",
-            shape=(self.num_patches, hidden_dim),
+            shape=(self.num_patches, global_dim),
             initializer=keras.initializers.RandomNormal(stddev=0.1),
         )
-        self.global_stack = TransformerStack(
-            num_layers,
-            hidden_dim,
-            num_heads,
-            intermediate_dim,
-            dropout,
-            dtype=policy,
-            name="global",
-        )
+        self.global_stack = self._make_stack("global", "")
         self.global_norm = keras.layers.LayerNormalization(
             dtype=policy, name="global_norm"
         )
         self.project_context = keras.layers.Dense(
-            patch_length * local_hidden_dim,
+            self.patch_length * self.hidden_dim,
             dtype=policy,
             name="project_context",
         )
         self.project_neighbors = keras.layers.Dense(
-            local_hidden_dim, dtype=policy, name="project_neighbors"
+            self.hidden_dim, dtype=policy, name="project_neighbors"
         )
         self.positions = RowColumnEmbedding(
-            image_size, local_hidden_dim, dtype=policy, name="positions"
+            image_size, self.hidden_dim, dtype=policy, name="positions"
         )
-        self.local_stack = TransformerStack(
-            local_num_layers,
-            local_hidden_dim,
-            local_num_heads,
-            local_intermediate_dim,
-            dropout,
-            dtype=policy,
-            name="local",
+        self.local_stack = self._make_stack("local", "local_")
+
+    def _make_stack(self, name: str, prefix: str) -> TransformerStack:
+        names = ("num_layers", "hidden_dim", "num_heads", "intermediate_dim")
+        return TransformerStack(
+            **{name: self.sizes[prefix + name] for name in names},
+            dropout=self.dropout,
+            dtype=self.dtype_policy,
+            name=name,
         )
 
     def build(self, pixels_shape: Any, neighbors_shape: Any) -> None:
@@ -115,11 +101,11 @@ class MultiscaleDecoder(Decoder):
 
     def call(
         self,
-        pixels: Any,
-        neighbors: Any,
-        condition: Any = None,
+        pixels: Tensor,
+        neighbors: Tensor,
+        condition: Tensor = None,
         training: bool | None = None,
-    ) -> Any:
+    ) -> Tensor:
         of_global, of_local = self._parts(condition)
         patches = self._read(pixels, of_global)
         patches = self.global_stack(patches, training=training)
@@ -133,23 +119,23 @@ class MultiscaleDecoder(Decoder):
         return x[:, : self.sequence_length]
 
     def layer_states(
-        self, pixels: Any, neighbors: Any, condition: Any = None
-    ) -> list[Any]:
+        self, pixels: Tensor, neighbors: Tensor, condition: Tensor = None
+    ) -> list[Tensor]:
         of_global, _ = self._parts(condition)
         return self.global_stack.layer_states(self._read(pixels, of_global))
 
     def empty_state(
-        self, batch_size: Any, condition: Any = None
+        self, batch_size: Tensor, condition: Tensor = None
     ) -> dict[str, Any]:
         cache = self.global_stack.empty_cache(batch_size, self.num_patches)
         return self._state(cache, batch_size, condition)
 
     def prefill(
         self,
-        pixels: Any,
-        neighbors: Any,
+        pixels: Tensor,
+        neighbors: Tensor,
         num_patches: int,
-        condition: Any = None,
+        condition: Tensor = None,
     ) -> dict[str, Any]:
         of_global, _ = self._parts(condition)
         patches = self._read(pixels, of_global)[:, :num_patches]
@@ -157,7 +143,7 @@ class MultiscaleDecoder(Decoder):
         return self._state(cache, ops.shape(pixels)[0], condition)
 
     def begin_patch(
-        self, state: dict[str, Any], last_pixels: Any, patch: Any
+        self, state: dict[str, Any], last_pixels: Tensor, patch: Tensor
     ) -> dict[str, Any]:
         patch_dim = self.patch_length * last_pixels.shape[-1]
         x = self.project_patch(ops.reshape(last_pixels, (-1, 1, patch_dim)))
@@ -173,8 +159,8 @@ class MultiscaleDecoder(Decoder):
         return {**state, "global": cache, "context": context}
 
     def step(
-        self, state: dict[str, Any], neighbors: Any, position: Any
-    ) -> tuple[Any, dict[str, Any]]:
+        self, state: dict[str, Any], neighbors: Tensor, position: Tensor
+    ) -> tuple[Tensor, dict[str, Any]]:
         index = position % self.patch_length
         context = ops.take(state["context"], index, axis=1)[:, None]
         x = self.project_neighbors(neighbors)
@@ -184,18 +170,15 @@ class MultiscaleDecoder(Decoder):
         return x[:, 0], {**state, "local": cache}
 
     def get_config(self) -> dict[str, Any]:
-        names = ("num_layers", "hidden_dim", "num_heads", "intermediate_dim")
         return {
             **super().get_config(),
             "image_size": self.image_size,
-            **{name: getattr(self.global_stack, name) for name in names},
-            **{f"local_{n}": getattr(self.local_stack, n) for n in names},
-            "patch_length": self.patch_length,
+            "sizes": dict(self.sizes),
             "dropout": self.dropout,
         }
 
     def _state(
-        self, cache: Cache, batch_size: Any, condition: Any
+        self, cache: Cache, batch_size: Tensor, condition: Tensor
     ) -> dict[str, Any]:
         length = self.patch_length
         state = {
@@ -205,14 +188,14 @@ class MultiscaleDecoder(Decoder):
         }
         return state if condition is None else {**state, "condition": condition}
 
-    def _parts(self, condition: Any) -> tuple[Any, Any]:
-        """Return what of a condition the global and the local stack take."""
+    def _parts(self, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """Split a condition into those of the global and the local stack."""
         if condition is None:
             return None, None
         width = self.global_stack.hidden_dim
         return condition[:, :width], condition[:, width:]
 
-    def _read(self, pixels: Any, condition: Any) -> Any:
+    def _read(self, pixels: Tensor, condition: Tensor) -> Tensor:
         """Project each patch, and shift by one patch: `(B, P, G)`."""
         patch_dim = self.patch_length * pixels.shape[-1]
         patches = ops.reshape(
@@ -223,10 +206,10 @@ class MultiscaleDecoder(Decoder):
         patches = patches + ops.cast(self.patch_positions, patches.dtype)
         return with_condition(patches, condition)
 
-    def _context(self, patches: Any) -> Any:
+    def _context(self, patches: Tensor) -> Tensor:
         return self.project_context(self.global_norm(patches))
 
-    def _pad(self, x: Any) -> Any:
+    def _pad(self, x: Tensor) -> Tensor:
         """Fill the last patch up with zeros."""
         missing = self.num_patches * self.patch_length - self.sequence_length
         return ops.pad(x, ((0, 0), (0, missing), (0, 0))) if missing else x

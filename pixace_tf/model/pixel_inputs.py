@@ -10,6 +10,7 @@ from keras import ops
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.model.initializers import level_initializer
+from pixace_tf.typing import Tensor
 
 # (rows down, columns right) of the causal neighbors, all earlier in raster
 # order: two to the left, five above, five two rows above.
@@ -19,9 +20,11 @@ NEIGHBORS = (
     *((-2, column) for column in range(-2, 3)),
 )
 MARGIN = 2
+# Width of an embedded pixel.
+EMBEDDING_DIM = 64
 # How many times faster than other weights the table of colors learns. Adam
-# moves each weight by about the learning rate, whatever its gradient, and all
-# else is computed from the few rows of this table.
+# moves each weight by about the learning rate, whatever its gradient, and
+# everything else is computed from the few rows of this table.
 TABLE_RATE = 10.0
 
 
@@ -60,7 +63,7 @@ class PixelEmbedding(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, token_ids: Any) -> Any:
+    def call(self, token_ids: Tensor) -> Tensor:
         is_outside = token_ids >= self.palette.start_token_id
         hots = []
         for channel, size in zip(
@@ -114,12 +117,12 @@ class RowColumnEmbedding(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Tensor) -> Tensor:
         table = self.rows[:, None] + self.columns[None, :]
         table = ops.reshape(table, (-1, table.shape[-1]))
         return x + ops.cast(table, x.dtype)
 
-    def at(self, position: Any) -> Any:
+    def at(self, position: Tensor) -> Tensor:
         """Return the vector of one position, an int32 scalar: float `(W,)`."""
         width = self.image_size[1]
         row = ops.take(self.rows, position // width, axis=0)
@@ -134,8 +137,8 @@ class RowColumnEmbedding(keras.layers.Layer):
 
 
 def pad_grid(
-    token_ids: Any, image_size: tuple[int, int], start_token_id: int
-) -> Any:
+    token_ids: Tensor, image_size: tuple[int, int], start_token_id: int
+) -> Tensor:
     """Lay a sequence out as an image with a margin of start tokens.
 
     Args:
@@ -156,7 +159,7 @@ def pad_grid(
     )
 
 
-def gather_neighbors(grid: Any) -> Any:
+def gather_neighbors(grid: Tensor) -> Tensor:
     """Set the causal neighbors of every pixel side by side.
 
     Args:
@@ -182,11 +185,11 @@ def gather_neighbors(grid: Any) -> Any:
 
 
 def neighbor_tokens(
-    token_ids: Any,
-    position: Any,
+    token_ids: Tensor,
+    position: Tensor,
     image_size: tuple[int, int],
     start_token_id: int,
-) -> Any:
+) -> Tensor:
     """Look up the neighbors of one position, for a decoding step.
 
     Args:

@@ -5,10 +5,11 @@ keeps all of it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 from keras import ops
+
+from pixace_tf.typing import Tensor
 
 
 def float_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
@@ -17,15 +18,15 @@ def float_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
 
 
 def using(
-    variables: Sequence[keras.Variable], values: Sequence[Any]
+    variables: Sequence[keras.Variable], values: Sequence[Tensor]
 ) -> keras.StatelessScope:
     """Return a scope in which variables have other values."""
     return keras.StatelessScope(list(zip(variables, values, strict=True)))
 
 
 def vjp(
-    function: Callable[..., Any], *inputs: Any
-) -> tuple[Any, Callable[[Any], Any]]:
+    function: Callable[..., Tensor], *inputs: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return a function's value and what turns its gradient into the inputs'.
 
     `keras.ops` has no such operation; this is the one place that asks which
@@ -58,7 +59,7 @@ def vjp(
     )
 
 
-def after(x: Any, earlier: Any) -> Any:
+def after(x: Tensor, earlier: Tensor) -> Tensor:
     """Return `x`, but not before `earlier` has been computed.
 
     No optimization barrier exists for all backends, so this adds a zero that

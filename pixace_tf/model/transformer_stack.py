@@ -18,6 +18,7 @@ from pixace_tf.model.attention import (
     step_attention,
 )
 from pixace_tf.model.kv_cache import Cache, empty_cache, layer_cache
+from pixace_tf.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
@@ -58,8 +59,11 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
             dense.kernel.assign(ops.zeros(dense.kernel.shape))
 
     def call(
-        self, x: Any, training: bool | None = None, return_cache: bool = False
-    ) -> Any:
+        self,
+        x: Tensor,
+        training: bool | None = None,
+        return_cache: bool = False,
+    ) -> Tensor:
         """Run over a whole sequence.
 
         Args:
@@ -78,11 +82,11 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
 
     def step(
         self,
-        x: Any,
-        frozen: tuple[Any, Any] | None,
-        tail: tuple[Any, Any],
-        index: Any,
-    ) -> tuple[Any, tuple[Any, Any]]:
+        x: Tensor,
+        frozen: tuple[Tensor, Tensor] | None,
+        tail: tuple[Tensor, Tensor],
+        index: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run one position, given the keys and values of those before.
 
         Args:
@@ -99,7 +103,7 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
         attended, tail = step_attention(query, key, value, frozen, tail, index)
         return self._finish(x, self._write(attended), False), tail
 
-    def _project(self, x: Any) -> list[Any]:
+    def _project(self, x: Tensor) -> list[Tensor]:
         attention = self._self_attention_layer
         denses = (
             attention._query_dense,
@@ -127,7 +131,7 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
         x = ops.matmul(x, ops.cast(kernel, x.dtype)) + ops.cast(bias, x.dtype)
         return ops.split(split_heads(x, 3 * num_heads), 3, axis=1)
 
-    def _write(self, attended: Any) -> Any:
+    def _write(self, attended: Tensor) -> Tensor:
         """Project what the heads read, `(B, H, T, D)`, to `(B, T, W)`."""
         dense = self._self_attention_layer._output_dense
         num_heads, head_dim, width = dense.kernel.shape
@@ -136,7 +140,9 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
         attended = ops.matmul(attended, ops.cast(kernel, attended.dtype))
         return attended + ops.cast(dense.bias, attended.dtype)
 
-    def _finish(self, x: Any, attended: Any, training: bool | None) -> Any:
+    def _finish(
+        self, x: Tensor, attended: Tensor, training: bool | None
+    ) -> Tensor:
         x = x + self._self_attention_dropout(attended, training=training)
         hidden = self._feedforward_layer_norm(x)
         hidden = feed_forward(
@@ -196,12 +202,12 @@ class TransformerStack(keras.layers.Layer):
         ]
         self.built = True
 
-    def call(self, x: Any, training: bool | None = None) -> Any:
+    def call(self, x: Tensor, training: bool | None = None) -> Tensor:
         for block in self.blocks:
             x = block(x, training=training)
         return x
 
-    def layer_states(self, x: Any) -> list[Any]:
+    def layer_states(self, x: Tensor) -> list[Tensor]:
         """Return what each layer makes of `(B, T, W)`, in the same shape."""
         states = []
         for block in self.blocks:
@@ -209,7 +215,7 @@ class TransformerStack(keras.layers.Layer):
             states.append(x)
         return states
 
-    def prefill(self, x: Any) -> Cache:
+    def prefill(self, x: Tensor) -> Cache:
         """Return every layer's cache of a whole sequence `(B, T, W)`."""
         cache = []
         for block in self.blocks:
@@ -217,15 +223,15 @@ class TransformerStack(keras.layers.Layer):
             cache.append(layer_cache(*keys_values))
         return cache
 
-    def empty_cache(self, batch_size: Any, length: int) -> Cache:
+    def empty_cache(self, batch_size: Tensor, length: int) -> Cache:
         """Return a cache of zeros, of `length` positions."""
         rows = batch_size * self.num_heads
         head_dim = self.hidden_dim // self.num_heads
         return empty_cache(len(self.blocks), rows, head_dim, length)
 
     def step(
-        self, x: Any, frozen: Cache | None, tail: Cache, index: Any
-    ) -> tuple[Any, Cache]:
+        self, x: Tensor, frozen: Cache | None, tail: Cache, index: Tensor
+    ) -> tuple[Tensor, Cache]:
         """Run one position through every layer.
 
         Args:

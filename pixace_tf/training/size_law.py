@@ -14,14 +14,13 @@ from collections.abc import Mapping, Sequence
 
 import keras
 
-from pixace_tf.model.pixel_inputs import NEIGHBORS
+from pixace_tf.model.pixel_inputs import EMBEDDING_DIM, NEIGHBORS
 from pixace_tf.model.presets import decoder_config
 
 # Smallest first; `pico` is only for trying things out.
 PRESET_CHOICES = ("micro", "nano", "small", "base")
-_EMBEDDING_DIM = 64
 # Features of a pixel's neighbors, which each decoder projects to its width.
-_NEIGHBORS_DIM = len(NEIGHBORS) * _EMBEDDING_DIM
+_NEIGHBORS_DIM = len(NEIGHBORS) * EMBEDDING_DIM
 # The products of a training step reach this share of the speed of one large
 # product, and all else takes as long as so many multiplications per pixel;
 # measured with four sizes on two CPU cores, and never on a GPU.
@@ -207,7 +206,7 @@ def _pixel_weights(sizes: Mapping[str, int]) -> float:
 def _patch_weights(sizes: Mapping[str, int]) -> float:
     """Return the weights that read a patch and write its pixels' context."""
     width = sizes["local_hidden_dim"]
-    per_pixel = sizes["hidden_dim"] * (_EMBEDDING_DIM + width)
+    per_pixel = sizes["hidden_dim"] * (EMBEDDING_DIM + width)
     return sizes["patch_length"] * per_pixel
 
 

@@ -24,6 +24,7 @@ from pixace_tf.model.reformer.lsh_attention import (
     lsh_attention,
 )
 from pixace_tf.model.reformer.reversible import Branch
+from pixace_tf.typing import Tensor
 
 
 class _Attention(Branch):
@@ -71,7 +72,7 @@ class _Attention(Branch):
         self.write.build(input_shape)
         self.built = True
 
-    def prefill(self, x: Any) -> tuple[Any, tuple[Any, Any]]:
+    def prefill(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run over a whole sequence, exactly, and keep what later ones need.
 
         Args:
@@ -88,11 +89,11 @@ class _Attention(Branch):
 
     def step(
         self,
-        x: Any,
-        frozen: tuple[Any, Any] | None,
-        tail: tuple[Any, Any],
-        index: Any,
-    ) -> tuple[Any, tuple[Any, Any]]:
+        x: Tensor,
+        frozen: tuple[Tensor, Tensor] | None,
+        tail: tuple[Tensor, Tensor],
+        index: Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run one position, exactly; see `attention.step_attention`.
 
         Args:
@@ -109,21 +110,25 @@ class _Attention(Branch):
         )
         return self.write(merge_heads(attended)), tail
 
-    def call(self, x: Any, plan: Any = None, seed: Any = None) -> Any:
+    def call(
+        self, x: Tensor, plan: Tensor = None, seed: Tensor = None
+    ) -> Tensor:
         if plan is None:
             plan = self.plan(x)
         attended = self._attend(*self._project(x), plan)
         return self.drop(self.write(merge_heads(attended)), seed)
 
-    def _project(self, x: Any) -> tuple[Any, Any, Any]:
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value `(B, H, T, D)`."""
         raise NotImplementedError
 
-    def _attend(self, query: Any, key: Any, value: Any, plan: Any) -> Any:
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, plan: Tensor
+    ) -> Tensor:
         """Return `(B, H, T, D)`."""
         raise NotImplementedError
 
-    def _parts(self, x: Any) -> list[Any]:
+    def _parts(self, x: Tensor) -> list[Tensor]:
         parts = split_heads(
             self.read(self.norm(x)), self.num_parts * self.num_heads
         )
@@ -143,11 +148,13 @@ class CausalSelfAttention(_Attention):
         **kwargs: For `Branch`.
     """
 
-    def _project(self, x: Any) -> tuple[Any, Any, Any]:
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = self._parts(x)
         return query * query.shape[-1] ** -0.5, key, value
 
-    def _attend(self, query: Any, key: Any, value: Any, plan: Any) -> Any:
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, plan: Tensor
+    ) -> Tensor:
         return causal_attention(query, key, value)
 
 
@@ -218,12 +225,12 @@ class LSHSelfAttention(_Attention):
         )
         super().build(input_shape)
 
-    def plan(self, x: Any) -> Layout:
+    def plan(self, x: Tensor) -> Layout:
         query, _, _ = self._project(x)
         buckets = hash_vectors(query, self.rotations, self._num_buckets)
         return bucket_layout(buckets, self._num_buckets, self.chunk_length)
 
-    def _project(self, x: Any) -> tuple[Any, Any, Any]:
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, value = self._parts(x)
         # In float32: a square may overflow float16.
         wide = ops.cast(query, "float32")
@@ -231,7 +238,9 @@ class LSHSelfAttention(_Attention):
         key = wide * ops.rsqrt(norms + 1e-6)
         return query, ops.cast(key, query.dtype), value
 
-    def _attend(self, query: Any, key: Any, value: Any, plan: Any) -> Any:
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, plan: Tensor
+    ) -> Tensor:
         if self._num_buckets == 1 and self.chunk_length >= query.shape[2]:
             return causal_attention(query, key, value, sees_itself=False)
         return lsh_attention(query, key, value, plan)
@@ -277,7 +286,9 @@ class FeedForward(Branch):
         self.write.build((*input_shape[:-1], self.intermediate_dim))
         self.built = True
 
-    def call(self, x: Any, plan: Any = None, seed: Any = None) -> Any:
+    def call(
+        self, x: Tensor, plan: Tensor = None, seed: Tensor = None
+    ) -> Tensor:
         written = feed_forward(self.norm(x), self.read, self.write)
         return self.drop(written, seed)
 

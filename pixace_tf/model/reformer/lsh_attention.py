@@ -12,11 +12,12 @@ Shapes: B batch, H heads, T positions, D head_dim, R num_hashes, C chunks,
 L chunk_length, S = C * L slots.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import ops
 
 from pixace_tf.model.attention import SELF_SCORE
+from pixace_tf.typing import Tensor
 
 
 class Layout(NamedTuple):
@@ -30,9 +31,9 @@ class Layout(NamedTuple):
             as the one before.
     """
 
-    position: Any
-    slot: Any
-    continues: Any
+    position: Tensor
+    slot: Tensor
+    continues: Tensor
 
 
 def default_num_buckets(length: int, chunk_length: int) -> int:
@@ -40,7 +41,7 @@ def default_num_buckets(length: int, chunk_length: int) -> int:
     return max(2, 2 * round(length / chunk_length / 4))
 
 
-def hash_vectors(x: Any, rotations: Any, num_buckets: int) -> Any:
+def hash_vectors(x: Tensor, rotations: Tensor, num_buckets: int) -> Tensor:
     """Hash vectors by the nearest of random directions and their opposites.
 
     Args:
@@ -59,7 +60,9 @@ def hash_vectors(x: Any, rotations: Any, num_buckets: int) -> Any:
     return ops.cast(ops.argmax(both, axis=-1), "int32")
 
 
-def bucket_layout(buckets: Any, num_buckets: int, chunk_length: int) -> Layout:
+def bucket_layout(
+    buckets: Tensor, num_buckets: int, chunk_length: int
+) -> Layout:
     """Lay every bucket out in chunks of its own, in order of position.
 
     Args:
@@ -98,7 +101,9 @@ def bucket_layout(buckets: Any, num_buckets: int, chunk_length: int) -> Layout:
     return Layout(position, slot, ops.cast(continues, "int32"))
 
 
-def lsh_attention(query: Any, key: Any, value: Any, layout: Layout) -> Any:
+def lsh_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout
+) -> Tensor:
     """Attend to earlier positions of the same bucket.
 
     A key that is found in several rounds counts once in each. With one bucket
@@ -141,7 +146,7 @@ def lsh_attention(query: Any, key: Any, value: Any, layout: Layout) -> Any:
     return ops.sum(attended * shares, axis=2)
 
 
-def _to_slots(x: Any, layout: Layout) -> Any:
+def _to_slots(x: Tensor, layout: Layout) -> Tensor:
     """Copy `(B, H, T, D)` to `(B, H, R, S, D)`, zeros where slots are empty.
 
     Its gradient goes back the way the layout knows, without a scatter.
@@ -150,12 +155,12 @@ def _to_slots(x: Any, layout: Layout) -> Any:
     num_hashes, num_slots = position.shape[2:]
 
     @ops.custom_gradient
-    def copy(x: Any) -> Any:
+    def copy(x: Tensor) -> Tensor:
         index = ops.reshape(position, (*ops.shape(x)[:2], -1))
         copied = _take_rows(_with_zero_row(x), index)
         shape = (*ops.shape(x)[:2], num_hashes, num_slots, x.shape[-1])
 
-        def gradient(upstream: Any) -> Any:
+        def gradient(upstream: Tensor) -> Tensor:
             return ops.sum(_gather_slots(upstream, slot), axis=2)
 
         return ops.reshape(copied, shape), gradient
@@ -163,13 +168,13 @@ def _to_slots(x: Any, layout: Layout) -> Any:
     return copy(x)
 
 
-def _from_slots(x: Any, layout: Layout) -> Any:
+def _from_slots(x: Tensor, layout: Layout) -> Tensor:
     """Copy `(B, H, R, S, D)` to `(B, H, R, T, D)`; see `_to_slots`."""
     position, slot = layout.position, layout.slot
 
     @ops.custom_gradient
-    def copy(x: Any) -> Any:
-        def gradient(upstream: Any) -> Any:
+    def copy(x: Tensor) -> Tensor:
+        def gradient(upstream: Tensor) -> Tensor:
             return _gather_slots(_with_zero_row(upstream), position)
 
         return _gather_slots(x, slot), gradient
@@ -177,7 +182,7 @@ def _from_slots(x: Any, layout: Layout) -> Any:
     return copy(x)
 
 
-def _gather_slots(x: Any, index: Any) -> Any:
+def _gather_slots(x: Tensor, index: Tensor) -> Tensor:
     """Gather from `(B, H, R, N, D)` by `(B, H, R, M)`: `(B, H, R, M, D)`."""
     num_rounds, num_rows, width = x.shape[2:]
     offsets = ops.arange(num_rounds, dtype="int32")[:, None] * num_rows
@@ -188,7 +193,7 @@ def _gather_slots(x: Any, index: Any) -> Any:
     return ops.reshape(gathered, (*outer, num_rounds, index.shape[-1], width))
 
 
-def _take_rows(x: Any, index: Any) -> Any:
+def _take_rows(x: Tensor, index: Tensor) -> Tensor:
     """Gather from `(B, H, N, D)` by `(B, H, M)`: `(B, H, M, D)`."""
     batch_size, num_heads = ops.shape(x)[:2]
     num_rows, width = x.shape[2:]
@@ -198,33 +203,33 @@ def _take_rows(x: Any, index: Any) -> Any:
     return ops.take(rows, index + offsets, axis=0)
 
 
-def _with_zero_row(x: Any) -> Any:
+def _with_zero_row(x: Tensor) -> Tensor:
     return ops.concatenate([x, ops.zeros_like(x[..., :1, :])], axis=-2)
 
 
-def _chunk(x: Any, chunk_length: int) -> Any:
+def _chunk(x: Tensor, chunk_length: int) -> Tensor:
     """Reshape `(B, H, R, S, D)` to `(B, H, R, C, L, D)`."""
     num_hashes, num_slots, width = x.shape[2:]
     shape = (num_hashes, num_slots // chunk_length, chunk_length, width)
     return ops.reshape(x, (*ops.shape(x)[:2], *shape))
 
 
-def _unchunk(x: Any) -> Any:
+def _unchunk(x: Tensor) -> Tensor:
     """Reshape `(B, H, R, C, L, D)` to `(B, H, R, S, D)`."""
     num_hashes, num_chunks, chunk_length, width = x.shape[2:]
     shape = (num_hashes, num_chunks * chunk_length, width)
     return ops.reshape(x, (*ops.shape(x)[:2], *shape))
 
 
-def _chunk_before(x: Any, filling: int) -> Any:
+def _chunk_before(x: Tensor, filling: int) -> Tensor:
     """Shift `(B, H, R, C, L, D)` by one chunk."""
     first = ops.full_like(x[..., :1, :, :], filling)
     return ops.concatenate([first, x[..., :-1, :, :]], axis=-3)
 
 
-def _count(condition: Any, axis: int) -> Any:
+def _count(condition: Tensor, axis: int) -> Tensor:
     return ops.sum(ops.cast(condition, "int32"), axis=axis)
 
 
-def _look_up(table: Any, index: Any) -> Any:
+def _look_up(table: Tensor, index: Tensor) -> Tensor:
     return ops.take_along_axis(table, index, axis=-1)

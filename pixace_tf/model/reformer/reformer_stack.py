@@ -15,6 +15,7 @@ from pixace_tf.model.reformer.branches import (
     LSHSelfAttention,
 )
 from pixace_tf.model.reformer.reversible import ReversibleStack
+from pixace_tf.typing import Tensor
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
@@ -91,11 +92,11 @@ class ReformerStack(keras.layers.Layer):
         self.reversible.build(input_shape, input_shape)
         self.built = True
 
-    def call(self, x: Any, training: bool | None = None) -> Any:
+    def call(self, x: Tensor, training: bool | None = None) -> Tensor:
         first, second = self.reversible(x, x, training=training)
         return ops.cast(first + second, self.compute_dtype)
 
-    def layer_states(self, x: Any) -> list[Any]:
+    def layer_states(self, x: Tensor) -> list[Tensor]:
         """Return what each layer makes of `(B, T, W)`, in the same shape."""
         states = []
         first = second = ops.cast(x, "float32")
@@ -105,7 +106,7 @@ class ReformerStack(keras.layers.Layer):
             states.append(ops.cast(first + second, self.compute_dtype))
         return states
 
-    def prefill(self, x: Any) -> Cache:
+    def prefill(self, x: Tensor) -> Cache:
         """Return every layer's cache of a whole sequence `(B, T, W)`."""
         cache = []
         first = second = ops.cast(x, "float32")
@@ -116,15 +117,15 @@ class ReformerStack(keras.layers.Layer):
             cache.append(layer_cache(*keys_values))
         return cache
 
-    def empty_cache(self, batch_size: Any, length: int) -> Cache:
+    def empty_cache(self, batch_size: Tensor, length: int) -> Cache:
         """Return a cache of zeros, of `length` positions."""
         rows = batch_size * self.num_heads
         head_dim = self.hidden_dim // self.num_heads
         return empty_cache(len(self._pairs()), rows, head_dim, length)
 
     def step(
-        self, x: Any, frozen: Cache | None, tail: Cache, index: Any
-    ) -> tuple[Any, Cache]:
+        self, x: Tensor, frozen: Cache | None, tail: Cache, index: Tensor
+    ) -> tuple[Tensor, Cache]:
         """Run one position through every layer; attention is always exact.
 
         Args:
@@ -154,6 +155,6 @@ class ReformerStack(keras.layers.Layer):
         own = {name: getattr(self, name) for name in names}
         return {**super().get_config(), **own}
 
-    def _pairs(self) -> list[tuple[Any, Any]]:
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         branches = self.reversible.branches
         return list(zip(branches[::2], branches[1::2], strict=True))

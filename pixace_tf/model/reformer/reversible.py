@@ -16,6 +16,7 @@ import keras
 from keras import ops
 
 from pixace_tf.model.recompute import after, float_weights, using, vjp
+from pixace_tf.typing import Tensor
 
 
 class Branch(keras.layers.Layer):
@@ -53,11 +54,11 @@ class Branch(keras.layers.Layer):
         self.dropout = dropout
         self.seed_generator = keras.random.SeedGenerator(0)
 
-    def plan(self, x: Any) -> Any:
+    def plan(self, x: Tensor) -> Tensor:
         """Return integer tensors `(B, ...)` for all calls on this input."""
         return ()
 
-    def drop(self, x: Any, seed: Any) -> Any:
+    def drop(self, x: Tensor, seed: Tensor) -> Tensor:
         """Drop out elements, the same ones for the same seed.
 
         Args:
@@ -118,22 +119,22 @@ class ReversibleStack(keras.layers.Layer):
         self.built = True
 
     def call(
-        self, first: Any, second: Any, training: bool | None = None
-    ) -> tuple[Any, Any]:
+        self, first: Tensor, second: Tensor, training: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
         variables = [float_weights(b) for b in self.branches]
         seeds = self._seeds(training)
 
-        def add(i: int, x: Any, values: Any, plan: Any) -> Any:
+        def add(i: int, x: Tensor, values: Tensor, plan: Tensor) -> Tensor:
             with using(variables[i], values):
                 change = self.branches[i](x, plan=plan, seed=seeds[i])
             return ops.cast(change, "float32")
 
-        def decide(i: int, x: Any, values: Any) -> Any:
+        def decide(i: int, x: Tensor, values: Tensor) -> Tensor:
             with using(variables[i], values):
                 return self.branches[i].plan(x)
 
         @ops.custom_gradient
-        def run(a: Any, b: Any, *flat: Any) -> Any:
+        def run(a: Tensor, b: Tensor, *flat: Tensor) -> Tensor:
             values = keras.tree.pack_sequence_as(variables, list(flat))
             plans = []
             for i in range(len(values)):
@@ -141,10 +142,10 @@ class ReversibleStack(keras.layers.Layer):
                 a, b = b, a + add(i, b, values[i], plans[i])
             streams = a, b
 
-            def gradient(*upstream: Any) -> Any:
+            def gradient(*upstream: Tensor) -> Tensor:
                 a, b = streams
                 of_a, of_b = keras.tree.flatten(upstream)
-                of_values: list[Any] = []
+                of_values: list[Tensor] = []
                 for i in reversed(range(len(values))):
                     # Without this the compiler would find that the forward
                     # pass has computed the same, and keep it.
@@ -181,7 +182,7 @@ class ReversibleStack(keras.layers.Layer):
         ]
         return cls(**{**config, "branches": branches})
 
-    def _seeds(self, training: bool | None) -> list[Any]:
+    def _seeds(self, training: bool | None) -> list[Tensor]:
         """Return a seed `(2,)` for each branch, or None without dropout."""
         if not training or not any(b.dropout for b in self.branches):
             return [None] * len(self.branches)
