@@ -1,7 +1,8 @@
 """The same seed gives the same weights, losses and samples as it always did.
 
-Where a change must move the record, `python tests/test_golden.py` writes it
-anew, and the change log says why.
+If a change must move the record, `python tests/test_golden.py` writes it anew,
+and the change log says why. `python tests/test_golden.py logits` writes those of
+the models in the box.
 """
 
 import hashlib
@@ -18,11 +19,12 @@ import tensorflow as tf
 
 from pixace_tf.data import cartoons
 from pixace_tf.machine import num_cores
+from pixace_tf.runs.run_folder import load_run
 from pixace_tf.training.fit import fit
 from pixace_tf.training.training_arguments import TrainingArguments
 
-pytestmark = pytest.mark.slow  # Nearly all of it.
 GOLDEN = pathlib.Path(__file__).parent / "golden.json"
+GOLDEN_LOGITS = GOLDEN.with_name("golden_logits.json")
 CASES = {
     "multiscale chain": {"decoder": "multiscale", "head": "chain"},
     "transformer packed": {"decoder": "transformer", "head": "packed"},
@@ -88,6 +90,37 @@ def images(tmp_path_factory):
     return folder
 
 
+def logits_of(name):
+    """Return some logits of a model in the box, and what an image costs it.
+
+    The image is made of canonical codes that no random generator chose.
+    """
+    model = load_run(name, jit_compile=False).model
+    codes = np.arange(model.palette.vocabulary_size, dtype=np.int32)
+    codes = codes[model.palette.is_canonical(codes)]
+    length = model.sequence_length
+    tokens = codes[np.arange(length) ** 2 * 7919 % len(codes)][None]
+    condition = np.array([[max(model.orders), len(model.labels)]], np.int32)
+    logits = model((tokens, condition))
+    nats = model.pixel_nats(tokens, logits)
+    positions = [0, 1, 2, model.image_size[1], length // 2, length - 1]
+    return {
+        "logits": logits.numpy()[0, positions, ::5].tolist(),
+        "nats": float(nats.numpy().mean()),
+    }
+
+
+@pytest.mark.parametrize("name", ["animals", "emoji"])
+def test_stored_weights_give_the_logits_that_they_gave(name):
+    expected = json.loads(GOLDEN_LOGITS.read_text())[name]
+    found = logits_of(name)
+    assert found["nats"] == pytest.approx(expected["nats"], abs=1e-4)
+    np.testing.assert_allclose(
+        found["logits"], expected["logits"], rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_training_and_sampling_are_what_they_were(images, tmp_path, case):
     golden = json.loads(GOLDEN.read_text())
@@ -103,6 +136,10 @@ def test_training_and_sampling_are_what_they_were(images, tmp_path, case):
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["logits"]:
+        record = {name: logits_of(name) for name in ("animals", "emoji")}
+        GOLDEN_LOGITS.write_text(json.dumps(record) + "\n")
+        sys.exit(0)
     with tempfile.TemporaryDirectory() as scratch:
         root = pathlib.Path(scratch)
         (root / "images").mkdir()
