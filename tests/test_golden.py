@@ -1,8 +1,8 @@
 """The same seed gives the same weights, losses and samples as it always did.
 
 If a change must move the record, `python tests/test_golden.py` writes it anew,
-and the change log says why. `python tests/test_golden.py logits` writes those of
-the models in the box.
+and the change log says why. `python tests/test_golden.py logits` writes the
+logits of the models in the box.
 """
 
 import hashlib

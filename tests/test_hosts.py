@@ -114,6 +114,51 @@ def test_where_one_is_killed_the_other_ends_and_all_go_on(
         np.testing.assert_array_equal(killed[name], array, err_msg=name)
 
 
+ALIKE = """
+import os, sys
+import jax
+from pixace_tf.errors import UserError
+from pixace_tf.training import hosts
+address, index, path = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(index))
+hosts.check_alike("seed", "the same")
+try:
+    with hosts.own_folder(path):
+        print("in")
+except UserError as error:
+    print(error)
+"""
+
+
+def test_hosts_without_a_shared_folder_do_not_resume_apart(tmp_path):
+    pytest.importorskip("jax")
+    for index in range(2):
+        os.mkdir(tmp_path / str(index))
+        (tmp_path / str(index) / "run.json").write_text("{}")
+    (tmp_path / "0" / "checkpoint.npz").write_bytes(b"step 7")
+    (tmp_path / "1" / "checkpoint.npz").write_bytes(b"step 5")
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-c", ALIKE, address, str(index)),
+                tmp_path / str(index),
+            ],
+            env={**os.environ, "KERAS_BACKEND": "jax"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    codes, said = finish(processes)
+    assert codes == [0, 0], said
+    for output, _ in said:
+        line = output.splitlines()[-1]  # Gloo says more.
+        assert line.startswith("The hosts do not have the same state of the")
+        assert "processes 0 and 1 differ" in line
+
+
 def test_what_all_must_do_alike_is_asked_for(monkeypatch):
     options = TrainingArguments(devices="all-hosts", epochs=1, preset="pico")
     with pytest.raises(UserError, match="set KERAS_BACKEND=jax"):

@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import itertools
 import json
@@ -11,17 +12,22 @@ import subprocess
 import sys
 import time
 import types
+import weakref
 
 import numpy as np
+import psutil
 import pytest
 from conftest import DECODERS
+from tensorflow.python.framework.func_graph import FuncGraph
 
 from pixace_tf import storage
 from pixace_tf.demo import run_demo
+from pixace_tf.model import presets
+from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.sampling.likelihood import Scorer
-from pixace_tf.training import callbacks, devices, schedule
+from pixace_tf.training import callbacks, devices, loop, schedule
 from pixace_tf.training import fit as training
 from pixace_tf.training.callbacks import BudgetSchedule, StepCallbacks
 from pixace_tf.training.checkpoint import Checkpoint
@@ -575,6 +581,33 @@ def test_a_run_goes_on_where_batches_are_cut_otherwise(
     ):
         for key in ("epoch", "bits_per_pixel", "val_bits_per_pixel"):
             assert ours[key] == pytest.approx(theirs[key], rel=2e-3), key
+
+
+def test_nothing_keeps_the_graph_of_a_finished_training():
+    sizes = presets.decoder_config("pico", "transformer")
+    with loop._forgetting_gradients():
+        model = PixaceCausalLM((4, 4), "hsv 5,4,4", "transformer", sizes)
+        compile_model(model, 1e-3, jit_compile=False)
+        tokens = np.zeros((2, 16), np.int32)
+        model.fit(tokens, tokens, verbose=0)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    graphs = [o.name for o in gc.get_objects() if isinstance(o, FuncGraph)]
+    assert "one_step_on_data" not in graphs
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("eager")
+def test_trainings_in_one_process_do_not_add_up(cartoon_folder, tmp_path):
+    """With XLA, TensorFlow keeps each compiled program: some 200 MB here."""
+    sizes = []
+    for i in range(6):
+        fit(cartoon_folder, tmp_path, name=f"run-{i}", epochs=1, seed=i)
+        gc.collect()
+        sizes.append(psutil.Process().memory_info().rss)
+    assert max(sizes[2:]) < 1.1 * sizes[1], sizes
 
 
 class Told:

@@ -1,4 +1,4 @@
-"""Stock keras_nlp layers and sampler in the place of ours.
+"""Stock keras_hub layers and sampler in the place of ours.
 
 The model of this program with stock `TransformerDecoder` layers, which have
 the same weights, and with the packed head, since the sampler wants one
@@ -8,7 +8,7 @@ softmax.
 from typing import Any
 
 import keras
-import keras_nlp
+import keras_hub
 import numpy as np
 import tensorflow as tf
 import timing
@@ -32,7 +32,7 @@ def sample(
     model = _model(preset, size)
     length, half = size * size, size * size // 2
     stack = model.decoder.stack
-    sampler = keras_nlp.samplers.RandomSampler()
+    sampler = keras_hub.samplers.RandomSampler()
 
     def next_logits(prompt: Any, cache: Any, index: Any) -> Any:
         around = neighbor_tokens(
@@ -81,8 +81,8 @@ def train_memory(preset: str, size: int, batch_size: int) -> dict:
     return {"peak_bytes": timing.peak_bytes()}
 
 
-class _StockLayer(keras_nlp.layers.TransformerDecoder):
-    """The layer of keras_nlp, for the arguments of ours."""
+class _StockLayer(keras_hub.layers.TransformerDecoder):
+    """The layer of keras_hub, for the arguments of ours."""
 
     def __init__(
         self,

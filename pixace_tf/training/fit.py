@@ -108,6 +108,7 @@ def _fit(
     else:
         arguments = _settled_by_run(arguments, path, start_from, say)
     data = _load_data(source, path, arguments, say)
+    hosts.check_alike("images", data.digest())
     if not is_new:
         _check_images(path, data)
     elif arguments.preset == AUTO:

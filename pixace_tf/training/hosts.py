@@ -5,6 +5,7 @@ writes the run folder. The others work in a copy of it, which they throw away.
 """
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -13,9 +14,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from pixace_tf.errors import UserError
 from pixace_tf.runs.arguments import AUTO
+from pixace_tf.runs.run_config import CHECKPOINT_FILE
+from pixace_tf.storage import RUN_FILE
 from pixace_tf.training.training_arguments import ALL_HOSTS, TrainingArguments
 
 # A process that is silent for so long is taken for dead.
@@ -78,6 +82,46 @@ def place() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def check_alike(name: str, value: str) -> None:
+    """Check that all processes have the same.
+
+    All of them call this at the same point, before they compute together.
+
+    Args:
+        name: The thing, for the message.
+        value: What each process has, of any length.
+
+    Raises:
+        UserError: In every process, if one has something else.
+    """
+    _, count = place()
+    if count == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    digest = hashlib.blake2b(value.encode(), digest_size=8).digest()
+    found = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+    others = [i for i in range(count) if (found[i] != found[0]).any()]
+    if others:
+        raise UserError(
+            f"The hosts do not have the same {name}: processes 0 and "
+            f"{', '.join(map(str, others))} differ. Put images and run folder "
+            "on a file system that all hosts share, or copy them to each host."
+        )
+
+
+def _state_of(path: str) -> str:
+    """Return a text that changes with what a training goes on from."""
+    parts = []
+    for name in (RUN_FILE, CHECKPOINT_FILE):
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(os.path.join(path, name), "rb") as file,
+        ):
+            parts.append(hashlib.file_digest(file, "blake2b").hexdigest())
+    return " ".join(parts)
+
+
 @contextlib.contextmanager
 def own_folder(path: str) -> Iterator[str]:
     """Give each process a folder to write to.
@@ -86,12 +130,16 @@ def own_folder(path: str) -> Iterator[str]:
         path: The run folder; it may be missing.
 
     Yields:
-        That of the first process is `path` itself, that of another one a copy.
+        For the first process `path` itself, for each other one a copy.
+
+    Raises:
+        UserError: If the processes see different states of the run.
     """
     index, count = place()
     if count == 1:
         yield path
         return
+    check_alike(f"state of the run in {path}", _state_of(path))
     from jax.experimental import multihost_utils
 
     if not index:

@@ -1,13 +1,15 @@
 """The training itself: `model.fit` and its callbacks, until the budget ends."""
 
+import contextlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 from pixace_tf import compile_cache, console
 from pixace_tf.data import token_dataset
@@ -84,7 +86,11 @@ def train(
         say(f"Going on at epoch {state.epoch + 1}, step {state.step + 1}.")
     say(_describe(run))
     compile_cache.align_names()
-    with console.ProgressBar("Training") as bar, stop.listening():
+    with (
+        _forgetting_gradients(),
+        console.ProgressBar("Training") as bar,
+        stop.listening(),
+    ):
         previews = _previews(run, data, stop)
         size = batch_size / parts
         report = ProgressReport(bar, state, budget, losses, size, say)
@@ -157,6 +163,24 @@ def _fit_epochs(
             if rows.failure is None:
                 raise
             raise rows.failure from None
+
+
+@contextlib.contextmanager
+def _forgetting_gradients() -> Iterator[None]:
+    """Forget the gradient functions of graphs that are traced within.
+
+    TensorFlow keeps them for the life of the process, and each keeps its graph
+    alive, with the weights and the state of the optimizer.
+    """
+    # The registry is private; see `tests/test_private_parts.py`.
+    known = ops.gradient_registry._registry
+    before = set(known)
+    try:
+        yield
+    finally:
+        for name in known.keys() - before:
+            if name.startswith("CustomGradient"):
+                del known[name]
 
 
 def _is_on_jax() -> bool:
