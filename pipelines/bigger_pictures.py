@@ -17,7 +17,7 @@ from pixace_tf import load_run
 from pixace_tf.demo import run_demo
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling.likelihood import Scorer
-from pixace_tf.storage import read_npz
+from pixace_tf.storage import open_npz
 
 
 @click.command()
@@ -40,12 +40,13 @@ def main(
         num_hashes=2,
     )
     run = load_run(f"{folder}/saved_models/animals")
-    arrays, _ = read_npz(run.file("tokens.npz"))
+    with open_npz(run.file("tokens.npz")) as file:
+        held_out = file.read("validation")
     for name, model in (
         ("hashed", run.model),
         ("exact", exact_twin(run.model)),
     ):
-        bits = Scorer(model, batch_size=1).bits(arrays["validation"])
+        bits = Scorer(model, batch_size=1).bits(held_out)
         click.echo(f"{name} attention: {bits.mean():.4f} bits/pixel")
 
 

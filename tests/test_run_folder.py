@@ -3,12 +3,14 @@ import json
 import os
 import pickle
 import shutil
+import types
 
 import numpy as np
 import pytest
 
 from pixace_tf import storage
-from pixace_tf.runs import run_config
+from pixace_tf.errors import UserError
+from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.training.training_arguments import TrainingArguments
 
@@ -162,3 +164,19 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert len(arrays["x"]) == 3
     assert meta == {"n": 1}
     assert os.listdir(tmp_path) == ["a.npz"]
+
+
+def test_shapes_are_compared_before_weights_are_read(tmp_path, monkeypatch):
+    path = str(tmp_path / "weights.npz")
+    storage.write_npz(path, {"a": np.zeros(3), "b": np.zeros(2)}, {})
+    weights = [types.SimpleNamespace(path=name, shape=(3,)) for name in "ab"]
+    names, read = [], storage.Npz.read
+
+    def note(file, name):
+        names.append(name)
+        return read(file, name)
+
+    monkeypatch.setattr(storage.Npz, "read", note)
+    with pytest.raises(UserError, match=r"b should have the shape \(3,\)"):
+        run_folder._assign(weights, path)
+    assert names == ["meta"]

@@ -201,13 +201,13 @@ class LocalPainter:
         """See `Painter`."""
         tokenizer = self._run.tokenizer
         try:
-            arrays, _ = storage.read_npz(self._run.file(TOKENS_FILE))
+            with storage.open_npz(self._run.file(TOKENS_FILE)) as file:
+                total, _ = file.shapes["validation"]
+                chosen = np.linspace(0, total - 1, min(count, total))
+                token_ids = file.read("validation", chosen.astype(int))
         except UserError:
             return _kept_examples(self._run)[:count]
-        held_out = arrays["validation"]
-        chosen = np.linspace(0, len(held_out) - 1, min(count, len(held_out)))
-        token_ids = held_out[chosen.astype(int)].astype(np.int32)
-        return np.asarray(tokenizer.detokenize(token_ids))
+        return np.asarray(tokenizer.detokenize(token_ids.astype(np.int32)))
 
 
 def _kept_examples(run: Run) -> np.ndarray:

@@ -152,8 +152,7 @@ def load_weights(run: Run) -> Run:
     """
     for name in (WEIGHTS_FILE, CHECKPOINT_FILE):
         if os.path.exists(run.file(name)):
-            arrays, _ = storage.read_npz(run.file(name))
-            assign_by_path(run.model.weights, arrays, run.file(name))
+            _assign(run.model.weights, run.file(name))
             return run
     raise UserError(f"{run.path!r} has no weights yet; go on with `fit`.")
 
@@ -173,30 +172,27 @@ def array_of(variable: keras.Variable) -> np.ndarray:
     return np.asarray(value.read_value() if is_variable else value)
 
 
-def assign_by_path(
-    variables: Sequence[Any], arrays: dict[str, np.ndarray], file: str
-) -> None:
-    """Assign Keras variables from arrays that go by their paths.
+def _assign(weights: Sequence[Any], path: str) -> None:
+    """Assign variables from a file of arrays by their paths.
 
-    Args:
-        variables: The variables.
-        arrays: Arrays by variable path; superfluous ones are ignored.
-        file: The file the arrays come from, for the error.
+    The shapes are compared before an array is read; nothing is assigned after
+    an error.
 
     Raises:
-        UserError: If an array is missing or has another shape; nothing is
-            assigned then.
+        UserError: If an array is missing, damaged or of another shape.
     """
-    for variable in variables:
-        array = arrays.get(variable.path)
-        if array is None or array.shape != tuple(variable.shape):
-            raise UserError(
-                f"The file {file} does not fit this model: {variable.path} "
-                f"should have the shape {tuple(variable.shape)}. Received: "
-                f"{None if array is None else array.shape}"
-            )
-    for variable in variables:
-        variable.assign(arrays[variable.path])
+    with storage.open_npz(path) as file:
+        for weight in weights:
+            found = file.shapes.get(weight.path)
+            if found != tuple(weight.shape):
+                raise UserError(
+                    f"The file {path} does not fit this model: {weight.path} "
+                    f"should have the shape {tuple(weight.shape)}. Received: "
+                    f"{found}"
+                )
+        arrays = [file.read(weight.path) for weight in weights]
+    for weight, array in zip(weights, arrays, strict=True):
+        weight.assign(array)
 
 
 def _build(

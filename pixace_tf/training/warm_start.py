@@ -52,7 +52,8 @@ def load_unless_begun(run: Run) -> None:
         arrays[name] = arrays[name].copy()
         for row, row_of_other in rows_of[table]:
             arrays[name][row] = given[name][row_of_other]
-    run_folder.assign_by_path(new.weights, arrays, path)
+    for weight in new.weights:
+        weight.assign(arrays[weight.path])
 
 
 def _common_rows(
