@@ -36,10 +36,10 @@ def folders(tmp_path, monkeypatch):
     return home, box
 
 
-@pytest.fixture
-def boxed(folders):
-    """A run in the box: without tokens, with what it has painted."""
-    path = folders[1] / "zoo"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run without tokens, with what it has painted."""
+    path = tmp_path_factory.mktemp("made") / "zoo"
     make_run(path)
     images = np.random.default_rng(0).integers(
         0, 256, (5, 8, 12, 3), dtype=np.uint8
@@ -49,6 +49,12 @@ def boxed(folders):
     history = [{"epoch": 1.0}, {"val_bits_per_pixel": 3.25}]
     (path / run_config.HISTORY_FILE).write_text(json.dumps(history))
     return path
+
+
+@pytest.fixture
+def boxed(folders, made):
+    """The same in the box."""
+    return shutil.copytree(made, folders[1] / "zoo")
 
 
 def call(*arguments):
@@ -88,6 +94,10 @@ def test_models_lists_both_places_and_draws_strips(folders, boxed):
     broken = home / "saved_models" / "broken"
     broken.mkdir()
     config = json.loads((boxed / "run.json").read_text())
+    escape = "\x1b[31m"
+    model = {**config["model"], "decoder": f"{escape}multiscale"}
+    config = {**config, "model": model}
+    (home / "saved_models" / "mine" / "run.json").write_text(json.dumps(config))
     for i, damage in enumerate(({"tokenizer": []}, {"arguments": None})):
         folder = broken.with_name(f"broken-{i}")
         folder.mkdir()
@@ -98,6 +108,8 @@ def test_models_lists_both_places_and_draws_strips(folders, boxed):
     assert done.exit_code == 0, done.output
     mine, zoo, last = done.output.splitlines()
     assert mine.startswith(f"mine: {os.path.join('saved_models', 'mine')}; ")
+    assert "\x1b" not in done.output
+    assert r"\x1b[31mmultiscale" in mine
     assert zoo.startswith("zoo: in the box; 12x8, HSV ")
     assert "3.250 bits/pixel" in zoo
     assert "1 strips" in last

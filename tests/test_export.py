@@ -25,7 +25,7 @@ from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.presets import decoder_config
 from pixace_tf.painting import local
 from pixace_tf.painting.request import Request
-from pixace_tf.runs import run_config, run_folder
+from pixace_tf.runs import model_card, run_config, run_folder
 from pixace_tf.sampling import MAX_SERVED_PARTICLES
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.sampling.sampler import Sampler
@@ -626,10 +626,9 @@ def test_the_card_says_what_the_model_is(trained_run, traced_before):
     assert card.count("![") == 2
 
 
-def test_commands_of_the_card_are_quoted(tmp_path, traced_before):
+def test_commands_of_the_card_are_quoted(tmp_path):
     run = make_run(tmp_path / "my cats")
-    export.export(run, say=lambda line: None)
-    card = pathlib.Path(run.path, "README.md").read_text()
+    card = model_card.for_export(run.path, "1")
     block = card.split("```sh\n")[1].split("```")[0]
     for line in block.splitlines():
         assert run.path in shlex.split(line), line
@@ -639,3 +638,16 @@ def test_commands_of_the_card_are_quoted(tmp_path, traced_before):
             assert {"my cats", "MODEL_NAME=my cats"} & set(words), line
     assert f"{run.path}:/models/my cats:ro" in card
     assert "/v1/models/my%20cats:predict" in card
+
+
+def test_an_export_leaves_a_card_of_the_user_as_it_is(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run")
+    monkeypatch.setattr(export, "_write_version", lambda run: run.path)
+    said = []
+    export.export(run, say=said.append)
+    card = tmp_path / "run" / "README.md"
+    assert "## Serve it" in card.read_text()
+    card.write_text("Mine\n")
+    export.export(run, say=said.append)
+    assert card.read_text() == "Mine\n"
+    assert "your own" in said[-1]

@@ -23,18 +23,18 @@ import pytest
 
 from pixace_tf import storage
 from pixace_tf.errors import UserError
-from pixace_tf.runs import hub, run_config
+from pixace_tf.runs import catalog, hub, model_card, run_config
 
 TOKEN = "hf_ann"
 WORKER = """
-import json, sys, time
+import json, os, sys, time
 from click.testing import CliRunner
 from pixace_tf.runs import hub
 
-assert not {"numpy", "huggingface_hub"} & set(sys.modules)
+assert "huggingface_hub" not in sys.modules
 time.sleep = lambda seconds: None  # No pause between tries.
 for line in sys.stdin:
-    function, *arguments = json.loads(line)
+    os.environ["HF_TOKEN"], function, *arguments = json.loads(line)
     lines, answer = [], {}
     try:
         if function == "fetch":
@@ -61,7 +61,7 @@ for line in sys.stdin:
 class Client:
     """A process that calls `hub.fetch`, `hub.push` and the command line."""
 
-    def __init__(self, endpoint, home, **environment):
+    def __init__(self, endpoint, home):
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -80,7 +80,6 @@ class Client:
                 "HF_HUB_DISABLE_XET": "1",
                 "HF_HUB_DISABLE_TELEMETRY": "1",
                 "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-                **environment,
             },
         )
         # Read all the time, so that the process never waits for a reader.
@@ -91,8 +90,9 @@ class Client:
     def _collect(self):
         self.errors.extend(self.process.stderr)
 
-    def call(self, *arguments):
-        print(json.dumps(arguments), file=self.process.stdin, flush=True)
+    def call(self, *arguments, token=TOKEN):
+        line = json.dumps([token, *arguments])
+        print(line, file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         assert line, "".join(self.errors)
         answer = json.loads(line)
@@ -107,8 +107,8 @@ class Client:
     def push(self, path, address, private=False):
         return self.call("push", str(path), address, private)
 
-    def refusal(self, *arguments):
-        message = self.call(*arguments)["error"]
+    def refusal(self, *arguments, token=TOKEN):
+        message = self.call(*arguments, token=token)["error"]
         assert "\n" not in message
         return message
 
@@ -183,6 +183,14 @@ def is_large(name):
     return name.endswith(".npz")
 
 
+def described(name, content, size):
+    """Return the hash of a file's blob, and what is told of a large file."""
+    if not is_large(name):
+        return blob_id(content), None
+    lfs = {"sha256": sha256(content), "size": size, "pointerSize": 130}
+    return blob_id(b"a pointer"), lfs
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -229,6 +237,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             {
                 r"/api/models/([^/]+/[^/]+)": self.info,
                 r"/api/models/([^/]+/[^/]+)/revision/([^/]+)": self.info,
+                r"/api/models/([^/]+/[^/]+)/tree/([^/]+)": self.tree,
                 r"/api/models/([^/]+/[^/]+)/commits/main": self.commits,
                 r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)": self.file,
             }
@@ -263,25 +272,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
         siblings = []
         for path, content in found.commits[commit].items():
             size = found.sizes.get(path, len(content))
-            entry = {
-                "rfilename": path,
-                "size": size,
-                "blobId": blob_id(content),
-            }
-            if is_large(path):
-                lfs = {"size": size, "pointerSize": 130}
-                entry["lfs"] = {"sha256": sha256(content), **lfs}
-                entry["blobId"] = blob_id(b"a pointer")
+            entry = {"rfilename": path, "size": size}
+            entry["blobId"], entry["lfs"] = described(path, content, size)
             siblings.append(entry)
-        self.answer(
-            200,
-            {
-                "id": name,
-                "sha": commit,
-                "private": found.private,
-                "siblings": siblings,
-            },
-        )
+        value = {"id": name, "sha": commit, "private": found.private}
+        self.answer(200, {**value, "siblings": siblings})
+
+    def tree(self, name, commit):
+        found = self.repository(name)
+        if found is None:
+            return
+        entries = []
+        for path, content in found.commits[commit].items():
+            entry = {"type": "file", "path": path, "size": len(content)}
+            entry["oid"], lfs = described(path, content, len(content))
+            if lfs is not None:
+                entry["lfs"] = {**lfs, "oid": lfs["sha256"]}
+            entries.append(entry)
+        self.answer(200, entries)
 
     def commits(self, name):
         found = self.repository(name)
@@ -382,7 +390,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server():
     fake = FakeHub()
-    threading.Thread(target=fake.serve_forever, daemon=True).start()
+    threading.Thread(
+        target=fake.serve_forever, args=[0.01], daemon=True
+    ).start()
     yield fake
     fake.shutdown()
     fake.server_close()
@@ -395,20 +405,18 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(server, home):
-    with contextlib.closing(
-        Client(server.endpoint, home, HF_TOKEN=TOKEN)
-    ) as one:
+    with contextlib.closing(Client(server.endpoint, home)) as one:
         yield one
 
 
 @pytest.fixture(scope="module")
 def offline(client, home):
     """A client of a Hub that is not there, with the cache of the other."""
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    with contextlib.closing(Client(endpoint, home)) as one:
-        yield one
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # It does not listen, so none can connect.
+        endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with contextlib.closing(Client(endpoint, home)) as one:
+            yield one
 
 
 CONFIG = {
@@ -433,8 +441,10 @@ def run(tmp_path):
     storage.write_json(path / "run.json", CONFIG)
     storage.write_json(path / "history.json", HISTORY)
     arrays = {"a/b": np.arange(999, dtype=np.float32)}
-    for name in ("weights.npz", "checkpoint.npz", "tokens.npz"):
+    for name in ("weights.npz", "checkpoint.npz"):
         storage.write_npz(path / name, arrays, {"step": 1})
+    tokens = {"train": np.zeros((3, 4)), "validation": np.zeros((2, 4))}
+    storage.write_npz(path / "tokens.npz", tokens, {})
     for name in ("samples.png", "examples.png", "pictures/1-new.png"):
         (path / name).write_bytes(b"\x89PNG " + name.encode())
     return path
@@ -483,6 +493,21 @@ def test_another_form_is_no_address(text):
         hub.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("page", "address"),
+    [
+        ("https://huggingface.co/ann/cats", "hf://ann/cats"),
+        ("http://www.huggingface.co/ann/cats/", "hf://ann/cats"),
+        ("https://hf.co/ann/cats/tree/v1?x=1", "hf://ann/cats@v1"),
+    ],
+)
+def test_a_page_of_the_hub_as_a_run_is_told_its_address(page, address):
+    with pytest.raises(UserError, match=rf"Use {address}\.$"):
+        catalog.locate(page)
+    with pytest.raises(UserError, match="hf://USER/NAME"):
+        catalog.locate("https://example.com/ann/cats")
+
+
 def test_what_is_pushed_is_fetched_byte_for_byte(run, server, client, home):
     answer = client.push(run, "hf://ann/animals")
     repository = server.repositories["ann/animals"]
@@ -522,13 +547,16 @@ def test_the_card_says_what_the_run_is(run, server, client):
     assert "library_name: pixace-tf\n" in header
     assert "pipeline_tag: unconditional-image-generation\n" in header
     for part in (
-        *(
-            "| image size | 32x24 pixels |",
-            "| palette | HSV 544, 8,192 codes |",
-        ),
-        *("multiscale, preset nano", r"| labels | a\|b, cat |"),
-        *("3.250 bits/pixel", "keras 3.15.1", "![New pictures](samples.png)"),
-        "pixace-tf generate hf://ann/card\n",
+        "| images | animals: 3 for training, 2 for validation |",
+        "| image size | 32x24 pixels, crop |",
+        "| palette | HSV 544, 8,192 codes |",
+        "| decoder | multiscale, preset nano |",
+        "| parameters | 999 |",
+        r"| labels | a\|b, cat |",
+        "3.250 bits/pixel",
+        "keras 3.15.1",
+        "![samples](samples.png)",
+        "pixace-tf generate hf://ann/card --out new.png\n",
     ):
         assert part in card
 
@@ -541,12 +569,23 @@ def test_a_card_of_its_own_is_sent_as_it_is(run, server, client):
     assert files["README.md"] == own
 
 
-def test_the_card_of_an_export_stays_here(run, server, client):
+def test_the_card_of_an_export_is_written_anew_for_the_hub(run, server, client):
+    card = model_card.for_export(str(run), "1")
+    assert str(run) in card
+    (run / "README.md").write_text(card)
+    assert len(client.push(run, "hf://ann/exported")["lines"]) == 1
+    sent = server.repositories["ann/exported"].files["README.md"]
+    assert sent.startswith(b"---\nlibrary_name")
+    assert str(run).encode() not in sent
+    assert (run / "README.md").read_text() == card
+
+
+def test_a_page_without_a_header_stays_here(run, server, client):
     (run / "README.md").write_text("# animals\nserved from /home/ann/secret\n")
-    answer = client.push(run, "hf://ann/exported")
+    answer = client.push(run, "hf://ann/notes")
     assert "README.md stays here" in answer["lines"][0]
-    files = server.repositories["ann/exported"].files
-    assert files["README.md"].startswith(b"---\nlibrary_name")
+    sent = server.repositories["ann/notes"].files["README.md"]
+    assert sent.startswith(b"---\nlibrary_name")
 
 
 def test_a_second_push_is_the_latest_version_and_the_first_can_be_pinned(
@@ -582,6 +621,21 @@ def test_what_is_cached_is_not_fetched_again(published, client):
     before = list(repository.downloads)
     client.fetch(f"hf://{name}")
     assert repository.downloads == before
+
+
+def test_a_file_is_hashed_once_and_again_when_it_changes(published, client):
+    name, _ = published
+    path, _ = client.fetch(f"hf://{name}")
+    weights = os.path.realpath(os.path.join(path, "weights.npz"))
+    state = os.stat(weights)
+    with open(weights, "r+b") as file:
+        file.write(b"!")
+    # With the old time nobody looks; with another one the checksum tells.
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    client.fetch(f"hf://{name}")
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    assert "weights.npz" in client.refusal("fetch", f"hf://{name}")
+    client.fetch(f"hf://{name}")
 
 
 @pytest.mark.parametrize("changed", ["weights.npz", "run.json"])
@@ -721,13 +775,11 @@ def test_who_may_not_write_is_told(run, client, offline, server):
         "push", str(run), "hf://ann/animals", False
     )
     server.add("ann/there", {})
-    with contextlib.closing(
-        Client(server.endpoint, run.parent / "home", HF_TOKEN="hf_wrong")
-    ) as other:
-        for name in ("ann/there", "ann/not-there"):
-            message = other.refusal("push", str(run), f"hf://{name}", False)
-            assert "valid token" in message
-            assert "hf auth login" in message
+    for name in ("ann/there", "ann/not-there"):
+        push = "push", str(run), f"hf://{name}", False
+        message = client.refusal(*push, token="hf_wrong")
+        assert "valid token" in message
+        assert "hf auth login" in message
     assert len(server.repositories["ann/there"].commits) == 1
 
 

@@ -18,7 +18,8 @@ def export(run_path: str, keep: int | None) -> None:
 
     The version is a SavedModel in a numbered folder of the run; a stock
     TensorFlow Serving takes it up within a second, without this package. A
-    model from the box or from the Hub is copied into saved_models/ first.
+    model from the box or from the Hub is copied into saved_models/ first. A
+    README.md that you have written or changed stays as it is.
 
     \b
     Examples:

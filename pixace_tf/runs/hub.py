@@ -4,10 +4,10 @@
     hf://USER/NAME@REVISION    a branch, a tag or a commit, given by its first
                                seven or more digits
 
-Only the files named in `MAX_BYTES` are sent or fetched. What was fetched is
-compared with the checksum that the Hub has for it, and nothing of it is
-executed: run.json is JSON, and `storage.read_npz` reads weights.npz.
-`huggingface_hub` is imported when it is first used.
+Only the files named in `MAX_BYTES` are sent or fetched. Each is compared once
+with the checksum that the Hub has for it, and no code in it is executed:
+run.json is JSON, and `storage.read_npz` reads weights.npz. `huggingface_hub` is
+imported when it is first used.
 """
 
 import dataclasses
@@ -16,14 +16,16 @@ import hashlib
 import importlib.util
 import json
 import os
+import pathlib
 import re
 from collections.abc import Callable
 from typing import Any
 
 from pixace_tf.errors import UserError
+from pixace_tf.runs import model_card
 from pixace_tf.runs.hub_errors import OfflineError, explained
 
-# The files of a run on the Hub, and the largest that are taken, in bytes.
+# The files of a run on the Hub, and their largest sizes, in bytes.
 MAX_BYTES = {
     "run.json": 20_000_000,
     "history.json": 20_000_000,
@@ -33,45 +35,19 @@ MAX_BYTES = {
 }
 _RUN, _HISTORY, _CARD, _SAMPLES, _WEIGHTS = MAX_BYTES
 _NEEDED = (_RUN, _WEIGHTS)
-_BRANCH = "main"  # The one that an address without a revision means.
+_BRANCH = "main"  # The revision of an address without one.
 _TIMEOUT_S = 30.0
 
 SCHEME = "hf://"
 _NAME = r"\w(?:[\w.-]*\w)?"
 _ADDRESS = re.compile(rf"{SCHEME}({_NAME}/{_NAME})(?:@([\w./-]+))?", re.ASCII)
+# The page of a repository, as a browser shows its address.
+_PAGE = re.compile(
+    rf"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/({_NAME}/{_NAME})"
+    rf"(?:/(?:tree|blob|resolve|commit)/([\w.-]+))?(?:[/?#].*)?",
+    re.ASCII,
+)
 _COMMIT = re.compile("[0-9a-f]{7,40}")
-
-_CARD_TEXT = """\
----
-library_name: pixace-tf
-pipeline_tag: unconditional-image-generation
-tags:
-- image-generation
-- image-completion
-- autoregressive
----
-
-# {name}
-
-A model that finishes half-covered pictures and paints new ones, made with
-pixace-tf. The pictures that it has learned from are not in this repository.
-
-{samples}| | |
-|---|---|
-{rows}
-
-## Use it
-
-With pixace-tf and its extra `hub` installed:
-
-```sh
-pixace-tf generate {address}
-pixace-tf complete {address} cat.jpg
-```
-
-Each command says which commit it uses. Add that to the address, as in
-`{address}@COMMIT`, to stay with this version.
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +71,11 @@ class Address:
         return dataclasses.replace(self, revision=commit[:12])
 
 
+def is_address(text: str) -> bool:
+    """Return whether a text is meant as a web address, rather than a path."""
+    return re.match(r"\w+://", text) is not None
+
+
 def parse(text: str) -> Address:
     """Return the address that a text names.
 
@@ -106,9 +87,11 @@ def parse(text: str) -> Address:
     """
     match = _ADDRESS.fullmatch(text)
     if not match or ".." in text or "--" in match[1] or match[1][-4:] == ".git":
+        page = _PAGE.fullmatch(text)
+        advice = f" Use {Address(page[1], page[2])}." if page else ""
         raise UserError(
             "An address on the Hugging Face Hub is hf://USER/NAME or "
-            f"hf://USER/NAME@REVISION. Received: {text!r}"
+            f"hf://USER/NAME@REVISION. Received: {text!r}{advice}"
         )
     return Address(match[1], match[2])
 
@@ -116,19 +99,19 @@ def parse(text: str) -> Address:
 def fetch(address: Address, say: Callable[[str], None] = print) -> str:
     """Fetch a run into the cache of `huggingface_hub`, unless it is there.
 
-    Without a connection, what the cache has of that revision is used.
+    Without a connection, that revision is taken from the cache.
 
     Args:
         address: The run.
-        say: Takes the line that tells which commit is used.
+        say: Takes the line that says which commit is used.
 
     Returns:
         The folder of the run. It is shared with other programs: only read it.
 
     Raises:
         UserError: If `huggingface_hub` is not installed, if the Hub cannot be
-            reached or refuses, if there is no such run, or if a file of it is
-            too large or arrives other than the Hub says.
+            reached or refuses, if there is no such run, or if one of its files
+            is too large or has another checksum than on the Hub.
         OSError: If the disk is full or cannot be written.
     """
     _require_library()
@@ -138,9 +121,9 @@ def fetch(address: Address, say: Callable[[str], None] = print) -> str:
         cached = _find_cached(address)
         if cached is None:
             raise UserError(f"{error} The cache has no {address}.") from None
-        commit, path = cached
+        commit = os.path.basename(cached)
         say(f"{error} Using {address.at(commit)} from the cache.")
-        return path
+        return cached
 
 
 def push(
@@ -151,13 +134,13 @@ def push(
 ) -> str:
     """Publish a run, in one commit; the repository is made if it is missing.
 
-    Sent are the files named in `MAX_BYTES` and no others: tokens.npz,
+    No files but those named in `MAX_BYTES` are sent: tokens.npz,
     checkpoint.npz and the pictures of a run hold the images that it has learned
     from.
 
     Args:
         path: The run folder.
-        address: Where to, without a revision.
+        address: The repository, without a revision.
         private: Make a new repository private, and refuse one that is not.
         say: Takes each line of the report.
 
@@ -207,24 +190,26 @@ def _require_library() -> None:
 
 
 def _download(address: Address, say: Callable[[str], None]) -> str:
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
-    revision = address.revision or _BRANCH
-    with explained("read", address.repository, revision):
+    repository, revision = address.repository, address.revision or _BRANCH
+    with explained("read", repository, revision):
         info = _model_info(HfApi(), address)
         files = _files_of(info, address)
         say(f"Using {address.at(info.sha)}.")
-        if not _COMMIT.fullmatch(revision):
-            # So that the cache knows the commit when there is no connection.
-            hf_hub_download(address.repository, _RUN, revision=revision)
+        path = snapshot_download(
+            repository, revision=info.sha, allow_patterns=list(files)
+        )
         for name, file in files.items():
-            path = hf_hub_download(address.repository, name, revision=info.sha)
-            _verify(path, file, address)
-    return os.path.dirname(path)
+            _verify(os.path.join(path, name), file, address)
+        if not _COMMIT.fullmatch(revision):
+            # Lets the cache know the commit when there is no connection.
+            hf_hub_download(repository, _RUN, revision=revision)
+    return path
 
 
 def _model_info(api: Any, address: Address) -> Any:
-    """Return what the Hub knows about a run and its files."""
+    """Return the Hub's description of a run and its files."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     ask = functools.partial(
@@ -246,7 +231,7 @@ def _model_info(api: Any, address: Address) -> Any:
 
 
 def _files_of(info: Any, address: Address) -> dict[str, Any]:
-    """Return the files to fetch by their names, none of them too large."""
+    """Return the files to fetch by name; refuse files that are too large."""
     siblings = {file.rfilename: file for file in info.siblings or ()}
     for name in _NEEDED:
         if name not in siblings:
@@ -269,19 +254,31 @@ def _refuse_large(name: str, size: int | None, where: str) -> None:
 
 
 def _verify(path: str, file: Any, address: Address) -> None:
-    """Delete and refuse a file whose content is not what the Hub says."""
+    """Delete and refuse a file whose checksum is not the Hub's.
+
+    A note in the cache says which files have been verified, so that large ones
+    are not read anew at each use.
+    """
+    from huggingface_hub import cached_assets_path
+
+    expected = file.lfs.sha256 if file.lfs else file.blob_id
+    state = os.stat(path)
+    stamp = f"{state.st_size} {state.st_mtime_ns}"
+    notes = cached_assets_path("pixace-tf", subfolder="verified")
+    note = notes / os.path.basename(expected)
+    if note.is_file() and note.read_text() == stamp:
+        return
     with open(path, "rb") as opened:
         if file.lfs:
-            expected = file.lfs.sha256
             checksum = hashlib.file_digest(opened, "sha256").hexdigest()
         else:
-            expected = file.blob_id
             content = opened.read()
             blob = b"blob %d\0%b" % (len(content), content)
             checksum = hashlib.sha1(blob, usedforsecurity=False).hexdigest()
     if checksum == expected:
+        note.write_text(stamp)
         return
-    for place in {path, os.path.realpath(path)}:  # A link, and where it leads.
+    for place in {path, os.path.realpath(path)}:  # A link and its target.
         os.unlink(place)
     raise UserError(
         f"{file.rfilename} of {address} was changed on its way: its checksum "
@@ -289,39 +286,38 @@ def _verify(path: str, file: Any, address: Address) -> None:
     )
 
 
-def _find_cached(address: Address) -> tuple[str, str] | None:
-    """Return the commit and the folder of a run that is whole in the cache."""
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
+def _find_cached(address: Address) -> str | None:
+    """Return the folder of a run that is complete in the cache."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
+    revision = address.revision or _BRANCH
+    if _COMMIT.fullmatch(revision):
+        folder = "models--" + address.repository.replace("/", "--")
+        places = pathlib.Path(constants.HF_HUB_CACHE, folder, "snapshots")
+        revision = next((p.name for p in places.glob(f"{revision}*")), revision)
     try:
-        repositories = scan_cache_dir().repos
-    except CacheNotFound:
+        path = snapshot_download(
+            address.repository,
+            revision=revision,
+            allow_patterns=list(MAX_BYTES),
+            local_files_only=True,
+        )
+    except LocalEntryNotFoundError:
         return None
-    wanted = address.revision or _BRANCH
-    for repository in repositories:
-        kind = repository.repo_type, repository.repo_id
-        if kind != ("model", address.repository):
-            continue
-        for found in repository.revisions:
-            is_wanted = wanted in found.refs or (
-                _COMMIT.fullmatch(wanted)
-                and found.commit_hash.startswith(wanted)
-            )
-            names = {file.file_name for file in found.files}
-            if is_wanted and names.issuperset(_NEEDED):
-                return found.commit_hash, str(found.snapshot_path)
-    return None
+    is_there = (os.path.exists(os.path.join(path, name)) for name in _NEEDED)
+    return path if all(is_there) else None
 
 
 def _contents(
     path: str, address: Address, say: Callable[[str], None]
 ) -> dict[str, str | bytes]:
-    """Return what to send: by name the path of a file, or its content."""
-    from pixace_tf.runs.run_config import read_config
-
-    config = read_config(path)
-    contents: dict[str, str | bytes] = {_RUN: _public_config(path)}
+    """Return by name the files to send, as paths or as contents."""
+    card = model_card.for_hub(path, str(address)).encode()
+    contents: dict[str, str | bytes] = {
+        _RUN: _public_config(path),
+        _CARD: os.path.join(path, _CARD) if _has_card(path, say) else card,
+    }
     for name in (_WEIGHTS, _HISTORY, _SAMPLES):
         file = os.path.join(path, name)
         if os.path.isfile(file):
@@ -332,10 +328,6 @@ def _contents(
             f"{path!r} has no {_WEIGHTS} yet: `fit` writes it when it has "
             "validated."
         )
-    if _has_card(path, say):
-        contents[_CARD] = os.path.join(path, _CARD)
-    else:
-        contents[_CARD] = _card(path, config, address).encode()
     say(f"Sending {', '.join(contents)} to {address}.")
     return contents
 
@@ -354,59 +346,14 @@ def _public_config(path: str) -> bytes:
 
 
 def _has_card(path: str, say: Callable[[str], None]) -> bool:
-    """Tell whether a run has a model card of its own, as the Hub wants it."""
-    try:
-        with open(os.path.join(path, _CARD), encoding="utf-8") as file:
-            has_header = file.readline().rstrip() == "---"
-    except FileNotFoundError:
+    """Return whether a run has a card of the user's, with a YAML header."""
+    if not model_card.is_own(path):
         return False
+    with open(os.path.join(path, _CARD), encoding="utf-8") as file:
+        has_header = file.readline().rstrip() == "---"
     if not has_header:
         say(
             f"{_CARD} stays here, since it does not begin with the YAML header "
-            "of a model card; one is written for the Hub."
+            "of a model card; another one is written for the Hub."
         )
     return has_header
-
-
-def _card(path: str, config: dict[str, Any], address: Address) -> str:
-    """Return a model card, as Markdown."""
-    try:
-        rows = _card_rows(path, config)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{_RUN} or {_HISTORY} in {path!r} is damaged."
-        ) from None
-    has_samples = os.path.isfile(os.path.join(path, _SAMPLES))
-    return _CARD_TEXT.format(
-        name=address.repository.partition("/")[2],
-        samples=f"![New pictures]({_SAMPLES})\n\n" if has_samples else "",
-        rows="\n".join(
-            f"| {name} | {value} |" for name, value in rows.items() if value
-        ),
-        address=address,
-    )
-
-
-def _card_rows(path: str, config: dict[str, Any]) -> dict[str, str]:
-    from pixace_tf.data.image_files import printable
-    from pixace_tf.data.palette import Palette
-    from pixace_tf.runs.run_config import best_bits
-
-    tokenizer, model = config["tokenizer"], config["model"]
-    height, width = tokenizer["image_size"]
-    palette = Palette.get(tokenizer["palette"])
-    preset = config["arguments"].get("preset")
-    bits = best_bits(path)
-    return {
-        "image size": f"{width}x{height} pixels",
-        "palette": f"{palette.name}, {palette.vocabulary_size:,} codes",
-        "decoder": model["decoder"] + (f", preset {preset}" if preset else ""),
-        "labels": ", ".join(map(printable, model["labels"])).replace(
-            "|", r"\|"
-        ),
-        "validation": f"{bits:.3f} bits/pixel" if bits is not None else "",
-        "made with": ", ".join(
-            f"{package} {version}"
-            for package, version in config.get("versions", {}).items()
-        ),
-    }

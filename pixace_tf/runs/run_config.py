@@ -80,19 +80,31 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     return config
 
 
-def best_bits(path: StrPath) -> float | None:
-    """Return the lowest validation bits per pixel of a run.
+def best_entry(path: StrPath) -> dict[str, float] | None:
+    """Return the epoch of a run with the lowest validation bits per pixel.
 
     Args:
         path: Its folder.
 
     Returns:
-        None before the first validation, or if the history is lost.
+        The numbers of its entry in the history; None before the first
+        validation, or if the history is lost.
     """
+    key = "val_bits_per_pixel"
     try:
         with open(os.path.join(path, HISTORY_FILE), encoding="utf-8") as file:
             history = json.load(file)
-        key = "val_bits_per_pixel"
-        return min((e[key] for e in history if key in e), default=None)
-    except (OSError, ValueError, TypeError):
+        scored = [
+            {name: float(value) for name, value in entry.items()}
+            for entry in history
+            if key in entry
+        ]
+    except (AttributeError, OSError, TypeError, ValueError):
         return None
+    return min(scored, key=lambda entry: entry[key], default=None)
+
+
+def best_bits(path: StrPath) -> float | None:
+    """Return the bits per pixel of `best_entry`."""
+    best = best_entry(path)
+    return None if best is None else best["val_bits_per_pixel"]

@@ -19,12 +19,12 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from pixace_tf import storage
 from pixace_tf.errors import UserError
+from pixace_tf.runs import model_card
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling.sampling_config import SamplingConfig
-from pixace_tf.serving import model_card
 from pixace_tf.serving.served_model import BLOCK_ROWS, ServedModel
 
-# What the server may put together, as `serving/batching.txt` says.
+# Sizes of the server's batches, as in `serving/batching.txt`.
 BATCH_SIZES = (1, 2, 4, BLOCK_ROWS)
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
@@ -57,7 +57,11 @@ def export(
             storage.remove_folder(run.file(str(number)))
             say(f"Removed version {number}.")
     card = run.file(model_card.CARD_FILE)
-    storage.write_atomic(card, model_card.write(run, path).encode())
+    if model_card.is_own(run.path):
+        say(f"{card} is your own and stays as it is.")
+    else:
+        text = model_card.for_export(run.path, os.path.basename(path))
+        storage.write_atomic(card, text.encode())
     return path
 
 
@@ -71,7 +75,7 @@ def versions(path: str) -> list[int]:
 
 
 def example_inputs(run: Run, count: int) -> dict[str, np.ndarray]:
-    """Return inputs of `complete`, as cheap ones as there are.
+    """Return inputs of `complete` that cost little.
 
     Args:
         run: The run.
@@ -93,7 +97,7 @@ def _write_version(run: Run) -> str:
     number = max(versions(run.path), default=0) + 1
     while True:
         path = run.file(str(number))
-        # Another export may be quicker.
+        # Another export may have taken the number.
         with contextlib.suppress(FileExistsError):
             with storage.new_folder(path) as temporary:
                 served.save(temporary)
