@@ -18,6 +18,7 @@ from pixace_tf.demo import run_demo
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.storage import open_npz
+from pixace_tf.training.training_arguments import TrainingArguments
 
 
 @click.command()
@@ -30,15 +31,14 @@ def main(
     folder: str, minutes: float, image_size: int, preset: str, count: int
 ) -> None:
     """Train, paint, and score with hashed and with exact attention."""
-    run_demo(
-        folder=folder,
+    arguments = TrainingArguments(
         max_minutes=minutes,
-        count=count,
         image_size=(image_size, image_size),
         preset=preset,
         decoder="reformer",
         num_hashes=2,
     )
+    run_demo(folder, arguments, count)
     run = load_run(f"{folder}/saved_models/animals")
     with open_npz(run.file("tokens.npz")) as file:
         held_out = file.read("validation")

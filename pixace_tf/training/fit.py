@@ -1,10 +1,11 @@
 """Training from a folder of images to a run folder: settle, read, train."""
 
 import collections
+import contextlib
 import dataclasses
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -98,13 +99,10 @@ def _fit(
     say: Say,
 ) -> Run:
     """Train in a run folder; see `fit`."""
-    is_new, start = not _is_run(path), None
+    is_new = not _is_run(path)
     arguments = _settled_by_shards(given, source)
     if is_new:
-        _check_is_free(path)
-        if start_from is not None:
-            start = os.path.abspath(catalog.locate(start_from, say))
-            arguments = _settled_by_start(arguments, start)
+        arguments, start = _settled_by_start(arguments, path, start_from, say)
     else:
         arguments = _settled_by_run(arguments, path, start_from, say)
     data = _load_data(source, path, arguments, say)
@@ -114,47 +112,47 @@ def _fit(
     elif arguments.preset == AUTO:
         preset = _choose_preset(arguments, data, say)
         arguments = arguments.replaced(preset=preset)
-    in_use = f"Another training is using {path}."
     with devices.scope(arguments.devices):
         if is_new:
             model_config = _model_config(arguments, data, start)
             arguments = _resolved(arguments, model_config, len(data.train))
         assert arguments.batch_size is not None
         devices.check_batch_size(arguments.batch_size)
-        os.makedirs(path, exist_ok=True)
-        with storage.lock(path, in_use, error=RunInUseError):
-            if is_new and _is_run(path):  # Another process has begun it since.
-                raise RunInUseError(in_use)
-            storage.remove_unfinished(path)
+        with _holding(path, is_new):
             keras.utils.set_random_seed(arguments.seed)
+            precision, jit_compile = arguments.precision, arguments.jit_compile
             if is_new:
                 run = run_folder.create_run(
                     path,
                     _tokenizer(arguments),
                     model_config,
                     _recorded(arguments, source, start, data),
-                    arguments.precision,
-                    arguments.jit_compile,
+                    precision,
+                    jit_compile,
                     given.given,
                 )
             else:
-                run = run_folder.open_run(
-                    path, arguments.precision, arguments.jit_compile
-                )
+                run = run_folder.open_run(path, precision, jit_compile)
             warm_start.load_unless_begun(run)
             data.save(run.file(run_config.TOKENS_FILE))
-            train(
-                run,
-                data,
-                arguments.epochs,
-                arguments.minutes,
-                arguments.checkpoint_seconds,
-                say,
-            )
-    if arguments.precision != SAMPLING_PRECISION:
-        return run_folder.load_run(path, arguments.jit_compile)
+            budget = arguments.epochs, arguments.minutes
+            train(run, data, *budget, arguments.checkpoint_seconds, say)
+    if precision != SAMPLING_PRECISION:
+        return run_folder.load_run(path, jit_compile)
     # The sampler of this run is compiled already.
     return run_folder.load_weights(run)
+
+
+@contextlib.contextmanager
+def _holding(path: str, is_new: bool) -> Iterator[None]:
+    """Hold a run folder, new or not, without what a killed `fit` left."""
+    in_use = f"Another training is using {path}."
+    os.makedirs(path, exist_ok=True)
+    with storage.lock(path, in_use, error=RunInUseError):
+        if is_new and _is_run(path):  # Another process has begun it since.
+            raise RunInUseError(in_use)
+        storage.remove_unfinished(path)
+        yield
 
 
 def folder_below(
@@ -193,16 +191,6 @@ def _is_run(path: str) -> bool:
     return os.path.exists(os.path.join(path, storage.RUN_FILE))
 
 
-def _check_is_free(path: str) -> None:
-    """Refuse a folder that holds anything but what a killed `fit` left."""
-    names = os.listdir(path) if os.path.isdir(path) else []
-    if not all(name.startswith(".") for name in names):
-        raise UserError(
-            f"{path} is not empty and is no run. Choose another --name or "
-            "--runs-dir."
-        )
-
-
 def _settled_by_shards(
     arguments: TrainingArguments, source: str
 ) -> TrainingArguments:
@@ -218,16 +206,26 @@ def _settled_by_shards(
 
 
 def _settled_by_start(
-    arguments: TrainingArguments, start: str
-) -> TrainingArguments:
-    """Take over what the weights of another run settle."""
+    arguments: TrainingArguments,
+    path: str,
+    start_from: str | os.PathLike[str] | None,
+    say: Say,
+) -> tuple[TrainingArguments, str | None]:
+    """Take over what the start of a new run settles; return its folder too."""
+    names = os.listdir(path) if os.path.isdir(path) else []
+    if not all(name.startswith(".") for name in names):  # A killed `fit`.
+        raise UserError(
+            f"{path} is not empty and is no run. Choose another --name or "
+            "--runs-dir."
+        )
+    if start_from is None:
+        return arguments, None
+    start = os.path.abspath(catalog.locate(start_from, say))
     theirs = TrainingArguments.of_run(run_config.read_config(start)).given
-    names = warm_start.SHARED
-    return arguments.settled(
-        TrainingArguments(**{k: v for k, v in theirs.items() if k in names}),
-        start,
-        "Leave that out, or start from another run.",
-    )
+    shared = {n: v for n, v in theirs.items() if n in warm_start.SHARED}
+    advice = "Leave that out, or start from another run."
+    settled = arguments.settled(TrainingArguments(**shared), start, advice)
+    return settled, start
 
 
 def _settled_by_run(
