@@ -1,13 +1,20 @@
+import keras
 import numpy as np
 import pytest
+from conftest import stir
 
 import pixace_tf
 from pixace_tf.data import cartoons
 from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.data.raster_orders import permutation, vector_rows
 from pixace_tf.errors import UserError
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.presets import decoder_config
 from pixace_tf.painting import sheets
 from pixace_tf.painting.palette_sheet import palette_sheet
 from pixace_tf.painting.request import Request
+from pixace_tf.runs.run_folder import Run
+from pixace_tf.sampling.likelihood import Scorer
 
 SIZE = (8, 12)
 
@@ -157,3 +164,58 @@ def test_the_best_is_the_likeliest_of_its_seeds(trained_run, cat):
     assert new.shape == (1, 2, *SIZE, 3)
     several = pixace_tf.generate(trained_run, 6, seed=4)[0]
     assert any(np.array_equal(new[0, 1], image) for image in several[3:])
+
+
+@pytest.fixture(scope="module")
+def labeled_run():
+    """A model with labels and orders that has learned nothing."""
+    keras.utils.set_random_seed(1)
+    tokenizer = PixelTokenizer((8, 8))
+    model = PixaceCausalLM(
+        tokenizer.image_size,
+        tokenizer.palette,
+        "multiscale",
+        decoder_config("pico", "multiscale"),
+        orders=vector_rows((8, 8), False, True),
+        labels=("cat", "dog"),
+    )
+    # Labels must weigh as much as pixels.
+    table = model.condition.tables[1]
+    table.assign_add(30 * keras.random.normal(table.shape))
+    return Run("none", stir(model), tokenizer, {}, jit_compile=False)
+
+
+def test_the_best_is_the_likeliest_given_its_label_and_order(labeled_run, cat):
+    options = {"cover": "top", "label": "dog", "seed": 3}
+    best = pixace_tf.complete(labeled_run, [cat], best=8, **options)
+    every = pixace_tf.complete(labeled_run, [cat], samples=8, **options)
+    tokens = labeled_run.tokenizer.tokenize(every.images[0, 0]).numpy()
+    model = labeled_run.model
+    # A covered top is painted upside down.
+    tokens_read = tokens[:, permutation(2, (8, 8))]
+    condition = np.tile(np.int32([model.orders[2], 2]), (8, 1))
+    logits = model((tokens_read, condition))
+    nats = model.pixel_nats(tokens_read, logits).numpy()
+    chosen = nats.mean(axis=1).argmin()
+    np.testing.assert_array_equal(
+        best.images[0, 0, 0], every.images[0, 0, chosen]
+    )
+    # Without the condition, another one would be the likeliest.
+    assert (
+        chosen
+        != model.pixel_nats(tokens, model(tokens)).numpy().mean(1).argmin()
+    )
+
+
+def test_the_best_new_image_is_the_likeliest_given_its_label(labeled_run):
+    options = {"label": "dog", "seed": 3}
+    every = pixace_tf.generate(labeled_run, 16, **options)[0]
+    best = pixace_tf.generate(labeled_run, 1, best=16, **options)
+    tokens = labeled_run.tokenizer.tokenize(every).numpy()
+    scorer = Scorer(labeled_run.model, 16, jit_compile=False)
+    plain, given = (
+        scorer.bits(tokens, labels=label).mean(axis=1).argmin()
+        for label in (0, 2)
+    )
+    np.testing.assert_array_equal(best[0, 0], every[given])
+    assert plain != given

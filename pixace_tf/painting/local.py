@@ -15,6 +15,7 @@ from pixace_tf.painting import masks
 from pixace_tf.painting.painter import WatchCallback
 from pixace_tf.painting.request import ImageLike, Request, generation
 from pixace_tf.painting.sheets import Completions, cut_strip, hide
+from pixace_tf.painting.small_mask import small_mask
 from pixace_tf.runs.run_config import EXAMPLES_FILE, TOKENS_FILE
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling import NUM_PARTICLES
@@ -245,27 +246,16 @@ def hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
         return np.repeat(is_hidden[None], count, axis=0)
     is_hidden = np.stack(
         [
-            _small_mask(mask, image, tokenizer)
+            small_mask(
+                masks.mask_of(image, mask, (height, width)),
+                # Only a trimmed image has to be read again.
+                tokenizer.read_whole(image)
+                if tokenizer.trim
+                else np.zeros((height, width, 3), np.uint8),
+                tokenizer,
+            )
             for mask, image in zip(request.masks(), request.images, strict=True)
         ]
     )
     masks.check_paints(is_hidden)
     return is_hidden
-
-
-def _small_mask(
-    mask: Any, image: ImageLike, tokenizer: PixelTokenizer
-) -> np.ndarray:
-    """Return which small pixels of an image its mask paints.
-
-    The mask is scaled as its image is; one of the small size is taken as it is.
-    """
-    height, width = tokenizer.image_size
-    pixels = masks.mask_of(image, mask, (height, width))
-    if pixels.shape == (height, width):
-        return masks.is_painted(pixels)
-    # The border of `resize="pad"` is white, so what is kept must be.
-    kept = np.repeat(255 - pixels[..., None], 3, axis=2)
-    original = tokenizer.read_whole(image) if tokenizer.trim else kept
-    kept = tokenizer.resize_like(kept, original).numpy()[..., 0]
-    return masks.is_painted(255 - kept)

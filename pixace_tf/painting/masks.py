@@ -4,6 +4,7 @@ Shapes: H height and W width of the small image.
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -201,8 +202,7 @@ def check_aspect(mask: np.ndarray, size: tuple[int, int]) -> None:
         UserError: If the aspects differ by more than a pixel's rounding.
     """
     height, width = mask.shape
-    difference = abs(width * size[0] - height * size[1])
-    if difference > max(height, width, *size):
+    if not has_aspect((height, width), size):
         raise UserError(
             "A mask needs the aspect of its picture. Received: a mask of "
             f"{width}x{height} for a picture of {size[1]}x{size[0]}"
@@ -214,3 +214,20 @@ def _brightness(image: Image.Image) -> np.ndarray:
     pixels = np.asarray(image.convert("RGBA")).astype(np.uint16)
     rgb = (pixels[..., :3] * pixels[..., 3:] + 127) // 255
     return np.asarray(Image.fromarray(rgb.astype(np.uint8)).convert("L"))
+
+
+def has_aspect(size: Sequence[Any], other: Sequence[Any]) -> Any:
+    """Tell whether two sizes have one aspect, up to a pixel's rounding.
+
+    Args:
+        size: Height and width, integers or int32 scalars.
+        other: The same of another image.
+    """
+    (height, width), (other_height, other_width) = size, other
+    difference = abs(width * other_height - height * other_width)
+    return (
+        (difference <= height)
+        | (difference <= width)
+        | (difference <= other_height)
+        | (difference <= other_width)
+    )

@@ -12,7 +12,8 @@ from pixace_tf.data import raster_orders
 from pixace_tf.data.image_files import MAX_SERVED_PIXELS
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.painting.masks import MIN_SHARE
+from pixace_tf.painting import masks
+from pixace_tf.painting.small_mask import small_mask
 from pixace_tf.sampling import MAX_SERVED_PARTICLES, particles
 from pixace_tf.sampling.block import Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
@@ -196,23 +197,10 @@ class ServedFill:
         pixels = (tf.reduce_sum(rgb * weights, axis=-1) + 0x8000) // 0x10000
         size, full = tf.shape(pixels), tf.shape(image)[:2]
         is_small = tf.reduce_all(size == self._tokenizer.image_size)
-        difference = tf.abs(size[1] * full[0] - size[0] * full[1])
-        most = tf.reduce_max(tf.concat([size, full], axis=0))
         check = tf.debugging.Assert(
-            is_small | (difference <= most),
+            is_small | masks.has_aspect(tf.unstack(size), tf.unstack(full)),
             ["mask_bytes must have the aspect of image_bytes. Received:", size],
         )
         with tf.control_dependencies([check]):
-            kept = tf.repeat(255 - pixels[..., None], 3, axis=2)
-        scaled = tf.cond(
-            is_small,
-            lambda: 255 - kept[..., 0],
-            lambda: (
-                255
-                - tf.cast(
-                    self._tokenizer.resize_like(tf.cast(kept, tf.uint8), image),
-                    tf.int32,
-                )[..., 0]
-            ),
-        )
-        return tf.cast(scaled, tf.float32) >= 255 * MIN_SHARE
+            pixels = tf.cast(pixels, tf.uint8)
+        return small_mask(pixels, image, self._tokenizer)

@@ -1,0 +1,35 @@
+"""From a mask at its own size to the small pixels it paints, in graph ops."""
+
+import tensorflow as tf
+
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.painting import masks
+from pixace_tf.typing import Tensor
+
+
+def small_mask(
+    mask: Tensor, image: Tensor, tokenizer: PixelTokenizer
+) -> Tensor:
+    """Return which small pixels of an image its mask paints.
+
+    The mask is scaled as its image is; a mask of the small size is kept.
+
+    Args:
+        mask: uint8 `(any_height, any_width)`; 255 is painted.
+        image: uint8 `(any_height, any_width, 3)`, which says what to trim.
+        tokenizer: Says how images are scaled.
+
+    Returns:
+        bool `(height, width)`.
+    """
+
+    def scaled() -> Tensor:
+        # The border of `resize="pad"` is white, so kept pixels must be.
+        kept = tf.repeat(255 - mask[..., None], 3, axis=2)
+        return 255 - tokenizer.resize_like(kept, image)[..., 0]
+
+    is_small = tf.reduce_all(tf.shape(mask) == tokenizer.image_size)
+    small = tf.cond(is_small, lambda: mask, scaled)
+    return masks.is_painted(
+        tf.cast(tf.ensure_shape(small, tokenizer.image_size), tf.float32)
+    )
