@@ -5,8 +5,8 @@ from conftest import stir
 
 import pixace_tf
 from pixace_tf.data import cartoons
-from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.data.raster_orders import permutation, vector_rows
+from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
@@ -170,7 +170,7 @@ def test_the_best_is_the_likeliest_of_its_seeds(trained_run, cat):
 def labeled_run():
     """A model with labels and orders that has learned nothing."""
     keras.utils.set_random_seed(1)
-    tokenizer = PixelTokenizer((8, 8))
+    tokenizer = PixelTokenizer((8, 8), "rgb 2,2,2")  # Each color is a code.
     model = PixaceCausalLM(
         tokenizer.image_size,
         tokenizer.palette,
@@ -186,7 +186,7 @@ def labeled_run():
 
 
 def test_the_best_is_the_likeliest_given_its_label_and_order(labeled_run, cat):
-    options = {"cover": "top", "label": "dog", "seed": 3}
+    options = {"cover": "top", "label": "dog", "seed": 4}
     best = pixace_tf.complete(labeled_run, [cat], best=8, **options)
     every = pixace_tf.complete(labeled_run, [cat], samples=8, **options)
     tokens = labeled_run.tokenizer.tokenize(every.images[0, 0]).numpy()
@@ -208,7 +208,7 @@ def test_the_best_is_the_likeliest_given_its_label_and_order(labeled_run, cat):
 
 
 def test_the_best_new_image_is_the_likeliest_given_its_label(labeled_run):
-    options = {"label": "dog", "seed": 3}
+    options = {"label": "dog", "seed": 4}
     every = pixace_tf.generate(labeled_run, 16, **options)[0]
     best = pixace_tf.generate(labeled_run, 1, best=16, **options)
     tokens = labeled_run.tokenizer.tokenize(every).numpy()

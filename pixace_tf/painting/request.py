@@ -24,6 +24,13 @@ ImageLike = str | os.PathLike[str] | np.ndarray
 # that are added to them.
 MAX_COUNT = 2**20
 MAX_SEED = 2**62
+_INTEGERS = {
+    "samples": (1, MAX_COUNT),
+    "best": (1, MAX_COUNT),
+    "particles": (1, MAX_COUNT),
+    "seed": (-MAX_SEED, MAX_SEED),
+    "prefix_length": (0, 2**31),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +94,13 @@ class Request:
             value = image_files.Address.of(getattr(self, name))
             object.__setattr__(self, name, value)
         self._check_images()
-        for name in ("samples", "best", "particles"):
+        for name, (low, high) in _INTEGERS.items():
             value = getattr(self, name)
-            if name != "particles" or value is not None:
-                _check_one(name, check_integers(name, value, 1, MAX_COUNT))
-        seed = check_integers("seed", self.seed, -MAX_SEED, MAX_SEED)
-        _check_one("seed", seed)
+            if value is not None or name not in ("particles", "prefix_length"):
+                number = check_integers(name, value, low, high)
+                _check_one(name, number)
+                # Small integers of NumPy would overflow.
+                object.__setattr__(self, name, int(number))
         for name in ("guidance", "top_k", "top_p", "min_p"):
             _check_one(name, check_setting(name, getattr(self, name)))
         if np.ndim(check_setting("temperature", self.temperatures)) != 1:
@@ -140,11 +148,6 @@ class Request:
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:
             raise UserError(f"Give only one of {', '.join(given)}.")
-        if self.prefix_length is not None:
-            _check_one(
-                "prefix_length",
-                check_integers("prefix_length", self.prefix_length, 0, 2**31),
-            )
         if self.cover is not None:
             masks.parse_cover(str(self.cover))
         if isinstance(self.mask, list | tuple) and (
