@@ -1,8 +1,8 @@
-"""Keeps the programs that XLA compiles, so that a later process finds them.
+"""Keeps the programs that XLA compiles, so that later processes find them.
 
-Compiling takes a command most of its first seconds, and each process would do
-it anew. TensorFlow can keep the compiled programs in a folder; weights are no
-part of them, so all runs with models of the same sizes share them.
+Most of a command's first seconds go into compiling. TensorFlow can keep the
+compiled programs in a folder; they hold no weights, so all runs whose models
+have the same sizes share them.
 """
 
 import contextlib
@@ -27,9 +27,13 @@ _STRIDE = 1 << 18
 def enable() -> bool:
     """Let TensorFlow keep and find compiled programs; call it before import.
 
-    They lie in `pixace-tf` in the user's cache folder, or where the environment
-    variable `PIXACE_TF_CACHE` says; empty means nowhere. Where the folder is
-    not the user's own, since programs from it are run, there is no cache.
+    They lie in `pixace-tf` in the user's cache folder, or in the folder that
+    the environment variable `PIXACE_TF_CACHE` names; if that is empty, nothing
+    is kept. A folder that others can write to is not used, since programs from
+    it are run.
+
+    Returns:
+        Whether programs are kept.
     """
     flags = os.environ.get(_FLAGS, "")
     folder = _folder()
@@ -41,9 +45,10 @@ def enable() -> bool:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_private(folder):
             return False
-        with contextlib.suppress(FileNotFoundError):  # Another one tidied too.
+        # Another process may tidy at the same time.
+        with contextlib.suppress(FileNotFoundError):
             _tidy(folder)
-    except OSError:  # A full or read-only disk: it goes without.
+    except OSError:  # A full or read-only disk.
         return False
     option = f"--tf_xla_persistent_cache_directory={folder}"
     os.environ[_FLAGS] = f"{flags} {option}".strip()
@@ -51,14 +56,14 @@ def enable() -> bool:
 
 
 def align_names() -> None:
-    """Let functions that are traced next be named as in other processes.
+    """Let the functions traced next have the same names as in other processes.
 
-    TensorFlow numbers its functions by a counter that each eager tensor
-    advances, and finds a compiled program by the name of its function too. So
-    the counter goes on to the next round number here. Call it before tracing,
+    TensorFlow finds a compiled program by the name of its function, among other
+    things, and numbers functions by a counter that each eager tensor advances.
+    This advances the counter to the next round number. Call it before tracing,
     and trace in one thread.
     """
-    # The counter is no part of the public interface.
+    # The counter is not public.
     from tensorflow.python.framework.ops import uid
 
     while (uid() + 1) % _STRIDE:
@@ -66,17 +71,17 @@ def align_names() -> None:
 
 
 def _folder() -> pathlib.Path | None:
-    """Return where programs for this machine lie, None for nowhere."""
+    """Return the folder of this machine's programs, or None for no cache."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     chosen = os.environ.get(CACHE_VARIABLE, os.path.join(home, "pixace-tf"))
-    # On a GPU this has not been tried; white space would end the option.
+    # GPUs are untested; white space would end the option.
     if not chosen or re.search(r"\s", chosen) or os.path.exists("/dev/nvidia0"):
         return None
     return pathlib.Path(chosen).absolute() / f"xla-{_machine()}"
 
 
 def _machine() -> str:
-    """Return a digest of what a compiled program depends on."""
+    """Return a digest of everything that compiled programs depend on."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -112,10 +117,10 @@ def _tidy(folder: pathlib.Path) -> None:
 
 
 def _is_whole(file: pathlib.Path, size: int) -> bool:
-    """Tell whether a file is not cut off, as it may be after a power failure.
+    """Tell whether a file is complete; after a power failure it may be cut off.
 
-    TensorFlow would fail on it. The file is a protocol buffer: fields of bytes,
-    each behind its number and its length.
+    TensorFlow would fail on such a file. It is a protocol buffer: each field of
+    bytes follows its number and its length.
     """
     with file.open("rb") as stream:
         while stream.tell() < size:
@@ -129,7 +134,7 @@ def _is_whole(file: pathlib.Path, size: int) -> bool:
 
 
 def _varint(stream: BinaryIO) -> int:
-    """Read an integer of seven bits a byte, the lowest ones first."""
+    """Read an integer of seven bits per byte, lowest bits first."""
     value, shift = 0, 0
     while True:
         byte = stream.read(1)

@@ -285,6 +285,15 @@ def test_fill_draws_what_the_sampler_draws(kind):
     # Blocks of other sizes round differently: a draw near a tie may flip.
     same = np.all(filled["token_ids"] == expected, axis=1)
     assert same.sum() >= count - 2
+    masks = filled["mask"]
+    bits = Scorer(run.model, jit_compile=False).bits(
+        filled["token_ids"],
+        labels=[["", *LABELS].index(name.decode()) for name in inputs["label"]],
+        orders=Sampler(run.model, jit_compile=False).orders(masks),
+    )
+    np.testing.assert_allclose(
+        filled["bits_per_pixel"], bits.mean(axis=1), rtol=1e-3
+    )
     for row in range(0, count, 5):
         alone = call(served, "fill", {k: v[[row]] for k, v in inputs.items()})
         np.testing.assert_array_equal(

@@ -37,8 +37,8 @@ def complete(
         run: A trained model.
         images: Paths, http(s) addresses, or uint8 arrays `(any_height,
             any_width, 3)`.
-        progress: Told the pixels sampled and their number.
-        watch: Shown the images while they grow, like `Completions.images`.
+        progress: Called with the pixels sampled so far and in total.
+        watch: Called with the growing images, like `Completions.images`.
         **options: Further fields of `Request`, such as `samples=4`.
 
     Returns:
@@ -63,10 +63,10 @@ def generate(
 
     Args:
         run: A trained model.
-        count: How many for each temperature; the k-th one has the seed
-            `seed + k`.
-        progress: Told the pixels sampled and their number.
-        watch: Shown the images while they grow, like what is returned.
+        count: Number of images for each temperature; the k-th one has the
+            seed `seed + k`.
+        progress: Called with the pixels sampled so far and in total.
+        watch: Called with the growing images, in the shape of the result.
         **options: Further fields of `Request`, such as `seed=7`.
 
     Returns:
@@ -154,11 +154,10 @@ class LocalPainter:
         """Return the answer, uint8 `(rows, temperatures, samples, ...)`.
 
         Args:
-            request: Says how many images each sample is the best of. Their
-                likelihood is that given the label.
+            request: Its label is the condition of the likelihood.
             token_ids: int32 `(B, T)`.
-            orders: Integers, one or `(B,)`: the raster orders that the images
-                were painted in.
+            orders: Integers, one or `(B,)`: the raster orders in which the
+                images were painted.
         """
         bits = np.zeros(len(token_ids))
         if request.best > 1:
@@ -176,8 +175,8 @@ class LocalPainter:
         It shows the first of several images for one sample.
 
         Args:
-            request: What is painted.
-            watch: Shown the images, in the shape of the answer.
+            request: The request.
+            watch: Called with images in the shape of the answer.
         """
         if watch is None:
             return None
@@ -212,7 +211,7 @@ class LocalPainter:
 
 
 def _kept_examples(run: Run) -> np.ndarray:
-    """Return the images beside a run that comes without its tokens."""
+    """Return the images in a run that comes without its tokens."""
     path = run.file(EXAMPLES_FILE)
     height, width = run.tokenizer.image_size
     if not os.path.exists(path):
@@ -222,7 +221,7 @@ def _kept_examples(run: Run) -> np.ndarray:
 
 
 def _first(watch: WatchCallback, images: np.ndarray) -> None:
-    """Show the first row of an answer, of which there is one."""
+    """Show the only row of an answer."""
     watch(images[0])
 
 
@@ -231,7 +230,7 @@ def hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
 
     Args:
         request: At least one image.
-        tokenizer: Says how images, and masks with them, are scaled.
+        tokenizer: Scales images, and masks with them.
 
     Returns:
         bool `(B, height, width)`.

@@ -1,4 +1,4 @@
-"""What every painter can do, on this machine or on a server."""
+"""The interface of painters, on this machine or on a server."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -9,7 +9,7 @@ from pixace_tf.console import ProgressCallback
 from pixace_tf.painting.request import ImageLike, Request
 from pixace_tf.painting.sheets import Completions
 
-# Shown images while they grow, uint8, in the shape of the result.
+# Called with the growing images, uint8, in the shape of the result.
 WatchCallback = Callable[[np.ndarray], None]
 
 
@@ -18,7 +18,7 @@ class Painter(Protocol):
 
     @property
     def labels(self) -> Sequence[str]:
-        """Names of the labels that the model knows."""
+        """The labels that the model knows."""
 
     def complete(
         self,
@@ -29,10 +29,9 @@ class Painter(Protocol):
         """Keep some pixels of each image and sample the rest.
 
         Args:
-            request: At least one image, and what to do with it.
-            progress: Told how much is done, and of how much.
-            watch: Shown the images while they grow, like
-                `Completions.images`.
+            request: A request with at least one image.
+            progress: Called with the work done so far and in total.
+            watch: Called with the growing images, like `Completions.images`.
 
         Raises:
             UserError: If an image is not usable or a value is out of range.
@@ -48,8 +47,8 @@ class Painter(Protocol):
 
         Args:
             request: See `request.generation`.
-            progress: Told how much is done, and of how much.
-            watch: Shown the images while they grow, like the result.
+            progress: Called with the work done so far and in total.
+            watch: Called with the growing images, in the shape of the result.
 
         Returns:
             uint8 `(temperatures, samples, height, width, 3)`.
@@ -69,12 +68,12 @@ class Painter(Protocol):
         """
 
     def examples(self, count: int = 6) -> np.ndarray:
-        """Return images to play with that the model has not learned from.
+        """Return images that the model was not trained on.
 
         Args:
-            count: How many, spread over the validation images.
+            count: Number of images, spread over the validation images.
 
         Returns:
-            uint8 `(N, height, width, 3)`, N at most `count`; 0 where the model
-            has no such images beside it.
+            uint8 `(N, height, width, 3)`, N at most `count`; N is 0 if no such
+            images lie beside the model.
         """

@@ -1,4 +1,4 @@
-"""What a user asks for: one request, whoever fulfills it."""
+"""A user's request, for every kind of painter."""
 
 import dataclasses
 import hashlib
@@ -20,9 +20,8 @@ from pixace_tf.sampling.sampling_config import (
 
 # A path, an http(s) address, or uint8 `(any_height, any_width, 3)`.
 ImageLike = str | os.PathLike[str] | np.ndarray
-# Counts above this are mistakes; seeds within it leave room for the numbers
-# that are added to them.
 MAX_COUNT = 2**20
+# Below the limit of int64, since digests and counts are added.
 MAX_SEED = 2**62
 _INTEGERS = {
     "samples": (1, MAX_COUNT),
@@ -35,35 +34,36 @@ _INTEGERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Images to complete, or new ones to generate, and how freely.
+    """Images to complete or to generate, with temperatures and filters.
 
-    The answer has a row for each image (for new images there is one row), and
-    in it for each temperature the `samples`.
+    The answer has a row for each image (one row for new images); each row has
+    `samples` images for each temperature.
 
     Attributes:
-        images: What to complete; for new images there are none.
+        images: The images to complete; empty for new images.
         keep: Share of the pixels to keep, from the top, in `[0, 1]`.
         prefix_length: Pixels to keep in raster order, instead of `keep`.
-        cover: What to hide instead: `"top"`, `"bottom"`, `"left"`, `"right"`
-            or `"center"`, perhaps with a share of the image, as in
+        cover: The part to hide instead: `"top"`, `"bottom"`, `"left"`,
+            `"right"` or `"center"`, optionally with a share of the image, as in
             `"left:0.3"`.
-        mask: What to hide instead: an image, or an array `(any_height,
+        mask: The pixels to hide instead: an image, or an array `(any_height,
             any_width)`, of the aspect of the images, whose white or True pixels
-            are painted; a list with one for each image; or `"alpha"` for what
-            is transparent in them.
-        particles: How many ways to fill an image are weighed by the pixels that
-            are kept behind what is hidden; see `sampling.particles`. None is
-            `NUM_PARTICLES`, or as many as a server can weigh.
+            are painted; a list with one for each image; or `"alpha"` for the
+            transparent pixels of the images.
+        particles: Number of fillings that are weighed by the kept pixels behind
+            the hidden ones; see `sampling.particles`. None is `NUM_PARTICLES`,
+            or the most that a server can weigh.
         samples: Completions per image and temperature, or new images per
             temperature; the k-th one has the seed `seed + k`.
-        best: Draw so many for each sample, and keep the one that the model
-            finds likeliest.
-        label: What the images show: the name of a class that the model knows.
-        guidance: How strongly the label is preferred to all images, from 1 on;
-            1 leaves it as the model has it.
+        best: Number of images to draw for each sample; the one that the model
+            finds likeliest, given the label, is kept.
+        label: The name of a class that the model knows.
+        guidance: How strongly to prefer the label, from 1 to 100; 1 keeps the
+            model's distribution.
         temperatures: See `SamplingConfig`; one or more.
-        seed: The same seed gives the same result, alone or among others; images
-            that differ only where they are hidden are completed differently.
+        seed: From -2**62 to 2**62. The same seed gives the same result, alone
+            or in a batch; images that differ only where they are hidden are
+            completed differently.
         top_k: See `SamplingConfig`.
         top_p: See `SamplingConfig`.
         min_p: See `SamplingConfig`.
@@ -121,7 +121,7 @@ class Request:
             )
 
     def _check_images(self) -> None:
-        """Refuse images, and ways to hide a part of them."""
+        """Check the images, and the options that hide a part of them."""
         images = self.images
         is_list = isinstance(images, Sequence | np.ndarray)
         is_scalar = isinstance(images, np.ndarray) and not images.ndim
@@ -167,10 +167,10 @@ class Request:
         """Return the number of the label, 0 if there is none.
 
         Args:
-            labels: Names of those that a model knows.
+            labels: The names that a model knows.
 
         Raises:
-            UserError: If it knows no such label.
+            UserError: If the model does not know the label.
         """
         if self.label is None:
             return 0
@@ -206,11 +206,11 @@ class Request:
         return self.prefix_length
 
     def hidden_in(self, height: int, width: int) -> np.ndarray:
-        """Return which pixels are painted where there is no mask.
+        """Return which pixels are painted if there is no mask.
 
         Args:
-            height: Of the small image, in pixels.
-            width: The same.
+            height: Height of the small image, in pixels.
+            width: Its width.
 
         Returns:
             bool `(height, width)`.
@@ -231,7 +231,7 @@ class Request:
 
     @property
     def columns(self) -> int:
-        """How many images are drawn for each row of the answer."""
+        """Number of images drawn for each row of the answer."""
         return len(self.temperatures) * self.samples * self.best
 
     def shape(self, num_rows: int) -> tuple[int, int, int]:
@@ -242,9 +242,9 @@ class Request:
         """Return the seed of each drawn image.
 
         Args:
-            token_ids: Integers `(rows, T)`, the images to complete; for new
-                images there are none. They count, so that images with the same
-                kept part do not all go on alike.
+            token_ids: Integers `(rows, T)`, the images to complete, or None for
+                new images. The seeds depend on them, so that images with the
+                same kept part are completed differently.
 
         Returns:
             int64 `(rows * columns,)`, row by row.
@@ -262,7 +262,7 @@ class Request:
         return np.add.outer(np.array(digests, np.int64), row).reshape(-1)
 
     def sampling_config(self, num_rows: int) -> SamplingConfig:
-        """Return how freely to sample, with the temperature of each image."""
+        """Return the settings, with a temperature for each drawn image."""
         temperatures = np.repeat(
             np.asarray(self.temperatures, np.float64), self.samples * self.best
         )
@@ -275,7 +275,7 @@ class Request:
 
         Args:
             images: `(rows * columns, ...)`.
-            bits: `(rows * columns,)`, what each of them costs the model.
+            bits: `(rows * columns,)`, their bits per pixel.
 
         Returns:
             `(rows, temperatures, samples, ...)`.

@@ -16,8 +16,8 @@ def small_mask(
 
     Args:
         mask: uint8 `(any_height, any_width)`; 255 is painted.
-        image: uint8 `(any_height, any_width, 3)`, which says what to trim.
-        tokenizer: Says how images are scaled.
+        image: uint8 `(any_height, any_width, 3)`, which decides what to trim.
+        tokenizer: Scales images.
 
     Returns:
         bool `(height, width)`.

@@ -1,13 +1,13 @@
-"""From a model to new tokens, and what given tokens cost.
+"""From a model to new tokens, and the likelihood of given tokens.
 
-`sampler.Sampler` generates and completes; it drives `decode_loop`, which uses
-the mathematics of `draws`; `sampling_config.SamplingConfig` says how freely.
-`particles` lets known pixels shape what comes before them.
-`likelihood.Scorer` computes bits per pixel.
+`sampler.Sampler` generates and completes: it sorts images into blocks, which
+`decode_loop` decodes with the mathematics of `draws`. `SamplingConfig` holds
+temperature and filters. `particles` lets known pixels shape the pixels before
+them. `likelihood.Scorer` computes bits per pixel.
 """
 
-# How many ways to fill an image are weighed by default; see `particles`.
+# Default number of particles for each image; see `particles`.
 NUM_PARTICLES = 64
-# As many as an exported model can weigh.
+# Rows of an exported model's block, and so its largest number of particles.
 MAX_SERVED_PARTICLES = 16
 MAX_GUIDANCE = 100.0

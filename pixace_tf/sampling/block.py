@@ -1,4 +1,4 @@
-"""What goes into a block of images, and what decoding passes along.
+"""The values that decoding takes and passes along.
 
 Shapes: R rows of a block, T pixels.
 """
@@ -29,13 +29,13 @@ class Block(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What each step of decoding hands to the next.
+    """The values that each step of decoding hands to the next.
 
     Attributes:
         state: The decoder's state; with guidance two rows for each image.
         token_ids: int32 `(R, T)`, filled up to the position, and where pixels
             are not hidden.
-        nats: float32 `(R,)`, what the known pixels have cost each particle
+        nats: float32 `(R,)`, the cost of the known pixels for each particle
             since the last resampling; zeros without particles.
     """
 
@@ -45,7 +45,7 @@ class Carry(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """What decoding reads and never changes.
+    """The values that decoding reads and never changes.
 
     Attributes:
         mask: bool `(R, T)`, True where pixels are to be sampled.

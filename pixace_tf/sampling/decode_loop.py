@@ -35,7 +35,7 @@ NUM_SPANS = 4
 
 
 class DecodeLoop:
-    """Decodes blocks of images, with everything compiled once.
+    """Decodes blocks of images; each program is compiled once.
 
     Attributes:
         rows: Images of a block.
@@ -49,7 +49,7 @@ class DecodeLoop:
         rows: Images of a block.
         jit_compile: Whether XLA compiles the loop.
         has_particles: Whether the rows are particles of one image; the loop
-            then adds up what the known pixels cost, see `particles`.
+            then adds up the costs of the known pixels; see `particles`.
         is_guided: Whether each row is decoded both with its label and with the
             null label, side by side in the state; see `draws.guide`.
     """
@@ -76,7 +76,10 @@ class DecodeLoop:
         self._programs = {
             is_filtered: _graph_function(
                 functools.partial(self._decode, is_filtered),
-                *(carry, scalar, scalar, drawing),
+                carry,
+                scalar,
+                scalar,
+                drawing,
                 jit_compile=jit_compile,
             )
             for is_filtered in (False, True)
@@ -129,10 +132,10 @@ class DecodeLoop:
         )
 
     def trace(self, is_filtered: bool, position: int) -> None:
-        """Trace what decodes from a position on, unless that was done.
+        """Trace the programs that decode from a position on, once.
 
-        Threads that trace at the same time would do so several times, and
-        number their functions by chance; see `compile_cache.align_names`.
+        Threads that trace at the same time would trace programs twice, and
+        number them by chance; see `compile_cache.align_names`.
 
         Args:
             is_filtered: Whether the filters act.
@@ -157,11 +160,11 @@ class DecodeLoop:
     ) -> Iterator[tuple[np.ndarray, int]]:
         """Decode a block from one position to another.
 
-        This is all that an engine has to offer to `Sampler`.
+        `Sampler` needs nothing else of an engine.
 
         Args:
-            block: At most `rows` images; one for particles. It has a
-                `guidance` if and only if the loop is guided.
+            block: At most `rows` images; one for particles. Its configuration
+                has `guidance` if and only if the loop is guided.
             start: The first pixel, a multiple of the decoder's
                 `prefill_stride`.
             end: Where to end, another one or T.
@@ -212,7 +215,7 @@ class DecodeLoop:
     def begin(
         self, token_ids: Tensor, position: int, condition: Tensor
     ) -> Carry:
-        """Return what decoding begins with.
+        """Return the carry before the first step.
 
         Args:
             token_ids: int32 `(R, T)`, filled up to the position, and where
@@ -221,8 +224,8 @@ class DecodeLoop:
             condition: int32 `(R, 2)`, as in `PixaceCausalLM`.
 
         Returns:
-            The argument of `advance`, from this position or from the beginning
-            of an earlier span on.
+            The carry for `advance` from this position, or from the beginning of
+            an earlier span.
         """
         condition = self._in_state(condition)
         if self.is_guided:
@@ -257,14 +260,14 @@ class DecodeLoop:
             carry: From `begin`, or from the call before.
             start: int32 scalar, a multiple of the decoder's `prefill_stride`.
             stop: int32 scalar, another one, or T, in the same span or its end.
-            drawing: What to sample, and how.
+            drawing: Which pixels to sample, and how.
 
         Returns:
-            The carry at `stop`; a loop of particles has added the costs of the
-            known pixels on the way to `nats`.
+            The carry at `stop`; with particles, `nats` has grown by the costs
+            of the known pixels on the way.
         """
         if self._model.decoder.has_growing_cache:
-            # XLA needs fixed shapes, so this stays outside of its program.
+            # Outside of the program, since XLA needs fixed shapes.
             patch = start // self._model.decoder.patch_length
             carry = carry._replace(state=self._begin_patch(carry, patch))
         return self._programs[is_filtered](carry, start, stop, drawing)
@@ -311,7 +314,7 @@ class DecodeLoop:
             end: int32 scalar, another one, or T.
             drawing: See `advance`.
             uniform: float32 `(T + 1,)`, from `particles.choice_noise`.
-            count: int32 scalar from 1 to R; the rows behind are no particles.
+            count: int32 scalar from 1 to R; later rows are not particles.
 
         Returns:
             int32 `(1, T)`.

@@ -12,13 +12,13 @@ import tensorflow as tf
 from pixace_tf.sampling.sampling_config import SamplingConfig
 from pixace_tf.typing import Tensor
 
-# Guidance acts on choices with at least this share of the likeliest one's
+# Guidance keeps choices with at least this share of the likeliest one's
 # probability.
 MIN_GUIDED = 0.01
 
 
 def uniform_noise(seeds: Tensor, length: int, num_draws: int) -> Tensor:
-    """Draw all noise of each image from its own seed.
+    """Draw the noise of each image from its own seed.
 
     Args:
         seeds: int64 `(B,)`.
@@ -38,19 +38,19 @@ def uniform_noise(seeds: Tensor, length: int, num_draws: int) -> Tensor:
 
 
 def guide(logits: Tensor, null_logits: Tensor, guidance: Tensor) -> Tensor:
-    """Move away from what is likely of any image, towards that of a label.
+    """Move logits away from those without a label, beyond those with it.
 
-    Choices that are all but impossible under the label are removed before,
-    since their ratio of probabilities may be huge (arXiv 2502.17437).
+    Choices that are nearly impossible under the label are removed first, since
+    their ratio of probabilities may be huge (arXiv 2502.17437).
 
     Args:
         logits: float32 `(B, n)`, given a label.
         null_logits: float32 `(B, n)`, given the null label.
-        guidance: float32 `(B,)`; 1 leaves the logits of the label, the more
-            the further away.
+        guidance: float32 `(B,)`; 1 keeps the logits given the label, higher
+            values move further.
 
     Returns:
-        float32 `(B, n)`, minus infinity for what is removed.
+        float32 `(B, n)`, minus infinity for removed choices.
     """
     given, null = tf.nn.log_softmax(logits), tf.nn.log_softmax(null_logits)
     top = tf.reduce_max(given, axis=-1, keepdims=True)
@@ -89,7 +89,7 @@ def filter_logits(logits: Tensor, config: dict[str, Tensor]) -> Tensor:
         config: `top_k`, `top_p`, `min_p`, each `(B,)`, as in `SamplingConfig`.
 
     Returns:
-        float32 `(B, n)` with minus infinity for what is removed; the likeliest
+        float32 `(B, n)`, minus infinity for removed choices; the likeliest
         choice stays.
     """
     count = tf.shape(logits)[-1]
@@ -99,18 +99,18 @@ def filter_logits(logits: Tensor, config: dict[str, Tensor]) -> Tensor:
     probabilities = tf.nn.softmax(tf.where(in_top_k, ranked, -np.inf))
     before = tf.cumsum(probabilities, axis=-1, exclusive=True)
     top_p = config["top_p"][:, None]
-    # Rounded up, a sum may reach 1 before the end.
+    # Rounding may let the sum reach 1 before the end.
     in_top_p = (before < top_p) | (top_p >= 1)
     floor = config["min_p"][:, None] * probabilities[:, :1]
     kept = in_top_k & in_top_p & (probabilities >= floor)
-    # The kept choices are the first of the ranking: the last one is the bar.
+    # The kept choices lead the ranking; the last of them sets the bar.
     last = tf.reduce_sum(tf.cast(kept, tf.int32), axis=-1) - 1
     bar = tf.gather(ranked, tf.maximum(last, 0), batch_dims=1)
     return tf.where(logits >= bar[:, None], logits, -np.inf)
 
 
 def has_filters(config: dict[str, Any]) -> Tensor:
-    """Return bool: whether any filter of any image removes anything.
+    """Tell whether any filter of any image may remove choices.
 
     Args:
         config: Arrays or tensors `(B,)` by name, as in `SamplingConfig`.

@@ -21,12 +21,12 @@ from pixace_tf.typing import Tensor
 
 
 class Scorer:
-    """Computes the cost of whole images, compiled once.
+    """Computes the cost of whole images; compiled once.
 
     Args:
         model: The model that scores.
         batch_size: Images at a time; the last batch is padded.
-        jit_compile: Whether XLA compiles it.
+        jit_compile: Whether XLA compiles the program.
     """
 
     def __init__(
@@ -117,8 +117,8 @@ def colors_per_token(palette: Palette) -> np.ndarray:
         palette: The palette.
 
     Returns:
-        int64 `(vocabulary_size,)`, read-only; 0 for codes that no color
-        has, such as those that are not canonical.
+        int64 `(vocabulary_size,)`, read-only; 0 for codes that no color has,
+        such as codes that are not canonical.
     """
     plane = np.zeros((256, 256, 3), np.uint8)
     plane[..., 1], plane[..., 2] = np.indices((256, 256))
@@ -137,18 +137,18 @@ def bits_per_dim(
 ) -> np.ndarray:
     """Bound the cost of the 8-bit RGB images behind tokens.
 
-    A code says which colors a pixel may have, all of them equally likely: the
-    cost of the token, plus log2 of their number, over three channels. It is an
-    upper bound for the best model of the 8-bit images that begins with these
-    tokens, and exact for RGB 888.
+    A code stands for several colors, taken as equally likely. So a pixel costs
+    its token plus log2 of the number of its colors, spread over three channels.
+    This is an upper bound for the best model of the 8-bit images that predicts
+    these tokens first; for RGB 888 it is exact.
 
     Args:
         bits: float `(N, T)` of the tokens, as `Scorer.bits` returns them.
         token_ids: integers `(N, T)`, tokens of 8-bit images.
-        tokenizer: What the tokens mean.
+        tokenizer: Its palette defines the tokens.
 
     Returns:
-        float64 `(N,)`: bits per channel and pixel, mean of each image.
+        float64 `(N,)`: bits per channel and pixel, the mean of each image.
     """
     counts = colors_per_token(tokenizer.palette)
     within = np.log2(counts[token_ids])

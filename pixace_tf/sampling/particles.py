@@ -1,12 +1,12 @@
 """Particles: how known pixels behind a hidden region shape what fills it.
 
-A model of raster order samples a pixel from those before it and knows nothing
-of the ones that follow. So several particles fill the region at the same time,
-each from noise of its own; they meet the same known pixels, and what these cost
-a particle is its weight. From time to time heavy particles are copied in place
-of light ones, and in the end one is chosen by weight (sequential Monte Carlo,
-Doucet and others 2001). With ever more particles this samples the hidden pixels
-given all known ones, exactly as the model has them.
+A model of raster order samples each pixel from those before it and ignores
+those that follow. So several particles fill the region at the same time, each
+from its own noise. They meet the same known pixels, whose cost gives each
+particle its weight. After each row, heavy particles may be copied in place of
+light ones; in the end, one is chosen by weight (sequential Monte Carlo, Doucet
+and others 2001). As the number of particles grows, the hidden pixels follow the
+model's distribution given all known pixels.
 
 Shapes: R particles, T pixels, n choices of one draw.
 """
@@ -18,12 +18,12 @@ from pixace_tf.sampling.block import Carry
 from pixace_tf.sampling.draws import inverse_transform
 from pixace_tf.typing import Tensor
 
-# Of `stateless_uniform`; a 0 stands behind the seeds of the pixels' noise.
+# Second halves of the seeds of `stateless_uniform`; the pixels' noise has 0.
 _SEEDS, _CHOICES = 1, 2
 
 
 def seeds(seed: Tensor, count: int) -> Tensor:
-    """Derive the seeds of the particles from that of their image.
+    """Derive the seeds of the particles from the seed of their image.
 
     Args:
         seed: int64 scalar.
@@ -44,11 +44,11 @@ def seeds(seed: Tensor, count: int) -> Tensor:
 
 
 def choice_noise(seed: Tensor, length: int) -> Tensor:
-    """Draw the noise of resampling and of the last choice.
+    """Draw the noise of resampling and of the final choice.
 
     Args:
-        seed: int64 scalar, that of the image.
-        length: T; resampling before pixel t takes entry t.
+        seed: int64 scalar, the seed of the image.
+        length: T; resampling before pixel t uses entry t.
 
     Returns:
         float32 `(T + 1,)` in `[0, 1)`.
@@ -58,11 +58,11 @@ def choice_noise(seed: Tensor, length: int) -> Tensor:
 
 
 def cost(logits: Tensor, choice: Tensor) -> Tensor:
-    """Return what a known choice costs each particle.
+    """Return the cost of a known choice for each particle.
 
     Args:
-        logits: float32 `(R, n)`; minus infinity for what cannot be.
-        choice: int32 `(R,)`, or -1 where there was nothing to choose.
+        logits: float32 `(R, n)`; minus infinity for impossible choices.
+        choice: int32 `(R,)`, or -1 where the code forces the choice.
 
     Returns:
         float32 `(R,)`, nats.
@@ -75,14 +75,14 @@ def cost(logits: Tensor, choice: Tensor) -> Tensor:
 def resample(carry: Carry, uniform: Tensor, count: Tensor) -> Carry:
     """Copy heavy particles in place of light ones, if few carry the weight.
 
-    Systematic resampling: each particle is copied as often as its share of the
-    weight says, up to rounding. This happens when the effective number of
-    particles is below half.
+    In systematic resampling, the number of copies of a particle is proportional
+    to its weight, up to rounding. It happens if the effective number of
+    particles is below half of their number.
 
     Args:
         carry: Each tensor of its state has a multiple of R rows.
         uniform: float32 scalar in `[0, 1)`.
-        count: int32 scalar from 1 to R; the rows behind are no particles.
+        count: int32 scalar from 1 to R; later rows are not particles.
 
     Returns:
         The carry of the new particles.
@@ -95,7 +95,7 @@ def resample(carry: Carry, uniform: Tensor, count: Tensor) -> Carry:
     points = (uniform + tf.range(rows, dtype=tf.float32)) / number
     is_below = tf.cumsum(weights)[None] <= points[:, None]
     drawn = tf.reduce_sum(tf.cast(is_below, tf.int32), axis=-1)
-    # Rounding may leave the sum below the last point.
+    # Rounding may keep the sum below the last point.
     drawn = tf.minimum(drawn, count - 1)
     return tf.cond(
         effective < number / 2,
@@ -125,12 +125,12 @@ def choose(carry: Carry, uniform: Tensor, count: Tensor) -> Tensor:
 
 
 def _of_particles(nats: Tensor, count: Tensor) -> Tensor:
-    """Return costs that are infinite for the rows that are no particles."""
+    """Return the costs, infinite for rows that are not particles."""
     return tf.where(tf.range(nats.shape[0]) < count, nats, np.inf)
 
 
 def take_rows(state: Tensor, index: Tensor, count: int) -> Tensor:
-    """Return a state of other rows.
+    """Return the state of the rows in `index`.
 
     Args:
         state: A structure of tensors; each has as many rows as there are

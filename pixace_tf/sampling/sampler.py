@@ -1,7 +1,7 @@
 """Sampling from Python: whole batches, on every core, with progress.
 
 All noise is drawn before the loop from each image's own seed, so an image does
-not depend on what else is sampled. Images are decoded in blocks of a fixed
+not depend on the rest of its batch. Images are decoded in blocks of a fixed
 number of rows: matrix kernels round differently for other shapes, and one image
 in 300 would differ between alone and in a batch. On a CPU a block is one image,
 whose cache stays near the core, and every core has a block of its own; on a GPU
@@ -40,15 +40,14 @@ from pixace_tf.sampling.sampling_config import (
 
 ROWS_ON_GPU = 32
 
-# Which images have been decoded, their tokens, and up to where.
+# Rows of decoded images, their tokens, and the next position.
 Decoded = tuple[np.ndarray, np.ndarray, int]
-# Called with int32 token_ids `(B, T)` and which of them are still missing, bool
-# `(B, T)`.
+# Called with int32 token_ids `(B, T)`, and bool `(B, T)`: the missing ones.
 Watch = Callable[[np.ndarray, np.ndarray], None]
 
 
 class Sampler:
-    """Samples images from a model, with everything compiled once.
+    """Samples images from a model; each program is compiled once.
 
     Args:
         model: The model to sample from.
@@ -90,8 +89,8 @@ class Sampler:
 
         Args:
             seeds: Integers `(B,)`, one for each image.
-            config: How freely to sample.
-            progress: Told the pixels sampled and their number.
+            config: Temperature and filters.
+            progress: Called with the pixels sampled so far and in total.
             watch: Shown the images, row by row.
             labels: See `fill`.
             guidance: See `fill`.
@@ -127,8 +126,8 @@ class Sampler:
                 prefix only.
             prefix_length: Integers, one or `(B,)`, in `[0, T]`.
             seeds: Integers `(B,)`.
-            config: How freely to sample.
-            progress: Told the pixels sampled and their number.
+            config: Temperature and filters.
+            progress: Called with the pixels sampled so far and in total.
             watch: Shown the images, row by row.
 
         Returns:
@@ -163,25 +162,25 @@ class Sampler:
     ) -> np.ndarray:
         """Sample the hidden pixels of each image, given all others.
 
-        Each image is read in that raster order of the model which leaves least
-        known behind what is hidden. What is known before a hidden pixel is then
-        given exactly; what is known behind it by `num_particles`, see
+        Each image is read in the raster order of the model that leaves the
+        fewest known pixels behind hidden ones. Known pixels before a hidden one
+        condition it exactly, known pixels behind it by means of particles; see
         `particles`.
 
         Args:
-            token_ids: Integers `(B, T)`, canonical codes; not read where pixels
+            token_ids: Integers `(B, T)`, canonical codes; ignored where pixels
                 are hidden.
             mask: bool `(B, T)`, True where pixels are to be sampled.
             seeds: Integers `(B,)`.
-            config: How freely to sample.
+            config: Temperature and filters.
             num_particles: For images with known pixels behind hidden ones; 1
-                does without their help.
-            progress: Told the pixels sampled and their number.
+                ignores those pixels.
+            progress: Called with the pixels sampled so far and in total.
             watch: Shown the images, row by row.
-            labels: Integers, one or `(B,)`: numbers of the model's labels from
-                1 on, or 0 for none.
-            guidance: Numbers from 1 on, one or `(B,)`: how strongly the label
-                is preferred to all images; 1 leaves it as the model has it.
+            labels: Integers, one or `(B,)`: 1 to L for the model's labels, 0
+                for none.
+            guidance: Numbers from 1 to 100, one or `(B,)`: how strongly to
+                prefer the label; 1 keeps the model's distribution.
 
         Returns:
             int32 `(B, T)`.
@@ -251,8 +250,8 @@ class Sampler:
     ) -> list[tuple[np.ndarray, Iterator[tuple[np.ndarray, int]]]]:
         """Return the blocks to decode: which images, and their iterator.
 
-        The images of a block have one start: what is computed for an image does
-        not depend on the others.
+        All images of a block have the same start, so the result for an image
+        does not depend on the others.
         """
         guided = is_guided(block.condition[:, 1], block.config["guidance"])
         kinds = np.stack([starts, is_weighed, guided], axis=1)
@@ -332,8 +331,8 @@ class Sampler:
         """Advance the blocks, as many at once as there are workers.
 
         Yields:
-            The images of a block, and what its iterator yields, in the thread
-            of the caller: an exception raised there stops all blocks after
+            The images of a block and the values of its iterator, in the
+            caller's thread: an exception raised there stops all blocks after
             their chunk.
         """
         waiting = iter(jobs)

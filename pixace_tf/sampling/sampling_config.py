@@ -1,4 +1,4 @@
-"""How freely to sample, and the rules for it; needs no TensorFlow."""
+"""Temperature and filters, and the rules for numbers; needs no TensorFlow."""
 
 import dataclasses
 from collections.abc import Callable
@@ -70,14 +70,14 @@ def check_numbers(
     is_good: Callable[[Any], Any],
     dtype: type[np.generic],
 ) -> np.ndarray:
-    """Return numbers as an array of another type, changed by rounding only.
+    """Return numbers as an array of another type, altered by rounding only.
 
     Args:
-        name: What they are, for the error.
-        value: One number, or an array of them. Bools and texts are none, and
-            floats are no integers.
-        rule: What they must be, for the error.
-        is_good: Tells whether they are.
+        name: The name that the error shows.
+        value: One number, or an array of them. Bools and texts are not numbers;
+            floats are not integers.
+        rule: The rule in words, for the error.
+        is_good: The rule for arrays.
         dtype: Type of the result.
 
     Raises:
@@ -93,7 +93,7 @@ def check_numbers(
 
 
 def _as_numbers(value: Any, kinds: str) -> np.ndarray | None:
-    """Return an array, or None for what is not made of numbers.
+    """Return an array, or None if a value is not a number.
 
     Args:
         value: One number, or an array of them.
@@ -115,12 +115,12 @@ def per_image(name: str, value: np.ndarray, count: int) -> np.ndarray:
     """Return one value for each image.
 
     Args:
-        name: What they are, for the error.
+        name: The name that the error shows.
         value: One, or `(count,)`.
         count: Number of images.
 
     Raises:
-        UserError: If there are others.
+        UserError: If the shape is another one.
     """
     if value.ndim and value.shape != (count,):
         raise UserError(
@@ -132,16 +132,16 @@ def per_image(name: str, value: np.ndarray, count: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How freely to sample; each field is one value or one per image.
+    """Temperature and filters; each field is one value or one per image.
 
-    For the chain head they act on each color channel in turn.
+    With the chain head, they act on each color channel in turn.
 
     Attributes:
-        temperature: From 0.001 to 1000; below 1 keeps closer to what is likely.
+        temperature: From 0.001 to 1000; values below 1 favor likely choices.
         top_k: Keep the k likeliest choices; 0 keeps all.
         top_p: Keep the likeliest choices up to this probability, in `(0, 1]`.
-        min_p: Keep the choices that have at least this share of the likeliest
-            one's probability, in `[0, 1]`.
+        min_p: Keep choices with at least this share of the likeliest one's
+            probability, in `[0, 1]`.
 
     Raises:
         UserError: If a value is no number or out of range.
