@@ -13,7 +13,8 @@ from pixace_tf.errors import UserError
 from pixace_tf.painting import masks
 from pixace_tf.sampling.sampling_config import (
     SamplingConfig,
-    check_integers,
+    check_integer,
+    check_is_one,
     check_numbers,
     check_setting,
 )
@@ -97,12 +98,11 @@ class Request:
         for name, (low, high) in _INTEGERS.items():
             value = getattr(self, name)
             if value is not None or name not in ("particles", "prefix_length"):
-                number = check_integers(name, value, low, high)
-                _check_one(name, number)
-                # Small integers of NumPy would overflow.
-                object.__setattr__(self, name, int(number))
+                # Python's own: small integers of NumPy would overflow.
+                number = check_integer(name, value, low, high)
+                object.__setattr__(self, name, number)
         for name in ("guidance", "top_k", "top_p", "min_p"):
-            _check_one(name, check_setting(name, getattr(self, name)))
+            check_is_one(name, check_setting(name, getattr(self, name)))
         if np.ndim(check_setting("temperature", self.temperatures)) != 1:
             raise UserError(
                 "temperatures must be a list of numbers. Received: "
@@ -143,7 +143,7 @@ class Request:
             lambda x: (x >= 0) & (x <= 1),
             np.float64,
         )
-        _check_one("keep", keep)
+        check_is_one("keep", keep)
         names = ("prefix_length", "cover", "mask")
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:
@@ -287,13 +287,6 @@ class Request:
         return chosen.reshape(*self.shape(rows), *images.shape[1:])
 
 
-def _check_one(name: str, value: np.ndarray) -> None:
-    if value.ndim:
-        raise UserError(
-            f"{name} must be one number. Received: shape={value.shape}"
-        )
-
-
 def generation(count: int, **options: Any) -> Request:
     """Return a request for new images.
 
@@ -304,5 +297,5 @@ def generation(count: int, **options: Any) -> Request:
     Raises:
         UserError: If a value is out of range.
     """
-    check_integers("count", count, 1, MAX_COUNT)
+    check_integer("count", count, 1, MAX_COUNT)
     return Request(samples=count, **options)

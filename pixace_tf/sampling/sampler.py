@@ -32,6 +32,7 @@ from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.region import spans
 from pixace_tf.sampling.sampling_config import (
     SamplingConfig,
+    check_integer,
     check_integers,
     check_setting,
     is_guided,
@@ -189,17 +190,14 @@ class Sampler:
             UserError: If a shape or a value is out of range.
         """
         block = self._check(token_ids, mask, seeds, config, labels, guidance)
-        num_particles = int(
-            check_integers("num_particles", num_particles, 1, 2**20)
-        )
+        num_particles = check_integer("num_particles", num_particles, 1, 2**20)
         order = self.orders(block.mask)
         when = self._sequences[order]
         block = self._in_order(block, order, when)
         tokens, mask = block.token_ids, block.mask
-        starts, ends, is_weighed = spans(self.model, mask, num_particles)
-        jobs = self._jobs(
-            block, starts, ends, is_weighed, num_particles, watch is not None
-        )
+        span = spans(self.model, mask, num_particles)
+        jobs = self._jobs(block, span, num_particles, watch is not None)
+        starts, ends, _ = span
         done, total = starts.copy(), int(np.sum(ends - starts))
         position = np.arange(self.model.sequence_length)
         for rows, sampled, stop in self._in_parallel(jobs):
@@ -242,9 +240,7 @@ class Sampler:
     def _jobs(
         self,
         block: Block,
-        starts: np.ndarray,
-        ends: np.ndarray,
-        is_weighed: np.ndarray,
+        span: tuple[np.ndarray, np.ndarray, np.ndarray],
         num_particles: int,
         is_watched: bool,
     ) -> list[tuple[np.ndarray, Iterator[tuple[np.ndarray, int]]]]:
@@ -253,6 +249,7 @@ class Sampler:
         All images of a block have the same start, so the result for an image
         does not depend on the others.
         """
+        starts, ends, is_weighed = span
         guided = is_guided(block.condition[:, 1], block.config["guidance"])
         kinds = np.stack([starts, is_weighed, guided], axis=1)
         jobs = []

@@ -63,6 +63,21 @@ def check_integers(name: str, value: Any, low: int, high: int) -> np.ndarray:
     )
 
 
+def check_integer(name: str, value: Any, low: int, high: int) -> int:
+    """Return one integer; see `check_integers`."""
+    number = check_integers(name, value, low, high)
+    check_is_one(name, number)
+    return int(number)
+
+
+def check_is_one(name: str, value: np.ndarray) -> None:
+    """Raise UserError for an array of several numbers."""
+    if value.ndim:
+        raise UserError(
+            f"{name} must be one number. Received: shape={value.shape}"
+        )
+
+
 def check_numbers(
     name: str,
     value: Any,
