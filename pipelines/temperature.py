@@ -1,9 +1,9 @@
 """Which temperature and filters draw pictures nearest to real ones?
 
-Draws new pictures of a run with each setting, and compares them with pictures
-that the run has not seen, in the colors of the palette: by the Fréchet distance
-between features of a classifier that is trained on the labels of those, and by
-eye, on a sheet with a row for each setting.
+Draws new pictures of a run with each setting and compares them, in the colors
+of the palette, with pictures that the run has not seen: by the Fréchet distance
+between features of a classifier trained on the labels of the real pictures, and
+by eye, on a sheet with a row for each setting.
 
 Command:  python pipelines/temperature.py RUN IMAGES \
               --out pipelines/results/temperature-NAME
@@ -36,7 +36,7 @@ SHOWN = 10
 
 
 def features_of(images: np.ndarray, classes: np.ndarray) -> keras.Model:
-    """Train a classifier, and return what it computes before its last layer."""
+    """Train a classifier, and return it without its last layer."""
     classifier = frechet.train_classifier(
         images, classes, True, frechet.NUM_STEPS
     )
@@ -49,10 +49,10 @@ def features_of(images: np.ndarray, classes: np.ndarray) -> keras.Model:
 @click.option("--count", default=1000, help="Pictures per setting.")
 @click.option("--out", required=True)
 def main(path: str, folder: str, count: int, out: str) -> None:
-    """Compare settings of `generate` for RUN with IMAGES it has not seen."""
+    """Compare pictures of RUN at several settings with unseen IMAGES."""
     run = load_run(path)
     data = token_dataset.load(folder, run.tokenizer)
-    # The folder's own split has no meaning here: none was trained on.
+    # The split of the folder does not matter: the run has seen none of it.
     token_ids = np.concatenate([data.train, data.validation])
     labels = np.concatenate([data.train_labels, data.validation_labels])
     order = np.random.default_rng(0).permutation(len(token_ids))
