@@ -1,14 +1,16 @@
 """What a GPU gives: speed, memory and stability of training, beside PyTorch.
 
-Needs Keras with JAX and, for the peer, PyTorch; no TensorFlow. Each row is a
-process of its own and is written as soon as it is known; the same command goes
-on with what is missing. With --learn it trains on pictures instead, and tells
-the bits per channel of others.
+It trains as `fit` does, with Keras's JAX backend unless KERAS_BACKEND names
+another one. Needs TensorFlow for the data and, for the peer, PyTorch. Each row
+is measured in its own process and written at once; the same command goes on
+with the missing rows. With --learn it trains on pictures instead, and tells the
+bits per channel of others.
 
 Command:  python pipelines/gpu_check.py --out gpu_check
 Hardware: one NVIDIA GPU with 40 GB or more
 Time:     9 minutes; a minute with --smoke on a CPU
-Expected: pipelines/results/gpu-check.md
+Expected: not measured yet; pipelines/results/gpu-check.md shows the bare step
+          of `model.fit`, which took all data from the memory of the device
 """
 
 import json
@@ -17,6 +19,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +27,7 @@ from typing import Any
 import click
 import numpy as np
 
-os.environ["KERAS_BACKEND"] = "jax"
+os.environ.setdefault("KERAS_BACKEND", "jax")
 HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE / "peers"), str(HERE.parent)]
 
@@ -119,7 +122,7 @@ def all_cases(case: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "decoder": decoder,
                 "precision": precision,
                 "batch_size": case["batch_size"] // share or 1,
-                "steps": 10 if is_small else 1000 if is_long else 100,
+                "steps": 30 if is_small else 1000 if is_long else 100,
             }
 
 
@@ -264,6 +267,50 @@ def products(smoke: bool, **unused: Any) -> dict[str, Any]:
     }
 
 
+def fit_tokens(
+    model_config: dict[str, Any],
+    arguments: dict[str, Any],
+    palette: str,
+    tokens: tuple[np.ndarray, np.ndarray],
+    budget: tuple[int | None, float | None],
+) -> tuple[Any, list[dict[str, float]]]:
+    """Train by the loop of `fit`.
+
+    Args:
+        model_config: See `run_folder.create_run`.
+        arguments: `preset`, `batch_size` and `precision`.
+        palette: The colors, such as `"rgb 4,5,4"`.
+        tokens: Training and validation, int32 `(N, SIZE * SIZE)`.
+        budget: Epochs, and minutes; one of them None.
+
+    Returns:
+        The model, and the history.
+    """
+    import keras
+
+    from pixace_tf.data.palette import Palette
+    from pixace_tf.data.token_dataset import TokenDataset
+    from pixace_tf.data.tokenizer import PixelTokenizer
+    from pixace_tf.model.presets import LEARNING_RATES
+    from pixace_tf.runs import run_config, run_folder
+    from pixace_tf.training import devices, loop
+
+    devices.leave_gpu_to_backend()
+    keras.utils.set_random_seed(0)
+    numbers = [np.zeros(len(part), np.int32) for part in tokens]
+    data = TokenDataset(*tokens, *numbers, [""], [], "")
+    rate = LEARNING_RATES[arguments["preset"]]
+    arguments = {**arguments, "learning_rate": rate, "seed": 0}
+    tokenizer = PixelTokenizer((SIZE, SIZE), Palette.get(palette))
+    with tempfile.TemporaryDirectory() as folder:
+        run = run_folder.create_run(
+            folder, tokenizer, model_config, arguments, arguments["precision"]
+        )
+        loop.train(run, data, *budget, 1e9, lambda line: None)
+        with open(run.file(run_config.HISTORY_FILE)) as file:
+            return run.model, json.load(file)
+
+
 def train(
     preset: str,
     batch_size: int,
@@ -273,47 +320,26 @@ def train(
     smoke: bool,
     **unused: Any,
 ) -> dict[str, Any]:
-    """Train on drawn faces by `model.fit`; speed, memory and loss."""
-    import jax
-
-    from pixace_tf.training.compile import compile_model
-
-    model = build(preset, decoder, precision, PALETTE)
-    compile_model(model, 1e-3, True)
-    token_ids = drawn_tokens(4 if smoke else 256)
-
-    def run(count: int) -> float:
-        """Take some steps; return their mean loss in bits."""
-        order = np.resize(
-            np.random.default_rng(count).permutation(len(token_ids)),
-            count * batch_size,
-        )
-        history = model.fit(
-            token_ids[order],
-            token_ids[order],
-            batch_size=batch_size,
-            shuffle=False,
-            verbose=0,
-        )
-        return history.history["loss"][-1] / math.log(2)
-
-    begin = time.perf_counter()
-    losses = [run(1)]
-    first_seconds = time.perf_counter() - begin
-    run(2)
-    begin = time.perf_counter()
-    losses += [run(steps // 10) for _ in range(10)]
-    spent = time.perf_counter() - begin
-    if not all(map(math.isfinite, losses)):
-        raise SystemExit(f"The loss is not a number: {losses}")
+    """Train on drawn faces; speed, memory and loss."""
+    drawn = drawn_tokens(4 if smoke else 256)
+    # An eleventh of the epochs compiles.
+    token_ids = np.resize(drawn, (steps // 10 * batch_size, SIZE**2))
+    model, history = fit_tokens(
+        model_config(preset, decoder),
+        {"preset": preset, "batch_size": batch_size, "precision": precision},
+        PALETTE,
+        (token_ids, token_ids[:0]),
+        (11, None),
+    )
+    speed = history[-1]["images_per_second"]
     return {
         "parameters": model.num_parameters,
-        "first_seconds": first_seconds,
-        "pixels_per_second": steps // 10 * 10 * batch_size * SIZE**2 / spent,
+        "first_seconds": history[0]["seconds"],
+        "pixels_per_second": speed * SIZE**2,
         "flops_per_pixel": 3 * forward_flops(model) / SIZE**2,
-        "peak_bytes": peak_bytes(jax),
+        "peak_bytes": peak_bytes(),
         "steps": steps,
-        "losses": losses,
+        "losses": [entry["bits_per_pixel"] for entry in history],
     }
 
 
@@ -380,85 +406,39 @@ def learn(
     **unused: Any,
 ) -> dict[str, Any]:
     """Train on pictures in RGB 888, mirrored at random; bits per channel."""
-    import keras
-
-    from pixace_tf.training.compile import compile_model
-    from pixace_tf.training.schedule import learning_rate_share
-
-    keras.utils.set_random_seed(0)
-    palette = "rgb 8,8,8"
-    model = build(preset, "multiscale", "mixed_bfloat16", palette, dropout)
-    compile_model(model, 1e-3, True)
-    pictures, others = (
+    palette, precision = "rgb 8,8,8", "mixed_bfloat16"
+    token_ids, others = (
         tokens_of(np.load(path)["x"], palette) for path in (train, validation)
     )
-    rng = np.random.default_rng(0)
-    curve: list[list[float]] = []
-    begin, steps = time.perf_counter(), 0
-    per_dimension = 1 / math.log(2) / 3
-    share = 0.0
-
-    class Clock(keras.callbacks.Callback):
-        """Keeps the learning rate and the end."""
-
-        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-            nonlocal share, steps
-            share = (time.perf_counter() - begin) / 60 / minutes
-            share = min(share, 1.0)
-            if steps % 8 == 0:
-                # JAX's state lies outside of the variables during training.
-                self.model.jax_state_sync()
-                rate = 1e-3 * learning_rate_share(share, steps)
-                self.model.optimizer.learning_rate.assign(rate)
-            steps += 1
-            self.model.stop_training = share >= 1
-
-    while share < 1:
-        grid = pictures.reshape(-1, SIZE, SIZE)
-        is_mirrored = rng.random(len(grid)) < 0.5
-        grid = np.where(is_mirrored[:, None, None], grid[:, :, ::-1], grid)
-        shuffled = rng.permutation(grid.reshape(len(grid), -1))
-        most = len(shuffled) // batch_size * batch_size
-        history = model.fit(
-            shuffled[:most],
-            shuffled[:most],
-            batch_size=batch_size,
-            shuffle=False,
-            verbose=0,
-            callbacks=[Clock()],
-        )
-        if share >= 1 or len(curve) < 8 * share:
-            loss = model.evaluate(others, others, batch_size=50, verbose=0)
-            curve.append(
-                [
-                    time.perf_counter() - begin,
-                    steps,
-                    history.history["loss"][-1] * per_dimension,
-                    loss * per_dimension,
-                ]
-            )
+    model, history = fit_tokens(
+        {**model_config(preset, "multiscale", dropout), "orders": (0, 0)},
+        {"preset": preset, "batch_size": batch_size, "precision": precision},
+        palette,
+        (token_ids, others),
+        (None, minutes),
+    )
+    steps = len(token_ids) // batch_size
+    curve = [
+        [
+            entry["seconds"],
+            round(entry["epoch"] * steps),
+            entry["bits_per_pixel"] / 3,
+            entry["val_bits_per_pixel"] / 3,
+        ]
+        for entry in history
+        if "val_bits_per_pixel" in entry
+    ]
     return {"parameters": model.num_parameters, "curve": curve}
 
 
-def build(
-    preset: str,
-    decoder: str,
-    precision: str,
-    palette: str,
-    dropout: float = 0.0,
-) -> Any:
-    """Return a model of this program."""
-    from pixace_tf.model.causal_lm import PixaceCausalLM
+def model_config(
+    preset: str, decoder: str, dropout: float = 0.0
+) -> dict[str, Any]:
+    """Return the arguments of the model."""
     from pixace_tf.model.presets import decoder_config
 
-    return PixaceCausalLM(
-        (SIZE, SIZE),
-        palette,
-        decoder,
-        decoder_config(preset, decoder, SIZE),
-        dropout=dropout,
-        dtype=precision,
-    )
+    sizes = decoder_config(preset, decoder, SIZE)
+    return {"decoder": decoder, "decoder_config": sizes, "dropout": dropout}
 
 
 def drawn_tokens(count: int) -> np.ndarray:
@@ -486,27 +466,28 @@ def tokens_of(pictures: np.ndarray, palette: str) -> np.ndarray:
 
 
 def forward_flops(model: Any) -> float:
-    """Return the operations of a forward pass over one picture, by XLA."""
+    """Return the operations of a forward pass over one picture.
+
+    Two for each multiplication of the matrix products, by the law of sizes.
+    """
+    from pixace_tf.training.size_law import macs_per_pixel
+
+    sizes = model.get_config()["decoder_config"]
+    return 2 * macs_per_pixel(sizes, SIZE**2) * SIZE**2
+
+
+def peak_bytes() -> int:
+    """Return the most memory of the device that was in use, 0 if unknown."""
+    import keras
+
+    if keras.backend.backend() != "jax":
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            return 0
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
     import jax
 
-    def shapes(variables: Any) -> list[Any]:
-        return [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in variables]
-
-    def forward(weights: Any, others: Any, token_ids: Any) -> Any:
-        return model.stateless_call(weights, others, token_ids)[0]
-
-    # Only XLA for CPUs counts them before it compiles.
-    with jax.default_device(jax.devices("cpu")[0]):
-        lowered = jax.jit(forward).lower(
-            shapes(model.trainable_variables),
-            shapes(model.non_trainable_variables),
-            jax.ShapeDtypeStruct((1, model.sequence_length), "int32"),
-        )
-    return float(lowered.cost_analysis()["flops"])
-
-
-def peak_bytes(jax: Any) -> int:
-    """Return the most memory of the device that was in use, 0 if unknown."""
     statistics = jax.devices()[0].memory_stats() or {}
     return statistics.get("peak_bytes_in_use", 0)
 

@@ -86,6 +86,7 @@ class EpochEnd(keras.callbacks.Callback):
         state: The progress.
         budget: How long to train.
         checkpoint: Saves the state.
+        report: Knows the speed.
         validate: Returns the validation bits per pixel, or None without
             validation images.
         listeners: Called with the new entry of the history.
@@ -97,6 +98,7 @@ class EpochEnd(keras.callbacks.Callback):
         state: TrainingState,
         budget: Budget,
         checkpoint: Checkpoint,
+        report: "ProgressReport",
         validate: Callable[[], float | None],
         listeners: list[Any],
     ) -> None:
@@ -106,6 +108,7 @@ class EpochEnd(keras.callbacks.Callback):
         self._budget = budget
         self._validated_at, self._cost_s = 0.0, 0.0
         self._checkpoint = checkpoint
+        self._report = report
         self._validate = validate
         self._listeners = listeners
 
@@ -117,6 +120,7 @@ class EpochEnd(keras.callbacks.Callback):
             "bits_per_pixel": (
                 state.loss_sum / max(state.step, 1) / math.log(2)
             ),
+            "images_per_second": self._report.images_per_second,
         }
         if self._is_due():
             self._judge(entry)

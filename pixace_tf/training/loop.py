@@ -61,29 +61,14 @@ def train(
         InterruptedTraining: If a signal stopped it; the checkpoint is written.
         UserError: If the loss stops being finite.
     """
-    batch_size = run.arguments["batch_size"]
-    micro = micro_batch_size(
-        batch_size,
-        run.model.sequence_length,
-        devices.micro_batch_pixels(run.model.dtype_policy.name),
-    )
-    # Several devices are given their shares at once.
-    parts = math.ceil(batch_size / micro) if devices.count() == 1 else 1
-    steps_per_epoch = len(data.train) // batch_size * parts
-    budget = Budget(epochs, max_minutes, steps_per_epoch, parts)
-    peak = run.arguments["learning_rate"]
-    compile_model(run.model, peak, run.jit_compile, parts)
-    state, stop = TrainingState(parts=parts), StopRequest()
+    budget, micro = _plan(run, data, epochs, max_minutes)
+    peak, steps = run.arguments["learning_rate"], budget.steps_per_epoch
+    compile_model(run.model, peak, run.jit_compile, budget.parts)
+    state, stop = TrainingState(parts=budget.parts), StopRequest()
     losses = Losses(state, run.path, devices.steps_between_looks())
-    checkpoint = Checkpoint(
-        run, state, losses, steps_per_epoch, checkpoint_seconds, stop
-    )
-    if os.path.exists(run.file(CHECKPOINT_FILE)):
-        checkpoint.restore()
-        if budget.is_spent(state) and state.is_closed(steps_per_epoch):
-            say(f"{run.path} has finished this budget; give more to go on.")
-            return
-        say(f"Going on at epoch {state.epoch + 1}, step {state.step + 1}.")
+    checkpoint = Checkpoint(run, state, losses, steps, checkpoint_seconds, stop)
+    if _is_finished(run, checkpoint, state, budget, say):
+        return
     say(_describe(run))
     compile_cache.align_names()
     with (
@@ -91,21 +76,23 @@ def train(
         console.ProgressBar("Training") as bar,
         stop.listening(),
     ):
-        previews = _previews(run, data, stop)
-        size = batch_size / parts
+        size = run.arguments["batch_size"] / budget.parts
         report = ProgressReport(bar, state, budget, losses, size, say)
         validate = _validation(run, data, micro, stop)
+        previews = _previews(run, data, stop)
         listeners = [report.say_epoch, previews]
         callbacks = [
             BudgetSchedule(state, budget, peak),
             losses,
             checkpoint,
             report,
-            EpochEnd(run, state, budget, checkpoint, validate, listeners),
+            EpochEnd(
+                run, state, budget, checkpoint, report, validate, listeners
+            ),
             EpochBoard(run.file("tensorboard"), write_graph=False),
         ]
         try:
-            _fit_epochs(run, data, budget, state, callbacks)
+            _fit_epochs(run, data, state, budget, callbacks)
             checkpoint.save()
             save_learning_curve(state.history, run.file("learning_curve.png"))
             previews(state.history[-1], is_last=True)
@@ -116,11 +103,45 @@ def train(
     _say_result(run, state, say)
 
 
+def _plan(
+    run: Run,
+    data: TokenDataset | ShardedDataset,
+    epochs: int | None,
+    max_minutes: float | None,
+) -> tuple[Budget, int]:
+    """Return the budget, and the images that one device computes at a time."""
+    batch_size = run.arguments["batch_size"]
+    pixels = devices.micro_batch_pixels(run.model.dtype_policy.name)
+    micro = micro_batch_size(batch_size, run.model.sequence_length, pixels)
+    # Several devices are given their shares at once.
+    parts = math.ceil(batch_size / micro) if devices.count() == 1 else 1
+    steps = len(data.train) // batch_size * parts
+    return Budget(epochs, max_minutes, steps, parts), micro
+
+
+def _is_finished(
+    run: Run,
+    checkpoint: Checkpoint,
+    state: TrainingState,
+    budget: Budget,
+    say: Callable[[str], None],
+) -> bool:
+    """Restore the checkpoint, if any; return whether the budget is spent."""
+    if not os.path.exists(run.file(CHECKPOINT_FILE)):
+        return False
+    checkpoint.restore()
+    if budget.is_spent(state) and state.is_closed(budget.steps_per_epoch):
+        say(f"{run.path} has finished this budget; give more to go on.")
+        return True
+    say(f"Going on at epoch {state.epoch + 1}, step {state.step + 1}.")
+    return False
+
+
 def _fit_epochs(
     run: Run,
     data: TokenDataset | ShardedDataset,
-    budget: Budget,
     state: TrainingState,
+    budget: Budget,
     callbacks: list[Any],
 ) -> None:
     """Finish the running epoch, if there is one, then run the others."""
