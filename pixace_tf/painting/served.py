@@ -23,11 +23,9 @@ from pixace_tf.painting.sheets import Completions, hide
 from pixace_tf.painting.wire import Arrays, Server
 from pixace_tf.sampling import MAX_SERVED_PARTICLES
 
-# The batching of the server takes so many rows at most.
+# Most rows in a batch of the server.
 MAX_ROWS = 8
-# Of one image, as in `serving.served_fill`, which needs TensorFlow; it is the
-# default there.
-# Requests under way at once, so that the server has what to batch.
+# Simultaneous requests, so that the server can batch them.
 NUM_CONNECTIONS = 4
 
 _DTYPES = {"prefix_length": np.int32, "top_k": np.int32, "seed": np.int64}
@@ -36,7 +34,7 @@ _DTYPES = {"prefix_length": np.int32, "top_k": np.int32, "seed": np.int64}
 class ServedPainter:
     """A `Painter` with a model on a server.
 
-    A server shows no image before it is whole: `watch` is shown the end.
+    A server shows only finished images, so `watch` is called once.
 
     Args:
         server: Where the model is.
@@ -84,7 +82,7 @@ class ServedPainter:
             if request.mask is not None:
                 masks.check_paints(is_hidden)
         completed = _decode(answer["image_bytes"])
-        # What was kept is the same in every column.
+        # Kept pixels are the same in every column.
         kept = [
             hide(image, mask.reshape(originals.shape[1:3]))
             for image, mask in zip(completed[::columns], is_hidden, strict=True)
@@ -141,7 +139,7 @@ class ServedPainter:
         return np.zeros((0, 1, 1, 3), np.uint8)
 
     def _score(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, Arrays]:
-        """Return images as files, and what the server sees of them."""
+        """Return images as files, and the answers of `score`."""
 
         def score(is_plain: bool | None) -> tuple[np.ndarray, Arrays]:
             files = np.array([_encode(i, is_plain) for i in images], object)
@@ -152,7 +150,7 @@ class ServedPainter:
         except UserError:
             if all(isinstance(image, np.ndarray) for image in images):
                 raise
-            # Rare kinds of JPEG and PNG that only Pillow reads.
+            # Only Pillow reads some rare kinds of JPEG and PNG.
             return score(False)
 
     def _predict_all(
@@ -161,7 +159,7 @@ class ServedPainter:
         rows: Arrays,
         progress: ProgressCallback | None = None,
     ) -> Arrays:
-        """Run a signature on any number of rows, some at a time."""
+        """Run a signature on any number of rows, `MAX_ROWS` at a time."""
         rows = {
             name: value.astype(_DTYPES.get(name, value.dtype))
             for name, value in rows.items()
@@ -185,13 +183,13 @@ class ServedPainter:
 
 
 def _sampling(request: Request, num_rows: int) -> Arrays:
-    """Return how freely to sample each drawn image of a request."""
+    """Return the sampling configuration of each image to sample."""
     count = num_rows * request.columns
     return {**request.sampling_config(num_rows).arrays(count)}
 
 
 def _filling(request: Request, num_rows: int) -> Arrays:
-    """Return what `fill` takes beside an image, a mask and the sampling."""
+    """Return the inputs of `fill` besides image, mask and sampling."""
     count = num_rows * request.columns
     num_particles = request.particles or MAX_SERVED_PARTICLES
     if num_particles > MAX_SERVED_PARTICLES:

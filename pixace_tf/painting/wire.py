@@ -1,39 +1,37 @@
-"""The wire to a TensorFlow Serving: REST and gRPC, with patience.
+"""The client of a TensorFlow Serving, over REST and gRPC, with retries.
 
-Needs no TensorFlow, but for gRPC, whose messages bring it along.
+Only gRPC needs TensorFlow, because its messages do.
 
 Shapes: B rows of a request.
 """
 
 import base64
-import functools
-import http.client
 import json
-import random
-import socket
-import ssl
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import requests
+import requests.adapters
+import urllib3
+import urllib3.exceptions
 
 from pixace_tf.errors import UserError
 
-TRIES = 6
-FIRST_PAUSE_S = 0.25
+# Calls of an unavailable server, and the factor of the growing pauses between.
+TRIES = 5
+PAUSE_S = 0.5
 TIMEOUT_S = 600.0
 
 Arrays = dict[str, np.ndarray]
 
-# Status codes of gRPC, and those of HTTP that TF Serving gives for them.
+# Status codes of gRPC by those of HTTP, as TF Serving translates them.
 _CODES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED"}
 _CODES |= {501: "UNIMPLEMENTED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
 _ADVICE = {
     "NOT_FOUND": "is the name of --model right, and is a version exported?",
-    "RESOURCE_EXHAUSTED": "the server has too much to do; try again later.",
+    "RESOURCE_EXHAUSTED": "the server is overloaded; try again later.",
     "UNAVAILABLE": "is the server running, and the model loaded?",
     "DEADLINE_EXCEEDED": "give the server a longer --rest_api_timeout_in_ms.",
     "UNIMPLEMENTED": "is this a TensorFlow Serving?",
@@ -41,7 +39,7 @@ _ADVICE = {
 
 
 class ServerError(ConnectionError):
-    """A server that does not answer as it should; the message says why."""
+    """A server fails or gives an unusable answer; the message says why."""
 
 
 class _StatusError(Exception):
@@ -84,7 +82,7 @@ class Server:
         self._call = (
             _grpc_call(parts.netloc)
             if parts.scheme == "grpc"
-            else functools.partial(_rest_call, self.address)
+            else _rest_call(self.address)
         )
 
     def predict(self, signature_name: str, inputs: Arrays) -> Arrays:
@@ -101,62 +99,97 @@ class Server:
             UserError: If the server refuses an input.
             ServerError: For every other failure.
         """
-        pause = FIRST_PAUSE_S
-        for remaining in reversed(range(TRIES)):
-            try:
-                return self._call(
-                    self.model, signature_name, inputs, self.timeout_s
-                )
-            except _StatusError as error:
-                if error.code == "INVALID_ARGUMENT":
-                    raise UserError(f"The server refused: {error}") from None
-                if error.code != "UNAVAILABLE" or not remaining:
-                    advice = _ADVICE.get(error.code, "")
-                    raise ServerError(
-                        f"{self.address}: {error.code}: {error} {advice}"
-                    ) from None
-            # Not all clients at the same moment.
-            time.sleep(pause * random.uniform(0.5, 1.5))
-            pause *= 2
-        raise AssertionError
+        try:
+            return self._call(
+                self.model, signature_name, inputs, self.timeout_s
+            )
+        except _StatusError as error:
+            if error.code == "INVALID_ARGUMENT":
+                raise UserError(f"The server refused: {error}") from None
+            advice = _ADVICE.get(error.code, "")
+            raise ServerError(
+                f"{self.address}: {error.code}: {error} {advice}"
+            ) from None
 
 
-def _rest_call(
-    address: str,
-    model: str,
-    signature_name: str,
-    inputs: Arrays,
-    timeout_s: float,
-) -> Arrays:
-    body = {
-        "signature_name": signature_name,
-        "inputs": {
-            name: [{"b64": base64.b64encode(v).decode()} for v in value]
-            if value.dtype == object
-            else value.tolist()
-            for name, value in inputs.items()
-        },
-    }
-    name = urllib.parse.quote(model, safe="")
-    request = urllib.request.Request(
-        f"{address}/v1/models/{name}:predict",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
+class _Retry(urllib3.Retry):
+    """Retries that do not repeat what would fail again, or only after long."""
+
+    def increment(self, *args: Any, **kwargs: Any) -> Any:
+        error = kwargs.get("error")
+        if isinstance(
+            error,
+            urllib3.exceptions.NameResolutionError
+            | urllib3.exceptions.ReadTimeoutError
+            | urllib3.exceptions.SSLError,
+        ):
+            raise error
+        return super().increment(*args, **kwargs)
+
+
+def _rest_call(address: str) -> Callable[..., Arrays]:
+    session = requests.Session()
+    retry = _Retry(
+        TRIES - 1,
+        backoff_factor=PAUSE_S,
+        # Not all clients at the same moment.
+        backoff_jitter=PAUSE_S,
+        status_forcelist=[503],
+        allowed_methods=None,
+        raise_on_status=False,
     )
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
+
+    def call(
+        model: str, signature_name: str, inputs: Arrays, timeout_s: float
+    ) -> Arrays:
+        body = {
+            "signature_name": signature_name,
+            "inputs": {
+                name: [{"b64": base64.b64encode(v).decode()} for v in value]
+                if value.dtype == object
+                else value.tolist()
+                for name, value in inputs.items()
+            },
+        }
+        name = urllib.parse.quote(model, safe="")
+        try:
+            response = session.post(
+                f"{address}/v1/models/{name}:predict",
+                json.dumps(body).encode(),
+                headers={"Content-Type": "application/json"},
+                timeout=timeout_s,
+            )
+        except requests.Timeout:
+            raise _StatusError(
+                "DEADLINE_EXCEEDED", "no answer in time;"
+            ) from None
+        except requests.RequestException as error:
+            raise _StatusError("UNAVAILABLE", f"{_reason(error)};") from None
+        return _arrays_in(response)
+
+    return call
+
+
+def _reason(error: requests.RequestException) -> BaseException:
+    """Return the innermost cause of an error."""
+    reason: BaseException = error
+    while isinstance(inner := _inner(reason), BaseException):
+        reason = inner
+    return reason
+
+
+def _inner(error: BaseException) -> Any:
+    return getattr(error, "reason", None) or (error.args or (None,))[0]
+
+
+def _arrays_in(response: requests.Response) -> Arrays:
+    if not response.ok:
+        code = _CODES.get(response.status_code, f"HTTP {response.status_code}")
+        raise _StatusError(code, _message(response))
     try:
-        with urllib.request.urlopen(request, timeout=timeout_s) as response:
-            answer = json.load(response)
-    except urllib.error.HTTPError as error:
-        code = _CODES.get(error.code, f"HTTP {error.code}")
-        raise _StatusError(code, _message(error)) from None
-    except TimeoutError:
-        raise _StatusError("DEADLINE_EXCEEDED", "no answer in time;") from None
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        if isinstance(reason, TimeoutError | socket.gaierror | ssl.SSLError):
-            # Another try would not help.
-            raise ServerError(f"{address}: {reason}") from None
-        raise _StatusError("UNAVAILABLE", f"{reason};") from None
+        answer = response.json()
     except ValueError:
         raise _StatusError("UNIMPLEMENTED", "no JSON in the answer;") from None
     try:
@@ -170,12 +203,12 @@ def _rest_call(
         raise _StatusError("UNIMPLEMENTED", "no such answer known;") from None
 
 
-def _message(error: urllib.error.HTTPError) -> str:
+def _message(response: requests.Response) -> str:
     """Return the server's own words, or those of HTTP."""
     try:
-        return str(json.load(error)["error"])
+        return str(response.json()["error"])
     except (ValueError, KeyError, TypeError):
-        return error.reason
+        return str(response.reason)
 
 
 def _grpc_call(target: str) -> Callable[..., Arrays]:
@@ -186,12 +219,25 @@ def _grpc_call(target: str) -> Callable[..., Arrays]:
         prediction_service_pb2_grpc,
     )
 
+    policy = {
+        "name": [{}],  # All methods.
+        "retryPolicy": {
+            "maxAttempts": TRIES,
+            "initialBackoff": f"{PAUSE_S}s",
+            "maxBackoff": "10s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        },
+    }
     stub = prediction_service_pb2_grpc.PredictionServiceStub(
         grpc.insecure_channel(
             target,
             [
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_receive_message_length", -1),
+                # Longer messages are not repeated.
+                ("grpc.per_rpc_retry_buffer_size", 2**28),
+                ("grpc.service_config", json.dumps({"methodConfig": [policy]})),
             ],
         )
     )
@@ -203,7 +249,7 @@ def _grpc_call(target: str) -> Callable[..., Arrays]:
         request.model_spec.name = model
         request.model_spec.signature_name = signature_name
         for name, value in inputs.items():
-            # TF Serving takes float32 for the filters.
+            # TF Serving expects float32.
             narrow = (
                 value.astype(np.float32) if value.dtype.kind == "f" else value
             )
