@@ -1,4 +1,4 @@
-"""A page to play with: finish pictures, paint new ones, look at palettes.
+"""A web page: finish pictures, paint new ones, look at palettes.
 
 Nothing leaves the machine: no analytics, no fonts or scripts from elsewhere.
 """
@@ -7,13 +7,14 @@ import contextlib
 import functools
 import os
 import queue
+import re
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-# Read when it is imported.
+# Gradio reads this when it is imported.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
@@ -37,16 +38,16 @@ MAX_WAITING = 64
 CACHE_S = 3600
 FRAME_S = 0.05
 MAX_SEED = 2**31 - 1
-# Of the images on the page.
+# Side of the images on the page, in pixels.
 SIDE = 192
 TOP, BRUSH = "Keep the top", "Brush over what is new"
-# Where no label is chosen.
+# The choice of no label.
 ANYTHING = "Anything"
 _STROKE = "rgb(255, 64, 129)"
 _CSS = "footer {display: none !important}"
-# Within `gr.render` a component takes no input unless it is told so.
+# Within `gr.render`, components take no input by default.
 _INPUT: dict[str, Any] = {"interactive": True}
-# What takes memory and time goes on one at a time.
+# Work that takes memory and time is done one at a time.
 _ONE_AT_A_TIME: dict[str, Any] = {
     "concurrency_id": "one",
     "concurrency_limit": 1,
@@ -54,7 +55,7 @@ _ONE_AT_A_TIME: dict[str, Any] = {
 
 
 class Studio:
-    """What the page does with one model, apart from its looks.
+    """The actions of the page with one model, without its looks.
 
     Args:
         painter: Paints with a run or on a server.
@@ -75,7 +76,7 @@ class Studio:
         self.finished = finished
 
     def choose(self, image: ImageLike) -> tuple[ImageLike, np.ndarray]:
-        """Return an image, a path or an array, and what the model sees."""
+        """Return an image (a path or an array), and as the model sees it."""
         # An address would be fetched from here, by whoever sends it.
         if isinstance(image, str) and not os.path.isfile(image):
             raise UserError("Choose a file.")
@@ -216,7 +217,7 @@ def build(
 
 
 def _studio(studio: Studio) -> None:
-    """Lay out what a model can do."""
+    """Lay out the actions of a model."""
     gr.Markdown(
         f"# {studio.title}\nGive a picture, keep a part of it, see what "
         "follows."
@@ -239,11 +240,11 @@ def _studio(studio: Studio) -> None:
 def _choose_image(
     studio: Studio, image: gr.State, small: gr.State
 ) -> tuple[list[Any], list[Any]]:
-    """Add what chooses an image and what to keep of it.
+    """Add components to choose an image and the part of it to keep.
 
     Returns:
-        How to hide a part of it: the kind, the share to keep, the drawing; and
-        the events after which an image is chosen.
+        The components that say how to hide a part: kind, share to keep,
+        drawing; and the events after which an image is chosen.
     """
     upload = gr.UploadButton(
         "Upload a picture", file_types=["image"], variant="primary", **_INPUT
@@ -264,33 +265,8 @@ def _choose_image(
             0, 1, 0.5, step=0.01, label="Keep", elem_id="keep", **_INPUT
         )
     with gr.Column(visible=False) as by_brush:
-        drawing = gr.ImageEditor(
-            show_label=False,
-            type="numpy",
-            format="png",
-            sources=(),
-            transforms=(),
-            layers=False,
-            buttons=[],
-            brush=gr.Brush(SIDE // 12, [_STROKE], color_mode="fixed"),
-            eraser=gr.Eraser(SIDE // 12),
-            canvas_size=(SIDE, SIDE),
-            elem_id="drawing",
-            **_INPUT,
-        )
-    if len(studio.examples):
-        gr.Markdown("Or pick one:")
-    pick = gr.Gallery(
-        [sheets.enlarge(e, _scale(e)) for e in studio.examples],
-        show_label=False,
-        columns=3,
-        height="auto",
-        allow_preview=False,
-        format="png",
-        interactive=False,
-        buttons=[],
-        visible=bool(len(studio.examples)),
-    )
+        drawing = _drawing()
+    pick = _gallery(studio)
 
     def picked(event: gr.SelectData) -> Any:
         return studio.choose(studio.examples[event.index])
@@ -308,16 +284,47 @@ def _choose_image(
         trigger_mode="always_last",
     )
     shown = [e.success(studio.preview, [small, keep], kept) for e in chosen]
-    for event in (
-        *chosen,
-        kind.change(_shown_kind, kind, [by_share, by_brush]),
-    ):
+    switched = kind.change(_shown_kind, kind, [by_share, by_brush])
+    for event in (*chosen, switched):
         event.success(_canvas, [kind, small], drawing)
     return [kind, keep, drawing], shown
 
 
+def _drawing() -> gr.ImageEditor:
+    return gr.ImageEditor(
+        show_label=False,
+        type="numpy",
+        format="png",
+        sources=(),
+        transforms=(),
+        layers=False,
+        buttons=[],
+        brush=gr.Brush(SIDE // 12, [_STROKE], color_mode="fixed"),
+        eraser=gr.Eraser(SIDE // 12),
+        canvas_size=(SIDE, SIDE),
+        elem_id="drawing",
+        **_INPUT,
+    )
+
+
+def _gallery(studio: Studio) -> gr.Gallery:
+    if len(studio.examples):
+        gr.Markdown("Or pick one:")
+    return gr.Gallery(
+        [sheets.enlarge(e, _scale(e)) for e in studio.examples],
+        show_label=False,
+        columns=3,
+        height="auto",
+        allow_preview=False,
+        format="png",
+        interactive=False,
+        buttons=[],
+        visible=bool(len(studio.examples)),
+    )
+
+
 def _shown_kind(kind: str) -> tuple[Any, Any]:
-    """Show what a kind of cover needs."""
+    """Show the components for a kind of cover."""
     return gr.Column(visible=kind == TOP), gr.Column(visible=kind == BRUSH)
 
 
@@ -425,7 +432,7 @@ def launch(page: gr.Blocks, host: str, port: int) -> str:
 
 
 def _clear(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn errors that a user can mend into a message on the page."""
+    """Turn errors that a visitor can mend into messages on the page."""
 
     @functools.wraps(handler)
     def call(*arguments: Any) -> Any:
@@ -460,7 +467,24 @@ def _messages() -> Iterator[None]:
     try:
         yield
     except (UserError, OSError) as error:
-        raise gr.Error(str(error), duration=8, print_exception=False) from None
+        text = str(error)
+        # A ServerError is an OSError without a number.
+        if isinstance(error, OSError) and error.errno is not None:
+            text = error.strerror or "The file system failed."
+        text = without_folders(text)
+        raise gr.Error(text, duration=8, print_exception=False) from None
+
+
+def without_folders(text: str) -> str:
+    """Return a text with the names of files instead of their paths.
+
+    Visitors of the page must not learn about the folders of the host.
+
+    Args:
+        text: Any text; addresses of the web stay as they are.
+    """
+    quoted = re.sub(r"(['\"])/(?:[^'\"\n]*/)?([^'\"/\n]*)\1", r"\1\2\1", text)
+    return re.sub(r"(?<![\w/:.<])(?:/[^\s/'\"]+)*/(?=[^\s/])", "", quoted)
 
 
 def _growing(
@@ -543,7 +567,7 @@ def _temperature() -> gr.Slider:
 
 
 def _label(studio: Studio) -> list[Any]:
-    """Return what chooses a label; nothing where the model knows none."""
+    """Return the components for a label; none if the model knows none."""
     if not studio.labels:
         return []
     names = [(printable(name), name) for name in studio.labels]

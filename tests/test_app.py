@@ -1,6 +1,7 @@
 """The page, in a real browser."""
 
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -278,6 +279,37 @@ def test_a_watched_picture_grows_row_by_row(tmp_path):
     assert shown[-1][1].width > shown[-1][0].width
     with pytest.raises(ValueError, match="Choose a picture"):
         next(studio.complete(None, 0.5, 2, 1.0, 0))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("The file /home/ann/my-runs/a/run.json is", "The file run.json is"),
+        ("'/home/ann/my runs/a b.png' has", "'a b.png' has"),
+        (
+            "There is no run folder '/home/ann'.",
+            "There is no run folder 'ann'.",
+        ),
+        ("/tmp/gradio/1f/cat.png: no picture", "cat.png: no picture"),
+        ("Could not reach http://host:8501/v1/x", None),
+        ("4.5 bits/pixel and/or 1 / 2", None),
+    ],
+)
+def test_messages_name_no_folders_of_the_host(text, shown):
+    from pixace_tf import app
+
+    assert app.without_folders(text) == (shown or text)
+
+
+def test_a_file_system_that_fails_is_told_without_its_path():
+    import gradio as gr
+
+    from pixace_tf import app
+
+    with pytest.raises(gr.Error) as error, app._messages():
+        os.listdir("/no/such/folder")
+    assert "No such file" in str(error.value)
+    assert "folder" not in str(error.value)
 
 
 def test_errors_become_messages(tmp_path):
