@@ -44,7 +44,7 @@ from pixace_tf.tuning import trial as trial_module
 from pixace_tf.tuning.space import (
     FIGURES_FILE,
     RUNS,
-    STRIP,
+    STRIP_FILE,
     TRIALS,
     Sweep,
     load_sweep,
@@ -537,6 +537,7 @@ def test_the_winners_command_is_understood_by_fit(tmp_path):
     sweep.fixed.update(flip=False, epochs=None, max_minutes=3.0, download=False)
     chosen = trial(0, 30.0, 2.0, "rgb 4,5,4")
     chosen.values["learning_rate"] = 2e-3
+    chosen.values["tuner/epochs"] = 1  # Of a short trial.
     line = results.winner_command(sweep, chosen, "pictures-0000")
     program, command, *words = line.split()
     assert (program, command) == ("pixace-tf", "fit")
@@ -735,8 +736,8 @@ def test_a_sweep_refuses_other_arguments_and_other_images(
 
 def test_a_longer_trial_begins_as_a_copy_of_the_shorter_one(tmp_path):
     shorter, longer = tmp_path / "0000", tmp_path / "0001"
-    (shorter / STRIP).mkdir(parents=True)
-    for name in (CHECKPOINT_FILE, FIGURES_FILE, ".lock", f"{STRIP}/0.png"):
+    shorter.mkdir()
+    for name in (CHECKPOINT_FILE, FIGURES_FILE, ".lock", STRIP_FILE):
         (shorter / name).write_text(name)
     trial_module.copy_run(str(shorter), str(longer))
     assert [path.name for path in longer.iterdir()] == [CHECKPOINT_FILE]

@@ -1,7 +1,6 @@
 """The results of a sweep: a table, the Pareto front, strips, the winner."""
 
 import dataclasses
-import glob
 import math
 import os
 import shlex
@@ -11,12 +10,11 @@ import numpy as np
 from PIL import Image
 
 from pixace_tf import storage
-from pixace_tf.data.palette import Palette
 from pixace_tf.painting import sheets
 from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning import trials as trial_files
 from pixace_tf.tuning.palettes import is_poor
-from pixace_tf.tuning.space import RUNS, STRIP, Sweep
+from pixace_tf.tuning.space import RUNS, STRIP_FILE, Sweep, trial_arguments
 
 TABLE_FILE = "table.md"
 RESULTS_FILE = "results.json"
@@ -32,7 +30,6 @@ class Trial(trial_files.Trial):
     """A trial, and what is known of its palette.
 
     Attributes:
-        values: The choices from the space of the sweep, by name.
         name: The choices that distinguish it, such as `hsv 5,4,4`.
         psnr: Fidelity of its palette in dB; infinite if nothing is lost.
     """
@@ -46,16 +43,12 @@ def read_trials(folder: str, sweep: Sweep) -> list[Trial]:
     psnrs = {(p["palette"], p["image_size"]): p["psnr"] for p in sweep.palettes}
     found = []
     for trial in trial_files.read_trials(folder):
-        values = {name: trial.values[name] for name in sweep.space}
-        psnr = psnrs[values["palette"], values["image_size"]]
+        psnr = psnrs[trial.values["palette"], trial.values["image_size"]]
         found.append(
             Trial(
-                trial.trial_id,
-                values,
-                trial.figures,
-                trial.message,
-                _name(sweep, trial.values),
-                math.inf if psnr is None else psnr,
+                **dataclasses.asdict(trial),
+                name=_name(sweep, trial.values),
+                psnr=math.inf if psnr is None else psnr,
             )
         )
     return found
@@ -131,22 +124,21 @@ def winner_command(sweep: Sweep, trial: Trial, name: str) -> str:
         trial: One of its trials.
         name: Name for the run.
     """
-    palette = Palette.parse(trial.values["palette"])
-    options = {
-        **sweep.fixed,
-        **{k: v for k, v in trial.values.items() if k != "palette"},
-        "color_space": palette.color_space,
-        "bit_widths": ",".join(map(str, palette.bit_widths)),
-        "name": name,
-    }
-    words = ["pixace-tf", "fit", sweep.source]
+    # Without Hyperband's: the command trains longer than its longest trial.
+    chosen = {name: trial.values[name] for name in sweep.space}
+    arguments = trial_arguments(sweep, chosen)
     defaults = dataclasses.asdict(TrainingArguments())
-    for name, value in options.items():
-        if value is None or value == defaults.get(name):
+    words = ["pixace-tf", "fit", sweep.source]
+    for argument, value in {**arguments, "name": name}.items():
+        if value is None or value == defaults.get(argument):
             continue
-        if name in ("epochs", "max_minutes"):
+        if argument in ("epochs", "max_minutes"):
             value = f"{_LONGER * value:g}"
-        option = name.replace("_", "-")
+        elif argument == "image_size":
+            value = trial.values[argument]
+        elif argument == "bit_widths":
+            value = ",".join(map(str, value))
+        option = argument.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
@@ -177,8 +169,7 @@ def write_report(folder: str, sweep: Sweep) -> str:
     if best:
         plot_pareto(trials, best, os.path.join(folder, PARETO_FILE))
         sheet = strips(folder, trials)
-        if sheet is not None:
-            sheets.save_image(sheet, os.path.join(folder, STRIPS_FILE))
+        sheets.save_image(sheet, os.path.join(folder, STRIPS_FILE))
     return text
 
 
@@ -220,11 +211,7 @@ def table(sweep: Sweep, trials: list[Trial]) -> str:
             f"| {f['bits_per_dim']:.3f} | {f['tokens_per_second']:,.0f} "
             f"| {f['parameters']:,} | {'yes' if t.trial_id in front else ''} |"
         )
-    notes = [
-        line(t, sweep.objective)
-        for t in trials
-        if t.is_ended and not t.is_completed
-    ]
+    notes = [line(t, sweep.objective) for t in trials if t.message]
     notes += [
         f"{p['palette']} at {p['image_size']} was left out: "
         f"{p['psnr']:.2f} dB is less than {sweep.min_psnr:g} dB."
@@ -278,45 +265,26 @@ def plot_pareto(trials: list[Trial], best: list[Trial], path: str) -> None:
     sheets.save_figure(figure, path, dpi=120)
 
 
-def strips(folder: str, trials: list[Trial]) -> Image.Image | None:
-    """Return a sheet with a row of images for each trial that has some.
-
-    A row shows completions of validation images, whose lower half is painted,
-    then new images.
-    """
+def strips(folder: str, trials: list[Trial]) -> Image.Image:
+    """Return a sheet with the strip of each completed trial."""
+    tiles = []
+    for trial in sorted(trials, key=lambda t: -t.psnr):
+        if trial.is_completed:
+            path = os.path.join(folder, RUNS, trial.trial_id, STRIP_FILE)
+            bits = f"{trial.figures['bits_per_pixel']:.2f} bits/pixel"
+            pixels = np.asarray(Image.open(path))
+            tiles.append(sheets.Tile(pixels, f"{trial.name}: {bits}"))
+    height, width, _ = np.max([tile.pixels.shape for tile in tiles], axis=0)
     rows = []
-    for t in sorted(
-        (t for t in trials if t.is_completed), key=lambda t: -t.psnr
-    ):
-        pattern = os.path.join(
-            glob.escape(folder), RUNS, t.trial_id, STRIP, "*.png"
+    for tile in tiles:
+        down, right = (
+            height - tile.pixels.shape[0],
+            width - tile.pixels.shape[1],
         )
-        images = [np.asarray(Image.open(p)) for p in sorted(glob.glob(pattern))]
-        bits = f"{t.figures['bits_per_pixel']:.2f} bits/pixel"
-        captions = [t.name, bits, *[""] * len(images)]
-        row = [
-            sheets.Tile(image, caption)
-            for image, caption in zip(images, captions, strict=False)
-        ]
-        rows += [row] if row else []
-    if not rows:
-        return None
-    height, width = (
-        max(row[0].pixels.shape[axis] for row in rows) for axis in (0, 1)
-    )
-    rows = [
-        [
-            sheets.Tile(_on_white(tile.pixels, height, width), tile.caption)
-            for tile in row
-        ]
-        for row in rows
-    ]
-    return sheets.contact_sheet(rows)
-
-
-def _on_white(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    down, right = height - pixels.shape[0], width - pixels.shape[1]
-    return np.pad(pixels, ((0, down), (0, right), (0, 0)), constant_values=255)
+        margins = ((0, down), (0, right), (0, 0))
+        pixels = np.pad(tile.pixels, margins, constant_values=255)
+        rows.append([sheets.Tile(pixels, tile.caption)])
+    return sheets.contact_sheet(rows, scale=sheets.default_scale((height, 1)))
 
 
 def _as_json(trial: Trial) -> dict[str, Any]:

@@ -15,7 +15,7 @@ SWEEP_FILE = "sweep.json"
 TRIALS = "trials"  # What was chosen, and who trains it; see `trials`.
 RUNS = "runs"  # A run folder for each trial, with its figures and a strip.
 FIGURES_FILE = "figures.json"
-STRIP = "strip"
+STRIP_FILE = "strip.png"
 LOGS = "logs"
 
 

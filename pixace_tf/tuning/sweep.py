@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import itertools
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -324,29 +325,27 @@ def _refuse_changes(folder: str, before: Sweep, now: Sweep) -> None:
 def _progress(
     folder: str, sweep: Sweep, say: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
-    """Yield what shows how many trials have ended, and what came of them."""
-    total = 1
-    for values in sweep.space.values():
-        total *= len(values)
+    """Yield a function that shows the trials that have ended since."""
+    total = math.prod(len(values) for values in sweep.space.values())
     total = min(total, sweep.max_trials or total)
-    told = {
-        t.trial_id for t in results.read_trials(folder, sweep) if t.is_ended
-    }
+
+    def ended() -> list[results.Trial]:
+        return [t for t in results.read_trials(folder, sweep) if t.is_ended]
+
+    told = {trial.trial_id for trial in ended()}
     with console.ProgressBar("Trials") as bar:
 
         def update() -> None:
-            trials = results.read_trials(folder, sweep)
-            ended = [t for t in trials if t.is_ended]
-            for trial in ended:
+            trials = ended()
+            for trial in trials:
                 if trial.trial_id not in told:
                     told.add(trial.trial_id)
                     with bar.above():
                         say(results.line(trial, sweep.objective))
-            note = f"{len(ended)}/{total}"
+            note = f"{len(trials)}/{total}"
             for best in results.best_trials(trials, sweep.objective):
                 bits = best.figures[sweep.objective]
                 note += f", best {bits:.3f} with {best.name}"
-            # Hyperband's number of trials is not known beforehand.
-            bar.update(min(len(ended) / max(total, len(trials)), 1.0), note)
+            bar.update(min(len(trials) / total, 1.0), note)
 
         yield update

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from pixace_tf import storage
 from pixace_tf.errors import UserError
 from pixace_tf.painting import local
-from pixace_tf.painting.sheets import save_tiles
+from pixace_tf.painting.sheets import save_image
 from pixace_tf.runs.run_config import HISTORY_FILE, TOKENS_FILE
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling.likelihood import colors_per_token
@@ -30,7 +31,7 @@ from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning.space import (
     FIGURES_FILE,
     RUNS,
-    STRIP,
+    STRIP_FILE,
     Sweep,
     load_sweep,
     trial_arguments,
@@ -38,6 +39,7 @@ from pixace_tf.tuning.space import (
 from pixace_tf.tuning.trials import read_trial
 from pixace_tf.tuning.workers import end_with_parent
 
+# Completed images of the strip, and as many new ones.
 NUM_STRIP = 4
 _BUSY_S = 5.0
 
@@ -119,7 +121,7 @@ def copy_run(source: str, target: str) -> None:
         shutil.copytree(
             source,
             temporary,
-            ignore=shutil.ignore_patterns(".*", FIGURES_FILE, STRIP),
+            ignore=shutil.ignore_patterns(".*", FIGURES_FILE, STRIP_FILE),
             dirs_exist_ok=True,
         )
 
@@ -140,11 +142,12 @@ def _write_hparams(
 
 
 def _draw_strip(run: Run) -> None:
-    """Save some completions of validation images, and some new images."""
+    """Save a row of completed validation images, then of new images."""
     given = local.LocalPainter(run).examples(NUM_STRIP)
     completed = local.complete(run, list(given)).images[:, 0, 0]
     painted = local.generate(run, NUM_STRIP)[0]
-    save_tiles(np.concatenate([completed, painted]), run.file(STRIP))
+    row = np.concatenate([*completed, *painted], axis=1)
+    save_image(Image.fromarray(row), run.file(STRIP_FILE))
 
 
 def _say(line: str) -> None:
