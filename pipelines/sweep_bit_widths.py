@@ -17,9 +17,11 @@ import click
 from origin import origin
 
 from pixace_tf.storage import write_atomic
+from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning import results
 from pixace_tf.tuning.space import load_sweep
 from pixace_tf.tuning.sweep import tune
+from pixace_tf.tuning.sweep_arguments import SweepArguments
 
 # Three ways to spend 13 bits.
 BIT_WIDTHS = ((5, 4, 4), (4, 5, 4), (4, 4, 5))
@@ -37,12 +39,14 @@ def main(
     """Sweep the palettes on FOLDER."""
     swept = tune(
         folder,
+        SweepArguments(
+            bit_widths=BIT_WIDTHS,
+            color_space=("hsv", "rgb"),
+            image_size=((image_size, image_size),),
+            min_psnr=0,
+        ),
+        TrainingArguments(max_minutes=minutes),
         sweeps_dir=sweeps_dir,
-        bit_widths=BIT_WIDTHS,
-        color_space=["hsv", "rgb"],
-        image_size=[(image_size, image_size)],
-        max_minutes=minutes,
-        min_psnr=0,
         say=click.echo,
     )
     sweep = load_sweep(swept)

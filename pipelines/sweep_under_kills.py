@@ -20,10 +20,11 @@ import tempfile
 import time
 
 import click
+import psutil
 
 from pixace_tf.data import cartoons
 from pixace_tf.tuning import results
-from pixace_tf.tuning.space import SWEEP_FILE, load_sweep
+from pixace_tf.tuning.space import load_sweep
 
 Trials = list[results.Trial]
 _MACHINES = 2
@@ -89,30 +90,28 @@ def sweep(
     """
     running = [_start(command) for _ in range(_MACHINES)]
     for _ in range(kills):
-        before = len(_completed(folder))
-        while len(_completed(folder)) == before:
-            assert any(p.poll() is None for p in running), "It is over."
+        while not any(_is_training(process) for process in running):
+            assert any(p.poll() is None for p in running), "Too soon over."
             time.sleep(0.2)
+        victims = [i for i in range(_MACHINES) if _is_training(running[i])]
+        index = chance.choice(victims)
         # Anywhere within a trial: before, in, or after its training.
         time.sleep(chance.uniform(0, 10))
-        index = chance.randrange(_MACHINES)
-        assert running[index].poll() is None, "The sweep was over too soon."
         running[index].kill()
         running[index].wait()
         running[index] = _start(command)
     assert all(process.wait() == 0 for process in running)
-    return _completed(folder)
+    return results.read_trials(folder, load_sweep(folder))
 
 
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
-def _completed(folder: str) -> Trials:
-    if not os.path.exists(os.path.join(folder, SWEEP_FILE)):
-        return []
-    trials = results.read_trials(folder, load_sweep(folder))
-    return [trial for trial in trials if trial.is_completed]
+def _is_training(process: subprocess.Popen[bytes]) -> bool:
+    return process.poll() is None and bool(
+        psutil.Process(process.pid).children()
+    )
 
 
 if __name__ == "__main__":

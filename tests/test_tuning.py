@@ -22,6 +22,8 @@ import keras_tuner
 import numpy as np
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
@@ -39,6 +41,7 @@ from pixace_tf.runs.run_folder import load_run
 from pixace_tf.sampling.likelihood import Scorer, bits_per_dim
 from pixace_tf.storage import read_npz
 from pixace_tf.training.interruption import InterruptedTraining, StopRequest
+from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning import claims, oracles, palettes, results, trials, workers
 from pixace_tf.tuning import trial as trial_module
 from pixace_tf.tuning.space import (
@@ -51,22 +54,20 @@ from pixace_tf.tuning.space import (
     trial_arguments,
 )
 from pixace_tf.tuning.sweep import tune
+from pixace_tf.tuning.sweep_arguments import SweepArguments
 
 WIDTHS = [(4, 3, 4), (4, 4, 4), (5, 4, 4)]
 DEFAULTS = {"preset": "pico", "decoder": "multiscale", "epochs": 1}
 
 
-def make_sweep(tuner="grid", max_trials=None, **space):
-    space = {"palette": ["hsv 5,4,4"], "image_size": ["8x8"], **space}
+def make_sweep(tuner="grid", max_trials=None, training=(), **tried):
+    values = {"bit_widths": [(5, 4, 4)], "image_size": [(8, 8)], **tried}
     return Sweep(
         source="pictures",
-        space=space,
-        fixed=dict(DEFAULTS),
-        tuner=tuner,
-        objective="bits_per_pixel",
-        max_trials=max_trials,
-        seed=0,
-        min_psnr=0.0,
+        arguments=SweepArguments(
+            tuner=tuner, max_trials=max_trials, min_psnr=0, **values
+        ),
+        training=TrainingArguments(**{**DEFAULTS, **dict(training)}),
     )
 
 
@@ -169,8 +170,8 @@ def test_a_search_crashed_at_any_write_tries_what_it_would_have_tried(
 
 @pytest.mark.parametrize("tuner", ["bayesian", "hyperband"])
 def test_the_other_oracles_end_in_spite_of_kills(tmp_path, tuner):
-    sweep = make_sweep(tuner, 8, **GRID)
-    sweep.fixed["epochs"] = 3
+    max_trials = 8 if tuner == "bayesian" else None
+    sweep = make_sweep(tuner, max_trials, {"epochs": 3}, **GRID)
     while claim := begin(tmp_path, sweep).next():
         claim.close()
         complete(tmp_path, begin(tmp_path, sweep).next())
@@ -275,8 +276,9 @@ def test_a_success_counts_more_than_a_failure_of_the_same_trial(tmp_path):
 @pytest.mark.parametrize("epochs", [9, 20])
 def test_hyperband_reaches_its_longest_trials(tmp_path, epochs):
     """In a space smaller than its rounds, where keras-tuner gives up."""
-    sweep = make_sweep("hyperband", learning_rate=[0.1, 0.2, 0.3, 0.4])
-    sweep.fixed["epochs"] = epochs
+    rates = GRID["learning_rate"]
+    training = {"epochs": epochs}
+    sweep = make_sweep("hyperband", None, training, learning_rate=rates)
     search_until_the_end(tmp_path, sweep)
     found = {t.trial_id: t.values for t in trials.read_trials(str(tmp_path))}
     for values in found.values():
@@ -471,20 +473,74 @@ def complete_stand_in(folder, trial_id):
 
 
 def test_a_trial_trains_what_was_chosen():
-    sweep = make_sweep(
-        palette=["hsv 5,4,4", "rgb 4,5,4"], hidden_dim=[64, 96], num_layers=[3]
-    )
+    sweep = make_sweep(hidden_dim=[64, 96], num_layers=[3])
     values = {"palette": "rgb 4,5,4", "hidden_dim": 96, "num_layers": 3}
-    values |= {"image_size": "8x8", "tuner/epochs": 3, "tuner/round": 1}
-    assert trial_arguments(sweep, values) == {
+    values |= {"image_size": "8x12", "tuner/epochs": 3, "tuner/round": 1}
+    assert trial_arguments(sweep, values).given == {
         **DEFAULTS,
         "color_space": "rgb",
         "bit_widths": (4, 5, 4),
-        "image_size": (8, 8),
+        "image_size": (8, 12),
         "hidden_dim": 96,
         "num_layers": 3,
         "epochs": 3,
     }
+
+
+def test_a_sweep_is_read_as_it_was_written(tmp_path):
+    sweep = make_sweep(hidden_dim=[64, 96], learning_rate=[1e-3])
+    sweep.save(str(tmp_path))
+    again = load_sweep(str(tmp_path))
+    assert again == sweep
+    assert again.space == {
+        "palette": ["hsv 5,4,4"],
+        "image_size": ["8x8"],
+        "hidden_dim": [64, 96],
+        "learning_rate": [1e-3],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"format": 2, "arguments": {"tuner": 1}}', "is damaged"),
+        ('{"format": 1}', "another version"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_told(tmp_path, text, message):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_sweep(str(tmp_path))
+
+
+ANYTHING = st.one_of(
+    st.none(),
+    st.integers(),
+    st.floats(),
+    st.sampled_from(["", "rgb", "random", "auto", "\0"]),
+    st.lists(st.one_of(st.integers(), st.floats(), st.just("rgb"))),
+    st.lists(st.lists(st.integers(-1, 9), max_size=3)),
+)
+NAMES = [field.name for field in dataclasses.fields(SweepArguments)]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=3))
+def test_arguments_of_a_sweep_are_valid_or_refused(values):
+    try:
+        arguments = SweepArguments(**values)
+    except UserError:
+        return
+    assert (
+        SweepArguments(**json.loads(json.dumps(arguments.given))) == arguments
+    )
+    assert arguments.workers >= 1
+    assert all(rate > 0 for rate in arguments.learning_rate)
+    assert all(layers >= 1 for layers in arguments.num_layers)
+    assert all(height * width >= 1 for height, width in arguments.image_size)
+    assert Sweep("images", arguments, TrainingArguments()).space["palette"]
 
 
 @pytest.mark.parametrize("sizes", [{"num_layers": 0}, {"hidden_dim": 100}])
@@ -533,8 +589,8 @@ def test_sizes_have_fronts_and_winners_of_their_own(tmp_path):
 
 
 def test_the_winners_command_is_understood_by_fit(tmp_path):
-    sweep = make_sweep(learning_rate=[1e-3, 2e-3])
-    sweep.fixed.update(flip=False, epochs=None, max_minutes=3.0, download=False)
+    training = {"flip": False, "epochs": None, "max_minutes": 3.0}
+    sweep = make_sweep(training=training, learning_rate=[1e-3, 2e-3])
     chosen = trial(0, 30.0, 2.0, "rgb 4,5,4")
     chosen.values["learning_rate"] = 2e-3
     chosen.values["tuner/epochs"] = 1  # Of a short trial.
@@ -555,7 +611,7 @@ def test_the_winners_command_is_understood_by_fit(tmp_path):
 
 def test_palettes_are_judged_without_training():
     faces = [np.asarray(cartoons.draw("fox", str(i))) for i in range(5)]
-    sizes = {"96x96": np.stack(faces), "48x96": np.stack(faces)[:, ::2]}
+    sizes = {(96, 96): np.stack(faces), (48, 96): np.stack(faces)[:, ::2]}
     rows = palettes.measure_palettes(
         sizes, ["hsv 2,1,1", "hsv 5,4,4", "rgb 8,8,8"], 30.0
     )
@@ -585,9 +641,18 @@ def test_palettes_are_judged_without_training():
             {"tuner": "hyperband", "epochs": 9, "max_trials": 2},
             "the number of trials itself",
         ),
+<<<<<<< HEAD
         ({"learning_rate": [math.nan]}, "each item a finite number"),
         ({"memory_limit": math.inf}, "a finite number above 0"),
         ({"min_psnr": math.nan}, "must be a finite number"),
+=======
+        ({"learning_rate": [math.nan]}, "each item a finite number above 0"),
+        ({"learning_rate": [0.0]}, "above 0"),
+        ({"memory_limit": math.inf}, "finite number"),
+        ({"min_psnr": math.nan}, "finite number"),
+        ({"dropout": 0.1}, "does not take dropout"),
+        ({"name": ".."}, "plain name"),
+>>>>>>> 6cbf851 (Sweeps take SweepArguments and TrainingArguments; resuming compares only what is given)
         ({"max_minutes": 5.0, "time_limit": 3.0}, "more than max_minutes"),
         ({"batch_size": 100}, "at most the"),
         ({"color_space": ["lab"]}, "color_space must be"),
@@ -597,42 +662,48 @@ def test_palettes_are_judged_without_training():
 def test_impossible_sweeps_are_refused(
     cartoon_folder, tmp_path, arguments, message
 ):
-    with pytest.raises(ValueError, match=message):
-        tune(
-            str(cartoon_folder),
-            sweeps_dir=str(tmp_path),
-            image_size=[(8, 8)],
-            say=lambda line: None,
-            **arguments,
-        )
+    with pytest.raises(UserError, match=message):
+        tune_with(cartoon_folder, tmp_path, image_size=[(8, 8)], **arguments)
     assert not os.listdir(tmp_path)
+
+
+def tune_with(source, folder, name=None, say=lambda line: None, **values):
+    """Tune with arguments of the sweep and of its trainings."""
+    tried = {k: values.pop(k) for k in NAMES if k in values}
+    return tune(
+        str(source),
+        SweepArguments(**tried),
+        TrainingArguments(**values),
+        name=name,
+        sweeps_dir=str(folder),
+        say=say,
+    )
 
 
 def test_a_sweep_needs_images_to_validate(tmp_path):
     for i in range(5):
         cartoons.draw("fox", "same").save(tmp_path / f"{i}.png")
     with pytest.raises(ValueError, match="needs both"):
-        tune(str(tmp_path), sweeps_dir=str(tmp_path), say=lambda line: None)
+        tune_with(tmp_path, tmp_path)
+
+
+QUICK = {
+    "name": "sweep",
+    "image_size": [(8, 8)],
+    "preset": "pico",
+    "epochs": 1,
+    "batch_size": 8,
+    "jit_compile": False,
+    "min_psnr": 0,
+}
 
 
 def quick_sweep(folder, pictures, **arguments):
     lines = []
-    tune(
-        str(pictures),
-        sweeps_dir=str(folder),
-        name="sweep",
-        image_size=[(8, 8)],
-        preset="pico",
-        epochs=1,
-        batch_size=8,
-        jit_compile=False,
-        min_psnr=0,
-        say=lines.append,
-        **arguments,
+    path = tune_with(
+        pictures, folder, say=lines.append, **{**QUICK, **arguments}
     )
-    folder = os.path.join(folder, "sweep")
-    found = results.read_trials(folder, load_sweep(folder))
-    return found, "\n".join(lines)
+    return results.read_trials(path, load_sweep(path)), "\n".join(lines)
 
 
 def kill_trial(trial_id, killed):
@@ -724,12 +795,19 @@ def test_a_finished_sweep_is_resumed_without_another_trial(killed_sweep):
 
 
 @pytest.mark.slow
+def test_a_sweep_continues_without_its_arguments(killed_sweep):
+    root, tried, _ = killed_sweep
+    path = tune_with(ZOO, root, name="sweep")
+    assert results.read_trials(path, load_sweep(path)) == tried
+
+
+@pytest.mark.slow
 def test_a_sweep_refuses_other_arguments_and_other_images(
     killed_sweep, cartoon_folder
 ):
     root, _, _ = killed_sweep
-    with pytest.raises(UserError, match="other arguments: flip was"):
-        quick_sweep(root, ZOO, bit_widths=WIDTHS[:2])
+    with pytest.raises(UserError, match="other arguments: flip was False"):
+        quick_sweep(root, ZOO, flip=True)
     with pytest.raises(UserError, match="with other images"):
         quick_sweep(root, cartoon_folder, **KILLED)
 
@@ -750,9 +828,9 @@ def test_a_longer_trial_begins_as_a_copy_of_the_shorter_one(tmp_path):
 
 @pytest.mark.soak
 def test_hyperband_continues_a_shorter_run(cartoon_folder, tmp_path):
-    sweep = make_sweep("hyperband", learning_rate=[1e-3])
-    training = {"preset": "pico", "batch_size": 8, "jit_compile": False}
-    sweep.fixed.update(training, seed=0)
+    training = {"batch_size": 8, "jit_compile": False, "epochs": 9}
+    rates = [1e-3]
+    sweep = make_sweep("hyperband", None, training, learning_rate=rates)
     sweep = dataclasses.replace(sweep, source=str(cartoon_folder))
     sweep.save(str(tmp_path))
     values = {"palette": "hsv 5,4,4", "image_size": "8x8"}

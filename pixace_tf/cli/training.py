@@ -2,13 +2,11 @@
 
 import os
 import shlex
-from typing import Any
 
 import click
 
 from pixace_tf.cli.group import main, needs_tensorflow, say
 from pixace_tf.cli.options import handing_over, option_of, options_of
-from pixace_tf.data.palette import COLOR_SPACES
 from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning.sweep_arguments import SweepArguments
 
@@ -75,8 +73,7 @@ def fit(
     "--sweeps-dir", default="sweeps", help="Folder that holds the sweeps."
 )
 @options_of(SweepArguments, "bit_widths")
-@option_of(SweepArguments, "color_space", type=click.Choice(COLOR_SPACES))
-@options_of(SweepArguments, "image_size")
+@options_of(SweepArguments, "color_space", "image_size")
 @option_of(SweepArguments, "num_layers", type=click.IntRange(1))
 @option_of(SweepArguments, "hidden_dim", type=click.IntRange(1))
 @option_of(
@@ -95,8 +92,15 @@ def fit(
 @options_of(SweepArguments, "tuner", "max_trials", "objective", "min_psnr")
 @options_of(SweepArguments, "workers", "time_limit", "memory_limit")
 @options_of(TrainingArguments, "max_megapixels", "download")
+@handing_over(arguments=SweepArguments, training=TrainingArguments)
 @needs_tensorflow
-def tune(**arguments: Any) -> None:
+def tune(
+    source: str,
+    name: str | None,
+    sweeps_dir: str,
+    arguments: SweepArguments,
+    training: TrainingArguments,
+) -> None:
     """Find the bit widths, and sizes, that learn best from IMAGES.
 
     Palettes that show the images poorly are left out before any training. Each
@@ -119,7 +123,14 @@ def tune(**arguments: Any) -> None:
     """
     from pixace_tf.tuning.sweep import tune as run_tune
 
-    run_tune(**arguments, say=say)
+    run_tune(
+        source,
+        arguments,
+        training,
+        name=name,
+        sweeps_dir=sweeps_dir,
+        say=say,
+    )
 
 
 @main.command()

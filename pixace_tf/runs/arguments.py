@@ -43,7 +43,8 @@ def argument(
     Args:
         default: The default value; None if the help explains the default.
         help: The help of the option.
-        choices: The strings that are allowed.
+        choices: The strings that are allowed. These and the bounds hold for
+            each item of a `tuple[KIND, ...]`.
         above: Exclusive lower bound.
         at_least: Inclusive lower bound.
         below: Exclusive upper bound.
@@ -126,9 +127,11 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     except (TypeError, ValueError, OverflowError):
         is_good = False
     else:
-        is_good = value is None or (
-            (not choices or value in choices)
-            and all(_BOUNDS[k](value, bound) for k, bound in bounds.items())
+        is_open_tuple = typing.get_args(field.type)[-1:] == (Ellipsis,)
+        is_good = value is None or all(
+            (not choices or item in choices)
+            and all(_BOUNDS[k](item, bound) for k, bound in bounds.items())
+            for item in (value if is_open_tuple else (value,))
         )
     if is_good:
         return value

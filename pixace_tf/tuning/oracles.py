@@ -45,8 +45,10 @@ def propose(
         oracle.set_state({**state, "ongoing_trials": ongoing, "end_order": []})
     for trial in trials:
         if trial.is_completed:
-            bits = trial.figures[sweep.objective]
-            oracle.update_trial(trial.trial_id, {sweep.objective: bits})
+            bits = trial.figures[sweep.arguments.objective]
+            oracle.update_trial(
+                trial.trial_id, {sweep.arguments.objective: bits}
+            )
         if trial.is_ended:
             ended = keras_trial.Trial(
                 _space(sweep, trial.values), trial.trial_id, trial.status
@@ -63,19 +65,21 @@ def propose(
 def make_oracle(sweep: Sweep) -> keras_tuner.Oracle:
     """Return the oracle that a sweep asks for, which knows no trials yet."""
     options: dict[str, Any] = {
-        "objective": keras_tuner.Objective(sweep.objective, "min"),
+        "objective": keras_tuner.Objective(sweep.arguments.objective, "min"),
         "hyperparameters": _space(sweep, {}),
-        "seed": sweep.seed + 1,  # 0 would be a random one.
+        "seed": sweep.training.seed + 1,  # 0 would be a random one.
         "max_consecutive_failed_trials": _NEVER,
     }
-    if sweep.tuner == "hyperband":
-        return _Hyperband(max_epochs=sweep.fixed["epochs"], **options)
+    if sweep.arguments.tuner == "hyperband":
+        return _Hyperband(max_epochs=sweep.training.epochs, **options)
     kinds: dict[str, type[_Unsaved]] = {
         "grid": _Grid,
         "random": _Random,
         "bayesian": _Bayesian,
     }
-    return kinds[sweep.tuner](max_trials=sweep.max_trials, **options)
+    return kinds[sweep.arguments.tuner](
+        max_trials=sweep.arguments.max_trials, **options
+    )
 
 
 def _space(sweep: Sweep, values: dict[str, Any]) -> keras_tuner.HyperParameters:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from pixace_tf import storage
 from pixace_tf.painting import sheets
-from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning import trials as trial_files
 from pixace_tf.tuning.palettes import is_poor
 from pixace_tf.tuning.space import RUNS, STRIP_FILE, Sweep, trial_arguments
@@ -126,12 +125,9 @@ def winner_command(sweep: Sweep, trial: Trial, name: str) -> str:
     """
     # Without Hyperband's: the command trains longer than its longest trial.
     chosen = {name: trial.values[name] for name in sweep.space}
-    arguments = trial_arguments(sweep, chosen)
-    defaults = dataclasses.asdict(TrainingArguments())
+    arguments = trial_arguments(sweep, chosen).given
     words = ["pixace-tf", "fit", sweep.source]
     for argument, value in {**arguments, "name": name}.items():
-        if value is None or value == defaults.get(argument):
-            continue
         if argument in ("epochs", "max_minutes"):
             value = f"{_LONGER * value:g}"
         elif argument == "image_size":
@@ -153,14 +149,14 @@ def write_report(folder: str, sweep: Sweep) -> str:
         The table and the command that trains the winner.
     """
     trials = read_trials(folder, sweep)
-    best = best_trials(trials, sweep.objective)
+    best = best_trials(trials, sweep.arguments.objective)
     name = os.path.basename(folder)
     text = "\n".join([table(sweep, trials), *winners(sweep, best, name)])
     storage.write_atomic(os.path.join(folder, TABLE_FILE), text.encode())
     storage.write_json(
         os.path.join(folder, RESULTS_FILE),
         {
-            "objective": sweep.objective,
+            "objective": sweep.arguments.objective,
             "best": [trial.trial_id for trial in best],
             "palettes": sweep.palettes,
             "trials": [_as_json(trial) for trial in trials],
@@ -178,7 +174,7 @@ def winners(sweep: Sweep, best: list[Trial], name: str) -> list[str]:
     lines = []
     for trial in best:
         lines += [
-            f"Lowest {_UNITS[sweep.objective]}: {trial.name} (trial "
+            f"Lowest {_UNITS[sweep.arguments.objective]}: {trial.name} (trial "
             f"{trial.trial_id}). Train it for longer with",
             "",
             f"    {winner_command(sweep, trial, f'{name}-{trial.trial_id}')}",
@@ -202,7 +198,7 @@ def table(sweep: Sweep, trials: list[Trial]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---|",
     ]
     completed = [t for t in trials if t.is_completed]
-    completed.sort(key=lambda t: t.figures[sweep.objective])
+    completed.sort(key=lambda t: t.figures[sweep.arguments.objective])
     for t in completed:
         psnr = "exact" if math.isinf(t.psnr) else f"{t.psnr:.2f} dB"
         f = t.figures
@@ -211,12 +207,12 @@ def table(sweep: Sweep, trials: list[Trial]) -> str:
             f"| {f['bits_per_dim']:.3f} | {f['tokens_per_second']:,.0f} "
             f"| {f['parameters']:,} | {'yes' if t.trial_id in front else ''} |"
         )
-    notes = [line(t, sweep.objective) for t in trials if t.message]
+    notes = [line(t, sweep.arguments.objective) for t in trials if t.message]
     notes += [
         f"{p['palette']} at {p['image_size']} was left out: "
-        f"{p['psnr']:.2f} dB is less than {sweep.min_psnr:g} dB."
+        f"{p['psnr']:.2f} dB is less than {sweep.arguments.min_psnr:g} dB."
         for p in sweep.palettes
-        if is_poor(p, sweep.min_psnr)
+        if is_poor(p, sweep.arguments.min_psnr)
     ]
     lines += ["", *[f"- {note}" for note in notes], ""] if notes else [""]
     return "\n".join(lines)

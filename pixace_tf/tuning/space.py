@@ -8,6 +8,8 @@ from typing import Any
 from pixace_tf import storage
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
+from pixace_tf.training.training_arguments import TrainingArguments
+from pixace_tf.tuning.sweep_arguments import SweepArguments
 
 FORMAT = 2
 # What the folder of a sweep contains.
@@ -17,6 +19,11 @@ RUNS = "runs"  # A run folder for each trial, with its figures and a strip.
 FIGURES_FILE = "figures.json"
 STRIP_FILE = "strip.png"
 LOGS = "logs"
+# Palettes to try if no bit widths are given.
+DEFAULT_BIT_WIDTHS = {
+    "hsv": ((4, 3, 4), (4, 4, 4), (4, 4, 5), (5, 4, 4), (5, 4, 5), (5, 5, 5)),
+    "rgb": ((3, 4, 3), (4, 4, 4), (4, 5, 4), (5, 5, 5)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,31 +32,41 @@ class Sweep:
 
     Attributes:
         source: The images, as for `fit`.
-        space: The values to try, by name: "palette" (such as `"hsv 5,4,4"`),
-            "image_size" (`"32x32"`), "num_layers", "hidden_dim",
-            "learning_rate". A name with one value, or none, is not swept.
-        fixed: Arguments of `fit` that all trials share.
-        tuner: One of `sweep_arguments.TUNERS`.
-        objective: One of `sweep_arguments.OBJECTIVES`, to be minimized.
-        max_trials: Largest number of trials, None for the whole grid.
-        seed: Seed of random choices; that of the trainings is in `fixed`.
-        min_psnr: Least fidelity of a palette in dB.
-        pictures: Digest of the images, so that all trials see the same.
-        palettes: Measured before any training, for each palette: "palette",
-            "image_size", "psnr" in dB (None if nothing is lost), "colors"
-            used, and "is_excluded".
+        arguments: The values to try, and how.
+        training: The arguments that all trials share.
+        images: Digest of the images, so that all trials see the same.
+        palettes: Measured before any training; see `measure_palettes`.
     """
 
     source: str
-    space: dict[str, list[Any]]
-    fixed: dict[str, Any]
-    tuner: str
-    objective: str
-    max_trials: int | None
-    seed: int
-    min_psnr: float
-    pictures: str = ""
+    arguments: SweepArguments
+    training: TrainingArguments
+    images: str = ""
     palettes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def space(self) -> dict[str, list[Any]]:
+        """The values to try, by name.
+
+        These are "palette" (such as `"hsv 5,4,4"`), without the excluded ones,
+        "image_size" (`"32x32"`), "num_layers", "hidden_dim" and
+        "learning_rate". Names without values are left out.
+        """
+        tried = self.arguments
+        excluded = {p["palette"] for p in self.palettes if p["is_excluded"]}
+        palettes = [
+            str(Palette(space, widths))
+            for space in tried.color_space
+            for widths in tried.bit_widths or DEFAULT_BIT_WIDTHS[space]
+        ]
+        space: dict[str, list[Any]] = {
+            "palette": [name for name in palettes if name not in excluded],
+            "image_size": [f"{h}x{w}" for h, w in tried.image_size],
+            "num_layers": list(tried.num_layers),
+            "hidden_dim": list(tried.hidden_dim),
+            "learning_rate": list(tried.learning_rate),
+        }
+        return {name: list(dict.fromkeys(v)) for name, v in space.items() if v}
 
     @property
     def swept(self) -> list[str]:
@@ -57,16 +74,16 @@ class Sweep:
         names = [name for name, values in self.space.items() if values[1:]]
         return names or ["palette"]
 
-    def with_palettes(self, palettes: list[dict[str, Any]]) -> "Sweep":
-        """Return the sweep without the palettes that are excluded."""
-        excluded = {p["palette"] for p in palettes if p["is_excluded"]}
-        kept = [p for p in self.space["palette"] if p not in excluded]
-        space = {**self.space, "palette": kept}
-        return dataclasses.replace(self, space=space, palettes=palettes)
-
     def save(self, folder: str) -> None:
         """Write the sweep into its folder."""
-        state = {"format": FORMAT, **dataclasses.asdict(self)}
+        state = {
+            "format": FORMAT,
+            "source": self.source,
+            "arguments": self.arguments.given,
+            "training": self.training.given,
+            "images": self.images,
+            "palettes": self.palettes,
+        }
         storage.write_json(os.path.join(folder, SWEEP_FILE), state)
 
 
@@ -81,25 +98,22 @@ def load_sweep(folder: str) -> Sweep:
     try:
         with open(path, encoding="utf-8") as file:
             state = json.load(file)
-        if state.pop("format") != FORMAT:
-            raise UserError(
-                f"{folder!r} was made by another version of pixace-tf. Start a "
-                "new sweep with --name."
-            )
-        return Sweep(**state)
+        is_known = state.pop("format") == FORMAT
+        if is_known:
+            arguments = SweepArguments(**state.pop("arguments"))
+            training = TrainingArguments(**state.pop("training"))
+            return Sweep(arguments=arguments, training=training, **state)
     except FileNotFoundError:
         raise UserError(f"{folder!r} has no {SWEEP_FILE}.") from None
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"The file {path} is damaged.") from None
+    raise UserError(
+        f"{folder!r} was made by another version of pixace-tf. Start a new "
+        "sweep with --name."
+    )
 
 
-def parse_size(size: str) -> tuple[int, int]:
-    """Turn `"24x40"` into `(24, 40)`."""
-    height, width = size.split("x")
-    return int(height), int(width)
-
-
-def trial_arguments(sweep: Sweep, values: dict[str, Any]) -> dict[str, Any]:
+def trial_arguments(sweep: Sweep, values: dict[str, Any]) -> TrainingArguments:
     """Return the arguments of `fit` for the values of a trial.
 
     Args:
@@ -107,16 +121,16 @@ def trial_arguments(sweep: Sweep, values: dict[str, Any]) -> dict[str, Any]:
         values: By name, as keras-tuner chose them. Hyperband sets the epochs
             too; its other entries, named "tuner/...", are ignored.
     """
-    arguments = dict(sweep.fixed)
+    chosen: dict[str, Any] = {}
     for name, value in values.items():
         if name == "palette":
             palette = Palette.parse(value)
-            arguments["color_space"] = palette.color_space
-            arguments["bit_widths"] = palette.bit_widths
+            chosen["color_space"] = palette.color_space
+            chosen["bit_widths"] = palette.bit_widths
         elif name == "image_size":
-            arguments["image_size"] = parse_size(value)
+            chosen[name] = [int(side) for side in value.split("x")]
         elif name == "tuner/epochs":
-            arguments["epochs"] = value
+            chosen["epochs"] = value
         elif "/" not in name:
-            arguments[name] = value
-    return arguments
+            chosen[name] = value
+    return sweep.training.replaced(**chosen)

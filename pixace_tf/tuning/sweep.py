@@ -15,26 +15,24 @@ from typing import Any
 import psutil
 
 from pixace_tf import console, storage
-from pixace_tf.data.palette import Palette
 from pixace_tf.data.sources import SmallImages, load_images
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.model.presets import FALLBACK_PRESET
-from pixace_tf.runs.arguments import AUTO, refuse_changes
+from pixace_tf.runs.arguments import refuse_changes
 from pixace_tf.training.fit import folder_below
 from pixace_tf.training.interruption import StopRequest
 from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning import results
 from pixace_tf.tuning.oracles import propose
-from pixace_tf.tuning.palettes import DEFAULT_BIT_WIDTHS, measure_palettes
+from pixace_tf.tuning.palettes import measure_palettes
 from pixace_tf.tuning.space import (
     SWEEP_FILE,
     Sweep,
     load_sweep,
-    parse_size,
     trial_arguments,
 )
-from pixace_tf.tuning.sweep_arguments import SHARED, SweepArguments
+from pixace_tf.tuning.sweep_arguments import FREE, SHARED, SweepArguments
 from pixace_tf.tuning.trials import Search
 from pixace_tf.tuning.workers import Limits, work
 
@@ -46,101 +44,116 @@ _MEMORY_SHARE = 0.8
 
 def tune(
     source: str | os.PathLike[str],
+    arguments: SweepArguments = SweepArguments(),
+    training: TrainingArguments = TrainingArguments(),
     *,
     name: str | None = None,
     sweeps_dir: str | os.PathLike[str] = "sweeps",
     say: Callable[[str], None] = print,
-    **arguments: Any,
 ) -> str:
     """Find the palette, and what else is asked for, that learns best.
 
-    A sweep that was stopped or killed goes on with the same arguments.
+    If the sweep exists, this continues it, also while other processes work on
+    it. Arguments that are given again must have the same values, except those
+    of `sweep_arguments.FREE`.
 
     Args:
         source: A folder of images, or a TensorFlow data set as for `fit`.
+        arguments: The values to try, and how.
+        training: Arguments that all trials share, at most those of
+            `sweep_arguments.SHARED`. The default budget of a trial is 5
+            minutes.
         name: Name of the sweep; by default that of the source.
         sweeps_dir: Folder that holds the sweeps.
         say: Takes each line of the report.
-        **arguments: Fields of `SweepArguments`, and those of
-            `TrainingArguments` that all trials share (`SHARED`). The budget
-            is 5 minutes for each trial where none is given.
 
     Returns:
         The folder of the sweep, with the report in it.
 
     Raises:
-        UserError: If an argument is out of range, the sweep exists with other
-            arguments, or no palette is good enough.
+        UserError: If arguments do not fit together, the sweep exists with
+            other arguments or images, or no palette is good enough.
+        InterruptedTraining: If a signal stopped it.
     """
     source = os.fspath(source)
-    options, shared = _split_arguments(arguments)
-    download = shared.pop("download")  # The trials find what this downloads.
-    sweep = _resolve(source, options, shared)
-    limits = _limits(options, shared["max_minutes"])
     folder = folder_below(sweeps_dir, name, source)
-    sweep = _open(folder, sweep, download, say)
+    given = {**training.given, **arguments.given}
+    if os.path.exists(os.path.join(folder, SWEEP_FILE)):
+        sweep = _join(folder, given)
+        say(f"Continuing {folder}.")
+    else:
+        sweep = _resolve(source, arguments, training)
+    limits = _limits(arguments, sweep.training.max_minutes)
+    sweep = _open(folder, sweep, given, training.download, say)
     search = Search(folder, functools.partial(propose, sweep))
+    command = functools.partial(_command, folder)
     stop = StopRequest()
     with stop.listening(), _progress(folder, sweep, say) as update:
-        work(
-            search,
-            functools.partial(_command, folder),
-            options.workers,
-            limits,
-            stop,
-            update,
-        )
+        work(search, command, arguments.workers, limits, stop, update)
     _finish(folder, sweep, say)
     return folder
 
 
-def _split_arguments(
-    arguments: dict[str, Any],
-) -> tuple[SweepArguments, dict[str, Any]]:
-    """Return the arguments of the sweep, and all those of its trainings."""
-    names = {field.name for field in dataclasses.fields(SweepArguments)}
-    own = {k: v for k, v in arguments.items() if k in names}
-    for key, value in own.items():
-        if isinstance(value, list):
-            own[key] = tuple(value)
-    given = {k: v for k, v in arguments.items() if k not in names}
-    unknown = set(given) - set(SHARED)
-    if unknown:
-        raise TypeError(f"tune has no arguments {', '.join(sorted(unknown))}")
-    if given.get("epochs") is None and given.get("max_minutes") is None:
-        given["max_minutes"] = DEFAULT_MAX_MINUTES
-    training = TrainingArguments(**given)
-    if training.preset == AUTO:  # Trials of one size compare.
-        training = training.replaced(preset=FALLBACK_PRESET)
-    return SweepArguments(**own), {k: getattr(training, k) for k in SHARED}
-
-
-def _resolve(
-    source: str, options: SweepArguments, shared: dict[str, Any]
-) -> Sweep:
-    """Return the sweep that is asked for, checked as far as possible."""
-    sweep = Sweep(
-        source=os.path.abspath(source) if os.path.isdir(source) else source,
-        space=_space(options),
-        fixed=shared,
-        tuner=options.tuner,
-        objective=options.objective,
-        max_trials=options.max_trials,
-        seed=shared["seed"],
-        min_psnr=options.min_psnr,
+def _join(folder: str, given: dict[str, Any]) -> Sweep:
+    """Return the sweep of a folder, if it was begun with these arguments."""
+    sweep = load_sweep(folder)
+    before = {
+        **dataclasses.asdict(sweep.training),
+        **dataclasses.asdict(sweep.arguments),
+    }
+    bound = [name for name in given if name not in FREE]
+    refuse_changes(
+        folder,
+        {name: before[name] for name in bound},
+        {name: given[name] for name in bound},
+        "Leave that out to continue, or start a new sweep with --name.",
     )
-    _check_tuner(sweep)
-    _check_trials(sweep)
     return sweep
 
 
-def _limits(options: SweepArguments, max_minutes: float | None) -> Limits:
+def _resolve(
+    source: str, arguments: SweepArguments, training: TrainingArguments
+) -> Sweep:
+    """Return a new sweep with a value for all that was open.
+
+    Raises:
+        UserError: If a trial would fail for its arguments.
+    """
+    given = training.given
+    foreign = set(given) - set(SHARED)
+    if foreign:
+        raise UserError(f"A sweep does not take {', '.join(sorted(foreign))}.")
+    given.pop("download", None)  # The trials find what `tune` downloads.
+    given.setdefault("preset", FALLBACK_PRESET)  # Trials of one size compare.
+    if "epochs" not in given:
+        given.setdefault("max_minutes", DEFAULT_MAX_MINUTES)
+    sweep = Sweep(
+        source=os.path.abspath(source) if os.path.isdir(source) else source,
+        arguments=arguments,
+        training=TrainingArguments(**given),
+    )
+    epochs = given.get("epochs", 0)
+    if arguments.tuner == "hyperband" and epochs < MIN_HYPERBAND_EPOCHS:
+        raise UserError(
+            "hyperband needs epochs, those of its longest trials, of at least "
+            f"{MIN_HYPERBAND_EPOCHS}."
+        )
+    if arguments.tuner == "bayesian" and not importlib.util.find_spec(
+        "sklearn"
+    ):
+        raise UserError("bayesian needs: pip install 'pixace-tf[evaluate]'")
+    for chosen in itertools.product(*sweep.space.values()):
+        trial_arguments(sweep, dict(zip(sweep.space, chosen, strict=True)))
+    return sweep
+
+
+def _limits(arguments: SweepArguments, max_minutes: float | None) -> Limits:
     """Return the limits of each trial on this machine.
 
     Raises:
         UserError: If no trial could finish in the time.
     """
-    minutes, gigabytes = options.time_limit, options.memory_limit
+    minutes, gigabytes = arguments.time_limit, arguments.memory_limit
     if minutes is None and max_minutes is not None:
         minutes = 3 * max_minutes + 10
     if minutes is not None and minutes <= (max_minutes or 0):
@@ -149,7 +162,7 @@ def _limits(options: SweepArguments, max_minutes: float | None) -> Limits:
             "every trial would fail."
         )
     if gigabytes is None:
-        share = _MEMORY_SHARE / options.workers
+        share = _MEMORY_SHARE / arguments.workers
         gigabytes = share * psutil.virtual_memory().total / 1e9
     return Limits(
         None if minutes is None else 60 * minutes, int(gigabytes * 1e9)
@@ -173,62 +186,57 @@ def _finish(folder: str, sweep: Sweep, say: Callable[[str], None]) -> None:
     say(f"The sweep lies in {folder}.")
 
 
-def _space(options: SweepArguments) -> dict[str, list[Any]]:
-    """Return the values to try, by name; what is not given is left out."""
-    palettes = [
-        str(Palette(space, widths))
-        for space in options.color_space
-        for widths in options.bit_widths
-        or DEFAULT_BIT_WIDTHS.get(space, ((8, 8, 8),))
-    ]
-    space: dict[str, list[Any]] = {
-        "palette": palettes,
-        "image_size": [f"{h}x{w}" for h, w in options.image_size],
-        "num_layers": list(options.num_layers),
-        "hidden_dim": list(options.hidden_dim),
-        "learning_rate": [float(rate) for rate in options.learning_rate],
-    }
-    return {key: list(dict.fromkeys(v)) for key, v in space.items() if v}
-
-
 def _open(
-    folder: str, sweep: Sweep, download: bool, say: Callable[[str], None]
+    folder: str,
+    sweep: Sweep,
+    given: dict[str, Any],
+    download: bool,
+    say: Callable[[str], None],
 ) -> Sweep:
-    """Begin a sweep, or join the one in the folder if it is the same."""
+    """Begin a new sweep, or check the images of one that exists.
+
+    Args:
+        folder: The sweep's.
+        sweep: A new sweep, or the one in the folder.
+        given: Arguments that must be those of a sweep begun meanwhile.
+        download: Whether to download a data set.
+        say: Takes each line of the report.
+    """
     images = {
-        size: _read(sweep, size, download) for size in sweep.space["image_size"]
+        size: _read(sweep, size, download)
+        for size in sweep.arguments.image_size
     }
-    sweep = dataclasses.replace(sweep, pictures=_digest(images))
-    if not os.path.exists(os.path.join(folder, SWEEP_FILE)):
+    digest = _digest(images)
+    if not sweep.images:
         _check_images(sweep, next(iter(images.values())))
+        sweep = dataclasses.replace(sweep, images=digest)
         sweep = _measured(sweep, images, say)
         os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
         try:
             with storage.new_folder(folder) as new:
                 storage.mark_folder(new)
                 sweep.save(new)
-            return sweep
-        except FileExistsError:  # Another machine has begun it meanwhile.
-            if not os.path.exists(os.path.join(folder, SWEEP_FILE)):
-                raise UserError(
-                    f"{folder} is no sweep; give another --name."
-                ) from None
-    before = load_sweep(folder)
-    _refuse_changes(folder, before, sweep)
-    say(f"Continuing {folder}.")
-    return before
+        except FileExistsError:  # Another machine may have begun it meanwhile.
+            sweep = _join(folder, given)
+    if sweep.images != digest:
+        raise UserError(
+            f"{folder} was begun with other images. Start a new sweep with "
+            "--name."
+        )
+    return sweep
 
 
 def _measured(
     sweep: Sweep,
-    images: dict[str, SmallImages],
+    images: dict[tuple[int, int], SmallImages],
     say: Callable[[str], None],
 ) -> Sweep:
-    """Return a sweep without the palettes that are too poor."""
+    """Return a sweep that knows, and tells, which palettes are too poor."""
+    min_psnr = sweep.arguments.min_psnr
     palettes = measure_palettes(
         {size: small.images for size, small in images.items()},
         sweep.space["palette"],
-        sweep.min_psnr,
+        min_psnr,
     )
     for row in palettes:
         psnr = "exact" if row["psnr"] is None else f"{row['psnr']:.2f} dB"
@@ -237,28 +245,26 @@ def _measured(
             f"{row['palette']} at {row['image_size']}: {psnr}, "
             f"{row['colors']:,} colors{verdict}"
         )
-    sweep = sweep.with_palettes(palettes)
-    if not sweep.space["palette"]:
+    if all(row["is_excluded"] for row in palettes):
         raise UserError(
-            f"No palette reaches min_psnr={sweep.min_psnr:g} dB (see above). "
-            "Lower it, or give --bit-widths with more bits."
+            f"No palette reaches min_psnr={min_psnr:g} dB (see above). Lower "
+            "it, or give --bit-widths with more bits."
         )
-    return sweep
+    return dataclasses.replace(sweep, palettes=palettes)
 
 
-def _read(sweep: Sweep, size: str, download: bool) -> SmallImages:
-    tokenizer = PixelTokenizer(parse_size(size), resize=sweep.fixed["resize"])
+def _read(sweep: Sweep, size: tuple[int, int], download: bool) -> SmallImages:
     with console.ProgressBar("Reading images") as bar:
         return load_images(
             sweep.source,
-            tokenizer,
-            int(sweep.fixed["max_megapixels"] * 1e6),
+            PixelTokenizer(size, resize=sweep.training.resize),
+            sweep.training.max_pixels,
             download,
             bar.count,
         )
 
 
-def _digest(images: dict[str, SmallImages]) -> str:
+def _digest(images: dict[tuple[int, int], SmallImages]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for small in images.values():
         digest.update(small.images.tobytes())
@@ -275,50 +281,11 @@ def _check_images(sweep: Sweep, images: SmallImages) -> None:
             f"{len(images.images) - num_train} validation images; a sweep "
             "needs both. Give it more, or folders train/ and val/."
         )
-    if (sweep.fixed["batch_size"] or 1) > num_train:
+    if (sweep.training.batch_size or 1) > num_train:
         raise UserError(
             f"batch_size must be at most the {num_train} training images. "
-            f"Received: batch_size={sweep.fixed['batch_size']}"
+            f"Received: batch_size={sweep.training.batch_size}"
         )
-
-
-def _check_tuner(sweep: Sweep) -> None:
-    """Raise UserError if the tuner lacks what it needs."""
-    if sweep.tuner == "hyperband":
-        if (sweep.fixed["epochs"] or 0) < MIN_HYPERBAND_EPOCHS:
-            raise UserError(
-                "hyperband needs epochs, those of its longest trials, of at "
-                f"least {MIN_HYPERBAND_EPOCHS}."
-            )
-        if sweep.max_trials is not None:
-            raise UserError("hyperband chooses the number of trials itself.")
-    if sweep.tuner in ("random", "bayesian") and sweep.max_trials is None:
-        raise UserError(f"{sweep.tuner} needs max_trials.")
-    if sweep.tuner == "bayesian" and not importlib.util.find_spec("sklearn"):
-        raise UserError("bayesian needs: pip install 'pixace-tf[evaluate]'")
-
-
-def _check_trials(sweep: Sweep) -> None:
-    """Raise UserError if the arguments of some trial are out of range."""
-    names, values = zip(*sweep.space.items(), strict=True)
-    for chosen in itertools.product(*values):
-        given = dict(zip(names, chosen, strict=True))
-        TrainingArguments(**trial_arguments(sweep, given))
-
-
-def _refuse_changes(folder: str, before: Sweep, now: Sweep) -> None:
-    """Refuse to continue a sweep that was begun with other arguments."""
-    now = now.with_palettes(before.palettes)
-    old, new = dataclasses.asdict(before), dataclasses.asdict(now)
-    for state in (old, new):
-        state.update(state.pop("fixed"), **state.pop("space"))
-    if old.pop("pictures") != new.pop("pictures"):
-        raise UserError(
-            f"{folder} was begun with other images. Start a new sweep with "
-            "--name."
-        )
-    advice = "Continue with the old ones, or start a new sweep with --name."
-    refuse_changes(folder, old, new, advice)
 
 
 @contextlib.contextmanager
@@ -326,8 +293,9 @@ def _progress(
     folder: str, sweep: Sweep, say: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
     """Yield a function that shows the trials that have ended since."""
+    objective = sweep.arguments.objective
     total = math.prod(len(values) for values in sweep.space.values())
-    total = min(total, sweep.max_trials or total)
+    total = min(total, sweep.arguments.max_trials or total)
 
     def ended() -> list[results.Trial]:
         return [t for t in results.read_trials(folder, sweep) if t.is_ended]
@@ -341,10 +309,10 @@ def _progress(
                 if trial.trial_id not in told:
                     told.add(trial.trial_id)
                     with bar.above():
-                        say(results.line(trial, sweep.objective))
+                        say(results.line(trial, objective))
             note = f"{len(trials)}/{total}"
-            for best in results.best_trials(trials, sweep.objective):
-                bits = best.figures[sweep.objective]
+            for best in results.best_trials(trials, objective):
+                bits = best.figures[objective]
                 note += f", best {bits:.3f} with {best.name}"
             bar.update(min(len(trials) / total, 1.0), note)
 

@@ -5,17 +5,21 @@ The command line makes its options from them. Needs no TensorFlow.
 
 import dataclasses
 
-from pixace_tf.data.palette import BitWidths
+from pixace_tf.data.palette import COLOR_SPACES, BitWidths
 from pixace_tf.errors import UserError
 from pixace_tf.runs.arguments import Arguments, argument
+from pixace_tf.training.training_arguments import TrainingArguments
 
 OBJECTIVES = ("bits_per_pixel", "bits_per_dim")
 TUNERS = ("grid", "random", "hyperband", "bayesian")
-# Arguments of a training that all trials of a sweep share.
+# Arguments of a training that `tune` takes; all trials share them.
 SHARED = (
     *("preset", "decoder", "resize", "epochs", "max_minutes", "batch_size"),
     *("flip", "jit_compile", "seed", "max_megapixels", "download"),
 )
+
+# These may change when a sweep continues.
+FREE = ("workers", "time_limit", "memory_limit", "download", "max_megapixels")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,19 +38,19 @@ class SweepArguments(Arguments):
         "4,3,4 to 5,5,5]",
     )
     color_space: tuple[str, ...] = argument(
-        ("hsv",), "Color space to try; repeat it for both."
+        ("hsv",), "Color space to try; repeat it for both.", COLOR_SPACES
     )
     image_size: tuple[tuple[int, int], ...] = argument(
         ((32, 32),), "Image size to try, in pixels; repeat it for several."
     )
     num_layers: tuple[int, ...] = argument(
-        (), "Depths to try.  [default: the preset's]"
+        (), "Depths to try.  [default: the preset's]", at_least=1
     )
     hidden_dim: tuple[int, ...] = argument(
-        (), "Widths to try.  [default: the preset's]"
+        (), "Widths to try.  [default: the preset's]", at_least=1
     )
     learning_rate: tuple[float, ...] = argument(
-        (), "Peak learning rates to try.  [default: the preset's]"
+        (), "Peak learning rates to try.  [default: the preset's]", above=0
     )
     tuner: str = argument(
         "grid",
@@ -92,3 +96,10 @@ class SweepArguments(Arguments):
         super().__post_init__()
         if not self.color_space or not self.image_size:
             raise UserError("Give at least one color_space and one image_size.")
+        for name in ("color_space", "image_size", "bit_widths"):
+            for value in getattr(self, name):
+                TrainingArguments(**{name: value})  # It checks the value.
+        if self.tuner in ("random", "bayesian") and self.max_trials is None:
+            raise UserError(f"{self.tuner} needs max_trials.")
+        if self.tuner == "hyperband" and self.max_trials is not None:
+            raise UserError("hyperband chooses the number of trials itself.")

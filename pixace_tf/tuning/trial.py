@@ -27,7 +27,6 @@ from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling.likelihood import colors_per_token
 from pixace_tf.training.fit import RunInUseError, fit
 from pixace_tf.training.interruption import InterruptedTraining
-from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning.space import (
     FIGURES_FILE,
     RUNS,
@@ -61,7 +60,7 @@ def run_trial(folder: str, trial_id: str) -> None:
         try:
             run = fit(
                 sweep.source,
-                TrainingArguments(**trial_arguments(sweep, values)),
+                trial_arguments(sweep, values),
                 name=trial_id,
                 runs_dir=runs_dir,
                 say=_say,
