@@ -318,27 +318,37 @@ def test_a_gaussian_process_takes_running_trials_for_poor_ones(
 STAND_IN = pathlib.Path(__file__).with_name("stand_in_sweep.py")
 
 
-def stand_in(folder, *words):
-    """Start a process of the stand-in; see there."""
-    return subprocess.Popen(
-        [sys.executable, str(STAND_IN), str(folder), *map(str, words)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def stand_in(tmp_path):
+    """Start processes of the stand-in; see there."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*words):
+            process = subprocess.Popen(
+                [sys.executable, str(STAND_IN), str(tmp_path), *words],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield start
 
 
-def test_a_sweep_by_processes_that_are_killed_trains_each_trial_once(tmp_path):
+def test_a_sweep_by_processes_that_are_killed_trains_each_trial_once(
+    tmp_path, stand_in
+):
     """Three machines at work, four kills somewhere in a trial."""
     chance = random.Random(0)
-    running = [stand_in(tmp_path, 24, 2) for _ in range(3)]
+    running = [stand_in("24", "2") for _ in range(3)]
     for i in range(4):
         victim = running[i % 3]
         assert victim.stdout.readline()  # It has claimed a trial.
         time.sleep(chance.uniform(0, 0.05))
         victim.kill()
         victim.wait()
-        running[i % 3] = stand_in(tmp_path, 24, 2)
+        running[i % 3] = stand_in("24", "2")
     assert [process.wait() for process in running] == [0, 0, 0]
     found = trials.read_trials(str(tmp_path))
     assert [t.status for t in found] == [trials.COMPLETED] * 24
@@ -351,17 +361,15 @@ def test_a_process_ends_when_its_parent_is_killed(tmp_path):
         "import subprocess, sys;"
         "p = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE); p.wait()"
     )
-    parent = subprocess.Popen(
-        [
-            *(sys.executable, "-c", code, sys.executable),
-            *(str(STAND_IN), str(tmp_path), "wait", "0000"),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert parent.stdout.readline() == "waiting\n"
-    parent.kill()
-    assert parent.stdout.read() == ""  # The child has it, so it has ended.
+    words = [sys.executable, str(STAND_IN), str(tmp_path), "wait", "0000"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout.readline() == "waiting\n"
+        parent.kill()
+        parent.wait()
+        # The child writes there too, so it has ended when that closes.
+        assert parent.stdout.read() == ""
     assert (tmp_path / "0000 saved").exists()
 
 
@@ -831,7 +839,6 @@ def test_hyperband_continues_a_shorter_run(cartoon_folder, tmp_path):
     training = {"batch_size": 8, "jit_compile": False, "epochs": 9}
     rates = [1e-3]
     sweep = make_sweep("hyperband", None, training, learning_rate=rates)
-    sweep = dataclasses.replace(sweep, source=str(cartoon_folder))
     sweep.save(str(tmp_path))
     values = {"palette": "hsv 5,4,4", "image_size": "8x8"}
     values["learning_rate"] = 1e-3
@@ -842,7 +849,7 @@ def test_hyperband_continues_a_shorter_run(cartoon_folder, tmp_path):
         (tmp_path / TRIALS / trial_id).mkdir(parents=True)
         path = tmp_path / TRIALS / trial_id / "values.json"
         path.write_text(json.dumps({**values, **more}))
-        trial_module.run_trial(str(tmp_path), trial_id)
+        trial_module.run_trial(str(tmp_path), str(cartoon_folder), trial_id)
     first, second = (
         json.loads((tmp_path / RUNS / each / "history.json").read_text())
         for each in ("0000", "0001")
@@ -855,7 +862,7 @@ def test_hyperband_continues_a_shorter_run(cartoon_folder, tmp_path):
 def test_a_sweep_under_kills_records_every_trial():
     """Two commands share a folder; `pipelines` does so with 20 trials."""
     pipeline = pathlib.Path(__file__).parent.parent / "pipelines"
-    words = ["--trials", "4", "--kills", "2"]
+    words = ["--trials", "3", "--kills", "2"]
     done = subprocess.run(
         [sys.executable, pipeline / "sweep_under_kills.py", *words],
         capture_output=True,
@@ -864,7 +871,7 @@ def test_a_sweep_under_kills_records_every_trial():
     assert done.returncode == 0, done.stderr
     calm, killed, _ = done.stdout.splitlines()
     assert calm.removeprefix("calm") == killed.removeprefix("killed")
-    assert "4 of 4 trials completed" in calm
+    assert "3 of 3 trials completed" in calm
 
 
 def test_the_installed_keras_tuner_is_one_that_was_tested():

@@ -31,7 +31,7 @@ class Sweep:
     """Everything that the processes of a sweep must agree on.
 
     Attributes:
-        source: The images, as for `fit`.
+        source: The images, as for `fit`, on the machine that began it.
         arguments: The values to try, and how.
         training: The arguments that all trials share.
         images: Digest of the images, so that all trials see the same.

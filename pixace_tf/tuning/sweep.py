@@ -75,18 +75,18 @@ def tune(
             other arguments or images, or no palette is good enough.
         InterruptedTraining: If a signal stopped it.
     """
-    source = os.fspath(source)
-    folder = folder_below(sweeps_dir, name, source)
+    folder = folder_below(sweeps_dir, name, os.fspath(source))
+    source = os.path.abspath(source) if os.path.isdir(source) else str(source)
     given = {**training.given, **arguments.given}
     if os.path.exists(os.path.join(folder, SWEEP_FILE)):
-        sweep = _join(folder, given)
+        sweep = _join(folder, source, given)
         say(f"Continuing {folder}.")
     else:
         sweep = _resolve(source, arguments, training)
     limits = _limits(arguments, sweep.training.max_minutes)
     sweep = _open(folder, sweep, given, training.download, say)
     search = Search(folder, functools.partial(propose, sweep))
-    command = functools.partial(_command, folder)
+    command = functools.partial(_command, folder, source)
     stop = StopRequest()
     with stop.listening(), _progress(folder, sweep, say) as update:
         work(search, command, arguments.workers, limits, stop, update)
@@ -94,9 +94,10 @@ def tune(
     return folder
 
 
-def _join(folder: str, given: dict[str, Any]) -> Sweep:
+def _join(folder: str, source: str, given: dict[str, Any]) -> Sweep:
     """Return the sweep of a folder, if it was begun with these arguments."""
-    sweep = load_sweep(folder)
+    # The images may be elsewhere on this machine.
+    sweep = dataclasses.replace(load_sweep(folder), source=source)
     before = {
         **dataclasses.asdict(sweep.training),
         **dataclasses.asdict(sweep.arguments),
@@ -128,7 +129,7 @@ def _resolve(
     if "epochs" not in given:
         given.setdefault("max_minutes", DEFAULT_MAX_MINUTES)
     sweep = Sweep(
-        source=os.path.abspath(source) if os.path.isdir(source) else source,
+        source=source,
         arguments=arguments,
         training=TrainingArguments(**given),
     )
@@ -169,9 +170,10 @@ def _limits(arguments: SweepArguments, max_minutes: float | None) -> Limits:
     )
 
 
-def _command(folder: str, trial_id: str) -> list[str]:
+def _command(folder: str, source: str, trial_id: str) -> list[str]:
     """Return the command line that trains a trial."""
-    return [sys.executable, "-m", "pixace_tf.tuning.trial", folder, trial_id]
+    module = "pixace_tf.tuning.trial"
+    return [sys.executable, "-m", module, folder, source, trial_id]
 
 
 def _finish(folder: str, sweep: Sweep, say: Callable[[str], None]) -> None:
@@ -217,7 +219,7 @@ def _open(
                 storage.mark_folder(new)
                 sweep.save(new)
         except FileExistsError:  # Another machine may have begun it meanwhile.
-            sweep = _join(folder, given)
+            sweep = _join(folder, sweep.source, given)
     if sweep.images != digest:
         raise UserError(
             f"{folder} was begun with other images. Start a new sweep with "

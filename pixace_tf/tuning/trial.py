@@ -1,6 +1,6 @@
 """The process of one trial: train, measure, draw.
 
-    python -m pixace_tf.tuning.trial SWEEP_FOLDER TRIAL_ID
+    python -m pixace_tf.tuning.trial SWEEP_FOLDER IMAGES TRIAL_ID
 
 The run is SWEEP_FOLDER/runs/TRIAL_ID. The file `figures.json` in it is written
 last: with it the trial is completed.
@@ -43,11 +43,12 @@ NUM_STRIP = 4
 _BUSY_S = 5.0
 
 
-def run_trial(folder: str, trial_id: str) -> None:
+def run_trial(folder: str, source: str, trial_id: str) -> None:
     """Train and measure a trial, or continue where it was killed.
 
     Args:
         folder: The sweep's.
+        source: The images, as for `fit`.
         trial_id: Name of the run to train.
     """
     sweep = load_sweep(folder)
@@ -59,7 +60,7 @@ def run_trial(folder: str, trial_id: str) -> None:
     while True:
         try:
             run = fit(
-                sweep.source,
+                source,
                 trial_arguments(sweep, values),
                 name=trial_id,
                 runs_dir=runs_dir,
@@ -156,7 +157,7 @@ def _say(line: str) -> None:
 if __name__ == "__main__":
     end_with_parent()
     try:
-        run_trial(sys.argv[1], sys.argv[2])
+        run_trial(*sys.argv[1:])
     except UserError as error:
         sys.exit(" ".join(str(error).split()))
     except InterruptedTraining as stopped:
