@@ -649,18 +649,12 @@ def test_palettes_are_judged_without_training():
             {"tuner": "hyperband", "epochs": 9, "max_trials": 2},
             "the number of trials itself",
         ),
-<<<<<<< HEAD
-        ({"learning_rate": [math.nan]}, "each item a finite number"),
-        ({"memory_limit": math.inf}, "a finite number above 0"),
-        ({"min_psnr": math.nan}, "must be a finite number"),
-=======
         ({"learning_rate": [math.nan]}, "each item a finite number above 0"),
         ({"learning_rate": [0.0]}, "above 0"),
         ({"memory_limit": math.inf}, "finite number"),
         ({"min_psnr": math.nan}, "finite number"),
         ({"dropout": 0.1}, "does not take dropout"),
         ({"name": ".."}, "plain name"),
->>>>>>> 6cbf851 (Sweeps take SweepArguments and TrainingArguments; resuming compares only what is given)
         ({"max_minutes": 5.0, "time_limit": 3.0}, "more than max_minutes"),
         ({"batch_size": 100}, "at most the"),
         ({"color_space": ["lab"]}, "color_space must be"),
