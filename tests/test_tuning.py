@@ -700,6 +700,14 @@ QUICK = {
 }
 
 
+def test_a_folder_with_other_content_is_left_alone(cartoon_folder, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "notes.txt").touch()
+    with pytest.raises(UserError, match="is no sweep"):
+        tune_with(cartoon_folder, tmp_path, **QUICK)
+    assert os.listdir(tmp_path / "sweep") == ["notes.txt"]
+
+
 def quick_sweep(folder, pictures, **arguments):
     lines = []
     path = tune_with(

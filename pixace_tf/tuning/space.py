@@ -104,7 +104,10 @@ def load_sweep(folder: str) -> Sweep:
             training = TrainingArguments(**state.pop("training"))
             return Sweep(arguments=arguments, training=training, **state)
     except FileNotFoundError:
-        raise UserError(f"{folder!r} has no {SWEEP_FILE}.") from None
+        raise UserError(
+            f"{folder!r} is no sweep: it has no {SWEEP_FILE}. Choose another "
+            "--name."
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"The file {path} is damaged.") from None
     raise UserError(

@@ -1,4 +1,4 @@
-"""The whole way of a sweep: palettes, trials, report."""
+"""A sweep from its arguments to its report."""
 
 import contextlib
 import dataclasses
@@ -37,7 +37,7 @@ from pixace_tf.tuning.trials import Search
 from pixace_tf.tuning.workers import Limits, work
 
 DEFAULT_MAX_MINUTES = 5.0
-# With fewer, no trial goes on from a shorter one.
+# With fewer epochs, no trial continues a shorter one.
 MIN_HYPERBAND_EPOCHS = 3
 _MEMORY_SHARE = 0.8
 
@@ -83,6 +83,9 @@ def tune(
         say(f"Continuing {folder}.")
     else:
         sweep = _resolve(source, arguments, training)
+    is_bayesian = sweep.arguments.tuner == "bayesian"
+    if is_bayesian and not importlib.util.find_spec("sklearn"):
+        raise UserError("bayesian needs: pip install 'pixace-tf[evaluate]'")
     limits = _limits(arguments, sweep.training.max_minutes)
     sweep = _open(folder, sweep, given, training.download, say)
     search = Search(folder, functools.partial(propose, sweep))
@@ -139,10 +142,6 @@ def _resolve(
             "hyperband needs epochs, those of its longest trials, of at least "
             f"{MIN_HYPERBAND_EPOCHS}."
         )
-    if arguments.tuner == "bayesian" and not importlib.util.find_spec(
-        "sklearn"
-    ):
-        raise UserError("bayesian needs: pip install 'pixace-tf[evaluate]'")
     for chosen in itertools.product(*sweep.space.values()):
         trial_arguments(sweep, dict(zip(sweep.space, chosen, strict=True)))
     return sweep
@@ -182,10 +181,10 @@ def _finish(folder: str, sweep: Sweep, say: Callable[[str], None]) -> None:
     trials = results.read_trials(folder, sweep)
     if not any(trial.is_completed for trial in trials):
         raise UserError(
-            f"All trials failed, the first with: {trials[0].message} Mend "
-            f"that, remove {folder}, and begin again."
+            f"All trials failed, the first one with: {trials[0].message} Fix "
+            f"that, remove {folder}, and start again."
         )
-    say(f"The sweep lies in {folder}.")
+    say(f"The sweep is in {folder}.")
 
 
 def _open(
@@ -275,7 +274,7 @@ def _digest(images: dict[tuple[int, int], SmallImages]) -> str:
 
 
 def _check_images(sweep: Sweep, images: SmallImages) -> None:
-    """Raise UserError if every trial would fail on them."""
+    """Refuse images on which every trial would fail."""
     num_train = int(images.in_train().sum())
     if num_train in (0, len(images.images)):
         raise UserError(

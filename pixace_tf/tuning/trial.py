@@ -84,7 +84,7 @@ def measure(run: Run) -> dict[str, float]:
         which compiles, is left out of the speed if there are more.
 
     Raises:
-        UserError: If there are no validation pictures.
+        UserError: If there are no validation images.
     """
     with storage.open_npz(run.file(TOKENS_FILE)) as tokens:
         held_out = tokens.read("validation")
