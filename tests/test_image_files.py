@@ -4,9 +4,7 @@ import io
 import os
 import pathlib
 import socket
-import struct
 import threading
-import time
 import warnings
 import zlib
 
@@ -63,7 +61,6 @@ def small(path):
         ("TIFF", "RGB", {}),
         ("AVIF", "RGB", {}),
         ("AVIF", "RGBA", {}),
-        ("ICO", "RGB", {"sizes": [(30, 40)]}),
         ("TGA", "RGB", {}),
         ("TGA", "RGB", {"compression": "tga_rle"}),
     ],
@@ -72,7 +69,8 @@ def test_every_kind_loads_as_pillow_shows_it(tmp_path, kind, mode, options):
     image = IMAGE.convert(mode)
     path = tmp_path / "picture.dat"
     image.save(path, kind, **options)
-    expected = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    with Image.open(path) as opened:
+        expected = np.asarray(opened.convert("RGB")).astype(int)
     assert np.abs(small(path) - expected).max() <= 1
 
 
@@ -177,15 +175,12 @@ def test_broken_files_are_skipped_with_a_reason(tmp_path):
     assert "broken" in skipped["half.JPEG"]
 
 
-def test_an_icon_is_as_large_as_its_picture_whatever_its_entry_says():
-    buffer = io.BytesIO()
-    Image.new("1", (9000, 9000)).save(buffer, "PNG")
-    entry = struct.pack("<4B2H2I", 16, 16, 0, 0, 1, 32, buffer.tell(), 22)
-    content = struct.pack("<3H", 0, 1, 1) + entry + buffer.getvalue()
-    with pytest.raises(UserError, match="9000 x 9000 pixels"):
+def test_an_icon_is_refused_with_the_way_out(tmp_path):
+    IMAGE.save(tmp_path / "a.ico", sizes=[(30, 40)])
+    assert scan_of(tmp_path)[1]["a.ico"].endswith("as a PNG file")
+    content = (tmp_path / "a.ico").read_bytes()
+    with pytest.raises(UserError, match="an icon"):
         image_files.load(io.BytesIO(content))
-    with pytest.raises(UserError, match="truncated"):
-        image_files.load(io.BytesIO(content[:40]))
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.zst", "a.TGZ", "a.tbz2"])
@@ -313,7 +308,8 @@ def test_a_failed_download_names_the_address(server, monkeypatch):
         image_files.read(f"{server}/a.png")
 
 
-def answer_once(answer):
+@contextlib.contextmanager
+def answering(answer):
     """Serve one connection on loopback; `answer` gets its socket."""
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -323,30 +319,37 @@ def answer_once(answer):
             connection.recv(1 << 16)
             answer(connection)
 
-    threading.Thread(target=serve, daemon=True).start()
-    return f"http://127.0.0.1:{listener.getsockname()[1]}/a.png"
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/a.png"
+        thread.join()
 
 
 def test_a_download_ends_in_time_though_its_headers_drip(monkeypatch):
     monkeypatch.setattr(image_files, "DOWNLOAD_TIMEOUT_S", 0.3)
+    is_over = threading.Event()
 
     def drip(connection):
         connection.sendall(b"HTTP/1.0 200 OK\r\nX: ")
-        while True:
+        while not is_over.wait(0.05):
             connection.sendall(b"x")
-            time.sleep(0.05)
 
-    with pytest.raises(UserError, match="takes too long"):
-        image_files.read(answer_once(drip))
+    with answering(drip) as address:
+        with pytest.raises(UserError, match="takes too long"):
+            image_files.read(address)
+        is_over.set()
 
 
 @pytest.mark.parametrize(
     "target", ["ftp://127.0.0.1/a.png", "file:///etc/hostname", "data:,a"]
 )
-def test_redirects_leave_http_nowhere(target):
-    head = f"HTTP/1.0 302 Found\r\nLocation: {target}\r\n\r\n"
-    address = answer_once(lambda connection: connection.sendall(head.encode()))
-    with pytest.raises(UserError, match=r"a\.png: download failed"):
+def test_redirects_lead_to_http_only(target):
+    head = f"HTTP/1.0 302 Found\r\nLocation: {target}\r\n\r\n".encode()
+    with (
+        answering(lambda connection: connection.sendall(head)) as address,
+        pytest.raises(UserError, match=r"a\.png: download failed"),
+    ):
         image_files.read(address)
 
 

@@ -11,9 +11,9 @@ import io
 import os
 import re
 import stat
-import struct
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Iterator
@@ -46,7 +46,6 @@ FORMATS = (
     "TIFF",
     "PPM",
     "AVIF",
-    "ICO",
     "TGA",
 )
 PARTS = {
@@ -381,12 +380,10 @@ def read_upright(location: StrPath) -> Image.Image:
 @contextlib.contextmanager
 def _naming(location: StrPath) -> Iterator[str | io.BytesIO]:
     """Yield what to read at a location; errors name the location."""
-    location = Address.of(os.fspath(location))
+    source = Address.of(os.fspath(location))
     try:
-        if isinstance(location, Address):
-            yield io.BytesIO(location.content)
-        else:
-            yield location
+        is_address = isinstance(source, Address)
+        yield io.BytesIO(source.content) if is_address else source
     except UnloadableError as error:
         raise UnloadableError(f"{printable(location)}: {error}") from None
 
@@ -537,10 +534,8 @@ def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
             if status.st_size == 0:
                 raise UnloadableError("empty file")
         image = Image.open(source, formats=FORMATS)
-        is_icon = image.format == "ICO"
-        width, height = _icon_size(image) if is_icon else image.size
     except UnidentifiedImageError:
-        raise UnloadableError("not a picture in a known format") from None
+        raise UnloadableError(_unknown(source)) from None
     except Image.DecompressionBombError:
         raise UnloadableError(_too_large(max_pixels)) from None
     except (UnloadableError, MemoryError):
@@ -549,6 +544,7 @@ def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
         raise UnloadableError(_reason(error)) from None
     except Exception as error:  # A broken header can raise anything.
         raise UnloadableError(f"broken header: {error}") from None
+    width, height = image.size
     if width * height > max_pixels:
         image.close()
         raise UnloadableError(
@@ -560,16 +556,17 @@ def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
     return image
 
 
-def _icon_size(image: Any) -> tuple[int, int]:
-    """Return the size of the PNG or bitmap in an ICO; its entry may lie."""
-    entry = image.ico.entry[image.ico.getentryindex(image.size)]
-    image.fp.seek(entry.offset)
-    header = image.fp.read(24)
-    if header[1:4] == b"PNG":
-        width, height = struct.unpack_from(">II", header, 16)
-        return width, height
-    width, height = struct.unpack_from("<ii", header, 4)
-    return abs(width), abs(height) // 2  # Below the picture lies its mask.
+def _unknown(source: StrPath | io.BytesIO) -> str:
+    """Return why a file in an unknown format is left out."""
+    if isinstance(source, io.BytesIO):
+        start = source.getvalue()[:4]
+    else:
+        with open(source, "rb") as file:
+            start = file.read(4)
+    if start == b"\0\0\1\0":
+        # Pillow decodes them while it opens them, whatever their size.
+        return "an icon (ICO); save its picture as a PNG file"
+    return "not a picture in a known format"
 
 
 def _load(image: Image.Image) -> None:
@@ -617,7 +614,9 @@ def _is_plain(image: Image.Image) -> bool:
 
 def _raw_mode(image: Image.Image) -> str:
     """Return how the samples of an unloaded PNG lie in its file, as `L;2`."""
-    return str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
+    if isinstance(image, PngImageFile) and image.tile:
+        return str(image.tile[0][3])
+    return ""
 
 
 def _to_rgb(image: Image.Image, raw_mode: str) -> Image.Image:
@@ -716,6 +715,8 @@ def _download(address: str) -> bytes:
     result = results[0] if results else TimeoutError("it takes too long")
     if isinstance(result, bytes):
         return result
+    if isinstance(result, urllib.error.HTTPError):
+        result.close()
     if isinstance(result, OSError | ValueError | http.client.HTTPException):
         reason = getattr(result, "reason", None) or result
         raise UnloadableError(f"download failed: {reason}") from None
