@@ -457,6 +457,22 @@ def test_a_trial_that_somebody_else_stopped_is_tried_again(tmp_path):
     assert f"{trials.MAX_DEATHS} processes died" in found.message
 
 
+def test_a_claim_and_a_trial_are_made_by_one_process(tmp_path):
+    first = trials.Search(str(tmp_path), one_trial)
+    held = []
+
+    def overtaken(found, state):
+        if found:
+            return None
+        held.append(first.next())  # It adds the trial a moment before.
+        return trials.Proposal("0000", {"from": "the second"}, {})
+
+    assert trials.Search(str(tmp_path), overtaken).next() is None
+    assert trials.read_trial(str(tmp_path), "0000").values == {}
+    assert claims.Claim.make("0000", held[0].path, 0) is None
+    held[0].close()
+
+
 def test_a_trial_that_was_taken_over_ends_here(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "POLL_S", 0.01)
     other = []
@@ -468,8 +484,8 @@ def test_a_trial_that_was_taken_over_ends_here(tmp_path, monkeypatch):
         elif not psutil.Process().children():
             complete_stand_in(tmp_path, "0000")
 
-    found = work(tmp_path, python("import time; time.sleep(60)"),
-                 on_poll=take_over)  # fmt: skip
+    command = python("import time; time.sleep(600)")
+    found = work(tmp_path, command, workers.Limits(10.0), take_over)
     assert found.is_completed
     other[0].close()
 
