@@ -8,7 +8,6 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from pixace_tf.runs.arguments import Arguments
 from pixace_tf.training.training_arguments import TrainingArguments
 
 SIZE_FORM = "Write NUMBER or HEIGHTxWIDTH, such as 32 or 24x40."
@@ -85,7 +84,7 @@ def options_of(arguments: Any, *names: str) -> Callable[[Any], Any]:
     return together(*(option_of(arguments, name) for name in names or every))
 
 
-def handing_over(**classes: type[Arguments]) -> Callable[[Any], Any]:
+def handing_over(**classes: type[Any]) -> Callable[[Any], Any]:
     """Return a decorator that hands a command objects instead of options.
 
     Only the options that the user gave count as given, so an option that is

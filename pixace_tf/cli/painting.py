@@ -6,12 +6,13 @@ import importlib.util
 import os
 import threading
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pixace_tf.cli.group import import_tensorflow, main, say
-from pixace_tf.cli.options import sampling, served, together
+from pixace_tf.cli.options import handing_over, sampling, served, together
 from pixace_tf.cli.terminal import preview, show
 from pixace_tf.sampling import (
     MAX_GUIDANCE,
@@ -20,7 +21,30 @@ from pixace_tf.sampling import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
     from pixace_tf.painting.painter import Painter
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where pictures go besides the sheet; named like the options."""
+
+    scale: int | None = None
+    tiles: str | None = None
+    is_shown: bool = True
+
+    def write(
+        self, sheet: "Image.Image", images: "Iterable[np.ndarray]", out: str
+    ) -> None:
+        """Write the sheet and the single pictures, and show the sheet."""
+        from pixace_tf.painting import sheets
+
+        sheets.save_image(sheet, out)
+        if self.tiles is not None:
+            sheets.save_tiles(images, self.tiles)
+        show(sheet, self.is_shown)
 
 
 labels = together(
@@ -88,14 +112,13 @@ labels = together(
 @sampling
 @preview
 @served
+@handing_over(output=Output)
 def complete(
     paths: tuple[str, ...],
     out: str,
     server: str | None,
     model: str,
-    scale: int | None,
-    tiles: str | None,
-    is_shown: bool,
+    output: Output,
     **arguments: Any,
 ) -> None:
     """Keep a part of each IMAGE (path or http address), draw the rest.
@@ -126,13 +149,8 @@ def complete(
     painter = _open_painter(run_path, server, model)
     with console.ProgressBar("Completing") as bar:
         completions = painter.complete(request, bar.count)
-    sheet = completions.sheet(scale)
-    sheets.save_image(sheet, out)
-    if tiles is not None:
-        sheets.save_tiles(
-            completions.images.reshape(-1, *completions.kept.shape[1:]), tiles
-        )
-    show(sheet, is_shown)
+    tiles = completions.images.reshape(-1, *completions.kept.shape[1:])
+    output.write(completions.sheet(output.scale), tiles, out)
     say(f"{len(images)} pictures completed: {out}")
 
 
@@ -144,6 +162,7 @@ def complete(
 @sampling
 @preview
 @served
+@handing_over(output=Output)
 def generate(
     run_path: str | None,
     server: str | None,
@@ -152,9 +171,7 @@ def generate(
     count: int,
     label: str | None,
     temperatures: tuple[float, ...],
-    scale: int | None,
-    tiles: str | None,
-    is_shown: bool,
+    output: Output,
     **arguments: Any,
 ) -> None:
     """Paint new pictures, in a grid; the k-th has the seed SEED + k.
@@ -181,7 +198,7 @@ def generate(
     )
     painter = _open_painter(run_path, server, model)
     is_panel = label == "all" and bool(painter.labels)
-    rows = []  # With what stands below their pictures.
+    rows = []  # Each with the caption of its pictures.
     for name in painter.labels if is_panel else [label]:
         with console.ProgressBar("Painting") as bar:
             drawn = painter.generate(
@@ -193,21 +210,18 @@ def generate(
                 parts.append(f"T {temperature:g}")
             rows.append((", ".join(parts), row))
     sheet = (
-        sheets.grid(rows[0][1], scale)
+        sheets.grid(rows[0][1], output.scale)
         if len(rows) == 1
         else sheets.contact_sheet(
             [
                 [sheets.Tile(pixels, caption) for pixels in row]
                 for caption, row in rows
             ],
-            scale=scale,
+            scale=output.scale,
         )
     )
     images = [pixels for _, row in rows for pixels in row]
-    sheets.save_image(sheet, out)
-    if tiles is not None:
-        sheets.save_tiles(images, tiles)
-    show(sheet, is_shown)
+    output.write(sheet, images, out)
     say(f"{len(images)} new pictures: {out}")
 
 
@@ -243,23 +257,14 @@ def app(
         raise click.UsageError("The page needs: pip install 'pixace-tf[app]'")
     from PIL import Image
 
-    from pixace_tf.runs import catalog
-    from pixace_tf.runs.run_config import COMPLETED_FILE, read_config
+    from pixace_tf.runs.run_config import COMPLETED_FILE
 
-    paths = {model: ""}
-    if server is None:
-        paths = {run.name: run.path for run in catalog.known_runs()}
-        if run_path is not None:
-            path = catalog.locate(run_path, say)
-            read_config(path)
-            paths = {os.path.basename(os.path.abspath(path)): path}
-        if not paths:
-            raise click.UsageError("There is no run yet; see pixace-tf fit.")
-    elif run_path is not None:
+    if None not in (server, run_path):
         raise click.UsageError("Give either RUN or --server.")
+    paths = {model: ""} if server else _run_paths(run_path)
     from pixace_tf import app as page
 
-    # Few, since each holds its compiled programs.
+    # At most four, since each holds its compiled programs.
     @functools.lru_cache(maxsize=4)
     def load(name: str) -> page.Studio:
         painter = _open_painter(paths[name] or None, server, model)
@@ -277,8 +282,8 @@ def app(
 
     address = page.launch(page.build(list(paths), open_model), host, port)
     say(f"Open {address} in a browser; Ctrl-C ends it.")
-    # It takes seconds, in which the page is there already. Of several models
-    # one may be unusable, which must not end the page.
+    # The page is there before the model is loaded. If there are several
+    # models, an unusable one must not end the page.
     if len(paths) == 1:
         open_model(next(iter(paths)))
     else:
@@ -286,6 +291,21 @@ def app(
             import_tensorflow()
     while True:
         time.sleep(3600)
+
+
+def _run_paths(run_path: str | None) -> dict[str, str]:
+    """Return by name the folder of a run, or of all known ones."""
+    from pixace_tf.runs import catalog
+    from pixace_tf.runs.run_config import read_config
+
+    if run_path is not None:
+        path = catalog.locate(run_path, say)
+        read_config(path)
+        return {os.path.basename(os.path.abspath(path)): path}
+    paths = {run.name: run.path for run in catalog.known_runs()}
+    if not paths:
+        raise click.UsageError("There is no run yet; see pixace-tf fit.")
+    return paths
 
 
 def _open_painter(

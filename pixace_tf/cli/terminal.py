@@ -69,15 +69,12 @@ def half_blocks(image: "Image.Image", width: int) -> "Text":
     small = image.convert("RGB").resize(
         (width, 2 * num_lines), Image.Resampling.BOX
     )
+    pixels = small.tobytes()
     text = Text(no_wrap=True, end="")
     for line in range(num_lines):
         for column in range(width):
-            above, below = (
-                "#{:02x}{:02x}{:02x}".format(
-                    *small.getpixel((column, 2 * line + i))
-                )
-                for i in (0, 1)
-            )
+            places = (3 * ((2 * line + i) * width + column) for i in (0, 1))
+            above, below = (f"#{pixels[k : k + 3].hex()}" for k in places)
             text.append("▀", f"{above} on {below}")
         text.append("\n")
     return text
