@@ -1,4 +1,4 @@
-"""What each part of the recipe is worth, at equal time or equal pictures.
+"""The worth of each part of the recipe, at equal time or equal pictures.
 
 An arm changes the recipe of today in one or more ways, joined by `+`:
 

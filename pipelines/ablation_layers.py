@@ -21,7 +21,7 @@ from pixace_tf.model.transformer_stack import (
     TransformerStack,
 )
 
-# Those that touch the pixel, and the next ones to the left and above.
+# The neighbors that touch the pixel, and the next to the left and above.
 SIX_NEIGHBORS = ((0, -2), (0, -1), (-1, -1), (-1, 0), (-1, 1), (-2, 0))
 # All in a window of 7x7.
 MANY_NEIGHBORS = (

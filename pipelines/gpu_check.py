@@ -1,4 +1,4 @@
-"""What a GPU gives: speed, memory and stability of training, beside PyTorch.
+"""Speed, memory and stability of training on a GPU, beside PyTorch.
 
 It trains as `fit` does, with Keras's JAX backend unless KERAS_BACKEND names
 another one. Needs TensorFlow for the data and, for the peer, PyTorch. Each row
@@ -378,7 +378,7 @@ def peer(
     losses.append(run(steps))
     spent = time.perf_counter() - begin
     parameters = sum(p.numel() for p in model.parameters())
-    # Of each pixel: two operations for a weight of a product, and attention.
+    # Per pixel: two operations for each weight of a product, and attention.
     positions = model.positions.numel() + model.embed.weight.numel()
     attention = 2 * sizes["num_layers"] * sizes["hidden_dim"] * SIZE**2
     flops = 3 * (2 * (parameters - positions) + attention)

@@ -29,7 +29,7 @@ from pixace_tf.model.presets import PRESETS, decoder_config
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.training.compile import compile_model
 
-# What XLA names a kernel after.
+# Patterns in the names that XLA gives to kernels.
 KINDS = {
     "matrix products": r"dot|MatMul|ynn",
     "sums and maxima": r"reduce",

@@ -30,7 +30,7 @@ from pixace_tf.training import size_law
 from pixace_tf.training.size_law import SizeLaw
 
 IMAGE_SIZE = (32, 32)
-# Of a large matrix product on two cores of a server, and on eight.
+# Speed of a large matrix product on two cores of a server, and on eight.
 FLOPS = (1.5e11, 6e11)
 # Before, the learning rate has hardly warmed up.
 MIN_UPDATES = 300

@@ -17,7 +17,10 @@ from pixace_tf.model.reformer import CausalSelfAttention, LSHSelfAttention
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.training.compile import compile_model
 from pixace_tf.training.fit import fit
-from pixace_tf.training.schedule import micro_batch_size
+from pixace_tf.training.schedule import (
+    CPU_MICRO_BATCH_PIXELS,
+    micro_batch_size,
+)
 from pixace_tf.training.training_arguments import TrainingArguments
 
 
@@ -81,7 +84,7 @@ def learn(
 def train_memory(preset: str, decoder: str, size: int, batch_size: int) -> dict:
     """Train two batches; the peak of the memory, in bytes."""
     model = _model(preset, decoder, "chain", size)
-    micro = micro_batch_size(batch_size, size * size)
+    micro = micro_batch_size(batch_size, size**2, CPU_MICRO_BATCH_PIXELS)
     compile_model(model, 1e-3, True, batch_size // micro)
     token_ids = _pictures(micro, size)
     for _ in range(2 * batch_size // micro):
@@ -126,7 +129,7 @@ class _Rounds(keras.callbacks.Callback):
 
     def __init__(self, pixels: int, seconds: float) -> None:
         super().__init__()
-        self.pixels = pixels  # Of a step.
+        self.pixels = pixels  # Pixels of a step.
         self.seconds = seconds
         self.steps = -1  # The first one compiles.
         self.begin = time.perf_counter()

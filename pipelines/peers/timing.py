@@ -17,7 +17,7 @@ def rates(work: Callable[[], Any], units: float, seconds: float) -> None:
 
     Args:
         work: Does it once, and returns when it is done.
-        units: What one piece of work is, in the unit of the rates.
+        units: Size of one piece of work, in the unit of the rates.
         seconds: How long a round repeats it, at least.
     """
     goes_on = tell({"first_seconds": _seconds(work)})
@@ -40,7 +40,7 @@ def extrapolated_rates(
     Args:
         work: Does a number of steps.
         most: The number of steps to infer the time of.
-        units: What one step is.
+        units: Size of one step.
         seconds: For one round.
     """
     first = _seconds(lambda: work(1))

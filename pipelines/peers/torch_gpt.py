@@ -1,4 +1,4 @@
-"""What a PyTorch user would write: a GPT over packed colors.
+"""A GPT over packed colors, as a PyTorch user would write it.
 
 Pre-norm layers with fused attention, learned positions; one embedding and one
 softmax over all colors, or, with `is_split`, one for each channel of HSV 544,

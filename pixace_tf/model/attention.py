@@ -83,7 +83,7 @@ def causal_attention(
 def _has_fused_kernel(dtype: str) -> bool:
     """Return whether the device computes attention in one kernel.
 
-    That of cuDNN, which JAX calls, takes numbers of 16 bits.
+    The kernel of cuDNN, which JAX calls, takes 16-bit numbers.
     """
     if keras.backend.backend() != "jax" or dtype == "float32":
         return False
@@ -157,7 +157,7 @@ def _backward(
 
     Args:
         inputs: Query, key and value.
-        saved: What `_forward` returned.
+        saved: The results of `_forward`.
         upstream: The gradient of the output.
         blocks: See `_forward`.
         sees_itself: See `causal_attention`.

@@ -28,10 +28,10 @@ MEAN_RATE = 0.125
 
 
 class ChannelDistribution(Protocol):
-    """What a head needs to know of one channel; abstract.
+    """The interface of a channel's distribution; abstract.
 
     Attributes:
-        num_outputs: What the head has to compute for it.
+        num_outputs: Number of outputs that the head computes for it.
         num_parameters: P.
         num_features: F, of a known level.
     """
@@ -120,7 +120,7 @@ class LogisticMixture:
 
     Each is cut into levels; the lowest and the highest level take what lies
     beyond. The channels before move its means in proportion (PixelCNN++, arXiv
-    1701.05517). What is learned of a level holds for its neighbors at once.
+    1701.05517). Learning one level also teaches its neighbors.
 
     Args:
         levels: L, at least 2.

@@ -1,4 +1,4 @@
-"""What an image is conditioned on: its raster order and its label."""
+"""The condition of an image: its raster order and its label."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ class ConditionEmbedding(keras.layers.Layer):
         super().__init__(**kwargs)
         self.sizes = (num_orders, num_labels + 1)
         self.condition_dim = condition_dim
-        # One kind alone would be the same vector for all images.
+        # A table of one row would give all images the same vector.
         self.tables = {
             column: self.add_weight(
                 name=name,

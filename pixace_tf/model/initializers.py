@@ -1,4 +1,4 @@
-"""How tables of color levels begin: near levels alike, where there are many."""
+"""Initial values of tables of color levels: close levels begin alike."""
 
 from typing import Any
 
@@ -33,9 +33,9 @@ class SmoothLevels(keras.initializers.Initializer):
     """Draw each column as a smooth random function of the level.
 
     A sum of cosines with random weights that fall with their frequency, as a
-    random walk's do. What is learned of a level then holds for its neighbors
-    at once: RGB 888 on photos of 32x32 cost 15.44 bits/pixel instead of 15.70
-    after 600 steps of nano.
+    random walk's do. Learning one level then also teaches its neighbors:
+    RGB 888 on photos of 32x32 cost 15.44 bits/pixel instead of 15.70 after 600
+    steps of nano.
 
     Args:
         levels: Levels of each channel; further rows, and channels with few

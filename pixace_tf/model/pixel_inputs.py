@@ -1,4 +1,4 @@
-"""What a decoder sees of an image: embedded pixels, neighbors and places.
+"""The inputs of a decoder: embedded pixels, neighbors and positions.
 
 Shapes: B batch, T pixels, E embedding_dim, N neighbors, W hidden_dim.
 """
@@ -144,7 +144,7 @@ def pad_grid(
     Args:
         token_ids: int32 `(B, height*width)`.
         image_size: `(height, width)`.
-        start_token_id: What stands outside the image.
+        start_token_id: The token outside the image.
 
     Returns:
         int32 `(B, height + MARGIN, width + 2 * MARGIN)`: margins above, left
@@ -196,7 +196,7 @@ def neighbor_tokens(
         token_ids: int32 `(B, height*width)`; read at earlier positions only.
         position: int32 scalar in `[0, height*width)`.
         image_size: `(height, width)`.
-        start_token_id: What stands outside the image.
+        start_token_id: The token outside the image.
 
     Returns:
         int32 `(B, len(NEIGHBORS))`.

@@ -1,7 +1,7 @@
 """Time for memory: the parts of a backward pass that computes things again.
 
-In eager mode the results are the same, but nothing is saved: TensorFlow's tape
-keeps all of it.
+In eager mode the results are the same, but no memory is saved: the tape of
+TensorFlow keeps everything.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,14 +27,14 @@ def using(
 def vjp(
     function: Callable[..., Tensor], *inputs: Tensor
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Return a function's value and what turns its gradient into the inputs'.
+    """Return a function's value and its vector-Jacobian product.
 
     `keras.ops` has no such operation; this is the one place that asks which
     backend runs.
 
     Args:
         function: Of tensors or structures of them, all float.
-        *inputs: What to call it with.
+        *inputs: Its arguments.
 
     Raises:
         NotImplementedError: On a backend other than TensorFlow and JAX.

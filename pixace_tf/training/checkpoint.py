@@ -18,7 +18,7 @@ from pixace_tf.training.interruption import StopRequest
 from pixace_tf.training.losses import Losses, not_finite
 from pixace_tf.training.schedule import TrainingState
 
-# What the optimizer holds of a batch that is computed in parts.
+# Part of the names of the sums over the parts of a batch.
 _OF_PARTS = "gradient_accumulator"
 
 

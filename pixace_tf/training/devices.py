@@ -65,8 +65,8 @@ def leave_gpu_to_backend() -> None:
 def sync(model: keras.Model) -> None:
     """Bring the variables of a model up to date within `model.fit`.
 
-    On the JAX backend, `fit` keeps their values elsewhere; it takes up what
-    they hold afterwards.
+    On the JAX backend, `fit` keeps their values elsewhere, and reads the
+    variables again afterwards.
     """
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
@@ -104,11 +104,12 @@ def scope(devices: str) -> contextlib.AbstractContextManager[Any]:
             "all-hosts".
 
     Returns:
-        That of a mirrored strategy of TensorFlow, or of a distribution of Keras
-        for JAX; for a single device it does nothing. A model is made in it.
+        The scope of a mirrored strategy of TensorFlow, or of a distribution of
+        Keras for JAX; for a single device it does nothing. Build the model in
+        it.
 
     Raises:
-        UserError: If there are not so many.
+        UserError: If there are fewer.
     """
     if devices == "1":
         return contextlib.nullcontext()
@@ -144,11 +145,11 @@ def _jax_scope(devices: str) -> contextlib.AbstractContextManager[Any]:
 
 
 class SharedAdamW(keras.optimizers.AdamW):
-    """AdamW that is given the gradient of the whole batch on each device.
+    """AdamW that receives the gradient of the whole batch on each device.
 
-    Keras clips what one device has computed and adds the gradients up later, so
-    that two devices would clip otherwise than one. Here they are added up
-    before, by `MirroredStep`.
+    Keras clips the gradient of each device before it adds them up, so two
+    devices would clip differently from one. Here `MirroredStep` adds them up
+    first.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:

@@ -1,7 +1,7 @@
 """Several processes, on one host or on many, that train one model with JAX.
 
 All of them compute the same; each reads its share of every batch. The first one
-writes the run folder. The others work in a copy of it, which they throw away.
+writes the run folder. The others work in temporary copies of it.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from pixace_tf.runs.run_config import CHECKPOINT_FILE
 from pixace_tf.storage import RUN_FILE
 from pixace_tf.training.training_arguments import ALL_HOSTS, TrainingArguments
 
-# A process that is silent for so long is taken for dead.
+# A process that is silent for this long is considered dead.
 HEARTBEAT_S = 20
 SHUTDOWN_S = 20
-# What JAX says, in errors of several kinds, where another process is gone.
+# Words of JAX, in errors of several kinds, if another process is gone.
 _BROKEN = re.compile("gloo|nccl|heartbeat|coordination|connection", re.I)
 # How keras.distribution names them, too.
 _ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
@@ -36,8 +36,8 @@ _INDEX = "KERAS_DISTRIBUTION_PROCESS_ID"
 def join(options: TrainingArguments) -> None:
     """Join the processes that train together, if that is asked for.
 
-    They are those that Slurm or Open MPI has started, or those that the
-    environment variables of `keras.distribution` name.
+    Slurm or Open MPI has started them, or the environment variables of
+    `keras.distribution` name them.
 
     Raises:
         UserError: If the backend is another one, the processes are not found,
@@ -88,8 +88,8 @@ def check_alike(name: str, value: str) -> None:
     All of them call this at the same point, before they compute together.
 
     Args:
-        name: The thing, for the message.
-        value: What each process has, of any length.
+        name: Names the value in the message.
+        value: The value of this process, of any length.
 
     Raises:
         UserError: In every process, if one has something else.
@@ -159,7 +159,7 @@ def own_folder(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Say in one line that another process has ended, and end.
+    """If another process ends, say so in one line and end, too.
 
     Raises:
         SystemExit: Not as usual: the process ends at once, since JAX would wait

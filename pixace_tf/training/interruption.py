@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop, heeded between two steps."""
+"""Signals that ask a training to stop, obeyed between two steps."""
 
 import contextlib
 import os

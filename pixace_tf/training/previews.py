@@ -15,12 +15,12 @@ from pixace_tf.training.interruption import StopRequest
 
 NUM_NEW = 8
 NUM_COMPLETED = 4
-# Sampling may take this share of the time of training.
+# Sampling may take this share of the training time.
 MAX_SHARE = 0.03
 
 
 class Previews:
-    """Samples with the same seeds again and again as the model learns.
+    """Samples with the same seeds at intervals as the model learns.
 
     Args:
         run: The run with the model.
@@ -37,18 +37,18 @@ class Previews:
         self._run = run
         self._stop = stop
         source = data.validation if len(data.validation) else data.train
-        # Spread over the files, which lie in the order of their names.
+        # Evenly spaced, since the files are sorted by name.
         chosen = np.linspace(0, len(source) - 1, NUM_COMPLETED).astype(int)
         self._given = source[np.unique(chosen)].astype(np.int32)
         self._sampled_at = 0.0
         self._cost_s = 0.0
 
     def update(self, entry: dict[str, float], is_last: bool = False) -> None:
-        """Sample, unless the last time was too short ago.
+        """Sample, unless the last time is too recent.
 
         Args:
             entry: The newest entry of the history.
-            is_last: Sample in any case.
+            is_last: Sample anyway.
         """
         start = time.monotonic()
         rested = start - self._sampled_at

@@ -2,10 +2,10 @@
 
 A larger model learns more from each pixel but sees fewer of them in the same
 time. The loss is taken to be a sum of what no model learns, what the size
-costs and what the number of pixels costs (arXiv 2203.15556). The constants are
-those that `pipelines/size_law.py` fits to trainings of several sizes. The law
-takes all pixels as new ones: it does not know that a few images, seen many
-times, are learned by heart.
+costs and what the number of pixels costs (arXiv 2203.15556).
+`pipelines/size_law.py` fits the constants to trainings of several sizes. The
+law assumes that all pixels are new: it does not know that a model memorizes a
+few images that it sees many times.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class SizeLaw:
     """Bits per pixel of a model with N parameters after D pixels.
 
     Attributes:
-        floor: What no model learns.
+        floor: Loss of a perfect model.
         size_scale: Times `N ** -size_power`.
         size_power: Above 0.
         data_scale: Times `D ** -data_power`.
@@ -83,7 +83,7 @@ class Candidate:
 def candidates(
     decoder: str, image_size: tuple[int, int], flops: float
 ) -> list[Candidate]:
-    """Return what can be chosen from, the smallest first.
+    """Return the presets to choose from, the smallest first.
 
     Args:
         decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
@@ -108,12 +108,12 @@ def best_for_time(choices: Sequence[Candidate], seconds: float) -> Candidate:
 def best_for_pixels(choices: Sequence[Candidate], pixels: float) -> Candidate:
     """Return the largest one that no other beats in the time it takes.
 
-    The largest of all learns most from given pixels, but where they are few
-    another one learns more in the same time by seeing them more often.
+    The largest model learns most from a number of pixels, but a smaller one may
+    learn more in the same time by seeing more of them.
 
     Args:
         choices: The smallest first.
-        pixels: That are shown in the whole training.
+        pixels: Pixels shown in the whole training.
     """
     for choice in reversed(choices):
         seconds = pixels / choice.pixels_per_second
@@ -133,8 +133,8 @@ def choose(
     Args:
         decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
         image_size: `(height, width)`.
-        seconds: Time to train; where it is None,
-        pixels: those of the whole training.
+        seconds: Time to train, or None.
+        pixels: Pixels of the whole training, used if `seconds` is None.
 
     Returns:
         The name of the preset, and a line that gives the reason.

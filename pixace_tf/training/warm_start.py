@@ -1,4 +1,4 @@
-"""Starting a run with the weights of another one."""
+"""Starts a run with the weights of another one."""
 
 import os
 from collections.abc import Sequence

@@ -40,9 +40,9 @@ class _Attention(Branch):
             the length is not known.
     """
 
-    # What is projected: query, key and value, or less.
+    # Number of projections: query, key and value, or fewer.
     num_parts = 3
-    # Whether a position attends to itself where it is not alone.
+    # Whether a position attends to itself if it is not alone.
     sees_itself = True
 
     def __init__(

@@ -20,12 +20,11 @@ from pixace_tf.typing import Tensor
 
 
 class Branch(keras.layers.Layer):
-    """What a reversible stack adds to a stream; abstract.
+    """A function that a reversible stack adds to a stream; abstract.
 
     The backward pass calls it again on an input that is the same up to
-    rounding. Whatever must not differ then is decided once: random masks by
-    the `seed`, and what jumps with its input, as a choice of buckets does, in
-    the `plan`.
+    rounding. Two things must not differ then, so they are decided once: random
+    masks by the `seed`, and discrete choices, such as buckets, in the `plan`.
 
     The streams are float32, and so is a branch itself; `dtype` is the policy
     for the layers inside.
@@ -37,7 +36,7 @@ class Branch(keras.layers.Layer):
 
     Call arguments:
         x: float32 `(B, T, W)`.
-        plan: What `plan` returned, or None to make it here.
+        plan: The result of `plan`, or None to make it here.
         seed: For `drop`; None switches dropout off.
 
     Returns:
@@ -147,8 +146,8 @@ class ReversibleStack(keras.layers.Layer):
                 of_a, of_b = keras.tree.flatten(upstream)
                 of_values: list[Tensor] = []
                 for i in reversed(range(len(values))):
-                    # Without this the compiler would find that the forward
-                    # pass has computed the same, and keep it.
+                    # Without this, the compiler would notice that the forward
+                    # pass has computed the same, and keep its result.
                     x = after(a, of_b)
                     change, pull = vjp(
                         functools.partial(add, i, plan=plans[i]),
