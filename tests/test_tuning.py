@@ -487,6 +487,7 @@ def test_a_trial_that_was_taken_over_ends_here(tmp_path, monkeypatch):
     command = python("import time; time.sleep(600)")
     found = work(tmp_path, command, workers.Limits(10.0), take_over)
     assert found.is_completed
+    assert not list(tmp_path.glob("**/failed.json"))  # No limit was reached.
     other[0].close()
 
 
