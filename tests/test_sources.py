@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tiny_zoo import TinyZoo
 
-from pixace_tf.data import cartoons, sources
+from pixace_tf.data import cartoons, sources, token_dataset
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 
@@ -37,6 +37,12 @@ def small_images(images, parts=None):
 def noise(count, seed=0):
     shape = (count, 8, 8, 3)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def save_noise(folder, count, seed=0):
+    folder.mkdir(parents=True)
+    for i, pixels in enumerate(noise(count, seed)):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
 def test_images_of_a_low_digest_validate():
@@ -107,6 +113,59 @@ def test_a_lone_test_folder_validates(tmp_path):
     small = read(tmp_path)
     assert (~small.in_train()).sum() == 8
     assert set(small.labels) == set(cartoons.SPECIES)
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "others"),
+    [
+        ("train", "valid", []),
+        ("Training", "Test", []),
+        ("Train", "Val", []),
+        ("train", "dev", ["test"]),
+        ("training", "VALIDATION", ["Testing"]),
+    ],
+)
+def test_synonyms_and_letter_case_of_parts_count(
+    tmp_path, train, validation, others
+):
+    for seed, part in enumerate((train, validation, *others)):
+        save_noise(tmp_path / part / "cat", 3, seed)
+    small = read(tmp_path)
+    assert small.in_train().tolist() == [p == "train" for p in small.parts]
+    assert small.parts.count("train") == small.parts.count("validation") == 3
+    assert set(small.labels) == {"cat"}
+    assert [s.path for s in small.skipped] == others
+
+
+def test_a_folder_beside_the_parts_makes_them_no_classes(tmp_path):
+    save_noise(tmp_path / "train" / "cat", 3, seed=0)
+    save_noise(tmp_path / "test" / "cat", 2, seed=1)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "x.txt").write_text("0 0.5 0.5")
+    small = read(tmp_path)
+    assert small.parts.count("validation") == 2
+    assert set(small.labels) == {"cat"}
+    (skipped,) = small.skipped
+    assert skipped.reason == "lies outside test/ and train/"
+
+
+def test_a_class_that_is_called_like_a_part_stays_a_class(tmp_path):
+    for vehicle in ("train", "bus"):
+        save_noise(tmp_path / vehicle, 1)
+    assert read(tmp_path).labels == ["bus", "train"]
+
+
+@pytest.mark.parametrize("broken", [[], ["train"]])
+def test_without_training_images_validation_images_do_not_train(
+    tmp_path, broken
+):
+    save_noise(tmp_path / "valid", 8)
+    for part in broken:
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "1.png").write_text("text")
+    assert not read(tmp_path).in_train().any()
+    with pytest.raises(UserError, match=r"no pictures to train on: .*valid"):
+        token_dataset.load(tmp_path, TOKENIZER)
 
 
 def test_a_validation_image_that_also_trains_does_not_validate():
@@ -213,11 +272,17 @@ def test_one_split_of_tfds_is_split_by_content(tiny_zoo):
         (["train"], {"train": ""}),
         (
             ["test", "train", "validation"],
-            {"train": "train", "validation": "validation"},
+            {"test": "test", "train": "train", "validation": "validation"},
         ),
         (["test", "train"], {"train": "train", "test": "validation"}),
         (["a", "b"], {"a": ""}),
-        (["test"], {"test": ""}),
+        (["test"], {"test": "validation"}),
+        (["dev", "unlabelled"], {"unlabelled": ""}),
+        (["Train", "extra"], {"Train": ""}),
+        (
+            ["dev", "test", "training"],
+            {"dev": "validation", "test": "test", "training": "train"},
+        ),
         ([], {"train": ""}),
     ],
 )

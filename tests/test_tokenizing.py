@@ -283,6 +283,35 @@ def test_names_of_tar_files_and_folders_in_them_tell_parts_and_classes(
     assert "set-x-0.tar" in other[0]
 
 
+def test_folders_in_a_tar_file_tell_parts_and_classes(folder, tmp_path):
+    paths = sorted(folder.rglob("[0-9]*.png"))
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+        tar.add(__file__, "./readme.txt")
+        tar.add(paths[-1], "./cover.png")
+        for i, path in enumerate(paths[:40]):
+            part = ("Training", "Training", "valid", "test")[i % 4]
+            tar.add(path, f"./{part}/{path.parent.name}/{path.name}")
+    shards, _ = tokenize(str(tmp_path / "all.tar"), tmp_path / "out")
+    assert shards.manifest["counts"] == {"train": 20, "validation": 10}
+    assert shards.label_names == ["cat"]
+    skipped = [path for path, _ in shards.manifest["skipped"]]
+    assert sorted(map(os.path.basename, skipped)) == ["cover.png", "test"]
+
+
+def test_tar_files_of_validation_alone_are_not_trained_on(folder, tmp_path):
+    with tarfile.open(tmp_path / "dev-0.tar", "w") as tar:
+        tar.add(folder / "dog" / "000.png", "000.png")
+    with pytest.raises(UserError, match="no pictures to train on"):
+        tokenize(str(tmp_path / "dev-0.tar"), tmp_path / "out")
+
+
+def test_tokenizing_says_which_folder_is_which_part(tmp_path):
+    for i, part in enumerate(("Train", "Dev")):
+        save_noise(tmp_path / "in" / part / "1.png", i)
+    _, lines = tokenize(tmp_path / "in", tmp_path / "out")
+    assert lines[0] == "Parts: Dev validates, Train trains."
+
+
 def test_a_tfds_data_set_is_read_in_chunks(tiny_zoo, tmp_path):
     shards, _ = tokenize(tiny_zoo, tmp_path / "out", chunk_size=4)
     data = token_dataset.load(tiny_zoo, TOKENIZER)
@@ -328,6 +357,21 @@ def test_shards_with_other_colors_are_refused(shards, tmp_path):
             fit(shards.path, arguments, runs_dir=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "plan.json"])
+def test_a_manifest_of_another_program_makes_no_shards(tmp_path, name):
+    (tmp_path / name).write_text('[{"format": 1}]')
+    assert not token_shards.is_shards(tmp_path)
+    if name == "manifest.json":
+        with pytest.raises(UserError, match="another version"):
+            Shards.open(tmp_path)
+    with pytest.raises(UserError, match="no folder of token"):
+        tokenize(tmp_path, tmp_path)
+
+
+def test_shards_are_known_by_their_mark(shards):
+    assert token_shards.is_shards(shards.path)
+
+
 def test_a_shard_that_is_lost_is_one_clear_line(folder, tmp_path):
     out = tmp_path / "out"
     shards, _ = tokenize(folder, out)
@@ -341,6 +385,30 @@ def test_a_shard_that_is_lost_is_one_clear_line(folder, tmp_path):
         rows[np.arange(60)]
     with pytest.raises(UserError, match="is missing or damaged"):
         fit(str(out), runs_dir=tmp_path, say=lambda line: None)
+
+
+def test_a_worker_whose_images_have_changed_stops(tmp_path):
+    save_noise(tmp_path / "in" / "1.png", 1)
+    tokenize(tmp_path / "in", tmp_path / "out", chunk_size=64)
+    config = TOKENIZER.get_config()
+    paths = str(tmp_path / "in"), str(tmp_path / "out")
+    Job(*paths, config, chunk_size=64).check_plan()
+    save_noise(tmp_path / "in" / "2.png", 2)
+    with pytest.raises(UserError, match="begun with other images"):
+        Job(*paths, config, chunk_size=64).check_plan()
+
+
+def test_a_plan_never_replaces_another(tmp_path):
+    """Two commands that both found the folder empty."""
+    first, second = (tmp_path / name for name in ("a", "b"))
+    for seed, folder in enumerate((first, second)):
+        save_noise(folder / "1.png", seed)
+    out = tmp_path / "out"
+    tokenize(first, out)
+    config = TOKENIZER.get_config()
+    before = (out / "plan.json").read_bytes()
+    tokenizing._write_plan(Job(str(second), str(out), config))
+    assert (out / "plan.json").read_bytes() == before
 
 
 def test_mistakes_are_one_clear_line(folder, tmp_path):

@@ -47,6 +47,10 @@ class _WriteChunk(beam.DoFn):
         super().__init__()
         self._job = job
 
+    def setup(self) -> None:
+        """Open the images, which must still be those of the plan."""
+        self._job.check_plan()
+
     def process(self, chunk: int) -> Iterator[int]:
         tokenizing.write_chunk(self._job, chunk)
         yield chunk

@@ -25,6 +25,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from pixace_tf.console import ProgressCallback
+from pixace_tf.data.parts import OUTSIDE, TEST, parts_of, place
 from pixace_tf.errors import UserError
 from pixace_tf.machine import num_cores
 from pixace_tf.storage import MARK_FILE, RUN_FILE, SOFTWARE, StrPath
@@ -48,12 +49,6 @@ FORMATS = (
     "AVIF",
     "TGA",
 )
-PARTS = {
-    "train": "train",
-    "val": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 
 _OWN = f"made by {SOFTWARE}"
 # Files that mark a folder as no source of images.
@@ -177,11 +172,13 @@ class Listing:
         root: The folder.
         places: Part and label (see `ImageFile`) by path, sorted by path.
         skipped: Files and folders that are left out because of their place.
+        parts: The part of each folder that names one; see `parts.parts_of`.
     """
 
     root: str
     places: dict[str, tuple[str, str]]
     skipped: list[Skipped]
+    parts: dict[str, str]
 
 
 def list_files(root: StrPath) -> Listing:
@@ -202,8 +199,21 @@ def list_files(root: StrPath) -> Listing:
         paths = [name]
     else:
         paths, skipped = _walk(root)
-    places, misplaced = _places(paths)
-    return Listing(root, places, skipped + misplaced)
+    parts = parts_of(path.split(os.sep)[0] for path in paths if os.sep in path)
+    places = {path: place(path.split(os.sep)[:-1], parts) for path in paths}
+    names = " and ".join(f"{top}/" for top in parts)
+    skipped += [
+        Skipped(top, f"kept for testing: the folder {top}/")
+        for top, part in parts.items()
+        if part == TEST
+    ]
+    skipped += [
+        Skipped(path, f"lies outside {names}")
+        for path, (part, _) in places.items()
+        if part == OUTSIDE
+    ]
+    used = {p: at for p, at in places.items() if at[0] not in (OUTSIDE, TEST)}
+    return Listing(root, used, skipped, parts)
 
 
 def scan(
@@ -215,10 +225,11 @@ def scan(
 
     The folder may be flat or hold class folders, each of any depth. It may
     hold parts instead, which are flat or hold class folders: `train/` and
-    `val/` (or `validation/`), where a `test/` beside them is left out, or
-    `train/` and `test/` alone, where `test/` validates. Links are followed,
-    and each folder is visited once. Run folders, folders with a mark
-    (`storage.mark_folder`) and images with one (`own_mark`) are left out.
+    `val/`, where a `test/` beside them is left out, or `train/` and `test/`,
+    where `test/` validates. Letter case does not matter, and the synonyms of
+    `parts.part_of` count. Links are followed, and each folder is visited once.
+    Run folders, folders with a mark (`storage.mark_folder`) and images with
+    one (`own_mark`) are left out.
 
     Args:
         root: A folder, or a single file.
@@ -474,49 +485,6 @@ def _enter(
         if folder and entry.name in _FOLDER_MARKS:
             raise UnloadableError(_FOLDER_MARKS[entry.name])
     return entries
-
-
-def _places(
-    paths: list[str],
-) -> tuple[dict[str, tuple[str, str]], list[Skipped]]:
-    """Derive the part and the label of each path from its folders.
-
-    Returns:
-        The part and label of each path, and what is left out: folders kept for
-        testing, and files outside the parts.
-    """
-    tops = {path.split(os.sep)[0] for path in paths if os.sep in path}
-    parts = parts_of(tops)
-    names = " and ".join(f"{top}/" for top in sorted(parts))
-    places: dict[str, tuple[str, str]] = {}
-    skipped = [
-        Skipped(top, f"kept for testing: the folder {top}/")
-        for top, part in parts.items()
-        if part == "test"
-    ]
-    for path in paths:
-        *folders, _ = path.split(os.sep)
-        part = ""
-        if parts:
-            if not folders or folders[0] not in parts:
-                skipped.append(Skipped(path, f"lies outside {names}"))
-                continue
-            part = parts[folders.pop(0)]
-        if part != "test":
-            places[path] = part, folders[0] if folders else ""
-    return places, skipped
-
-
-def parts_of(tops: set[str]) -> dict[str, str]:
-    """Return the part of each top folder; empty if they are classes."""
-    parts = {top: PARTS[top] for top in tops if top in PARTS}
-    if {"train", "validation"} <= set(parts.values()):
-        return parts
-    if tops == {"train", "test"}:
-        return {"train": "train", "test": "validation"}
-    if tops == {"train"}:
-        return {"train": ""}  # All images lie in it, so it says nothing.
-    return {}
 
 
 def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:

@@ -1,5 +1,6 @@
 """Which classes of images become labels of a model, and their numbers."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,15 @@ NULL_LABEL = 0
 NULL_SHARE = 0.5
 MIN_IMAGES = 20
 MAX_LABELS = 1000
+
+
+def label_name(name: str) -> str:
+    """Return the one spelling of a class name, Unicode form NFC.
+
+    File systems and keyboards may compose letters differently; names compare
+    equal after this function only.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def choose(counts: Mapping[str, int], wanted: bool | None) -> list[str]:

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,15 @@ from pixace_tf.console import ProgressCallback
 from pixace_tf.data import image_files
 from pixace_tf.data.decoding import Decoder, Result
 from pixace_tf.data.image_files import Skipped
+from pixace_tf.data.labels import label_name
+from pixace_tf.data.parts import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    describe,
+    part_of,
+    parts_of,
+)
 from pixace_tf.data.tokenizer import PixelTokenizer, over_white
 from pixace_tf.errors import UserError, first_line
 from pixace_tf.storage import StrPath
@@ -29,8 +38,8 @@ class SmallImages:
     Attributes:
         images: uint8 `(N, height, width, 3)`.
         parts: "train", "validation", or "" where the source does not say.
-        labels: Class names, "" where there are none.
-        skipped: Files and folders that are left out.
+        labels: Class names as `labels.label_name` spells them, "" for none.
+        skipped: Files and folders that are skipped.
     """
 
     images: np.ndarray
@@ -47,30 +56,28 @@ class SmallImages:
         """Collect what a `Decoder` yields.
 
         Args:
-            results: In order.
-            place: Gives the path, the part and the label of the i-th of them.
+            results: Decoded images, or why they do not load, in order.
+            place: Returns the path, the part and the label of the i-th result.
         """
-        small = cls(np.zeros((0,), np.uint8), [], [], [])
-        images = []
+        images, parts, labels, skipped = [], [], [], []
         for i, result in enumerate(results):
             path, part, label = place(i)
             if isinstance(result, str):
-                small.skipped.append(Skipped(path, result))
+                skipped.append(Skipped(path, result))
             else:
                 images.append(result)
-                small.parts.append(part)
-                small.labels.append(label)
-        small.images = np.array(images, np.uint8)
-        return small
+                parts.append(part)
+                labels.append(label_name(label))
+        return cls(np.array(images, np.uint8), parts, labels, skipped)
 
     def in_train(self) -> np.ndarray:
         """Return bool `(N,)`: which images train; the others validate.
 
-        Where the source has no parts, a stable 5% validate: those whose
-        pixels have a BLAKE2b digest in the lowest 5% of its range, so that
-        more images leave each one on its side. Equal small images always lie
-        on one side, whatever files they come from. Since the small image
-        decides, the split depends on the `image_size` and the `resize` of the
+        Without parts in the source, a stable 5% validates: the images whose
+        pixels have a BLAKE2b digest in the lowest 5% of its range, so adding
+        images moves none to the other side. Equal small images always lie on
+        one side, whatever files they come from. Since the small image decides,
+        the split depends on the `image_size` and the `resize` of the
         tokenizer.
         """
         return _split([digest_of(image) for image in self.images], self.parts)
@@ -82,7 +89,7 @@ def digest_of(image: np.ndarray) -> bytes:
 
 
 def is_held_out(digest: bytes) -> bool:
-    """Tell whether an image validates, where its source has no parts."""
+    """Tell whether an image of a source without parts validates."""
     return int.from_bytes(digest[:4]) < VALIDATION_SHARE * 2**32
 
 
@@ -91,12 +98,13 @@ class Source(abc.ABC):
 
     Attributes:
         num_chunks: How many chunks there are.
-        has_parts: Whether it says which images train and which validate.
-        skipped: What is left out before anything is read.
+        parts: The part of each folder, tar file or split whose name tells one;
+            see `parts.parts_of`.
+        skipped: Files and folders that are skipped before anything is read.
     """
 
     num_chunks: int
-    has_parts: bool
+    parts: Mapping[str, str]
     skipped: Sequence[Skipped] = ()
 
     @abc.abstractmethod
@@ -107,7 +115,7 @@ class Source(abc.ABC):
 
         Args:
             chunk: In `[0, num_chunks)`.
-            progress: Told how far the reading is.
+            progress: Called with the images read and their number.
 
         Raises:
             UserError: If the chunk as a whole cannot be read.
@@ -115,7 +123,14 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def state(self) -> Iterator[str]:
-        """Yield lines that are others when the images are."""
+        """Yield lines that change whenever an image changes."""
+
+    def digest(self) -> str:
+        """Return a hex digest of `state`."""
+        digest = hashlib.blake2b(digest_size=16)
+        for line in self.state():
+            digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+        return digest.hexdigest()
 
 
 def load_images(
@@ -138,23 +153,44 @@ def load_images(
         UserError: If there is no usable image.
     """
     source = os.fspath(source)
-    opened: Source
+    opened = open_source(source, tokenizer, max_pixels, download)
+    return read_all(opened, source, progress)
+
+
+def open_source(
+    source: str, tokenizer: PixelTokenizer, max_pixels: int, download: bool
+) -> Source:
+    """Open a folder or a TensorFlow data set; see `load_images`."""
     if source.startswith(TFDS_PREFIX):
-        opened = TfdsSource(source, tokenizer, download)
-    else:
-        opened = FolderSource(source, tokenizer, max_pixels)
+        return TfdsSource(source, tokenizer, download)
+    return FolderSource(source, tokenizer, max_pixels)
+
+
+def read_all(
+    opened: Source, name: str, progress: ProgressCallback | None = None
+) -> SmallImages:
+    """Read all chunks of a source.
+
+    Args:
+        opened: The source.
+        name: Its name, for errors.
+        progress: Called with the images read and their number.
+
+    Raises:
+        UserError: If there is no usable image.
+    """
     small = join(
         [opened.read(chunk, progress) for chunk in range(opened.num_chunks)]
     )
     skipped = [*opened.skipped, *small.skipped]
     small.skipped = sorted(skipped, key=lambda s: s.path)
     if not len(small.images):
-        raise UserError(nothing_usable(source, small.skipped))
+        raise UserError(nothing_usable(name, small.skipped))
     return small
 
 
 def join(chunks: Sequence[SmallImages]) -> SmallImages:
-    """Return the images of some chunks, at least one, as one."""
+    """Concatenate at least one chunk."""
     filled = [chunk.images for chunk in chunks if len(chunk.images)]
     return SmallImages(
         np.concatenate(filled) if filled else np.zeros((0,), np.uint8),
@@ -193,8 +229,7 @@ class FolderSource(Source):
         ]
         self.num_chunks = max(1, len(self._chunks))
         self.skipped = self._listing.skipped
-        parts = {part for part, _ in self._listing.places.values()}
-        self.has_parts = {"train", "validation"} <= parts
+        self.parts = self._listing.parts
 
     def read(
         self, chunk: int, progress: ProgressCallback | None = None
@@ -244,11 +279,12 @@ class TfdsSource(Source):
                 f"{', '.join(self._features)}."
             )
         splits = list(self._builder.info.splits)
-        parts = {split: ""} if split else _tfds_parts(splits)
-        self.has_parts = len(parts) > 1
+        self.parts = {split: ""} if split else _tfds_parts(splits)
         self._parts: list[str] = []
         self._examples: list[tf.data.Dataset] = []
-        for name, part in parts.items():
+        for name, part in self.parts.items():
+            if part == TEST:
+                continue
             for piece in self._pieces(name, chunk_size):
                 self._parts.append(part)
                 self._examples.append(piece)
@@ -277,7 +313,7 @@ class TfdsSource(Source):
             label = example.get("label", "")
             if names:  # A number below 0 is no class.
                 label = names[label] if label >= 0 else ""
-            labels.append(str(label))
+            labels.append(label_name(str(label)))
             if progress is not None:
                 progress(before + len(images), self._total)
         parts = [self._parts[chunk]] * len(images)
@@ -315,12 +351,13 @@ def counted(
 
 
 def _tfds_parts(splits: list[str]) -> dict[str, str]:
-    """Choose the splits to read; return the part of each."""
-    first = "train" if "train" in splits or not splits else splits[0]
-    for other in ("validation", "test"):
-        if other in splits and other != first:
-            return {first: "train", other: "validation"}
-    return {first: ""}
+    """Return the part of each split that is read or kept for testing."""
+    parts = parts_of(splits)
+    if parts:
+        return parts
+    plain = [split for split in splits if not part_of(split)]
+    train = [split for split in splits if part_of(split) == TRAIN]
+    return {[*train, *plain, "train"][0]: ""}
 
 
 def _tfds_split(source: str, builder: Any, name: str) -> tf.data.Dataset:
@@ -367,8 +404,8 @@ def _to_rgb(image: tf.Tensor) -> tf.Tensor:
 
 def _split(digests: list[bytes], parts: list[str]) -> np.ndarray:
     """Return bool `(N,)`: which images train; see `SmallImages.in_train`."""
-    if {"train", "validation"} <= set(parts):
-        train = {d for d, p in zip(digests, parts, strict=True) if p == "train"}
+    if VALIDATION in parts:
+        train = {d for d, p in zip(digests, parts, strict=True) if p == TRAIN}
         # A validation image that also trains would flatter the model.
         return np.array([digest in train for digest in digests])
     different = sorted(set(digests))
@@ -382,7 +419,7 @@ def _split(digests: list[bytes], parts: list[str]) -> np.ndarray:
 
 
 def nothing_usable(source: str, skipped: Sequence[Skipped]) -> str:
-    """Return what to say of a source without usable images."""
+    """Return the error of a source without usable images."""
     if not skipped:
         return f"There are no pictures in {source!r}."
     first = skipped[0]
@@ -390,3 +427,12 @@ def nothing_usable(source: str, skipped: Sequence[Skipped]) -> str:
         f"No usable picture in {source!r}: {len(skipped)} skipped, the first "
         f"{image_files.printable(first.path)} ({first.reason})."
     )
+
+
+def nothing_to_train(source: str, parts: Mapping[str, str]) -> str:
+    """Return the error of a source whose images all validate."""
+    roles = describe(parts) or "all of them validate"
+    way_out = "Add a folder train/"
+    if source.startswith(TFDS_PREFIX):
+        way_out = "Name a split to train on, such as tfds:NAME:train"
+    return f"{source!r} has no pictures to train on: {roles}. {way_out}."

@@ -6,19 +6,21 @@ Without such a file, the folder in the name is the class. Nothing is unpacked to
 disk.
 """
 
+import contextlib
 import itertools
 import lzma
 import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import tensorflow as tf
 
 from pixace_tf.console import ProgressCallback
-from pixace_tf.data import image_files
 from pixace_tf.data.decoding import MAX_FILE_BYTES, Decoder
-from pixace_tf.data.image_files import PARTS, Skipped
+from pixace_tf.data.image_files import Skipped
+from pixace_tf.data.parts import OUTSIDE, TEST, part_of, parts_of, place
 from pixace_tf.data.sources import SmallImages, Source, counted
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError, first_line
@@ -50,8 +52,8 @@ _BROKEN = (
 class TarSource(Source):
     """Tar files, each a chunk, sorted by their paths.
 
-    If some names have the word `train` and others `val`, `validation` or
-    `test`, these words give the parts, as with folders.
+    Where some names contain the word `train` and others `val` or `test`, these
+    are the parts, as with folders; see `parts.parts_of`.
 
     Args:
         pattern: A path, or a pattern with wildcards or, as in WebDataset,
@@ -69,11 +71,11 @@ class TarSource(Source):
     ) -> None:
         paths = _paths(pattern)
         words = {path: _part_word(path) for path in paths}
-        parts = image_files.parts_of(set(words.values()))
-        self._parts = {path: parts.get(words[path], "") for path in paths}
-        self.has_parts = {"train", "validation"} <= set(parts.values())
+        self.parts = parts_of(words.values())
+        self._parts = {path: self.parts.get(words[path], "") for path in paths}
+        has_parts = "validation" in self.parts.values()
         reasons = {"test": "kept for testing: the word test in its name"}
-        if self.has_parts:
+        if has_parts:
             reasons[""] = "no word in its name says to which part it belongs"
         self.skipped = [
             Skipped(path, reasons[part])
@@ -93,15 +95,33 @@ class TarSource(Source):
             UserError: If the tar file is broken.
         """
         path = self._paths[chunk]
+        parts = parts_of(_top_folders(path))
         places: list[tuple[str, str, str]] = []
+        left_out: dict[str, str] = {}
 
         def contents() -> Iterator[bytes]:
             for name, content, label in _samples(path):
-                places.append((f"{path}/{name}", self._parts[path], label))
-                yield content
+                folders = name.split("/")[:-1]
+                part, folder = place(folders, parts)
+                if part == TEST:
+                    left_out[folders[0]] = "kept for testing"
+                elif part == OUTSIDE:
+                    left_out[name] = f"lies outside {' and '.join(parts)}"
+                else:
+                    part = part or self._parts[path]
+                    label = folder if label is None else label
+                    places.append((f"{path}/{name}", part, label))
+                    yield content
 
         results = self._decoder.decode(contents())
-        return SmallImages.of(counted(results, 0, progress), places.__getitem__)
+        small = SmallImages.of(
+            counted(results, 0, progress), places.__getitem__
+        )
+        small.skipped += [
+            Skipped(f"{path}/{name}", reason)
+            for name, reason in left_out.items()
+        ]
+        return small
 
     def state(self) -> Iterator[str]:
         """See `Source`: each file with its size and time."""
@@ -144,17 +164,33 @@ def _expand(pattern: str) -> Iterator[str]:
         )
 
 
-def _samples(path: str) -> Iterator[tuple[str, bytes, str]]:
-    """Yield the name, the content and the class of each image."""
+def _top_folders(path: str) -> set[str]:
+    """Return the outermost folders of the images in a tar file."""
+    with _open(path, "r:*") as tar:
+        return {
+            name.split("/")[0]
+            for name in map(_name, tar)
+            if "/" in name and _kind(name.lower()) in _IMAGES
+        }
+
+
+def _samples(path: str) -> Iterator[tuple[str, bytes, str | None]]:
+    """Yield the name, the content and the `.cls` of each image."""
+    with _open(path, "r|*") as tar:
+        groups = itertools.groupby(_members(tar), lambda m: m[0])
+        for key, members in groups:
+            for some in _bounded(m[1:] for m in members):
+                yield from _images_of(key, some)
+
+
+@contextlib.contextmanager
+def _open(path: str, mode: Literal["r:*", "r|*"]) -> Iterator[tarfile.TarFile]:
     try:
         with (
             tf.io.gfile.GFile(path, "rb") as file,
-            tarfile.open(fileobj=file, mode="r|*") as tar,
+            tarfile.open(fileobj=file, mode=mode) as tar,
         ):
-            groups = itertools.groupby(_members(tar), lambda m: m[0])
-            for key, members in groups:
-                for some in _bounded(m[1:] for m in members):
-                    yield from _images_of(key, some)
+            yield tar
     except _BROKEN as error:
         raise UserError(
             f"The tar file {path} is broken: {first_line(error)}"
@@ -180,9 +216,7 @@ def _bounded(
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
     """Yield the key, the ending and the content of each file that counts."""
     for member in tar:
-        # Some programs on Windows write backslashes.
-        path = member.name.replace("\\", "/")
-        folder, slash, name = path.rpartition("/")
+        folder, slash, name = _name(member).rpartition("/")
         parts = _NAME.fullmatch(name)
         assert parts is not None
         stem, ending = parts[1], parts[2].lower()
@@ -194,10 +228,15 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
         yield folder + slash + stem, ending, content.read(MAX_FILE_BYTES + 1)
 
 
+def _name(member: tarfile.TarInfo) -> str:
+    # Some programs on Windows write backslashes.
+    return member.name.replace("\\", "/").removeprefix("./")
+
+
 def _images_of(
     key: str, members: list[tuple[str, bytes]]
-) -> Iterator[tuple[str, bytes, str]]:
-    label = key.rpartition("/")[0].removeprefix("./").split("/")[0]
+) -> Iterator[tuple[str, bytes, str | None]]:
+    label = None
     for ending, content in members:
         if ending == _CLASS:
             label = content.decode("utf-8", "replace").strip()
@@ -215,5 +254,5 @@ def _kind(ending: str) -> str:
 def _part_word(path: str) -> str:
     """Return the word in the name of a tar file that tells its part, or ""."""
     name = path.rpartition("/")[2].lower()
-    words = [word for word in re.split("[^a-z]+", name) if word in PARTS]
+    words = [word for word in re.split("[^a-z]+", name) if part_of(word)]
     return words[0] if words else ""

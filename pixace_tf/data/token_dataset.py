@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,13 @@ from pixace_tf.console import ProgressCallback
 from pixace_tf.data import image_files, labels, raster_orders
 from pixace_tf.data.image_files import Skipped
 from pixace_tf.data.labels import NULL_LABEL, NULL_SHARE
-from pixace_tf.data.sources import TFDS_PREFIX, load_images
+from pixace_tf.data.sources import (
+    TFDS_PREFIX,
+    Source,
+    nothing_to_train,
+    open_source,
+    read_all,
+)
 from pixace_tf.data.token_shards import ShardRows, Shards
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
@@ -26,6 +32,8 @@ from pixace_tf.storage import open_npz, write_npz
 
 _ARRAYS = ("train", "validation", "train_labels", "validation_labels")
 _CHUNK = 4096
+# Changes when equal files may give other tokens, labels or parts than before.
+_FINGERPRINT = 2
 # Of shards, so many rows of each part are held in memory: those that validate,
 # and those that a run keeps, to compare with.
 MAX_SAMPLE = 10_000
@@ -85,6 +93,7 @@ class TokenDataset:
         fingerprint: Changes when a file is touched or the tokenizer changes;
             "" where that cannot be told.
         is_cached: Whether it came from a cache.
+        parts: See `sources.Source`.
     """
 
     train: np.ndarray
@@ -95,6 +104,7 @@ class TokenDataset:
     skipped: list[Skipped]
     fingerprint: str
     is_cached: bool = False
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def label_counts(self) -> dict[str, int]:
         """Return how many training images each class has."""
@@ -230,13 +240,18 @@ def load(
         UserError: If there is no usable image.
     """
     source = os.fspath(source)
-    fingerprint = _fingerprint(source, tokenizer, max_pixels)
+    opened = open_source(source, tokenizer, max_pixels, download)
+    fingerprint = ""
+    if not source.startswith(TFDS_PREFIX):
+        fingerprint = _fingerprint(opened, tokenizer, max_pixels)
     if cache_path is not None and fingerprint:
         cached = _load_cache(cache_path, fingerprint)
         if cached is not None:
-            return cached
-    small = load_images(source, tokenizer, max_pixels, download, progress)
+            return dataclasses.replace(cached, parts=opened.parts)
+    small = read_all(opened, source, progress)
     in_train = small.in_train()
+    if not in_train.any():
+        raise UserError(nothing_to_train(source, opened.parts))
     is_narrow = tokenizer.palette.vocabulary_size <= 1 << 16
     token_ids = tokenize(small.images, tokenizer)
     token_ids = token_ids.astype(np.uint16 if is_narrow else np.int32)
@@ -251,6 +266,7 @@ def load(
         label_names=label_names,
         skipped=small.skipped,
         fingerprint=fingerprint,
+        parts=opened.parts,
     )
 
 
@@ -272,17 +288,11 @@ def tokenize(small: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
 
 
 def _fingerprint(
-    source: str, tokenizer: PixelTokenizer, max_pixels: int
+    opened: Source, tokenizer: PixelTokenizer, max_pixels: int
 ) -> str:
-    if source.startswith(TFDS_PREFIX):
-        return ""
-    key = hashlib.blake2b(digest_size=16)
-    key.update(json.dumps(tokenizer.get_config(), sort_keys=True).encode())
-    key.update(f"{max_pixels}".encode())
-    listing = image_files.list_files(source)
-    for path, state in image_files.file_states(listing):
-        key.update(os.fsencode(path) + f"\0{state}\0".encode())
-    return key.hexdigest()
+    key = [_FINGERPRINT, tokenizer.get_config(), max_pixels, opened.digest()]
+    text = json.dumps(key, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _load_cache(

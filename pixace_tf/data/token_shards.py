@@ -129,10 +129,11 @@ class Shards:
                 f"{path} has no {MANIFEST_FILE} that can be read. Run "
                 "pixace-tf tokenize until it is complete."
             ) from None
-        if manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        if found != FORMAT:
             raise UserError(
-                f"{path} has the format {manifest.get('format')} of another "
-                "version of this program. Tokenize the images again."
+                f"{path} has the format {found} of another version of this "
+                "program. Tokenize the images again."
             )
         shards = cls(path, manifest)
         for file_path, entry in shards.files():
@@ -312,10 +313,14 @@ class ShardRows:
 
 
 def is_shards(path: StrPath) -> bool:
-    """Tell whether a folder has token shards, complete or not."""
-    return any(
+    """Tell whether a folder has token shards, complete or not.
+
+    Other programs write a manifest.json or plan.json, too: a folder counts only
+    if `tokenize` has marked it and left its plan.
+    """
+    return all(
         os.path.isfile(os.path.join(path, name))
-        for name in (MANIFEST_FILE, PLAN_FILE)
+        for name in (storage.MARK_FILE, PLAN_FILE)
     )
 
 

@@ -6,11 +6,12 @@ after a kill, another machine, a worker of Apache Beam.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 from pixace_tf import storage
 from pixace_tf.console import ProgressCallback
 from pixace_tf.data import image_files, token_shards
+from pixace_tf.data.parts import TRAIN, describe
 from pixace_tf.data.sources import (
     TFDS_PREFIX,
     FolderSource,
@@ -27,6 +29,7 @@ from pixace_tf.data.sources import (
     TfdsSource,
     digest_of,
     is_held_out,
+    nothing_to_train,
     nothing_usable,
 )
 from pixace_tf.data.tar_files import ENDING, TarSource
@@ -92,6 +95,52 @@ class Job:
         """Return the path of a file of the shards."""
         return os.path.join(self.path, name)
 
+    @functools.cached_property
+    def plan(self) -> dict[str, Any]:
+        """All that the chunks depend on; they may only be mixed if equal."""
+        return {
+            "format": token_shards.FORMAT,
+            "tokenizer": self.tokenizer_config,
+            "max_pixels": self.max_pixels,
+            "dedup": self.dedup,
+            "chunk_size": self.chunk_size,
+            "num_chunks": self.images.num_chunks,
+            "parts": dict(self.images.parts),
+            "images": self.images.digest(),
+        }
+
+    def check_plan(self) -> None:
+        """Compare the images and options with the plan in the folder.
+
+        Raises:
+            UserError: If they differ, or the folder has no plan.
+        """
+        try:
+            with open(self.file(token_shards.PLAN_FILE)) as file:
+                before = json.load(file)
+        except (OSError, ValueError):
+            before = None
+        if not isinstance(before, dict) or not token_shards.is_shards(
+            self.path
+        ):
+            raise UserError(
+                f"{self.path} is not empty, and no folder of token shards."
+            )
+        if set(before) != set(self.plan):
+            raise UserError(
+                f"{self.path} was begun by another version of this program. "
+                "Give another folder."
+            )
+        names = [n for n in self.plan if before[n] != self.plan[n]]
+        if names and set(names) <= {"images", "num_chunks", "parts"}:
+            raise UserError(f"{self.path} was begun with other images.")
+        if names:
+            name = names[0]
+            raise UserError(
+                f"{self.path} was begun with another {name}: {before[name]}, "
+                f"now {self.plan[name]}."
+            )
+
     def is_done(self, chunk: int) -> bool:
         """Tell whether a chunk is written."""
         return os.path.exists(self.file(_entry_name(chunk)))
@@ -136,6 +185,8 @@ def tokenize(
     source = os.fspath(source)
     job = Job(source, os.fspath(out), tokenizer.get_config(), **options)
     _begin(job)
+    if job.images.parts:
+        say(f"Parts: {describe(job.images.parts)}.")
     count = job.images.num_chunks
     missing = [chunk for chunk in range(count) if not job.is_done(chunk)]
     mine = [chunk for chunk in missing if chunk % shard[1] == shard[0] - 1]
@@ -173,6 +224,7 @@ def write_chunk(job: Job, chunk: int) -> None:
     for part, chosen in zip(PARTS, (in_train, ~in_train), strict=True):
         path = job.file(token_shards.shard_name(chunk, part))
         entry[part] = token_shards.write_shard(path, rows[chosen])
+    entry["has_parts"] = any(small.parts)
     entry["skipped"] = [[s.path, s.reason] for s in small.skipped]
     storage.write_json(job.file(_entry_name(chunk)), entry)
 
@@ -205,14 +257,18 @@ def _rows(
 def _in_train(
     small: SmallImages, rows: np.ndarray, images: Source
 ) -> np.ndarray:
-    """Return bool `(N,)`; copies between the parts are left out by `_join`."""
-    if images.has_parts:
-        return np.array([part == "train" for part in small.parts], bool)
-    if images.num_chunks == 1 and len(rows):
-        # All are here, so that each part is sure to have some.
+    """Return bool `(N,)`; `_join` leaves out copies between the parts."""
+    if images.num_chunks == 1 and len(rows) and not any(small.parts):
+        # All images are here, so each part is sure to get some.
         return small.in_train()
     digests = [row.tobytes() for row in rows["digest"]]
-    return np.array([not is_held_out(digest) for digest in digests], bool)
+    return np.array(
+        [
+            part == TRAIN or (not part and not is_held_out(digest))
+            for part, digest in zip(small.parts, digests, strict=True)
+        ],
+        bool,
+    )
 
 
 def _begin(job: Job) -> None:
@@ -221,43 +277,28 @@ def _begin(job: Job) -> None:
     Raises:
         UserError: If the folder holds something else.
     """
-    plan_path = job.file(token_shards.PLAN_FILE)
-    images = hashlib.blake2b(digest_size=16)
-    for line in job.images.state():
-        images.update(line.encode("utf-8", "surrogateescape") + b"\n")
-    plan = {
-        "format": token_shards.FORMAT,
-        "tokenizer": job.tokenizer_config,
-        "max_pixels": job.max_pixels,
-        "dedup": job.dedup,
-        "chunk_size": job.chunk_size,
-        "num_chunks": job.images.num_chunks,
-        "has_parts": job.images.has_parts,
-        "images": images.hexdigest(),
-    }
     os.makedirs(job.path, exist_ok=True)
-    if not os.path.exists(plan_path):
-        names = os.listdir(job.path)
-        # Another machine may have begun just now.
-        is_other = any(not name.startswith(".") for name in names)
-        if is_other and not os.path.exists(plan_path):
-            raise UserError(
-                f"{job.path} is not empty, and no folder of token shards."
-            )
-        if not is_other:
-            storage.mark_folder(job.path)
-            storage.write_json(plan_path, plan)
-            return
-    with open(plan_path) as file:
-        before = json.load(file)
-    if before != plan:
-        names = [n for n in plan if before.get(n) != plan[n]]
-        raise UserError(
-            f"{job.path} was begun with other images."
-            if set(names) <= {"images", "num_chunks", "has_parts"}
-            else f"{job.path} was begun with another {names[0]}: "
-            f"{before.get(names[0])}, now {plan[names[0]]}."
-        )
+    is_empty = all(name.startswith(".") for name in os.listdir(job.path))
+    if is_empty:
+        storage.mark_folder(job.path)
+        _write_plan(job)
+    # Another machine may have written its plan first.
+    job.check_plan()
+
+
+def _write_plan(job: Job) -> None:
+    """Write the plan, unless there is one."""
+    # A link appears whole and, unlike a renamed file, replaces no other plan.
+    handle, temporary = tempfile.mkstemp(".unfinished", ".plan.", job.path)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(job.plan, file, indent=2)
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, job.file(token_shards.PLAN_FILE))
+    except OSError:  # A file system without links.
+        storage.write_json(job.file(token_shards.PLAN_FILE), job.plan)
+    finally:
+        os.unlink(temporary)
 
 
 def _join(job: Job) -> None:
@@ -278,6 +319,8 @@ def _join(job: Job) -> None:
         for part in PARTS
     }
     if not counts["train"]:
+        if counts["validation"]:
+            raise UserError(nothing_to_train(job.source, job.images.parts))
         named = [image_files.Skipped(*entry) for entry in skipped]
         raise UserError(nothing_usable(job.source, named))
     storage.write_npz(job.file(token_shards.LEFT_OUT_FILE), left_out, {})
@@ -312,7 +355,7 @@ def _left_out(
             digests = np.concatenate([*_digests(job, chunks, part), _NO_DIGEST])
             _, first = np.unique(digests, return_index=True)
             left_out[part] = np.setdiff1d(np.arange(len(digests)), first)
-    if job.images.has_parts:
+    if any(chunk["has_parts"] for chunk in chunks):
         held_out = np.concatenate(
             [*_digests(job, chunks, "validation"), _NO_DIGEST]
         )

@@ -15,6 +15,7 @@ from pixace_tf import console, storage
 from pixace_tf.data import (
     image_files,
     labels,
+    parts,
     raster_orders,
     token_dataset,
     token_shards,
@@ -374,6 +375,8 @@ def _load_data(
             download=arguments.download,
             progress=bar.count,
         )
+    if data.parts:
+        say(f"Parts: {parts.describe(data.parts)}.")
     for skipped in data.skipped[:MAX_NAMED_SKIPS]:
         say(f"skipped {image_files.printable(skipped.path)}: {skipped.reason}")
     if len(data.skipped) > MAX_NAMED_SKIPS:
