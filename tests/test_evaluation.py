@@ -21,7 +21,7 @@ from pixace_tf.data import cartoons
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.token_dataset import tokenize
 from pixace_tf.errors import UserError
-from pixace_tf.evaluation import baselines, frechet, probe
+from pixace_tf.evaluation import baselines, evidence, frechet, probe
 from pixace_tf.evaluation.completion import complete_halves
 from pixace_tf.evaluation.evidence import (
     TrainingData,
@@ -175,6 +175,26 @@ def test_pictures_are_found_among_others_by_their_tokens():
     np.testing.assert_array_equal(found, [True, False, True])
 
 
+def test_work_does_not_grow_with_the_training_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "MAX_TRAINING", 10)
+    path = tmp_path / "tokens.npz"
+    token_ids = np.arange(50 * 4).reshape(50, 4)
+    arrays = {
+        "train": token_ids,
+        "train_labels": np.arange(50) % 2,
+        "validation": token_ids[:0],
+    }
+    storage.write_npz(path, arrays, {"label_names": ["cat", "dog"]})
+    with storage.open_npz(path) as file:
+        training = evidence._read_training(file)
+    assert training.token_ids.shape == (10, 4)
+    assert len({tuple(row) for row in training.token_ids}) == 10
+    names = np.array(["cat", "dog"])[training.token_ids[:, 0] // 4 % 2]
+    np.testing.assert_array_equal(training.labels, names)
+    assert (training.num_images, training.num_kept) == (50, 50)
+    assert training.is_whole
+
+
 @pytest.mark.slow
 def test_completing_an_odd_height_draws_the_larger_half(tmp_path):
     run = make_small_run(tmp_path / "run", image_size=(5, 8))
@@ -184,7 +204,7 @@ def test_completing_an_odd_height_draws_the_larger_half(tmp_path):
     mirrored = evidence.token_ids.reshape(1, 5, 8)[:, :, ::-1].reshape(1, 40)
     others = tokenize(random_images(4, 5, 8, seed=1), run.tokenizer)
     token_ids = np.concatenate([others, mirrored])
-    training = TrainingData(token_ids, np.full(5, ""), others[:0], 5)
+    training = TrainingData(token_ids, np.full(5, ""), others[:0], 5, 5)
     figures, images = complete_halves(
         dataclasses.replace(evidence, training=training)
     )

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tiny_zoo import TinyZoo
 
-from pixace_tf.data import cartoons, sources, token_dataset
+from pixace_tf.data import cartoons, labels, sources, token_dataset
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
+from pixace_tf.painting.request import Request
 
 TOKENIZER = PixelTokenizer((8, 8))
 
@@ -300,3 +302,15 @@ def test_tfds_mistakes_are_one_clear_line(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=message) as error:
             read(source)
         assert "\n" not in str(error.value)
+
+
+def test_labels_are_one_class_in_every_unicode_form(tmp_path):
+    composed = "B\u00e4r"
+    decomposed = unicodedata.normalize("NFD", composed)
+    save_noise(tmp_path / composed, 1, 0)
+    save_noise(tmp_path / decomposed, 1, 1)
+    assert read(tmp_path).labels == [composed] * 2
+    assert labels.number_of(decomposed, ["x", composed]) == 2
+    assert labels.number_of(composed, ["x", decomposed]) == 2
+    assert labels.number_of("x", [composed]) == labels.NULL_LABEL
+    assert Request(label=decomposed).label_number([composed]) == 1

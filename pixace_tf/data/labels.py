@@ -28,6 +28,19 @@ def label_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def number_of(name: str, names: Sequence[str]) -> int:
+    """Return the number of a label, `NULL_LABEL` if the model has none such.
+
+    Args:
+        name: The label, in any Unicode form.
+        names: The labels of a model, in any form.
+    """
+    spelled = [label_name(known) for known in names]
+    if label_name(name) not in spelled:
+        return NULL_LABEL
+    return spelled.index(label_name(name)) + NULL_LABEL + 1
+
+
 def choose(counts: Mapping[str, int], wanted: bool | None) -> list[str]:
     """Choose the classes that a model can learn as labels.
 
@@ -72,6 +85,6 @@ def numbers(
     """
     import numpy as np
 
-    places = {name: i for i, name in enumerate(names, NULL_LABEL + 1)}
-    of_class = [places.get(name, NULL_LABEL) for name in class_names]
+    places = {label_name(n): i for i, n in enumerate(names, NULL_LABEL + 1)}
+    of_class = [places.get(label_name(n), NULL_LABEL) for n in class_names]
     return np.array(of_class, np.int32)[classes]

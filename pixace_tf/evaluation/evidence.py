@@ -9,12 +9,15 @@ import os
 import numpy as np
 
 from pixace_tf import storage
+from pixace_tf.data.labels import label_name
 from pixace_tf.data.token_dataset import tokenize
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.runs.run_config import TOKENS_FILE
 from pixace_tf.runs.run_folder import Run
 
 _CHUNK = 1024
+# Training images that evaluated and drawn images are compared with.
+MAX_TRAINING = 10_000
 
 
 class MissingDataError(Exception):
@@ -26,22 +29,24 @@ class TrainingData:
     """The images of a training, as tokens.
 
     Attributes:
-        token_ids: integers `(M, T)`, the images that the weights learned from.
+        token_ids: integers `(M, T)`, images that the weights learned from.
         labels: str `(M,)`, the class of each one, "" for none.
         validation_token_ids: integers `(V, T)`; these chose the best weights.
-        num_images: How many the weights learned from; `token_ids` are a sample
-            of these where they are fewer.
+        num_images: How many images the weights learned from.
+        num_kept: How many of them the run has kept; `token_ids` are a sample
+            of at most `MAX_TRAINING` of these.
     """
 
     token_ids: np.ndarray
     labels: np.ndarray
     validation_token_ids: np.ndarray
     num_images: int
+    num_kept: int
 
     @property
     def is_whole(self) -> bool:
         """Whether the run has kept all images."""
-        return len(self.token_ids) == self.num_images
+        return self.num_kept == self.num_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +111,13 @@ def gather(run: Run, images: np.ndarray, labels: list[str]) -> Evidence:
         UserError: If the run's tokens are damaged.
     """
     token_ids = tokenize(images, run.tokenizer)
-    training = _read_training(run)
-    is_held_out = np.ones(len(images), bool)
-    if training is not None:
-        is_held_out = ~are_among(token_ids, training.token_ids)
+    training, is_held_out = None, np.ones(len(images), bool)
+    if os.path.exists(run.file(TOKENS_FILE)):
+        with storage.open_npz(run.file(TOKENS_FILE)) as file:
+            training = _read_training(file)
+            for start in range(0, training.num_kept, _CHUNK):
+                rows = file.read("train", slice(start, start + _CHUNK))
+                is_held_out &= ~are_among(token_ids, rows)
     return Evidence(
         run,
         images,
@@ -121,16 +129,19 @@ def gather(run: Run, images: np.ndarray, labels: list[str]) -> Evidence:
     )
 
 
-def _read_training(run: Run) -> TrainingData | None:
-    if not os.path.exists(run.file(TOKENS_FILE)):
-        return None
-    arrays, meta = storage.read_npz(run.file(TOKENS_FILE))
-    names = np.array(meta["label_names"], str)
+def _read_training(file: storage.Npz) -> TrainingData:
+    num_kept = len(file.read("train_labels"))
+    chosen = np.arange(num_kept)
+    if num_kept > MAX_TRAINING:
+        rng = np.random.default_rng(0)
+        chosen = np.sort(rng.choice(num_kept, MAX_TRAINING, replace=False))
+    names = np.array([label_name(n) for n in file.meta["label_names"]], str)
     return TrainingData(
-        arrays["train"],
-        names[arrays["train_labels"]],
-        arrays["validation"],
-        meta.get("num_train", len(arrays["train"])),
+        file.read("train", chosen),
+        names[file.read("train_labels", chosen)],
+        file.read("validation"),
+        file.meta.get("num_train", num_kept),
+        num_kept,
     )
 
 
@@ -145,8 +156,9 @@ def are_among(token_ids: np.ndarray, others: np.ndarray) -> np.ndarray:
         bool `(N,)`.
     """
     known = {row.tobytes() for row in others.astype(np.int32)}
-    rows = token_ids.astype(np.int32)
-    return np.array([row.tobytes() in known for row in rows], bool)
+    return np.array(
+        [row.tobytes() in known for row in token_ids.astype(np.int32)], bool
+    )
 
 
 def detokenize(token_ids: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:

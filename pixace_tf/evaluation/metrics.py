@@ -194,15 +194,18 @@ def _color_difference(first: np.ndarray, second: np.ndarray) -> float | None:
 def _seen_before(evidence: Evidence) -> dict[str, int | None]:
     training = evidence.training
     if training is None:
+        names: tuple[str, ...]
         names = ("in_training", "in_validation", "training_pictures")
-        return dict.fromkeys((*names, "training_pictures_kept"))
+        names += ("training_pictures_kept", "training_pictures_compared")
+        return dict.fromkeys(names)
     validated = are_among(evidence.token_ids, training.validation_token_ids)
     in_training = int(np.sum(~evidence.is_held_out))
     return {
         "in_training": in_training if training.is_whole else None,
         "in_validation": int(np.sum(validated)),
         "training_pictures": training.num_images,
-        "training_pictures_kept": len(training.token_ids),
+        "training_pictures_kept": training.num_kept,
+        "training_pictures_compared": len(training.token_ids),
     }
 
 
@@ -282,5 +285,10 @@ def summary(figures: dict[str, Any]) -> str:
         "pictures": f"{figures['pictures']} ({figures['skipped']} skipped"
         f"{learned_from})",
     }
+    compared = figures["training_pictures_compared"]
+    if compared and compared < figures["training_pictures_kept"]:
+        lines["compared with"] = (
+            f"{compared:,} of {figures['training_pictures']:,} for training"
+        )
     width = max(map(len, lines)) + 2
     return "\n".join(f"{name:{width}}{text}" for name, text in lines.items())

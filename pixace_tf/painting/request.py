@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pixace_tf.data import image_files
+from pixace_tf.data.labels import number_of
 from pixace_tf.errors import UserError
 from pixace_tf.painting import masks
 from pixace_tf.sampling.sampling_config import (
@@ -174,8 +175,9 @@ class Request:
         """
         if self.label is None:
             return 0
-        if self.label in labels:
-            return labels.index(self.label) + 1
+        number = number_of(self.label, labels)
+        if number:
+            return number
         known = [image_files.printable(label) for label in labels]
         raise UserError(
             f"There is no label {image_files.printable(self.label)!r}: "
