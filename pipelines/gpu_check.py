@@ -297,8 +297,15 @@ def fit_tokens(
 
     devices.leave_gpu_to_backend()
     keras.utils.set_random_seed(0)
-    numbers = [np.zeros(len(part), np.int32) for part in tokens]
-    data = TokenDataset(*tokens, *numbers, [""], [], "")
+    data = TokenDataset(
+        train=tokens[0],
+        validation=tokens[1],
+        train_labels=np.zeros(len(tokens[0]), np.int32),
+        validation_labels=np.zeros(len(tokens[1]), np.int32),
+        label_names=[""],
+        skipped=[],
+        fingerprint="",
+    )
     rate = LEARNING_RATES[arguments["preset"]]
     arguments = {**arguments, "learning_rate": rate, "seed": 0}
     tokenizer = PixelTokenizer((SIZE, SIZE), Palette.get(palette))

@@ -610,6 +610,22 @@ def test_trainings_in_one_process_do_not_add_up(cartoon_folder, tmp_path):
     assert max(sizes[2:]) < 1.1 * sizes[1], sizes
 
 
+def test_only_matrices_of_products_decay():
+    sizes = presets.decoder_config("pico", "multiscale")
+    model = PixaceCausalLM(
+        (4, 4), "hsv 5,4,4", "multiscale", sizes, orders=(0, 1)
+    )
+    compile_model(model, 1e-3, jit_compile=False)
+    before = run_folder.get_weights(model)
+    variables = model.trainable_variables
+    # Without gradients only the decay moves a weight.
+    zeros = [np.zeros(v.shape, "float32") for v in variables]
+    model.optimizer.apply(zeros, variables)
+    for path, array in run_folder.get_weights(model).items():
+        factor = 1 - 1e-3 * 0.05 if path.endswith("/kernel") else 1
+        np.testing.assert_allclose(array, factor * before[path], rtol=1e-6)
+
+
 class Told:
     """A loss that knows how often it was asked for its number."""
 

@@ -15,6 +15,9 @@ def compile_model(
 ) -> None:
     """Give a model its loss and optimizer.
 
+    Weights decay in matrix products only, not in biases, norms, and tables of
+    positions, colors and conditions.
+
     Args:
         model: The model to train.
         learning_rate: The peak of the schedule.
@@ -39,6 +42,9 @@ def compile_model(
         global_clipnorm=1.0,
         gradient_accumulation_steps=parts if parts > 1 else None,
         name="adamw",  # Part of the names in a checkpoint.
+    )
+    optimizer.exclude_from_weight_decay(
+        [v for v in model.trainable_variables if v.name != "kernel"]
     )
     if parts > 1 and model.dtype_policy.name == "mixed_float16":
         # Named as Keras names the one that it would add.
