@@ -696,3 +696,16 @@ def test_the_optimizer_of_another_model_is_refused_by_name(
     storage.write_npz(path, arrays, meta)
     with pytest.raises(ValueError, match=r"does not fit.*embed_table_momentum"):
         fit(cartoon_folder, tmp_path, epochs=2)
+
+
+def test_a_clock_ends_a_training_with_xla(
+    cartoon_folder, tmp_path, monkeypatch
+):
+    seconds = itertools.count(0, 0.5)
+    clock = types.SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr(callbacks, "time", clock)
+    options = {"image_size": (4, 4), "dropout": 0.0, "jit_compile": True}
+    fit(cartoon_folder, tmp_path, max_minutes=0.1, **options)
+    _, state = checkpoint_of(tmp_path)
+    assert state["seconds"] >= 6
+    assert np.isfinite(state["history"][-1]["val_bits_per_pixel"])
