@@ -21,6 +21,8 @@ from conftest import DECODERS
 from tensorflow.python.framework.func_graph import FuncGraph
 
 from pixace_tf import storage
+from pixace_tf.data import tokenizing
+from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.demo import run_demo
 from pixace_tf.model import presets
 from pixace_tf.model.causal_lm import PixaceCausalLM
@@ -709,3 +711,34 @@ def test_a_clock_ends_a_training_with_xla(
     _, state = checkpoint_of(tmp_path)
     assert state["seconds"] >= 6
     assert np.isfinite(state["history"][-1]["val_bits_per_pixel"])
+
+
+@pytest.mark.soak
+def test_a_run_resumes_with_xla_as_if_it_had_not_stopped(
+    cartoon_folder, tmp_path, monkeypatch
+):
+    """Each batch is cut into two parts, filled up, and each part in shards."""
+    monkeypatch.setattr(schedule, "CPU_MICRO_BATCH_PIXELS", 64)
+    options = {"image_size": (4, 4), "epochs": 2, "dropout": 0.0}
+    options |= {"jit_compile": True, "batch_size": 7}
+    with monkeypatch.context() as patch:
+        StopAt(patch, 5)
+        with pytest.raises(InterruptedTraining):
+            fit(cartoon_folder, tmp_path / "stopped", **options)
+    for runs_dir in (tmp_path / "stopped", tmp_path / "straight"):
+        fit(cartoon_folder, runs_dir, **options)
+    assert_same_state(
+        checkpoint_of(tmp_path / "straight"),
+        checkpoint_of(tmp_path / "stopped"),
+    )
+
+
+def test_shards_train_with_xla_what_their_images_do(cartoon_folder, tmp_path):
+    shards = tmp_path / "shards"
+    tokenizing.tokenize(
+        str(cartoon_folder), str(shards), PixelTokenizer((4, 4))
+    )
+    options = {"image_size": (4, 4), "epochs": 1, "dropout": 0.0}
+    run, _ = fit(shards, tmp_path / "runs", jit_compile=True, **options)
+    (entry,) = history_of(run)
+    assert 0 < entry["val_bits_per_pixel"] < 14
