@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 
 import keras
 import keras_hub
@@ -207,6 +210,32 @@ def test_gradients_of_blocks_are_those_of_plain_attention(
     for ours, theirs in zip(*gradients(*inputs), strict=True):
         tolerance = 1e-5 if dtype == "float32" else 0.03
         np.testing.assert_allclose(ours, theirs, atol=tolerance)
+
+
+JAX = """
+import jax, numpy as np
+from pixace_tf.model import attention
+rng = np.random.default_rng(0)
+inputs = rng.normal(size=(3, 2, 3, 130, 8)).astype("float32")
+def gradients(fused):
+    attention._has_fused_kernel = lambda dtype: fused
+    loss = lambda *x: (attention.causal_attention(*x) ** 2).sum()
+    return jax.value_and_grad(loss, (0, 1, 2))(*inputs)
+for ours, theirs in zip(*map(jax.tree.leaves, map(gradients, (0, 1)))):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+print("equal")
+"""
+
+
+def test_fused_attention_of_jax_equals_blocks():
+    pytest.importorskip("jax")
+    done = subprocess.run(
+        [sys.executable, "-c", JAX],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "equal\n", done.stderr
 
 
 def test_the_layer_computes_what_keras_hub_computes():
