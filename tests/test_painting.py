@@ -219,3 +219,13 @@ def test_the_best_new_image_is_the_likeliest_given_its_label(labeled_run):
     )
     np.testing.assert_array_equal(best[0, 0], every[given])
     assert plain != given
+
+
+def test_captions_have_a_font_with_their_letters(monkeypatch):
+    assert sheets.readable(["cat", "B\u00e4r", "\u043a\u043e\u0442"]) == [
+        "cat",
+        "B\u00e4r",
+        "\u043a\u043e\u0442",
+    ]
+    # No font has private letters; with an installed one they would be shown.
+    assert sheets.readable(["cat", "\ue123\uf8fe"]) == ["1", "2"]

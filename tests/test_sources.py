@@ -314,3 +314,53 @@ def test_labels_are_one_class_in_every_unicode_form(tmp_path):
     assert labels.number_of(composed, ["x", decomposed]) == 2
     assert labels.number_of("x", [composed]) == labels.NULL_LABEL
     assert Request(label=decomposed).label_number([composed]) == 1
+
+
+def test_a_class_is_counted_before_the_split(tmp_path):
+    for name in ("kiwi", "plum"):
+        save_noise(tmp_path / name, labels.MIN_IMAGES, seed=len(name[:1]))
+    data = token_dataset.load(tmp_path, TOKENIZER)
+    counts = data.label_counts()
+    assert counts == {"kiwi": labels.MIN_IMAGES, "plum": labels.MIN_IMAGES}
+    assert len(data.train) < 2 * labels.MIN_IMAGES
+    assert labels.choose(counts, None) == ["kiwi", "plum"]
+
+
+def test_a_class_that_only_validates_is_no_label():
+    tokens = np.zeros((40, 4), np.uint16)
+    classes = np.repeat(np.arange(2, dtype=np.int32), 20)
+    data = token_dataset.TokenDataset(
+        tokens, tokens, classes, classes + 1, ["a", "b", "c"], [], ""
+    )
+    assert data.label_counts() == {"a": 20, "b": 40, "c": 0}
+
+
+def test_classes_that_are_no_labels_are_named():
+    counts = {"": 9, "kiwi": 30, "plum": 20, "sloe": 19}
+    line = labels.describe(counts, labels.choose(counts, None))
+    assert line == "Labels: kiwi, plum. Fewer than 20 images: sloe."
+    assert labels.describe({"": 9}, []) == ""
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_tfds_images_of_any_depth_have_their_brightness(dtype):
+    levels = np.array([[[0], [128], [255]]], np.uint8)
+    scale = {np.uint8: 1, np.uint16: 257, np.float32: 1 / 255}
+    pixels = levels.astype(dtype) * dtype(scale[dtype])
+    np.testing.assert_array_equal(sources._to_uint8(pixels, "tfds:x"), levels)
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.full((1, 1, 1), 2.0), np.zeros((1, 1, 1), np.int32)]
+)
+def test_tfds_images_of_unknown_range_are_refused(pixels):
+    with pytest.raises(UserError, match="must be uint8, uint16, or floats"):
+        sources._to_uint8(pixels, "tfds:x")
+
+
+def test_a_source_traces_its_graph_once_for_all_chunks(tiny_zoo):
+    source = sources.TfdsSource(tiny_zoo, TOKENIZER, False, chunk_size=3)
+    assert source.num_chunks > 2
+    for chunk in range(source.num_chunks):
+        source.read(chunk)
+    assert source._resize.experimental_get_tracing_count() == 1

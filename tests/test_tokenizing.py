@@ -444,7 +444,7 @@ def test_the_command_line_tokenizes_and_says_what_comes_next(folder, tmp_path):
     for wrong in ("0/2", "3/2", "1", "a/b"):
         refused = CliRunner().invoke(main, [*arguments, "--shard", wrong])
         assert refused.exit_code == 2
-        assert "1/4" in refused.output or "none of" in refused.output
+        assert "be like 1/4" in refused.output or "one of" in refused.output
 
 
 def test_a_job_travels_without_what_it_has_opened(folder, tmp_path):

@@ -209,20 +209,29 @@ def generate(
             if len(temperatures) > 1:
                 parts.append(f"T {temperature:g}")
             rows.append((", ".join(parts), row))
-    sheet = (
-        sheets.grid(rows[0][1], output.scale)
-        if len(rows) == 1
-        else sheets.contact_sheet(
-            [
-                [sheets.Tile(pixels, caption) for pixels in row]
-                for caption, row in rows
-            ],
-            scale=output.scale,
-        )
-    )
     images = [pixels for _, row in rows for pixels in row]
-    output.write(sheet, images, out)
+    output.write(_sheet(rows, output.scale), images, out)
     say(f"{len(images)} new pictures: {out}")
+
+
+def _sheet(
+    rows: list[tuple[str, "np.ndarray"]], scale: int | None
+) -> "Image.Image":
+    """Return a sheet of rows with captions; print those without a font."""
+    from pixace_tf.painting import sheets
+
+    if len(rows) == 1:
+        return sheets.grid(rows[0][1], scale)
+    captions = [caption for caption, _ in rows]
+    shown = sheets.readable(captions)
+    for number, caption in zip(shown, captions, strict=True):
+        if number != caption:
+            say(f"{number}: {caption}")
+    tiles = [
+        [sheets.Tile(pixels, caption) for pixels in row]
+        for caption, (_, row) in zip(shown, rows, strict=True)
+    ]
+    return sheets.contact_sheet(tiles, scale=scale)
 
 
 @main.command()

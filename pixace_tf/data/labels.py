@@ -9,27 +9,29 @@ from pixace_tf.errors import UserError
 if TYPE_CHECKING:  # The help of `fit` needs the numbers below only.
     import numpy as np
 
-# The label of an image of which nothing is said, and the share of the images
-# that get it in training. With 0.1 instead, drawn faces cost 0.05 bits/pixel
-# more without their label than with it, where a label can be worth 0.005: the
-# model had not learned to tell from the pixels what they show.
+# The label of unlabeled images, and the share of images that get it in
+# training. With a share of 0.1, drawn faces cost 0.05 bits/pixel more without
+# their label than with it, though a label can be worth only 0.005: the model
+# had not learned to recognize the class by the pixels.
 NULL_LABEL = 0
 NULL_SHARE = 0.5
 MIN_IMAGES = 20
 MAX_LABELS = 1000
+# Most classes that one line lists.
+MAX_LISTED = 20
 
 
 def label_name(name: str) -> str:
-    """Return the one spelling of a class name, Unicode form NFC.
+    """Return a class name in Unicode form NFC.
 
-    File systems and keyboards may compose letters differently; names compare
-    equal after this function only.
+    File systems and keyboards compose letters differently, so names are
+    compared in this form.
     """
     return unicodedata.normalize("NFC", name)
 
 
 def number_of(name: str, names: Sequence[str]) -> int:
-    """Return the number of a label, `NULL_LABEL` if the model has none such.
+    """Return the number of a label, `NULL_LABEL` if the model has no such one.
 
     Args:
         name: The label, in any Unicode form.
@@ -45,14 +47,16 @@ def choose(counts: Mapping[str, int], wanted: bool | None) -> list[str]:
     """Choose the classes that a model can learn as labels.
 
     Args:
-        counts: Training images of each class, in order; "" is none.
-        wanted: Whether to; None takes what there is.
+        counts: Images of each class, in order, 0 if none of them train; "" is
+            no class.
+        wanted: Whether to use labels; None uses them if possible.
 
     Returns:
-        Those with `MIN_IMAGES` images, in order; none where that is but one.
+        The classes with at least `MIN_IMAGES` images, in order; empty if fewer
+        than two qualify.
 
     Raises:
-        UserError: If labels are wanted and there are none, or too many.
+        UserError: If labels are wanted and too few or too many qualify.
     """
     if wanted is False:
         return []
@@ -64,15 +68,39 @@ def choose(counts: Mapping[str, int], wanted: bool | None) -> list[str]:
     if wanted:
         raise UserError(
             f"Labels need 2 to {MAX_LABELS:,} classes (folders of images) with "
-            f"{MIN_IMAGES} training images each. There are {len(names)}."
+            f"{MIN_IMAGES} images each. There are {len(names)}."
         )
     return []
+
+
+def describe(counts: Mapping[str, int], names: Sequence[str]) -> str:
+    """Return one line about the labels, "" if the images have no classes.
+
+    Args:
+        counts: See `choose`.
+        names: The classes that `choose` returned.
+    """
+    classes = [name for name in counts if name]
+    small = [name for name in classes if counts[name] < MIN_IMAGES]
+    if len(classes) < 2 or not (names or small):
+        return ""
+    line = f"Labels: {_listed(names)}." if names else "No labels."
+    if small:
+        line += f" Fewer than {MIN_IMAGES} images: {_listed(small)}."
+    return line
+
+
+def _listed(names: Sequence[str]) -> str:
+    from pixace_tf.data.image_files import printable
+
+    more = ", ..." if len(names) > MAX_LISTED else ""
+    return ", ".join(map(printable, names[:MAX_LISTED])) + more
 
 
 def numbers(
     names: Sequence[str], class_names: Sequence[str], classes: "np.ndarray"
 ) -> "np.ndarray":
-    """Return the labels of images, as a model knows them.
+    """Return the labels of images, as the model numbers them.
 
     Args:
         names: The model's labels.
@@ -80,8 +108,7 @@ def numbers(
         classes: int32 `(N,)`, the class of each image.
 
     Returns:
-        int32 `(N,)`: places in `names` from 1 on; the null label for images of
-        other classes.
+        int32 `(N,)`: 1 + the index in `names`, `NULL_LABEL` for other classes.
     """
     import numpy as np
 

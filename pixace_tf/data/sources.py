@@ -270,7 +270,13 @@ class TfdsSource(Source):
         download: bool,
         chunk_size: int | None = None,
     ) -> None:
-        self._source, self._tokenizer = source, tokenizer
+        self._source = source
+        # One function for all chunks, since each function traces anew.
+        self._resize = tf.function(
+            lambda image: tokenizer.resize_image(_to_rgb(image)),
+            autograph=False,
+            reduce_retracing=True,
+        )
         self._builder, split = _tfds_builder(source, download)
         self._features = self._builder.info.features
         if "image" not in self._features:
@@ -301,15 +307,11 @@ class TfdsSource(Source):
         names = None
         if "label" in self._features:
             names = getattr(self._features["label"], "names", None)
-        resize = tf.function(
-            lambda image: self._tokenizer.resize_image(_to_rgb(image)),
-            autograph=False,
-            reduce_retracing=True,
-        )
         images, labels = [], []
         before = self._before[chunk] if self._total else 0
         for example in self._examples[chunk].as_numpy_iterator():
-            images.append(resize(example["image"]).numpy())
+            pixels = _to_uint8(example["image"], self._source)
+            images.append(self._resize(pixels).numpy())
             label = example.get("label", "")
             if names:  # A number below 0 is no class.
                 label = names[label] if label >= 0 else ""
@@ -393,6 +395,20 @@ def _tfds_builder(source: str, download: bool) -> tuple[Any, str]:
     except Exception as error:
         raise UserError(f"{source}: {first_line(error)}") from None
     return builder, split
+
+
+def _to_uint8(pixels: np.ndarray, source: str) -> np.ndarray:
+    """Return the pixels in 8 bits; of 16 bits, the high byte."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16:
+        return (pixels >> 8).astype(np.uint8)
+    if pixels.dtype.kind == "f" and np.all((pixels >= 0) & (pixels <= 1)):
+        return np.round(255 * pixels).astype(np.uint8)
+    raise UserError(
+        f"The images of {source} must be uint8, uint16, or floats in [0, 1]. "
+        f"Received: {pixels.dtype} in [{pixels.min():g}, {pixels.max():g}]"
+    )
 
 
 def _to_rgb(image: tf.Tensor) -> tf.Tensor:

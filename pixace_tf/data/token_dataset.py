@@ -3,7 +3,6 @@
 Shapes: N images, T tokens of an image, B images of a batch.
 """
 
-import collections
 import dataclasses
 import hashlib
 import json
@@ -107,9 +106,13 @@ class TokenDataset:
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def label_counts(self) -> dict[str, int]:
-        """Return how many training images each class has."""
-        counts = collections.Counter(self.train_labels.tolist())
-        return {name: counts[i] for i, name in enumerate(self.label_names)}
+        """Return how many images each class has, 0 if none of them train."""
+        train, validation = (
+            np.bincount(classes, minlength=len(self.label_names))
+            for classes in (self.train_labels, self.validation_labels)
+        )
+        counts = np.where(train > 0, train + validation, 0)
+        return dict(zip(self.label_names, counts.tolist(), strict=True))
 
     def rows(self, names: Sequence[str]) -> MemoryRows:
         """Return the training rows.
@@ -167,7 +170,7 @@ class ShardedDataset:
         )
 
     def label_counts(self) -> dict[str, int]:
-        """See `TokenDataset`; copies that are left out are counted."""
+        """See `TokenDataset`; skipped copies count."""
         return self._shards.manifest["label_counts"]
 
     def rows(self, names: Sequence[str]) -> ShardRows:

@@ -219,11 +219,12 @@ def write_chunk(job: Job, chunk: int) -> None:
     labels = sorted(set(small.labels))
     rows = _rows(small, labels, job.tokenizer)
     in_train = _in_train(small, rows, job.images)
-    counts = np.bincount(rows["label"][in_train], minlength=len(labels))
-    entry: dict[str, Any] = {"labels": labels, "num_train": counts.tolist()}
+    entry: dict[str, Any] = {"labels": labels}
     for part, chosen in zip(PARTS, (in_train, ~in_train), strict=True):
         path = job.file(token_shards.shard_name(chunk, part))
         entry[part] = token_shards.write_shard(path, rows[chosen])
+        counts = np.bincount(rows["label"][chosen], minlength=len(labels))
+        entry[part]["label_counts"] = counts.tolist()
     entry["has_parts"] = any(small.parts)
     entry["skipped"] = [[s.path, s.reason] for s in small.skipped]
     storage.write_json(job.file(_entry_name(chunk)), entry)
@@ -309,10 +310,6 @@ def _join(job: Job) -> None:
             chunks.append(json.load(file))
     skipped = [[s.path, s.reason] for s in job.images.skipped]
     skipped += [entry for chunk in chunks for entry in chunk.pop("skipped")]
-    label_counts: collections.Counter[str] = collections.Counter()
-    for chunk in chunks:
-        numbers = chunk.pop("num_train")
-        label_counts.update(dict(zip(chunk["labels"], numbers, strict=True)))
     left_out = _left_out(job, chunks)
     counts = {
         part: sum(c[part]["count"] for c in chunks) - len(left_out[part])
@@ -331,7 +328,7 @@ def _join(job: Job) -> None:
             "tokenizer": job.tokenizer_config,
             "vocabulary_size": job.tokenizer.palette.vocabulary_size,
             # With copies that are left out.
-            "label_counts": dict(sorted(label_counts.items())),
+            "label_counts": _label_counts(chunks),
             "counts": counts,
             "copies_left_out": {p: len(left_out[p]) for p in PARTS},
             "num_skipped": len(skipped),
@@ -339,6 +336,21 @@ def _join(job: Job) -> None:
             "chunks": chunks,
         },
     )
+
+
+def _label_counts(chunks: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Return how many images each class has, 0 if none of them train."""
+    counts = {part: collections.Counter[str]() for part in PARTS}
+    for chunk in chunks:
+        for part in PARTS:
+            numbers = chunk[part].pop("label_counts")
+            pairs = zip(chunk["labels"], numbers, strict=True)
+            counts[part].update(dict(pairs))
+    train, validation = counts["train"], counts["validation"]
+    return {
+        name: count and count + validation[name]
+        for name, count in sorted(train.items())
+    }
 
 
 def _left_out(

@@ -18,7 +18,7 @@ from pixace_tf.evaluation.evidence import (
 )
 from pixace_tf.evaluation.frechet import Judge, extract
 from pixace_tf.evaluation.plots import png
-from pixace_tf.painting.sheets import Tile, contact_sheet
+from pixace_tf.painting.sheets import Tile, contact_sheet, readable
 from pixace_tf.sampling.likelihood import Scorer
 
 GUIDANCE = (1.0, 1.5, 2.0, 3.0)
@@ -77,12 +77,12 @@ def paint_classes(
     shown = drawn[SHOWN_GUIDANCE]
     rows = [
         [
-            Tile(pixels, printable(name) if not i else "")
+            Tile(pixels, caption if not i else "")
             for i, pixels in enumerate(
                 shown[k * NUM_IMAGES : (k + 1) * NUM_IMAGES]
             )
         ]
-        for k, name in enumerate(names)
+        for k, caption in enumerate(readable([*map(printable, names)]))
     ]
     return {
         "pictures": NUM_IMAGES,

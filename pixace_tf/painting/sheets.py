@@ -5,6 +5,7 @@ does not take it for images to train on.
 """
 
 import dataclasses
+import functools
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,9 +61,10 @@ def contact_sheet(
     """
     height, width = rows[0][0].pixels.shape[:2]
     scale = scale or default_scale((height, width))
-    font = ImageFont.load_default(size=_TEXT_SIZE)
     captions = [tile.caption for row in rows for tile in row]
     texts = [*captions, *headings]
+    font = _font(frozenset("".join(texts))) or _font(frozenset())
+    assert font is not None
     text_width = max((font.getlength(text) for text in texts), default=0)
     column_width = max(width * scale, round(text_width)) + _GAP
     row_height = height * scale + _GAP + (_LINE if any(captions) else 0)
@@ -86,6 +88,37 @@ def contact_sheet(
             sheet.paste(large, (x - large.width // 2, y))
             draw.text((x, below), tile.caption, _TEXT, font, anchor="mt")
     return sheet
+
+
+def readable(captions: Sequence[str]) -> list[str]:
+    """Return captions, or numbers from 1 on if no font here has their letters.
+
+    The numbers need a legend elsewhere, for instance in the terminal.
+    """
+    if _font(frozenset("".join(captions))) is not None:
+        return list(captions)
+    return [str(number) for number in range(1, len(captions) + 1)]
+
+
+@functools.cache
+def _font(letters: frozenset[str]) -> ImageFont.FreeTypeFont | None:
+    """Return a font that has these letters, None if none is installed."""
+    if all(letter.isascii() for letter in letters):
+        font = ImageFont.load_default(size=_TEXT_SIZE)
+        assert isinstance(font, ImageFont.FreeTypeFont)
+        return font
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    installed = [entry.fname for entry in font_manager.fontManager.ttflist]
+    for path in [font_manager.findfont("DejaVu Sans"), *sorted(installed)]:
+        try:
+            known = FT2Font(path).get_charmap()
+            if all(ord(letter) in known for letter in letters):
+                return ImageFont.truetype(path, _TEXT_SIZE)
+        except (OSError, RuntimeError):  # The font is broken or removed.
+            continue
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _fit(
         arguments = arguments.replaced(preset=preset)
     with devices.scope(arguments.devices):
         if is_new:
-            model_config = _model_config(arguments, data, start)
+            model_config = _model_config(arguments, data, start, say)
             arguments = _resolved(arguments, model_config, len(data.train))
         assert arguments.batch_size is not None
         devices.check_batch_size(arguments.batch_size)
@@ -262,9 +262,9 @@ def _tokenizer(arguments: TrainingArguments) -> PixelTokenizer:
 
 
 def _model_config(
-    arguments: TrainingArguments, data: Dataset, start: str | None
+    arguments: TrainingArguments, data: Dataset, start: str | None, say: Say
 ) -> dict[str, Any]:
-    """Return the arguments of a new model."""
+    """Return the arguments of a new model, and report its labels."""
     config: dict[str, Any] = {
         "decoder": arguments.decoder,
         "decoder_config": arguments.decoder_config(),
@@ -279,7 +279,11 @@ def _model_config(
         theirs = run_config.read_config(start)["model"]
         for name in ("decoder_config", "head_hidden_dim"):
             config[name] = theirs[name]
-    config["labels"] = labels.choose(data.label_counts(), arguments.labels)
+    counts = data.label_counts()
+    config["labels"] = labels.choose(counts, arguments.labels)
+    line = labels.describe(counts, config["labels"])
+    if line and arguments.labels is not False:
+        say(line)
     return config
 
 
