@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,18 +27,20 @@ from pixace_tf.data.sources import (
 from pixace_tf.data.token_shards import ShardRows, Shards
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
-from pixace_tf.storage import open_npz, write_npz
+from pixace_tf.storage import StrPath, open_npz, write_npz
+from pixace_tf.typing import Tensor
 
 _ARRAYS = ("train", "validation", "train_labels", "validation_labels")
 _CHUNK = 4096
-# Changes when equal files may give other tokens, labels or parts than before.
+# Increased whenever equal files give other tokens, labels or parts.
 _FINGERPRINT = 2
-# Of shards, so many rows of each part are held in memory: those that validate,
-# and those that a run keeps, to compare with.
+# Rows of each part of a folder of shards that are held in memory to validate,
+# and that a run keeps for comparison.
 MAX_SAMPLE = 10_000
-# Of so many numbers one is a coin: more than an epoch has images.
-_MANY = 1 << 40
-# With the 4 of TensorFlow's `index_shuffle`, neighbors stay neighbors.
+# Coins are drawn from this range; it must exceed the images of an epoch.
+_NUM_COINS = 1 << 40
+# The default of `tf.random.experimental.index_shuffle`, 4, leaves neighbors
+# together.
 _ROUNDS = 16
 
 
@@ -46,9 +48,9 @@ class MemoryRows:
     """Rows of tokens in memory.
 
     Args:
-        token_ids: integers `(N, T)`.
-        label_numbers: int32 `(N,)`, labels as in `PixaceCausalLM`; None gives
-            all the null label.
+        token_ids: Integers `(N, T)`.
+        label_numbers: int32 `(N,)`, labels as in `PixaceCausalLM`; by default
+            all images have the null label.
 
     Attributes:
         shape: `(N, T)`.
@@ -65,14 +67,11 @@ class MemoryRows:
         self._token_ids = tf.constant(token_ids)
         self._label_numbers = tf.constant(label_numbers, tf.int32)
 
-    def gather(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return rows in a graph of tf.data.
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return int32 tokens `(B, T)` and label numbers `(B,)` in a graph.
 
         Args:
             index: int64 `(B,)`.
-
-        Returns:
-            int32 `(B, T)` tokens and int32 `(B,)` label numbers.
         """
         token_ids = tf.cast(tf.gather(self._token_ids, index), tf.int32)
         return token_ids, tf.gather(self._label_numbers, index)
@@ -87,11 +86,11 @@ class TokenDataset:
         validation: Like `train`, `(M, T)`; no small image is in both.
         train_labels: int32 `(N,)`, indices into `label_names`.
         validation_labels: int32 `(M,)`.
-        label_names: The class folders in order; `[""]` where there are none.
+        label_names: The classes in order; `[""]` if there are none.
         skipped: Files that do not load.
         fingerprint: Changes when a file is touched or the tokenizer changes;
-            "" where that cannot be told.
-        is_cached: Whether it came from a cache.
+            "" if the source cannot tell.
+        is_cached: Whether the tokens were read from a cache.
         parts: See `sources.Source`.
     """
 
@@ -115,21 +114,17 @@ class TokenDataset:
         return dict(zip(self.label_names, counts.tolist(), strict=True))
 
     def rows(self, names: Sequence[str]) -> MemoryRows:
-        """Return the training rows.
-
-        Args:
-            names: The labels of a model.
-        """
+        """Return the training rows, labeled for a model with these labels."""
         numbers = labels.numbers(names, self.label_names, self.train_labels)
         return MemoryRows(self.train, numbers)
 
     def digest(self) -> str:
-        """Return a hex digest of the tokens: what a model is trained on."""
+        """Return a hex digest of the tokens."""
         digest = hashlib.blake2b(self.train.tobytes(), digest_size=16)
         digest.update(self.validation.tobytes())
         return digest.hexdigest()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the tokens as `.npz`, unless they come from that file."""
         if self.is_cached:
             return
@@ -145,18 +140,19 @@ class TokenDataset:
 
 
 class ShardedDataset:
-    """The tokens of a folder of shards, which are read when they are needed.
+    """The tokens of a folder of shards, read when they are needed.
 
-    It has what `TokenDataset` has, but for the labels of each image.
+    Its interface is that of `TokenDataset`, except for the labels of single
+    images.
 
     Args:
         shards: The folder.
 
     Attributes:
         train: The training rows.
-        validation: integers `(M, T)`, at most `MAX_SAMPLE` rows.
+        validation: Integers `(M, T)`, at most `MAX_SAMPLE` rows.
         label_names: See `TokenDataset`.
-        skipped: None: those were told when the shards were made.
+        skipped: Empty: `tokenize` has reported the skipped files.
     """
 
     skipped: Sequence[Skipped] = ()
@@ -183,19 +179,16 @@ class ShardedDataset:
         """See `TokenDataset`."""
         return self._shards.digest()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write some rows, evenly spaced, in the format of `TokenDataset`."""
+    def save(self, path: StrPath) -> None:
+        """Write a sample of the rows in the format of `TokenDataset`."""
         if os.path.exists(path):
             return
         train, train_labels = _sample(self.train)
+        held_out, held_out_labels = self.validation, self._validation_labels
+        arrays = (train, held_out, train_labels, held_out_labels)
         write_npz(
             path,
-            {
-                "train": train,
-                "validation": self.validation,
-                "train_labels": train_labels,
-                "validation_labels": self._validation_labels,
-            },
+            dict(zip(_ARRAYS, arrays, strict=True)),
             {
                 "label_names": self.label_names,
                 "skipped": [],
@@ -206,20 +199,20 @@ class ShardedDataset:
 
 
 def _sample(rows: ShardRows) -> tuple[np.ndarray, np.ndarray]:
-    """Return tokens and labels of at most `MAX_SAMPLE` rows."""
+    """Return tokens and labels of at most `MAX_SAMPLE` evenly spaced rows."""
     count = min(len(rows), MAX_SAMPLE)
     if not count:
         return np.zeros((0, rows.shape[1]), rows.dtype), np.zeros(0, np.int32)
     try:
         return rows.read(np.linspace(0, len(rows) - 1, count).astype(np.int64))
     finally:
-        rows.close()  # It has opened most of the files.
+        rows.close()  # The sample has opened most of the files.
 
 
 def load(
-    source: str | os.PathLike[str],
+    source: StrPath,
     tokenizer: PixelTokenizer,
-    cache_path: str | os.PathLike[str] | None = None,
+    cache_path: StrPath | None = None,
     max_pixels: int = image_files.MAX_PIXELS,
     download: bool = False,
     progress: ProgressCallback | None = None,
@@ -229,15 +222,15 @@ def load(
     Args:
         source: A folder of images, or `tfds:NAME[/CONFIG][:SPLIT]`.
         tokenizer: Makes the tokens.
-        cache_path: What `TokenDataset.save` wrote; it is read instead of the
-            images while neither files nor tokenizer have changed. The files of
-            a TensorFlow data set are not watched, so it is always read.
+        cache_path: A file of `TokenDataset.save`, which is read instead of the
+            images if neither files nor tokenizer have changed. A TensorFlow
+            data set is read in any case.
         max_pixels: Largest image to decode, by its header.
         download: Whether a TensorFlow data set may be downloaded.
-        progress: Told the images done and their number.
+        progress: Called with the images done and their number.
 
     Returns:
-        The tokens in two parts; see `SmallImages.in_train`.
+        The tokens, split as in `SmallImages.in_train`.
 
     Raises:
         UserError: If there is no usable image.
@@ -274,7 +267,7 @@ def load(
 
 
 def tokenize(small: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
-    """Tokenize many small images, some at a time.
+    """Tokenize any number of small images in bounded memory.
 
     Args:
         small: uint8 `(N, height, width, 3)`.
@@ -298,19 +291,15 @@ def _fingerprint(
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _load_cache(
-    path: str | os.PathLike[str], fingerprint: str
-) -> TokenDataset | None:
+def _load_cache(path: StrPath, fingerprint: str) -> TokenDataset | None:
     try:
         with open_npz(path) as file:
-            meta = file.meta
-            if meta["fingerprint"] != fingerprint:
+            if file.meta["fingerprint"] != fingerprint:
                 return None
-            arrays = {name: file.read(name) for name in file.shapes}
-    except UserError:  # Missing or damaged: it is made again.
+            fields = {name: file.read(name) for name in file.shapes} | file.meta
+    except UserError:  # Missing or damaged: the tokens are made again.
         return None
-    meta["skipped"] = [Skipped(**s) for s in meta["skipped"]]
-    fields: dict[str, Any] = {**arrays, **meta}
+    fields["skipped"] = [Skipped(**s) for s in fields["skipped"]]
     return TokenDataset(**fields, is_cached=True)
 
 
@@ -328,79 +317,53 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Serve training batches without end.
 
-    Which image comes at a place of an epoch, how it is read and whether its
-    label is dropped are functions of seed, epoch and place alone. So a run that
-    starts at `(epoch, step)` sees what an uninterrupted one would, whatever the
-    batches are, and no list of all images is held.
+    Seed, epoch and place in the epoch decide which image is served, in which
+    order and whether with its label. So a run that starts at `(epoch, step)`
+    sees what an uninterrupted one would, whatever the batch size.
 
     Args:
         rows: N images, each with its label.
         image_size: `(height, width)`.
-        batch_size: At most N; what an epoch leaves over is dropped.
-        seed: Of all that is random.
+        batch_size: At most N; an epoch drops what does not fill a batch.
+        seed: Seed of the shuffle, the orders and the dropped labels.
         orders: The raster orders to show, as in `PixaceCausalLM`; by default
-            half of the images are mirrored left to right. A share of
-            `NULL_SHARE` of the labels becomes the null label.
+            half of the images are mirrored left to right.
         epoch: The first epoch to serve.
-        step: Elements of that epoch to leave out.
-        steps_per_epoch: Elements of an epoch; by default those of all full
-            batches.
-        share: `(i, n)`: serve the i-th of n equal parts of each batch, from 0
-            on.
-        parts: Serve each batch as this number of elements of equal size, one
-            after the other.
+        step: Elements of that epoch to skip.
+        steps_per_epoch: Elements of an epoch; by default all full batches.
+        share: `(i, n)`: serve the i-th of n equal shares of each batch, from 0.
+        parts: Number of elements of equal size that a batch is cut into.
 
     Returns:
-        Pairs of inputs, which are int32 `(B, T)` and conditions int32 `(B, 2)`,
-        and of targets, the same `(B, T)`; B is `batch_size` over n and over
-        `parts`, rounded up. Where the parts do not divide a batch, the last one
-        is filled up, and a third tensor, float32 `(B, 1)`, weights the images:
-        0 for what fills up, and equal numbers otherwise, so that the mean over
-        the parts is that over the batch.
+        Elements `((token_ids, conditions), token_ids)` of int32 `(B, T)` and
+        `(B, 2)`; B is `batch_size` over n and over `parts`, rounded up. Where
+        this rounds, images are repeated, and a third tensor, float32 `(B, 1)`,
+        weights them: 0 for repeated images, and equal numbers otherwise, so
+        that the mean over the parts is that over the batch.
     """
     size = -(-batch_size // (share[1] * parts))
     num_images, length = rows.shape
     steps = steps_per_epoch or num_images // batch_size * parts
     is_padded = size * parts * share[1] != batch_size
-    vectors = tf.constant(orders, tf.int32)
-    bounds = tf.constant(np.cumsum(raster_orders.shares(tuple(orders)))[:-1])
-    permutations = tf.constant(
-        raster_orders.permutations(len(orders), image_size)
-    )
-
-    def numbers(place: tf.Tensor, kind: int, e: tf.Tensor, most: int) -> Any:
-        """Return another number up to `most` for each place in an epoch."""
-        return tf.raw_ops.RandomIndexShuffle(
-            index=place,
-            seed=tf.concat([tf.constant([kind, seed], tf.int64), e[None]], 0),
-            max_index=tf.constant(most, tf.int64),
-            rounds=_ROUNDS,
-        )
+    read = _read_in_orders(rows, image_size, orders)
 
     @tf.autograph.experimental.do_not_convert
-    def batch(number: tf.Tensor) -> Any:
+    def batch(number: Tensor) -> Any:
         e, first = number // steps, number % steps // parts * batch_size
         part = share[0] * parts + number % parts
         offset = part * size + tf.range(size, dtype=tf.int64)
         place = first + tf.minimum(offset, batch_size - 1)
-        index = numbers(place, 0, e, num_images - 1)
-        coins, label_coins = (
-            tf.cast(numbers(place, kind, e, _MANY - 1), tf.float64) / _MANY
-            for kind in (1, 2)
+        index, *coins = (
+            _shuffle(place, [kind, seed, e], count)
+            for kind, count in enumerate((num_images, _NUM_COINS, _NUM_COINS))
         )
-        token_ids, label = rows.gather(index)
-        order = tf.searchsorted(bounds, coins, side="right")
-        if len(orders) > 1:
-            when = tf.gather(permutations, order)
-            token_ids = tf.gather(token_ids, when, batch_dims=1)
-        label = tf.where(label_coins >= NULL_SHARE, label, NULL_LABEL)
-        condition = tf.stack([tf.gather(vectors, order), label], axis=1)
+        token_ids, condition = read(index, *coins)
         token_ids = tf.ensure_shape(token_ids, (size, length))
-        condition = tf.ensure_shape(condition, (size, 2))
+        inputs = token_ids, tf.ensure_shape(condition, (size, 2))
         if not is_padded:
-            return (token_ids, condition), token_ids
+            return inputs, token_ids
         weight = tf.where(offset < batch_size, size * parts / batch_size, 0.0)
-        return (token_ids, condition), token_ids, weight[:, None]
+        return inputs, token_ids, weight[:, None]
 
     options = tf.data.Options()
     options.deterministic = True
@@ -409,4 +372,42 @@ def training_batches(
         .map(batch, num_parallel_calls=1)
         .prefetch(2)
         .with_options(options)
+    )
+
+
+def _read_in_orders(
+    rows: MemoryRows | ShardRows,
+    image_size: tuple[int, int],
+    orders: Sequence[int],
+) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return a function from places and coins to tokens and conditions."""
+    vectors = tf.constant(orders, tf.int32)
+    bounds = tf.constant(np.cumsum(raster_orders.shares(tuple(orders)))[:-1])
+    permutations = tf.constant(
+        raster_orders.permutations(len(orders), image_size)
+    )
+
+    def read(
+        index: Tensor, order_coins: Tensor, label_coins: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        token_ids, label = rows.gather(index)
+        share = tf.cast(order_coins, tf.float64) / _NUM_COINS
+        order = tf.searchsorted(bounds, share, side="right")
+        if len(orders) > 1:
+            when = tf.gather(permutations, order)
+            token_ids = tf.gather(token_ids, when, batch_dims=1)
+        is_kept = label_coins >= int(NULL_SHARE * _NUM_COINS)
+        label = tf.where(is_kept, label, NULL_LABEL)
+        return token_ids, tf.stack([tf.gather(vectors, order), label], axis=1)
+
+    return read
+
+
+def _shuffle(place: Tensor, seed: Sequence[Tensor], count: int) -> Tensor:
+    """Return a distinct number in `[0, count)` for each place below `count`."""
+    return tf.raw_ops.RandomIndexShuffle(
+        index=place,
+        seed=tf.stack(seed),
+        max_index=tf.constant(count - 1, tf.int64),
+        rounds=_ROUNDS,
     )
