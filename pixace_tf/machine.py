@@ -45,22 +45,22 @@ def _quotas() -> Iterator[float]:
             continue
         group = pathlib.PurePosixPath(path.lstrip("/"))
         for parent in (group, *group.parents):
-            folder = _CGROUPS / controllers / parent
             # The root group and groups outside the container have no files;
             # "max" means no quota.
             with contextlib.suppress(OSError, ValueError):
-                yield from _quota(folder)
+                quota, period = _limit(_CGROUPS / controllers / parent)
+                if quota > 0:  # Version 1 writes -1 for no quota.
+                    yield quota / period
 
 
-def _quota(group: pathlib.Path) -> Iterator[float]:
-    """Yield a control group's quota in cores, if it has one."""
-    if (group / "cpu.max").exists():
-        quota, period = map(int, (group / "cpu.max").read_text().split())
-    else:
-        quota = int((group / "cpu.cfs_quota_us").read_text())
-        period = int((group / "cpu.cfs_period_us").read_text())
-    if quota > 0:  # Version 1 writes -1 for no quota.
-        yield quota / period
+def _limit(group: pathlib.Path) -> tuple[int, int]:
+    """Return a control group's quota and its period, in microseconds."""
+    names = ["cpu.max"]
+    if not (group / "cpu.max").exists():
+        names = ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+    text = " ".join((group / name).read_text() for name in names)
+    quota, period = map(int, text.split())
+    return quota, period
 
 
 def provide_home() -> None:

@@ -1,11 +1,9 @@
-"""Files and folders that appear whole: written under another name first."""
+"""Files and folders that appear complete or not at all."""
 
 import contextlib
 import errno
 import fcntl
-import functools
 import glob
-import io
 import json
 import math
 import os
@@ -14,7 +12,7 @@ import shutil
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -42,17 +40,13 @@ _UNSUPPORTED = {
 
 
 def write_atomic(path: StrPath, content: bytes) -> None:
-    """Write a file so that a reader sees the old or the new one, whole.
-
-    Args:
-        path: The file to write or replace.
-        content: Its bytes.
+    """Write a file so that a reader sees the old or the new one, complete.
 
     Raises:
         OSError: If the disk is full or the folder read-only; an old file stays
             as it was.
     """
-    with _atomic(path) as file:
+    with new_file(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
 
 
@@ -66,19 +60,15 @@ def write_npz(
 ) -> None:
     """Write arrays and a JSON-ready dict as one `.npz`; see `write_atomic`."""
     packed = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    with _atomic(path) as file:
+    with new_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **{_META: packed}, **arrays)  # type: ignore[arg-type]
 
 
 class Npz:
     """The arrays of an open `.npz` file, each read only when asked for.
 
-    All are stored, not compressed, as `write_npz` leaves them: reading one
-    takes no more memory than its share of the file.
-
-    Args:
-        path: The file's name, for errors.
-        file: The file, open.
+    They must be uncompressed, as `write_npz` writes them, so reading one takes
+    no more memory than its share of the file.
 
     Attributes:
         meta: The dict that `write_npz` was given.
@@ -91,7 +81,7 @@ class Npz:
         self._file = file
         with _damage_is_told(path):
             self._archive = zipfile.ZipFile(file)
-            # Where the numbers begin, and their order in memory.
+            # The offset of the numbers, and their order in memory.
             self._places: dict[str, tuple[int, Literal["C", "F"]]] = {}
             self.shapes: dict[str, tuple[int, ...]] = {}
             self.dtypes: dict[str, np.dtype[Any]] = {}
@@ -106,10 +96,7 @@ class Npz:
         Args:
             name: One of `shapes`.
             rows: An index of its first dimension, such as a slice or integers;
-                no other rows are read then, and no checksum is verified.
-
-        Returns:
-            The array; a copy.
+                then no other rows are read and no checksum is verified.
 
         Raises:
             UserError: If the array is missing or its checksum is wrong.
@@ -129,17 +116,16 @@ class Npz:
     def _read_header(self, info: zipfile.ZipInfo) -> None:
         """Note the shape, type and place of an array."""
         name = info.filename.removesuffix(".npy")
-        # Skip the local header: 30 bytes, the name and an extra field, whose
-        # lengths come last.
+        # Skip the local header: 30 bytes that end in the lengths of the name
+        # and of an extra field, and then these two.
         self._file.seek(info.header_offset + 26)
         lengths = struct.unpack("<HH", self._file.read(4))
         begin = self._file.seek(sum(lengths), os.SEEK_CUR)
-        version = np.lib.format.read_magic(self._file)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, is_fortran, dtype = read(self._file)
+        if np.lib.format.read_magic(self._file) != (1, 0):
+            raise ValueError(f"{name} has an unknown version.")
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(
+            self._file
+        )
         offset = self._file.tell()
         size = offset - begin + math.prod(shape) * dtype.itemsize
         if not size == info.file_size == info.compress_size:
@@ -152,17 +138,11 @@ class Npz:
 
 @contextlib.contextmanager
 def open_npz(path: StrPath) -> Iterator[Npz]:
-    """Open what `write_npz` wrote; runs no code from the file.
+    """Open a file of `write_npz`; runs no code from it.
 
         with storage.open_npz("tokens.npz") as file:
             if len(file.shapes["train"]) > 6:
                 images = file.read("train", rows=slice(6))
-
-    Args:
-        path: The file.
-
-    Yields:
-        Its dict, and the shapes of its arrays, which can be read.
 
     Raises:
         UserError: If the file is missing or damaged.
@@ -174,7 +154,7 @@ def open_npz(path: StrPath) -> Iterator[Npz]:
 
 
 def read_npz(path: StrPath) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Read all that `write_npz` wrote; see `open_npz`."""
+    """Read a whole file of `write_npz`; see `open_npz`."""
     with open_npz(path) as file:
         return {name: file.read(name) for name in file.shapes}, file.meta
 
@@ -192,24 +172,16 @@ def _damage_is_told(path: StrPath) -> Iterator[None]:
 
 
 def mark_folder(path: StrPath) -> None:
-    """Mark a folder whose content this program made.
-
-    A scan for images to train on skips it.
-    """
+    """Mark a folder as made by this program: scans for images skip it."""
     note = f"Made by {SOFTWARE}: not scanned for images to train on.\n"
     write_atomic(os.path.join(path, MARK_FILE), note.encode())
 
 
 @contextlib.contextmanager
 def new_folder(path: StrPath) -> Iterator[str]:
-    """Make a folder so that a reader sees all of it or nothing.
+    """Yield a temporary folder that becomes `path` when the block ends.
 
-    Args:
-        path: The folder; must not exist.
-
-    Yields:
-        A temporary folder to fill. It becomes `path` afterwards; after an
-        error it is removed.
+    After an error it is removed.
 
     Raises:
         FileExistsError: If `path` exists by then.
@@ -230,7 +202,7 @@ def new_folder(path: StrPath) -> Iterator[str]:
 
 
 def remove_folder(path: StrPath) -> None:
-    """Remove a folder so that a reader sees all of it or nothing."""
+    """Remove a folder so that a reader sees it complete or not at all."""
     parent, name = os.path.split(os.path.abspath(path))
     with (
         _temporary_folder(parent, name) as grave,
@@ -244,13 +216,13 @@ def remove_folder(path: StrPath) -> None:
 def _temporary_folder(parent: str, name: str) -> Iterator[str]:
     """Make a hidden folder in `parent`; remove it unless it is renamed.
 
-    Such folders of killed processes are removed too. Each holds a file that its
-    writer keeps locked while it lives.
+    Each such folder holds a file that its writer keeps locked. If the writer
+    was killed, the folder is removed here.
     """
     for other in glob.glob(f".*{_NEW}", root_dir=parent):
         folder = os.path.join(parent, other)
-        remove = functools.partial(shutil.rmtree, folder, ignore_errors=True)
-        _if_abandoned(os.path.join(folder, _WRITER_FILE), remove)
+        if _is_abandoned(os.path.join(folder, _WRITER_FILE)):
+            shutil.rmtree(folder, ignore_errors=True)
     temporary = _temporary_name(parent, name, _NEW)
     os.mkdir(temporary)
     try:
@@ -262,14 +234,9 @@ def _temporary_folder(parent: str, name: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def new_file(path: StrPath) -> Iterator[str]:
-    """Write a file by its path, so that a reader sees all of it or nothing.
+    """Yield the path of an empty file that replaces `path` when the block ends.
 
-    Args:
-        path: The file to write or replace.
-
-    Yields:
-        The path of an empty temporary file, to be written in place. It becomes
-        `path` afterwards; after an error it is removed.
+    The file must be written in place. After an error it is removed.
     """
     folder, name = os.path.split(os.path.abspath(path))
     temporary = _temporary_name(folder, name, _UNFINISHED)
@@ -285,32 +252,28 @@ def new_file(path: StrPath) -> Iterator[str]:
     _sync(folder)
 
 
-@contextlib.contextmanager
-def _atomic(path: StrPath) -> Iterator[io.BufferedWriter]:
-    with new_file(path) as temporary, open(temporary, "wb") as file:
-        yield file
-
-
 def remove_unfinished(folder: StrPath) -> None:
     """Remove the files of `new_file` whose writers were killed."""
     for name in glob.glob(f".*{_UNFINISHED}", root_dir=folder):
         path = os.path.join(folder, name)
-        _if_abandoned(path, functools.partial(os.unlink, path))
+        if _is_abandoned(path):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
 
 @contextlib.contextmanager
 def lock(
     folder: StrPath, message: str, *, error: type[UserError] = UserError
 ) -> Iterator[None]:
-    """Hold a folder, so that no two processes work in it.
+    """Hold a folder by the file `.lock`, so that no two processes work in it.
 
-    Some network drives have no locks. A line on standard error says so then,
-    and nothing keeps other processes out.
+    Where the file system has no locks, as on some network drives, a line on
+    standard error says so and nothing keeps other processes out.
 
     Args:
-        folder: Gets the file `.lock`.
-        message: What to say when another process holds it.
-        error: What to raise then.
+        folder: The folder.
+        message: The message of the error if another process holds it.
+        error: The class of that error.
     """
     with open(os.path.join(folder, ".lock"), "w") as file:
         try:
@@ -336,33 +299,26 @@ def _new_locked_file(path: str) -> Iterator[None]:
     file = os.open(unlocked, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     try:
         _try_lock(file)
-        # Nobody can find it under its name before it is locked.
+        # It gets its name only now, when it is locked.
         os.rename(unlocked, path)
         yield
     finally:
         os.close(file)
 
 
-def _if_abandoned(path: str, remove: Callable[[], None]) -> None:
-    """Call `remove` if a file of `_new_locked_file` has no living writer."""
-    # It may be missing, held, or of another user.
-    with contextlib.suppress(OSError):
-        file = os.open(path, os.O_RDWR)
-        try:
-            if _try_lock(file):
-                remove()
-        finally:
-            os.close(file)
+def _is_abandoned(path: str) -> bool:
+    """Return whether a file of `_new_locked_file` has no living writer."""
+    try:
+        with open(path, "r+b") as file:
+            return _try_lock(file.fileno())
+    except OSError:  # It may be missing, held, or of another user.
+        return False
 
 
 def _try_lock(file: int) -> bool:
-    """Lock an open file, unless the file system has no locks.
+    """Lock an open file; return False if the file system has no locks.
 
-    Returns:
-        Whether the file system has locks.
-
-    Raises:
-        BlockingIOError: If another process holds the lock.
+    A BlockingIOError says that another process holds the lock.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -381,7 +337,7 @@ def _sync_tree(root: str) -> None:
 
 
 def _sync(path: StrPath) -> None:
-    """Flush a file or folder to the disk, if the file system can."""
+    """Flush a file or folder to the disk, if the file system supports it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

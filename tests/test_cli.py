@@ -35,6 +35,12 @@ def call(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
+def size_of(path):
+    """Return the width and height of a PNG file."""
+    with Image.open(path, formats=["PNG"]) as image:
+        return image.size
+
+
 def test_help_is_quick_and_imports_nothing_heavy():
     """Quick beside starting Python itself, since machines differ."""
     code = (
@@ -159,16 +165,16 @@ def test_the_main_job_from_the_command_line(
     assert "0 skipped" in done.output
     done = call("generate", "saved_models/animals", "--count", 3)
     assert done.exit_code == 0, done.output
-    assert Image.open("new.png").format == "PNG"
+    assert size_of("new.png")
     # What follows needs no compiled program.
     monkeypatch.setattr(run_folder.load_run, "__defaults__", (False,))
     picture = next(cartoon_folder.glob("cat/*.png"))
     done = call("complete", "saved_models/animals", picture, "--tiles", "tiles",
                 "--temperature", "0.9,1.0", "--samples", 2)  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert Image.open("completed.png").width > 6 * 96
+    assert size_of("completed.png")[0] > 6 * 96
     assert len(os.listdir("tiles")) == 4
-    assert Image.open("tiles/000.png").size == (12, 8)
+    assert size_of("tiles/000.png") == (12, 8)
 
 
 def test_scan_reports_as_json(tmp_path):
@@ -205,7 +211,7 @@ def test_palette_draws_a_sheet(cartoon_folder, tmp_path):
     done = call("palette", picture, "--bit-widths", "5,4,4",
                 "--bit-widths", "3,2,2", "--out", out)  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert Image.open(out).width > 3 * 100
+    assert size_of(out)[0] > 3 * 100
 
 
 def test_draw_writes_labelled_pictures(tmp_path):
@@ -218,8 +224,8 @@ def test_draw_writes_labelled_pictures(tmp_path):
     [
         (["fit", "{tmp}/none"], "There is no folder"),
         (["fit", "{tmp}/empty"], "There are no pictures"),
-        (["fit", "{tmp}", "--image-size", "big"], "no image size"),
-        (["fit", "{tmp}", "--image-size", "\u00b2"], "no image size"),
+        (["fit", "{tmp}", "--image-size", "big"], "should be like 32"),
+        (["fit", "{tmp}", "--image-size", "\u00b2"], "should be like 32"),
         (["fit", "{tmp}", "--image-size", "0"], "image_size must be"),
         (["fit", "{tmp}", "--bit-widths", "5,4"], "should be like"),
         (["fit", "{tmp}", "--bit-widths", "9,9,9"], "bit_widths must be"),
@@ -293,16 +299,6 @@ def test_the_recorded_command_has_every_option_that_counts():
         "pixace-tf evaluate 'my run' images --validation-only --report r "
         "--max-megapixels 2.0"
     )
-
-
-def test_a_reader_that_leaves_early_is_no_error(cartoon_folder):
-    command = [sys.executable, "-m", "pixace_tf", "scan", str(cartoon_folder)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    process.wait()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pixace_tf import storage
 from pixace_tf.errors import UserError
 from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import load_run
+from pixace_tf.training import fit
 from pixace_tf.training.training_arguments import TrainingArguments
 
 
@@ -50,6 +51,20 @@ def test_a_run_keeps_what_was_given_and_what_is_in_force(trained_run):
         config["arguments"].pop(name)
     before = TrainingArguments.of_run(config)
     before.settled(in_force, "It", "")
+
+
+def test_a_label_in_another_unicode_form_is_the_same_label(run_copy):
+    config = run_config.read_config(run_copy)
+    digest = config["arguments"]["images"]
+    data = types.SimpleNamespace(
+        digest=lambda: digest, label_names=["caf\u00e9"]
+    )
+    model = {**config["model"], "labels": ["cafe\u0301"]}
+    edit(run_copy / "run.json", model=model)
+    fit._check_images(str(run_copy), data)
+    data.label_names = ["cafe"]
+    with pytest.raises(UserError, match="no longer contain the labels caf"):
+        fit._check_images(str(run_copy), data)
 
 
 def edit(path, **changes):

@@ -122,7 +122,7 @@ def test_a_run_goes_on_when_its_start_is_gone(folders, old_run, tmp_path):
     said = []
     run = fit(folders / "new", start, tmp_path, said.append, epochs=2)
     assert f"begun already, from {start}" in said[0]
-    assert run_config.best_bits(run.path) is not None
+    assert run_config.best_entry(run.path) is not None
     with pytest.raises(UserError, match="did not start from another run"):
         fit(folders / "old", run.path, os.path.dirname(old_run.path))
 

@@ -7,10 +7,11 @@ import click
 
 from pixace_tf.cli.group import main, needs_tensorflow, say
 from pixace_tf.cli.options import (
-    BitWidths,
-    ImageSize,
-    Share,
+    BIT_WIDTHS,
+    IMAGE_SIZE,
+    SHARE,
     download,
+    handing_over,
     max_megapixels,
     options_of,
     scale,
@@ -42,13 +43,11 @@ def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
 @main.command()
 @click.argument("source", metavar="IMAGES")
 @click.argument("out", metavar="OUT", type=click.Path(file_okay=False))
-@options_of(
-    TrainingArguments,
-    *("image_size", "bit_widths", "color_space", "resize", "trim"),
-)
+@options_of(TrainingArguments, "image_size", "bit_widths", "color_space")
+@options_of(TrainingArguments, "resize", "trim")
 @click.option(
     "--shard",
-    type=Share(),
+    type=SHARE,
     default="1/1",
     help="This machine is the I-th of N that share the folder OUT; each takes "
     "a part, and the last one to finish joins them.",
@@ -76,22 +75,17 @@ def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
 )
 @max_megapixels
 @download
+@handing_over(arguments=TrainingArguments)
 @needs_tensorflow
 def tokenize(
     source: str,
     out: str,
-    image_size: tuple[int, int],
-    bit_widths: tuple[int, int, int],
-    color_space: str,
-    resize: str,
-    trim: bool,
+    arguments: TrainingArguments,
     shard: tuple[int, int],
     dedup: bool,
     chunk_size: int,
     runner: str | None,
     runner_options: tuple[str, ...],
-    max_megapixels: float,
-    download: bool,
 ) -> None:
     """Write the tokens of IMAGES into OUT, for data sets larger than memory.
 
@@ -110,11 +104,13 @@ def tokenize(
     """
     from pixace_tf import console
     from pixace_tf.data import tokenizing
-    from pixace_tf.data.palette import Palette
     from pixace_tf.data.tokenizer import PixelTokenizer
 
     tokenizer = PixelTokenizer(
-        image_size, Palette(color_space, bit_widths), resize, trim
+        arguments.image_size,
+        arguments.palette,
+        arguments.resize,
+        arguments.trim,
     )
     run = None
     if runner is not None:
@@ -123,13 +119,15 @@ def tokenize(
         run = BeamRunner(runner, runner_options)
     with console.ProgressBar("Tokenizing") as bar:
         shards = tokenizing.tokenize(
-            *(source, out, tokenizer),
+            source,
+            out,
+            tokenizer,
             shard=shard,
             run=run,
             progress=bar.count,
             say=say,
-            max_pixels=int(max_megapixels * 1e6),
-            download=download,
+            max_pixels=arguments.max_pixels,
+            download=arguments.download,
             dedup=dedup,
             chunk_size=chunk_size,
         )
@@ -141,13 +139,13 @@ def tokenize(
 @click.argument("pictures", metavar="IMAGE...", nargs=-1, required=True)
 @click.option(
     "--bit-widths",
-    type=BitWidths(),
+    type=BIT_WIDTHS,
     multiple=True,
     default=["5,4,4", "4,3,3", "3,2,2"],
     help="A column for each.",
 )
 @click.option("--color-space", default="hsv", type=click.Choice(["hsv", "rgb"]))
-@click.option("--image-size", type=ImageSize(), default="64")
+@click.option("--image-size", type=IMAGE_SIZE, default="64")
 @click.option("--out", default="palette.png", help="The sheet to write.")
 @scale
 @needs_tensorflow
@@ -184,7 +182,7 @@ def palette(
 @click.option("--count", type=click.IntRange(1), default=1600)
 @click.option("--seed", type=click.IntRange(0), default=0)
 def draw(folder: str, count: int, seed: int) -> None:
-    """Draw labelled cartoon animal faces into DIR: pictures to learn from.
+    """Draw labeled cartoon animal faces into DIR: pictures to learn from.
 
     \b
     Example:

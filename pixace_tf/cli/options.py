@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -10,67 +11,60 @@ from click.core import ParameterSource
 
 from pixace_tf.training.training_arguments import TrainingArguments
 
-SIZE_FORM = "Write NUMBER or HEIGHTxWIDTH, such as 32 or 24x40."
 
+class Parsed(click.ParamType):
+    """A tuple that is written as one word."""
 
-class ImageSize(click.ParamType):
-    """A square size or HEIGHTxWIDTH."""
+    def __init__(
+        self, name: str, example: str, parse: Callable[[str], tuple[Any, ...]]
+    ) -> None:
+        self.name = name
+        self._example = example
+        self._parse = parse
 
-    name = "size"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).lower().split("x")
-        if len(parts) not in (1, 2) or not all(p.isdecimal() for p in parts):
-            self.fail(f"{value!r} is no image size. {SIZE_FORM}", param, ctx)
-        return int(parts[0]), int(parts[-1])
-
-
-class BitWidths(click.ParamType):
-    """Three numbers, separated by commas."""
-
-    name = "b,b,b"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split(",")
-        if len(parts) != 3 or not all(p.strip().isdecimal() for p in parts):
-            self.fail(f"{value!r} should be like 5,4,4.", param, ctx)
-        return tuple(int(p) for p in parts)
-
-
-class Share(click.ParamType):
-    """The number of this machine, and the number of machines."""
-
-    name = "i/n"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split("/")
-        if len(parts) != 2 or not all(p.isdecimal() for p in parts):
-            self.fail(f"{value!r} should be like 1/4.", param, ctx)
-        index, count = map(int, parts)
-        if not 1 <= index <= count:
-            rule = f"{value!r} must be one of 1/{count} to {count}/{count}."
-            self.fail(rule, param, ctx)
-        return index, count
-
-
-class Numbers(click.ParamType):
-    """Numbers, separated by commas."""
-
-    name = "t[,t...]"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[Any, ...]:
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(float(part) for part in str(value).split(","))
+            return self._parse(str(value))
         except ValueError:
-            self.fail(f"{value!r} should be like 1.0 or 0.9,1.0.", param, ctx)
+            message = f"{value!r} should be like {self._example}."
+            self.fail(message, param, ctx)
+
+
+def _counts(text: str, separator: str) -> tuple[int, ...]:
+    parts = text.split(separator)
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ValueError
+    return tuple(map(int, parts))
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, *width = _counts(text.lower(), "x")
+    (width,) = width or [height]
+    return height, width
+
+
+def _bit_widths(text: str) -> tuple[int, int, int]:
+    first, second, third = _counts(text, ",")
+    return first, second, third
+
+
+def _share(text: str) -> tuple[int, int]:
+    index, count = _counts(text, "/")
+    if not 1 <= index <= count:
+        raise ValueError
+    return index, count
+
+
+def _temperatures(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
+
+
+IMAGE_SIZE = Parsed("size", "32 or 24x40 (height x width)", _size)
+BIT_WIDTHS = Parsed("b,b,b", "5,4,4", _bit_widths)
+SHARE = Parsed("i/n", "1/4, up to 4/4", _share)
+TEMPERATURES = Parsed("t[,t...]", "1.0 or 0.9,1.0", _temperatures)
 
 
 def options_of(arguments: Any, *names: str) -> Callable[[Any], Any]:
@@ -80,15 +74,14 @@ def options_of(arguments: Any, *names: str) -> Callable[[Any], Any]:
         arguments: A dataclass of `argument` fields.
         *names: Names of fields; all fields by default.
     """
-    every = [field.name for field in dataclasses.fields(arguments)]
-    return together(*(option_of(arguments, name) for name in names or every))
+    names = names or tuple(f.name for f in dataclasses.fields(arguments))
+    return together(*(option_of(arguments, name) for name in names))
 
 
 def handing_over(**classes: type[Any]) -> Callable[[Any], Any]:
     """Return a decorator that hands a command objects instead of options.
 
-    Only the options that the user gave count as given, so an option that is
-    given with its default is told from one that is not given.
+    The objects get only the options that the user gave, defaults included.
 
     Args:
         **classes: For each parameter of the command, a dataclass that takes the
@@ -99,23 +92,21 @@ def handing_over(**classes: type[Any]) -> Callable[[Any], Any]:
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def wrapped(**values: Any) -> None:
-            context = click.get_current_context()
+            source = click.get_current_context().get_parameter_source
             for parameter, arguments in classes.items():
                 names = [f.name for f in dataclasses.fields(arguments)]
                 options = {n: values.pop(n) for n in names if n in values}
-                values[parameter] = arguments(
-                    **{n: v for n, v in options.items() if is_given(context, n)}
-                )
+                given = {
+                    name: value
+                    for name, value in options.items()
+                    if source(name) is not ParameterSource.DEFAULT
+                }
+                values[parameter] = arguments(**given)
             command(**values)
 
         return wrapped
 
     return decorate
-
-
-def is_given(context: click.Context, name: str) -> bool:
-    """Return whether the user gave the option of a parameter."""
-    return context.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 def option_of(arguments: Any, name: str, **changes: Any) -> Callable[..., Any]:
@@ -126,8 +117,7 @@ def option_of(arguments: Any, name: str, **changes: Any) -> Callable[..., Any]:
         name: Name of a field.
         **changes: Arguments of `click.option` that override those of the field.
     """
-    fields = {field.name: field for field in dataclasses.fields(arguments)}
-    field = fields[name]
+    field = arguments.__dataclass_fields__[name]
     spelled = "--" + name.replace("_", "-")
     settings: dict[str, Any] = {
         "default": _SPELLED_DEFAULTS.get(field.default, field.default),
@@ -145,10 +135,7 @@ def option_of(arguments: Any, name: str, **changes: Any) -> Callable[..., Any]:
     return click.option(spelled, name, **{**settings, **changes})
 
 
-_TYPES: dict[str, click.ParamType] = {
-    "image_size": ImageSize(),
-    "bit_widths": BitWidths(),
-}
+_TYPES = {"image_size": IMAGE_SIZE, "bit_widths": BIT_WIDTHS}
 # Defaults as a user would type them.
 _SPELLED_DEFAULTS: dict[Any, Any] = {
     (32, 32): "32",
@@ -159,22 +146,20 @@ _SPELLED_DEFAULTS: dict[Any, Any] = {
 
 def _type_of(field: dataclasses.Field) -> click.ParamType:
     """Return the type of the option for a field, including its range."""
-    rules = field.metadata
-    if rules["choices"]:
-        return click.Choice(rules["choices"])
+    if field.metadata["choices"]:
+        return click.Choice(field.metadata["choices"])
     if field.name in _TYPES:
         return _TYPES[field.name]
-    if field.type is str:
+    # An item of a tuple, or a type or None.
+    kind = (typing.get_args(field.type) or (field.type,))[0]
+    if kind is str:
         return click.STRING
-    bounds = rules["bounds"]
-    low = bounds["at least"] if bounds["above"] is None else bounds["above"]
-    high = bounds["at most"] if bounds["below"] is None else bounds["below"]
-    is_integer = field.type in (int, int | None)
-    return (click.IntRange if is_integer else click.FloatRange)(
-        min=low,
-        max=high,
-        min_open=bounds["above"] is not None,
-        max_open=bounds["below"] is not None,
+    bounds = field.metadata["bounds"]
+    return (click.IntRange if kind is int else click.FloatRange)(
+        min=bounds.get("above", bounds.get("at_least")),
+        max=bounds.get("below", bounds.get("at_most")),
+        min_open="above" in bounds,
+        max_open="below" in bounds,
     )
 
 
@@ -200,7 +185,7 @@ sampling = together(
     click.option(
         "--temperature",
         "temperatures",
-        type=Numbers(),
+        type=TEMPERATURES,
         default="1.0",
         help="Below 1 draws more cautiously, above 1 more wildly; separate "
         "several values by commas.",

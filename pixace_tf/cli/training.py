@@ -72,13 +72,8 @@ def fit(
 @click.option(
     "--sweeps-dir", default="sweeps", help="Folder that holds the sweeps."
 )
-@options_of(SweepArguments, "bit_widths")
-@options_of(SweepArguments, "color_space", "image_size")
-@option_of(SweepArguments, "num_layers", type=click.IntRange(1))
-@option_of(SweepArguments, "hidden_dim", type=click.IntRange(1))
-@option_of(
-    SweepArguments, "learning_rate", type=click.FloatRange(0, min_open=True)
-)
+@options_of(SweepArguments, "bit_widths", "color_space", "image_size")
+@options_of(SweepArguments, "num_layers", "hidden_dim", "learning_rate")
 @options_of(TrainingArguments, "preset", "decoder", "resize")
 @option_of(
     TrainingArguments, "epochs", help="Passes of each trial over the images."
@@ -124,12 +119,7 @@ def tune(
     from pixace_tf.tuning.sweep import tune as run_tune
 
     run_tune(
-        source,
-        arguments,
-        training,
-        name=name,
-        sweeps_dir=sweeps_dir,
-        say=say,
+        source, arguments, training, name=name, sweeps_dir=sweeps_dir, say=say
     )
 
 

@@ -17,9 +17,9 @@ AUTO = "auto"
 
 _BOUNDS: dict[str, Callable[[Any, Any], bool]] = {
     "above": operator.gt,
-    "at least": operator.ge,
+    "at_least": operator.ge,
     "below": operator.lt,
-    "at most": operator.le,
+    "at_most": operator.le,
 }
 _KINDS = {
     int: "a whole number",
@@ -30,27 +30,18 @@ _KINDS = {
 
 
 def argument(
-    default: Any,
-    help: str,
-    choices: Iterable[str] = (),
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-    at_most: float | None = None,
+    default: Any, help: str, choices: Iterable[str] = (), **bounds: float
 ) -> Any:
     """Return a dataclass field that can become an option.
 
     Args:
         default: The default value; None if the help explains the default.
         help: The help of the option.
-        choices: The strings that are allowed. These and the bounds hold for
-            each item of a `tuple[KIND, ...]`.
-        above: Exclusive lower bound.
-        at_least: Inclusive lower bound.
-        below: Exclusive upper bound.
-        at_most: Inclusive upper bound.
+        choices: The strings that are allowed. Choices and bounds apply to each
+            item of a `tuple[KIND, ...]`.
+        **bounds: `above`, `at_least`, `below` and `at_most`.
     """
-    bounds = dict(zip(_BOUNDS, (above, at_least, below, at_most), strict=True))
+    assert bounds.keys() <= _BOUNDS.keys()
     rules = {"help": help, "choices": tuple(choices), "bounds": bounds}
     return dataclasses.field(default=default, metadata=rules)
 
@@ -91,16 +82,13 @@ class Arguments:
 def refuse_changes(
     what: str, before: Mapping[str, Any], now: Mapping[str, Any], advice: str
 ) -> None:
-    """Refuse to go on with other arguments.
+    """Raise a UserError that names each argument that differs.
 
     Args:
-        what: What has these arguments, for the message.
+        what: The owner of the arguments, for the message.
         before: The arguments so far, by name.
         now: The arguments as given now, by name.
-        advice: What to do instead, as whole sentences.
-
-    Raises:
-        UserError: If an argument differs; the message names each one.
+        advice: What to do instead, in whole sentences.
     """
     differ = [
         f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
@@ -119,24 +107,23 @@ def _is_open(value: Any) -> bool:
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:
     """Return a value in its type; the UserError names a broken rule."""
-    choices = field.metadata["choices"]
-    bounds = field.metadata["bounds"]
-    bounds = {k: b for k, b in bounds.items() if b is not None}
+    choices, bounds = field.metadata["choices"], field.metadata["bounds"]
     try:
         value = _converted(field.type, value)
-    except (TypeError, ValueError, OverflowError):
-        is_good = False
-    else:
         is_open_tuple = typing.get_args(field.type)[-1:] == (Ellipsis,)
         is_good = value is None or all(
             (not choices or item in choices)
             and all(_BOUNDS[k](item, bound) for k, bound in bounds.items())
             for item in (value if is_open_tuple else (value,))
         )
+    except (TypeError, ValueError, OverflowError):
+        is_good = False
     if is_good:
         return value
     rule = f"one of {', '.join(choices)}" if choices else _describe(field.type)
-    limits = " and".join(f" {k} {bound}" for k, bound in bounds.items())
+    limits = " and".join(
+        f" {name.replace('_', ' ')} {bound}" for name, bound in bounds.items()
+    )
     raise UserError(
         f"{field.name} must be {rule}{limits}. Received: {field.name}={value!r}"
     )
@@ -154,9 +141,11 @@ def _converted(kind: Any, value: Any) -> Any:
             raise TypeError
         if parts[-1] is Ellipsis:
             parts = parts[:1] * len(value)
-        pairs = zip(parts, value, strict=True)
-        return tuple(_converted(part, each) for part, each in pairs)
-    if parts:  # Or None.
+        return tuple(
+            _converted(part, item)
+            for part, item in zip(parts, value, strict=True)
+        )
+    if parts:  # A kind or None.
         return None if value is None else _converted(parts[0], value)
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()  # A scalar of NumPy.
@@ -174,8 +163,6 @@ def _converted(kind: Any, value: Any) -> Any:
 def _describe(kind: Any) -> str:
     parts = typing.get_args(kind)
     if typing.get_origin(kind) is tuple:
-        each = _describe(parts[0])
-        if parts[-1] is Ellipsis:
-            return f"a tuple, each item {each}"
-        return f"a tuple of {len(parts)}, each item {each}"
+        count = "" if parts[-1] is Ellipsis else f" of {len(parts)}"
+        return f"a tuple{count}, each item {_describe(parts[0])}"
     return _describe(parts[0]) if parts else _KINDS[kind]

@@ -1,5 +1,7 @@
-"""The runs that exist, and the meaning of their names; needs no TensorFlow."""
+"""Find runs by their names, without TensorFlow."""
 
+import contextlib
+import glob
 import os
 import shutil
 from collections.abc import Callable
@@ -27,7 +29,7 @@ def locate(name: StrPath, say: Callable[[str], None] = print) -> str:
         The path of the folder; a path is returned as it is, usable or not.
 
     Raises:
-        UserError: If no run has that name.
+        UserError: If no run has that name, or the Hub does not give it.
     """
     name = os.fspath(name)
     if hub.is_address(name):
@@ -62,22 +64,21 @@ def locate_own(name: StrPath, say: Callable[[str], None] = print) -> str:
     Raises:
         UserError: If no run has that name, or the copy's place is taken.
     """
-    path = locate(name, say)
-    is_from_hub = hub.is_address(os.fspath(name))
-    if not (is_from_hub or is_in_box(path)):
+    name = os.fspath(name)
+    path = own = locate(name, say)
+    if hub.is_address(name):
+        own = hub.parse(name).repository
+    elif not is_in_box(path):
         return path
-    own = os.path.basename(
-        hub.parse(os.fspath(name)).repository if is_from_hub else path
-    )
-    copy = os.path.join(RUNS_DIR, own)
+    copy = os.path.join(RUNS_DIR, os.path.basename(own))
     os.makedirs(RUNS_DIR, exist_ok=True)
     try:
         with storage.new_folder(copy) as temporary:
             shutil.copytree(path, temporary, dirs_exist_ok=True)
     except FileExistsError:
         raise UserError(
-            f"{name} would be copied to {copy}, which exists; give that, or "
-            "move it away."
+            f"{name} would be copied to {copy}, which exists; give that run, "
+            "or move it away."
         ) from None
     say(f"Copied {name} to {copy}.")
     return copy
@@ -89,27 +90,20 @@ def box_names() -> list[str]:
 
 
 def known_runs() -> list[KnownRun]:
-    """Return the runs in `saved_models/` and in the box, by their names.
+    """Return the usable runs in `saved_models/` and in the box, sorted by name.
 
-    Unusable runs are left out. A run in `saved_models/` hides one of the same
-    name in the box.
+    A run in `saved_models/` hides one of the same name in the box.
     """
     found = {}
     for folder in (BOX_DIR, RUNS_DIR):
         for name in _runs_in(folder):
-            path = os.path.join(folder, name)
-            try:
-                found[name] = KnownRun.read(name, path)
-            except UserError:
-                continue
+            with contextlib.suppress(UserError):
+                found[name] = KnownRun.read(name, os.path.join(folder, name))
     return [found[name] for name in sorted(found)]
 
 
 def _runs_in(folder: str) -> list[str]:
-    if not os.path.isdir(folder):
-        return []
     return sorted(
-        name
-        for name in os.listdir(folder)
-        if os.path.isfile(os.path.join(folder, name, RUN_FILE))
+        os.path.dirname(file)
+        for file in glob.glob(f"*/{RUN_FILE}", root_dir=folder)
     )

@@ -10,6 +10,7 @@ run.json is JSON, and `storage.read_npz` reads weights.npz. `huggingface_hub` is
 imported when it is first used.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -18,12 +19,11 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from pixace_tf.errors import UserError
+from pixace_tf.errors import UserError, first_line
 from pixace_tf.runs import model_card
-from pixace_tf.runs.hub_errors import OfflineError, explained
 
 # The files of a run on the Hub, and their largest sizes, in bytes.
 MAX_BYTES = {
@@ -37,10 +37,10 @@ _RUN, _HISTORY, _CARD, _SAMPLES, _WEIGHTS = MAX_BYTES
 _NEEDED = (_RUN, _WEIGHTS)
 _BRANCH = "main"  # The revision of an address without one.
 _TIMEOUT_S = 30.0
+_LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
-SCHEME = "hf://"
 _NAME = r"\w(?:[\w.-]*\w)?"
-_ADDRESS = re.compile(rf"{SCHEME}({_NAME}/{_NAME})(?:@([\w./-]+))?", re.ASCII)
+_ADDRESS = re.compile(rf"hf://({_NAME}/{_NAME})(?:@([\w./-]+))?", re.ASCII)
 # The page of a repository, as a browser shows its address.
 _PAGE = re.compile(
     rf"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/({_NAME}/{_NAME})"
@@ -68,7 +68,11 @@ class Address:
 
     def at(self, commit: str) -> "Address":
         """Return the address of a commit, by its first twelve digits."""
-        return dataclasses.replace(self, revision=commit[:12])
+        return Address(self.repository, commit[:12])
+
+
+class OfflineError(UserError):
+    """The Hub cannot be reached."""
 
 
 def is_address(text: str) -> bool:
@@ -77,10 +81,7 @@ def is_address(text: str) -> bool:
 
 
 def parse(text: str) -> Address:
-    """Return the address that a text names.
-
-    Args:
-        text: `hf://USER/NAME` or `hf://USER/NAME@REVISION`.
+    """Return the address `hf://USER/NAME` or `hf://USER/NAME@REVISION`.
 
     Raises:
         UserError: If the text has another form.
@@ -115,8 +116,23 @@ def fetch(address: Address, say: Callable[[str], None] = print) -> str:
         OSError: If the disk is full or cannot be written.
     """
     _require_library()
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    repository, revision = address.repository, address.revision or _BRANCH
     try:
-        return _download(address, say)
+        with _explained("read", repository, revision):
+            info = _model_info(HfApi(), address)
+            files = _files_of(info, address)
+            say(f"Using {address.at(info.sha)}.")
+            path: str = snapshot_download(
+                repository, revision=info.sha, allow_patterns=list(files)
+            )
+            for name, file in files.items():
+                _verify(os.path.join(path, name), file, address)
+            if not _COMMIT.fullmatch(revision):
+                # Lets the cache know the commit when there is no connection.
+                hf_hub_download(repository, _RUN, revision=revision)
+            return path
     except OfflineError as error:
         cached = _find_cached(address)
         if cached is None:
@@ -132,16 +148,15 @@ def push(
     private: bool = False,
     say: Callable[[str], None] = print,
 ) -> str:
-    """Publish a run, in one commit; the repository is made if it is missing.
+    """Publish a run, in one commit; the repository is created if necessary.
 
-    No files but those named in `MAX_BYTES` are sent: tokens.npz,
-    checkpoint.npz and the pictures of a run hold the images that it has learned
-    from.
+    Only the files named in `MAX_BYTES` are sent: tokens.npz, checkpoint.npz and
+    the pictures of a run hold the images that it has learned from.
 
     Args:
         path: The run folder.
         address: The repository, without a revision.
-        private: Make a new repository private, and refuse one that is not.
+        private: Make a new repository private, and refuse a public one.
         say: Takes each line of the report.
 
     Returns:
@@ -152,36 +167,26 @@ def push(
             installed, or if the Hub cannot be reached or refuses.
     """
     if address.revision is not None:
-        raise UserError(
-            "A run is published without a revision, as its latest version. "
-            f"Received: {address}"
-        )
+        raise UserError(f"Publish without a revision. Received: {address}")
     contents = _contents(path, address, say)
     _require_library()
-    import huggingface_hub
-    from huggingface_hub import constants
+    from huggingface_hub import CommitOperationAdd, HfApi
 
-    api = huggingface_hub.HfApi()
-    page = f"{constants.ENDPOINT}/{address.repository}"
-    with explained("write", address.repository):
+    api, repository = HfApi(), address.repository
+    with _explained("write", repository):
         # None leaves the choice to the settings of an organization.
-        api.create_repo(
-            address.repository, private=private or None, exist_ok=True
-        )
-        if private and not api.model_info(address.repository).private:
+        api.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not api.model_info(repository).private:
             raise UserError(
-                f"{page} exists and is not private; make it private in its "
-                "settings, or choose another name."
+                f"{_page(repository)} exists and is not private; make it "
+                "private in its settings, or choose another name."
             )
         commit = api.create_commit(
-            address.repository,
-            [
-                huggingface_hub.CommitOperationAdd(name, content)
-                for name, content in contents.items()
-            ],
+            repository,
+            [CommitOperationAdd(*item) for item in contents.items()],
             commit_message="Publish a run of pixace-tf",
         )
-    return f"{page} at commit {commit.oid[:12]}"
+    return f"{_page(repository)} at commit {commit.oid[:12]}"
 
 
 def _require_library() -> None:
@@ -189,56 +194,43 @@ def _require_library() -> None:
         raise UserError("hf:// needs: pip install 'pixace-tf[hub]'")
 
 
-def _download(address: Address, say: Callable[[str], None]) -> str:
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+def _page(repository: str) -> str:
+    from huggingface_hub import constants
 
-    repository, revision = address.repository, address.revision or _BRANCH
-    with explained("read", repository, revision):
-        info = _model_info(HfApi(), address)
-        files = _files_of(info, address)
-        say(f"Using {address.at(info.sha)}.")
-        path = snapshot_download(
-            repository, revision=info.sha, allow_patterns=list(files)
-        )
-        for name, file in files.items():
-            _verify(os.path.join(path, name), file, address)
-        if not _COMMIT.fullmatch(revision):
-            # Lets the cache know the commit when there is no connection.
-            hf_hub_download(repository, _RUN, revision=revision)
-    return path
+    return f"{constants.ENDPOINT}/{repository}"
 
 
 def _model_info(api: Any, address: Address) -> Any:
     """Return the Hub's description of a run and its files."""
     from huggingface_hub.errors import RevisionNotFoundError
 
+    repository, revision = address.repository, address.revision
     ask = functools.partial(
-        api.model_info,
-        address.repository,
-        files_metadata=True,
-        timeout=_TIMEOUT_S,
+        api.model_info, repository, files_metadata=True, timeout=_TIMEOUT_S
     )
     try:
-        return ask(revision=address.revision)
+        return ask(revision=revision)
     except RevisionNotFoundError:
         # The Hub wants all forty digits of a commit.
-        if not _COMMIT.fullmatch(str(address.revision)):
-            raise
-        for commit in api.list_repo_commits(address.repository):
-            if commit.commit_id.startswith(address.revision):
-                return ask(revision=commit.commit_id)
+        if revision is not None and _COMMIT.fullmatch(revision):
+            for commit in api.list_repo_commits(repository):
+                if commit.commit_id.startswith(revision):
+                    return ask(revision=commit.commit_id)
         raise
 
 
 def _files_of(info: Any, address: Address) -> dict[str, Any]:
     """Return the files to fetch by name; refuse files that are too large."""
-    siblings = {file.rfilename: file for file in info.siblings or ()}
+    files = {
+        file.rfilename: file
+        for file in info.siblings or ()
+        if file.rfilename in MAX_BYTES
+    }
     for name in _NEEDED:
-        if name not in siblings:
+        if name not in files:
             raise UserError(
                 f"{address} is no run of pixace-tf: it has no {name}."
             )
-    files = {name: siblings[name] for name in MAX_BYTES if name in siblings}
     for name, file in files.items():
         size = file.lfs.size if file.lfs else file.size
         _refuse_large(name, size, str(address))
@@ -257,7 +249,7 @@ def _verify(path: str, file: Any, address: Address) -> None:
     """Delete and refuse a file whose checksum is not the Hub's.
 
     A note in the cache says which files have been verified, so that large ones
-    are not read anew at each use.
+    are not read again at each use.
     """
     from huggingface_hub import cached_assets_path
 
@@ -270,19 +262,19 @@ def _verify(path: str, file: Any, address: Address) -> None:
         return
     with open(path, "rb") as opened:
         if file.lfs:
-            checksum = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest = hashlib.file_digest(opened, "sha256")
         else:
-            content = opened.read()
-            blob = b"blob %d\0%b" % (len(content), content)
-            checksum = hashlib.sha1(blob, usedforsecurity=False).hexdigest()
-    if checksum == expected:
+            header = b"blob %d\0" % state.st_size
+            digest = hashlib.sha1(header + opened.read(), usedforsecurity=False)
+    if digest.hexdigest() == expected:
         note.write_text(stamp)
         return
     for place in {path, os.path.realpath(path)}:  # A link and its target.
         os.unlink(place)
     raise UserError(
         f"{file.rfilename} of {address} was changed on its way: its checksum "
-        f"is {checksum[:12]}, not {str(expected)[:12]}. It was deleted."
+        f"is {digest.hexdigest()[:12]}, not {str(expected)[:12]}. It was "
+        "deleted."
     )
 
 
@@ -297,7 +289,7 @@ def _find_cached(address: Address) -> str | None:
         places = pathlib.Path(constants.HF_HUB_CACHE, folder, "snapshots")
         revision = next((p.name for p in places.glob(f"{revision}*")), revision)
     try:
-        path = snapshot_download(
+        path: str = snapshot_download(
             address.repository,
             revision=revision,
             allow_patterns=list(MAX_BYTES),
@@ -357,3 +349,86 @@ def _has_card(path: str, say: Callable[[str], None]) -> bool:
             "of a model card; another one is written for the Hub."
         )
     return has_header
+
+
+@contextlib.contextmanager
+def _explained(
+    verb: str, repository: str, revision: str | None = None
+) -> Iterator[None]:
+    """Turn the errors of the Hub and of the connection into one clear line.
+
+    Errors of the disk stay as they are.
+
+    Args:
+        verb: What the user wants, `read` or `write`.
+        repository: `USER/NAME`.
+        revision: One of its revisions.
+    """
+    from huggingface_hub import errors
+
+    wrappers = (errors.LocalEntryNotFoundError, RuntimeError)
+    try:
+        yield
+    except UserError:
+        raise
+    # `HTTPError` is the base class of the HTTP library in use.
+    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
+        cause: BaseException = error
+        while isinstance(cause, wrappers) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, OSError) and cause.errno is not None:
+            raise cause from None
+        page = _page(repository)
+        raise _explanation(cause, verb, page, revision) from None
+
+
+def _explanation(
+    error: Any, verb: str, page: str, revision: str | None
+) -> UserError:
+    from huggingface_hub import constants, errors
+
+    text = " ".join(str(error).split())
+    match error:
+        case errors.GatedRepoError():
+            return UserError(
+                f"Accept the terms of {page} first, then {_LOGIN}."
+            )
+        case errors.RevisionNotFoundError():
+            return UserError(f"{page} has no revision {revision!r}.")
+        case errors.RepositoryNotFoundError():
+            return UserError(
+                f"There is no {page}, or you may not {verb} it: check the "
+                f"name; if it is private, {_LOGIN}."
+            )
+        case errors.HfHubHTTPError():
+            reason = error.server_message or "no reason given"
+            return _refusal(error.response.status_code, reason, verb, page)
+        case errors.HTTPError() | errors.OfflineModeIsEnabled():
+            return OfflineError(
+                f"The connection to {constants.ENDPOINT} failed: {text}."
+            )
+        case json.JSONDecodeError():
+            return OfflineError(
+                f"{constants.ENDPOINT} does not answer as a Hub."
+            )
+        case OSError():
+            return UserError(
+                f"The transfer of {page} broke off; try again. "
+                f"{first_line(error)}"
+            )
+    return UserError(f"{page}: {text}")
+
+
+def _refusal(status: int, reason: str, verb: str, page: str) -> UserError:
+    """Explain the HTTP status of an answer."""
+    reason = " ".join(reason.split())
+    if status == 401:
+        return UserError(f"{page} wants a valid token ({reason}): {_LOGIN}.")
+    if status == 403:
+        return UserError(
+            f"Your token may not {verb} {page} ({reason}). For another one, "
+            f"{_LOGIN}."
+        )
+    if status >= 500:
+        return OfflineError(f"The Hub does not work: {page}, status {status}.")
+    return UserError(f"The Hub refused {page}: status {status}, {reason}.")

@@ -1,4 +1,4 @@
-"""The facts of a run that its files tell without loading the model."""
+"""What the files of a run tell, without loading the model."""
 
 import dataclasses
 import math
@@ -22,15 +22,11 @@ class KnownRun:
 
     Attributes:
         name: Name by which commands take it.
-        path: Its folder.
         image_size: `(height, width)`.
-        resize: How pictures are brought to that size.
-        palette: The colors.
-        decoder: Name of the decoder, and of its preset.
-        labels: Names of its labels.
+        decoder: The decoder and its preset.
         bits_per_pixel: Lowest value in validation, None before the first.
-        num_bytes: Size of its weights, 0 before the first.
-        source: Name of the pictures it was trained on.
+        num_bytes: Size of the weights, 0 before the first validation.
+        source: Name of the images that it was trained on.
         versions: Versions of the packages that made it, by name.
     """
 
@@ -48,15 +44,7 @@ class KnownRun:
 
     @classmethod
     def read(cls, name: str, path: str) -> "KnownRun":
-        """Read the files of a run.
-
-        Args:
-            name: Name by which commands take it.
-            path: Its folder.
-
-        Raises:
-            UserError: If the folder is no usable run.
-        """
+        """Read the files of a run; a UserError says why it is unusable."""
         config = read_config(path)
         weights = os.path.join(path, WEIGHTS_FILE)
         best = best_entry(path)
@@ -65,38 +53,36 @@ class KnownRun:
             arguments = config["arguments"]
             height, width = map(int, tokenizer["image_size"])
             parts = [model["decoder"], arguments.get("preset")]
-            source = str(arguments.get("source", "images"))
+            source = os.path.normpath(str(arguments.get("source", "images")))
+            versions = config.get("versions", {}).items()
             return cls(
                 name,
                 path,
                 (height, width),
-                printable(str(tokenizer.get("resize", "crop"))),
+                _text(tokenizer.get("resize", "crop")),
                 Palette.get(tokenizer["palette"]),
-                printable(", preset ".join(str(p) for p in parts if p)),
-                tuple(printable(str(label)) for label in model["labels"]),
+                _text(", preset ".join(str(part) for part in parts if part)),
+                tuple(map(_text, model["labels"])),
                 best["val_bits_per_pixel"] if best else None,
                 os.path.getsize(weights) if os.path.exists(weights) else 0,
-                printable(os.path.basename(os.path.normpath(source))),
-                {
-                    printable(str(package)): printable(str(version))
-                    for package, version in config.get("versions", {}).items()
-                },
+                _text(os.path.basename(source)),
+                {_text(name): _text(version) for name, version in versions},
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             raise UserError(f"{path!r} has a damaged run.json.") from None
 
     @property
     def samples(self) -> str | None:
-        """The path of a strip of samples, None if there is none."""
+        """The path of a strip of samples, if there is one."""
         path = os.path.join(self.path, SAMPLES_FILE)
         return path if os.path.exists(path) else None
 
     def num_parameters(self) -> int:
-        """Return the number of weights, from the header of their file.
-
-        Raises:
-            UserError: If the file is missing or damaged.
-        """
+        """Return the number of weights, from the header of their file."""
         path = os.path.join(self.path, WEIGHTS_FILE)
         with storage.open_npz(path) as file:
             return sum(map(math.prod, file.shapes.values()))
+
+
+def _text(value: object) -> str:
+    return printable(str(value))

@@ -3,6 +3,7 @@
 import os
 import shlex
 import urllib.parse
+from collections.abc import Sequence
 
 from pixace_tf import storage
 from pixace_tf.errors import UserError
@@ -99,11 +100,7 @@ refused, together with the batch that the server has put it into;
 
 
 def is_own(path: storage.StrPath) -> bool:
-    """Return whether a run has a README.md that a user wrote or changed.
-
-    Args:
-        path: The run folder.
-    """
+    """Return whether a user wrote or changed the README.md of a run."""
     try:
         with open(os.path.join(path, CARD_FILE), encoding="utf-8") as file:
             return _MARK not in file.read()
@@ -122,7 +119,7 @@ def for_hub(path: str, address: str) -> str:
         UserError: If the folder is no trained run.
     """
     known = KnownRun.read(address.rpartition("/")[2], path)
-    return _card(known, {}, [SAMPLES_FILE], _USE + "\n" + _HUB, run=address)
+    return _card(known, _HUB, run=address)
 
 
 def for_export(path: str, version: str) -> str:
@@ -140,9 +137,9 @@ def for_export(path: str, version: str) -> str:
     height, width = known.image_size
     return _card(
         known,
-        {"version": version},
-        [SAMPLES_FILE, COMPLETED_FILE],
-        _USE + "\n" + _SERVE,
+        _SERVE,
+        version,
+        (SAMPLES_FILE, COMPLETED_FILE),
         run=shlex.quote(path),
         volume=shlex.quote(f"{os.path.abspath(path)}:/models/{name}:ro"),
         name=shlex.quote(name),
@@ -157,9 +154,9 @@ def for_export(path: str, version: str) -> str:
 
 def _card(
     known: KnownRun,
-    more_rows: dict[str, str],
-    pictures: list[str],
     usage: str,
+    version: str = "",
+    pictures: Sequence[str] = (SAMPLES_FILE,),
     **values: str | int,
 ) -> str:
     height, width = known.image_size
@@ -172,14 +169,11 @@ def _card(
         "parameters": f"{known.num_parameters():,}" if known.num_bytes else "",
         "labels": ", ".join(known.labels),
         "validation": _validation(known.path),
-        **more_rows,
+        "version": version,
         "made with": ", ".join(map(" ".join, known.versions.items())),
     }
-    lines = ["| | |", "|---|---|"]
-    for name, value in rows.items():
-        if value:
-            escaped = value.replace("|", r"\|")
-            lines.append(f"| {name} | {escaped} |")
+    cells = {k: value.replace("|", r"\|") for k, value in rows.items() if value}
+    lines = [f"| {name} | {cell} |" for name, cell in cells.items()]
     links = [
         f"![{name.partition('.')[0]}]({name})\n"
         for name in pictures
@@ -192,15 +186,17 @@ def _card(
             "A model that finishes half-covered pictures and paints new ones.",
             "",
             *links,
+            "| | |",
+            "|---|---|",
             *lines,
             "",
-            usage.format(**values),
+            f"{_USE}\n{usage}".format(**values),
         ]
     )
 
 
 def _counts(path: str) -> str:
-    """Return how many images a run has learned from, as far as it is known."""
+    """Return how many images a run has learned from, if it still tells."""
     try:
         with storage.open_npz(os.path.join(path, TOKENS_FILE)) as file:
             train = file.meta.get("num_train") or file.shapes["train"][0]

@@ -1,4 +1,4 @@
-"""The files of a run folder, which hold all that later steps need.
+"""The files of a run folder, which hold everything that later steps need.
 
     saved_models/NAME/
         run.json         architecture, tokenizer, versions, and the arguments:
@@ -34,7 +34,7 @@ COMPLETED_FILE = "completed.png"
 EXAMPLES_FILE = "examples.png"
 
 
-def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_config(path: StrPath) -> dict[str, Any]:
     """Read and check the `run.json` of a run folder.
 
     Raises:
@@ -59,11 +59,8 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise UserError(f"The file {file} is damaged.") from None
     if version != FORMAT:
         is_newer = not isinstance(version, int) or version > FORMAT
-        age, advice = (
-            ("a newer", "upgrade pixace-tf")
-            if is_newer
-            else ("an older", "train it anew")
-        )
+        age = "a newer" if is_newer else "an older"
+        advice = "upgrade pixace-tf" if is_newer else "train it anew"
         raise UserError(
             f"{path!r} was made by {age} pixace-tf (run format {version}, this "
             f"version reads {FORMAT}); {advice}."
@@ -73,22 +70,15 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     # Older runs lack these; mirrored images had no order of their own.
     config["tokenizer"] = {"trim": False, **config["tokenizer"]}
     plain = (0, 0) if config["arguments"].get("flip") else (0,)
-    config["model"] = {
-        **{"head_hidden_dim": None, "orders": plain, "labels": []},
-        **config["model"],
-    }
+    added = {"head_hidden_dim": None, "orders": plain, "labels": []}
+    config["model"] = {**added, **config["model"]}
     return config
 
 
 def best_entry(path: StrPath) -> dict[str, float] | None:
-    """Return the epoch of a run with the lowest validation bits per pixel.
+    """Return the history entry of the epoch with the fewest bits per pixel.
 
-    Args:
-        path: Its folder.
-
-    Returns:
-        The numbers of its entry in the history; None before the first
-        validation, or if the history is lost.
+    It is None before the first validation, or if the history is lost.
     """
     key = "val_bits_per_pixel"
     try:
@@ -102,9 +92,3 @@ def best_entry(path: StrPath) -> dict[str, float] | None:
     except (AttributeError, OSError, TypeError, ValueError):
         return None
     return min(scored, key=lambda entry: entry[key], default=None)
-
-
-def best_bits(path: StrPath) -> float | None:
-    """Return the bits per pixel of `best_entry`."""
-    best = best_entry(path)
-    return None if best is None else best["val_bits_per_pixel"]

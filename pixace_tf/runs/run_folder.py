@@ -27,11 +27,11 @@ from pixace_tf.storage import RUN_FILE
 
 @dataclasses.dataclass
 class Run:
-    """A model with its tokenizer, and the folder they live in.
+    """A model with its tokenizer and its folder.
 
     Attributes:
         path: The run folder.
-        model: The model, weights loaded or fresh.
+        model: The model, its weights loaded or new.
         tokenizer: Translates between images and tokens.
         arguments: The arguments of training that are in force, by name.
         jit_compile: Whether XLA compiles sampling and scoring.
@@ -54,7 +54,7 @@ class Run:
 
 
 def create_run(
-    path: str | os.PathLike[str],
+    path: storage.StrPath,
     tokenizer: PixelTokenizer,
     model_config: dict[str, Any],
     arguments: dict[str, Any],
@@ -62,7 +62,7 @@ def create_run(
     jit_compile: bool = True,
     given: dict[str, Any] | None = None,
 ) -> Run:
-    """Build a model and start its run folder.
+    """Build a model with new weights, and start its run folder.
 
     Args:
         path: The folder; created if it is missing.
@@ -71,10 +71,7 @@ def create_run(
         arguments: JSON-ready arguments of training, as they are in force.
         dtype: Keras dtype policy to train with.
         jit_compile: Whether XLA compiles sampling and scoring.
-        given: Those of the arguments that the user gave.
-
-    Returns:
-        The run with fresh weights.
+        given: The arguments that the user gave.
     """
     path = os.fspath(path)
     model = _build(tokenizer, model_config, dtype)
@@ -98,16 +95,9 @@ def create_run(
 
 
 def open_run(
-    path: str | os.PathLike[str],
-    dtype: str = "float32",
-    jit_compile: bool = True,
+    path: storage.StrPath, dtype: str = "float32", jit_compile: bool = True
 ) -> Run:
-    """Build the model of a run folder, with fresh weights.
-
-    Args:
-        path: The run folder.
-        dtype: Keras dtype policy.
-        jit_compile: Whether XLA compiles sampling and scoring.
+    """Build the model of a run folder, with new weights; see `create_run`.
 
     Raises:
         UserError: If the folder is not a usable run.
@@ -124,13 +114,12 @@ def open_run(
     return Run(path, model, tokenizer, config["arguments"], jit_compile)
 
 
-def load_run(path: str | os.PathLike[str], jit_compile: bool = True) -> Run:
+def load_run(path: storage.StrPath, jit_compile: bool = True) -> Run:
     """Load a trained model, ready to sample from.
 
     Args:
-        path: A run folder, as `fit` leaves it, finished or interrupted; or
-            anything else `locate` takes, such as the name of a model in the
-            box.
+        path: A run folder, finished or interrupted; or anything else that
+            `locate` takes, such as the name of a model in the box.
         jit_compile: Whether XLA compiles sampling and scoring, which pays for
             more than a few images.
 
@@ -145,11 +134,7 @@ def load_run(path: str | os.PathLike[str], jit_compile: bool = True) -> Run:
 
 
 def load_weights(run: Run) -> Run:
-    """Set the weights of a run to those of its folder; see `load_run`.
-
-    Raises:
-        UserError: If the folder has no weights yet, or damaged ones.
-    """
+    """Load the weights of a run from its folder; see `load_run`."""
     for name in (WEIGHTS_FILE, CHECKPOINT_FILE):
         if os.path.exists(run.file(name)):
             _assign(run.model.weights, run.file(name))
@@ -175,11 +160,8 @@ def array_of(variable: keras.Variable) -> np.ndarray:
 def _assign(weights: Sequence[Any], path: str) -> None:
     """Assign variables from a file of arrays by their paths.
 
-    The shapes are compared before an array is read; nothing is assigned after
-    an error.
-
-    Raises:
-        UserError: If an array is missing, damaged or of another shape.
+    Shapes are compared before any array is read. A UserError says if an array
+    is missing, damaged or of another shape; then no variable is changed.
     """
     with storage.open_npz(path) as file:
         for weight in weights:

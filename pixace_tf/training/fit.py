@@ -408,7 +408,10 @@ def _check_images(path: str, data: Dataset) -> None:
     changes = []
     if config["arguments"]["images"] != data.digest():
         changes.append(_changes(path, data))
-    missing = sorted(set(config["model"]["labels"]) - set(data.label_names))
+    known, now = config["model"]["labels"], data.label_names
+    missing = sorted(
+        {*map(labels.label_name, known)} - {*map(labels.label_name, now)}
+    )
     if missing:
         named = ", ".join(map(image_files.printable, missing))
         changes.append(f"the folders no longer contain the labels {named}")
