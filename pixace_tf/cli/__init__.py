@@ -1,10 +1,10 @@
 """The command line: one file per group of commands.
 
-`main` is the program. TensorFlow is imported only by what needs it, so
-`--help` answers at once.
+`main` is the program. Only commands that need TensorFlow import it, so `--help`
+answers at once.
 """
 
-from pixace_tf.cli import (
+from pixace_tf.cli import (  # noqa: F401 - They add their commands to `main`.
     evaluation,
     images,
     painting,
@@ -14,12 +14,4 @@ from pixace_tf.cli import (
 )
 from pixace_tf.cli.group import main
 
-__all__ = [
-    "evaluation",
-    "images",
-    "main",
-    "painting",
-    "runs",
-    "serving",
-    "training",
-]
+__all__ = ["main"]

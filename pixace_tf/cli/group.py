@@ -1,4 +1,4 @@
-"""The group of all commands: errors as one line, TensorFlow without chatter."""
+"""The group of all commands: errors as one line, a quiet TensorFlow."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ import click
 from pixace_tf import compile_cache, console
 from pixace_tf.errors import UserError, first_line
 
-# What TensorFlow and JAX say if a GPU fails, and what a user can do about it.
+# Errors of TensorFlow and JAX on a GPU, and what a user can do about them.
 _ADVICE = {
     r"PTX|ptxas": "This GPU is newer than what XLA of this TensorFlow compiles "
     "for: add --no-jit-compile, or train with KERAS_BACKEND=jax.",
@@ -27,14 +27,14 @@ _ADVICE = {
     "in use: end the processes that nvidia-smi shows, or set "
     "CUDA_VISIBLE_DEVICES= (empty) to work without the GPU.",
 }
-# The libraries whose errors these are.
+# The libraries that raise these errors.
 _LIBRARIES = ("tensorflow", "jax", "jaxlib")
-# Options that lower the memory a command takes, the most useful one first.
+# Options that reduce the memory of a command, the most useful one first.
 _SMALLER = ("--batch-size", "--particles", "--samples", "--count")
 
 
 class Commands(click.Group):
-    """Shows an error that the user can mend as one line, with an exit code.
+    """Shows an error that the user can correct as one line, with an exit code.
 
     A bug of this program keeps its traceback.
     """
@@ -49,8 +49,8 @@ class Commands(click.Group):
         except UserError as error:
             _fail(str(error), 2)
         except OSError as error:
-            # click ends quietly if nobody reads; no number means that no system
-            # call failed, but a library.
+            # click ends quietly if nobody reads. An error without a number is
+            # one of a library, not of a system call.
             if error.errno in (None, errno.EPIPE):
                 raise
             place = f"{error.filename}: " if error.filename else ""
@@ -89,14 +89,14 @@ def _fail(message: str, code: int) -> None:
 
 
 def say(text: str, err: bool = False) -> None:
-    """Print text; what would move the cursor or color it is spelled out.
+    """Print text, with control characters spelled out.
 
     Names of files, texts of a `run.json` and answers of a server can hold
-    control characters.
+    them.
 
     Args:
-        text: Any text, of several lines or one.
-        err: Whether to print to the standard error.
+        text: One or more lines.
+        err: Whether to print to standard error.
     """
     safe = "".join(
         c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text
@@ -127,12 +127,12 @@ def main() -> None:
     hf://USER/NAME; pixace-tf models lists them. Every command has its own
     --help.
     """
-    # Such as of broken metadata, which does no harm.
+    # Pillow warns of broken metadata, which does no harm.
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def needs_tensorflow(command: Callable[..., None]) -> Callable[..., None]:
-    """Import TensorFlow before the command, without its chatter."""
+    """Import TensorFlow before the command; see `import_tensorflow`."""
 
     @functools.wraps(command)
     def wrapped(**arguments: Any) -> None:
@@ -143,14 +143,14 @@ def needs_tensorflow(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def import_tensorflow() -> None:
-    """Import TensorFlow without its chatter, and cache what XLA compiles.
+    """Import TensorFlow without its log, and cache the programs of XLA.
 
-    The chatter comes from C++, which ignores all settings. It is shown if
-    TF_CPP_MIN_LOG_LEVEL is set.
+    The first lines of the log come from C++ and ignore all settings. They are
+    shown if TF_CPP_MIN_LOG_LEVEL is set.
     """
     is_cached = compile_cache.enable()
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
-        # XLA logs an error for each program in the cache, and then runs it.
+        # XLA logs an error for each program that it takes from the cache.
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3" if is_cached else "2"
         with _silent_stderr():
             import tensorflow as tf
@@ -159,15 +159,13 @@ def import_tensorflow() -> None:
 
 
 def typed_command(ctx: click.Context, left_out: Sequence[str] = ()) -> str:
-    """Return the command of a context as a user would type it.
+    """Return a command as a user would type it, in one line.
+
+    Options that equal their defaults are left out.
 
     Args:
-        ctx: The context of a command.
+        ctx: The context of the command.
         left_out: Names of parameters that do not change the result.
-
-    Returns:
-        One line, quoted for a shell; options that equal their defaults are
-        left out.
     """
     words = ["pixace-tf", str(ctx.info_name)]
     for parameter in ctx.command.get_params(ctx):
@@ -187,6 +185,7 @@ def typed_command(ctx: click.Context, left_out: Sequence[str] = ()) -> str:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
+    """Discard standard error, output of C++ included."""
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:

@@ -1,4 +1,4 @@
-"""Commands about images: what loads, what palettes do, what to learn from."""
+"""Commands for images: check, tokenize, compare palettes, draw."""
 
 import json
 import shlex
@@ -24,7 +24,7 @@ from pixace_tf.training.training_arguments import TrainingArguments
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @max_megapixels
 def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
-    """Tell which files below DIR will load, and why others will not."""
+    """List the files below DIR that will not load, and why."""
     from pixace_tf import console
     from pixace_tf.data import image_files
 
@@ -49,16 +49,20 @@ def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
     "--shard",
     type=SHARE,
     default="1/1",
-    help="This machine is the I-th of N that share the folder OUT; each takes "
-    "a part, and the last one to finish joins them.",
+    help="This machine is the I-th of N that share the folder OUT. Each takes "
+    "a part; the last one to finish joins the parts.",
 )
-@click.option("--dedup", is_flag=True, help="Keep one of equal small images.")
+@click.option(
+    "--dedup",
+    is_flag=True,
+    help="Drop images that equal another one after scaling.",
+)
 @click.option(
     "--chunk-size",
     type=click.IntRange(1),
     default=16384,
-    help="Images in a shard, and so between two points to go on from. A tar "
-    "file is always one.",
+    help="Images in a shard; an interrupted command repeats the last one. "
+    "A tar file is always one shard.",
 )
 @click.option(
     "--runner",
@@ -71,7 +75,7 @@ def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
     "runner_options",
     multiple=True,
     metavar="NAME=VALUE",
-    help="An option of Beam, such as direct_num_workers=4; several times.",
+    help="An option of Beam, such as direct_num_workers=4; can be repeated.",
 )
 @max_megapixels
 @download
@@ -87,12 +91,12 @@ def tokenize(
     runner: str | None,
     runner_options: tuple[str, ...],
 ) -> None:
-    """Write the tokens of IMAGES into OUT, for data sets larger than memory.
+    """Write the tokens of IMAGES to OUT, for data sets larger than memory.
 
-    IMAGES is a folder, tfds:NAME[/CONFIG][:SPLIT], or tar files as WebDataset
-    lays them out: a path, with wildcards in quotes, also gs://. OUT gets
-    ArrayRecord files and a manifest, and `pixace-tf fit OUT` trains on it.
-    Interrupt it when you like: the same command goes on where it was.
+    IMAGES is a folder, tfds:NAME[/CONFIG][:SPLIT], or tar files in the layout
+    of WebDataset: a path or gs:// address, with wildcards in quotes. OUT gets
+    ArrayRecord files and a manifest, and `pixace-tf fit OUT` trains on it. You
+    can interrupt it at any time: the same command goes on where it stopped.
 
     \b
     Examples:
@@ -142,7 +146,7 @@ def tokenize(
     type=BIT_WIDTHS,
     multiple=True,
     default=["5,4,4", "4,3,3", "3,2,2"],
-    help="A column for each.",
+    help="Bits per color channel; repeat it for more columns.",
 )
 @click.option("--color-space", default="hsv", type=click.Choice(["hsv", "rgb"]))
 @click.option("--image-size", type=IMAGE_SIZE, default="64")
@@ -157,7 +161,7 @@ def palette(
     out: str,
     scale: int | None,
 ) -> None:
-    """Show what bit widths do to each IMAGE, with PSNR and colors used.
+    """Show each IMAGE with several bit widths, with PSNR and colors used.
 
     \b
     Example:
@@ -182,7 +186,7 @@ def palette(
 @click.option("--count", type=click.IntRange(1), default=1600)
 @click.option("--seed", type=click.IntRange(0), default=0)
 def draw(folder: str, count: int, seed: int) -> None:
-    """Draw labeled cartoon animal faces into DIR: pictures to learn from.
+    """Draw labeled cartoon animal faces in DIR, as images to learn from.
 
     \b
     Example:

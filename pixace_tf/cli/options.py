@@ -136,7 +136,7 @@ def option_of(arguments: Any, name: str, **changes: Any) -> Callable[..., Any]:
 
 
 _TYPES = {"image_size": IMAGE_SIZE, "bit_widths": BIT_WIDTHS}
-# Defaults as a user would type them.
+# Defaults as a user types them.
 _SPELLED_DEFAULTS: dict[Any, Any] = {
     (32, 32): "32",
     ((32, 32),): ["32"],
@@ -187,7 +187,7 @@ sampling = together(
         "temperatures",
         type=TEMPERATURES,
         default="1.0",
-        help="Below 1 draws more cautiously, above 1 more wildly; separate "
+        help="Below 1 prefers likely values, above 1 takes risks; separate "
         "several values by commas.",
     ),
     click.option(
@@ -218,7 +218,7 @@ sampling = together(
     click.option(
         "--tiles",
         type=click.Path(file_okay=False),
-        help="Folder for the single pictures, as small PNG files.",
+        help="Also write each picture as a small PNG file into this folder.",
     ),
 )
 served = together(

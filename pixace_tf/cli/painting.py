@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Where pictures go besides the sheet; named like the options."""
+    """Options that say where pictures go besides the sheet."""
 
     scale: int | None = None
     tiles: str | None = None
@@ -51,14 +51,14 @@ labels = together(
     click.option(
         "--label",
         metavar="NAME",
-        help="What to paint: one of the class folders that RUN has learned; "
-        "generate takes all, for a row of each.",
+        help="Class to paint: one of the class folders that RUN has learned. "
+        "generate also takes all, for a row of each.",
     ),
     click.option(
         "--guidance",
         type=click.FloatRange(1, MAX_GUIDANCE),
         default=1.0,
-        help="Prefer what is typical of --label; 1 is off, 2 a good start.",
+        help="How strongly to follow --label: 1 is off, 2 a good start.",
     ),
 )
 
@@ -81,20 +81,20 @@ labels = together(
     "--cover",
     metavar="SIDE[:SHARE]",
     help="Hide the top, bottom, left, right (half of the picture) or center "
-    "(a quarter) instead. Top, left and right want a RUN of fit --orders.",
+    "(a quarter) instead. Top, left and right need a RUN of fit --orders.",
 )
 @click.option(
     "--mask",
     metavar="FILE",
-    help="Paint where this picture is white, instead; it has any size, and the "
-    "aspect of the IMAGEs. alpha paints where they are transparent.",
+    help="Paint where this picture is white instead. It needs the aspect ratio "
+    "of the IMAGEs; any size will do. alpha paints where they are transparent.",
 )
 @click.option(
     "--particles",
     type=click.IntRange(1),
-    help="Ways to fill a region that are weighed by what is kept behind it; "
-    f"more fit better and take longer.  [default: {NUM_PARTICLES}; "
-    f"{MAX_SERVED_PARTICLES}, the most, by a server]",
+    help="Ways to fill a region, weighed by the pixels kept behind it; more "
+    f"fit better and take longer.  [default: {NUM_PARTICLES}; on a server "
+    f"{MAX_SERVED_PARTICLES}, which is also its maximum]",
 )
 @click.option(
     "--samples",
@@ -106,7 +106,7 @@ labels = together(
     "--best",
     type=click.IntRange(1),
     default=1,
-    help="Draw so many for each completion, keep the likeliest one.",
+    help="Draws for each completion, of which the likeliest one is kept.",
 )
 @labels
 @sampling
@@ -121,12 +121,10 @@ def complete(
     output: Output,
     **arguments: Any,
 ) -> None:
-    """Keep a part of each IMAGE (path or http address), draw the rest.
+    """Keep a part of each IMAGE (path or http address), and paint the rest.
 
-    The top is kept, unless you say otherwise.
-
-    The sheet shows original, what was kept, and one column of completions for
-    each temperature and sample.
+    The upper half is kept by default. The sheet shows the original, the kept
+    part, and one column of completions for each temperature and sample.
 
     \b
     Examples:
@@ -240,7 +238,8 @@ def _sheet(
 @click.option(
     "--host",
     default="127.0.0.1",
-    help="Address to listen at; 0.0.0.0 lets in everyone who can reach you.",
+    help="Address to listen on; 0.0.0.0 accepts every machine that can "
+    "reach this one.",
 )
 @click.option(
     "--port",
@@ -251,10 +250,10 @@ def _sheet(
 def app(
     run_path: str | None, server: str | None, model: str, host: str, port: int
 ) -> None:
-    """Open a web page to play with RUN: finish pictures, paint new ones.
+    """Serve a web page to try RUN: finish pictures, paint new ones.
 
-    Without RUN the page offers what lies in saved_models/ and in the box. It
-    needs `pip install 'pixace-tf[app]'`, and works without internet.
+    Without RUN the page offers the runs in saved_models/ and in the box. It
+    needs `pip install 'pixace-tf[app]'` and works without internet.
 
     \b
     Examples:
@@ -264,16 +263,15 @@ def app(
     """
     if importlib.util.find_spec("gradio") is None:
         raise click.UsageError("The page needs: pip install 'pixace-tf[app]'")
-    from PIL import Image
-
-    from pixace_tf.runs.run_config import COMPLETED_FILE
-
     if None not in (server, run_path):
         raise click.UsageError("Give either RUN or --server.")
     paths = {model: ""} if server else _run_paths(run_path)
-    from pixace_tf import app as page
+    from PIL import Image
 
-    # At most four, since each holds its compiled programs.
+    from pixace_tf import app as page
+    from pixace_tf.runs.run_config import COMPLETED_FILE
+
+    # Each of them holds its compiled programs.
     @functools.lru_cache(maxsize=4)
     def load(name: str) -> page.Studio:
         painter = _open_painter(paths[name] or None, server, model)
@@ -291,8 +289,8 @@ def app(
 
     address = page.launch(page.build(list(paths), open_model), host, port)
     say(f"Open {address} in a browser; Ctrl-C ends it.")
-    # The page is there before the model is loaded. If there are several
-    # models, an unusable one must not end the page.
+    # The page answers before the model is loaded. With several models, an
+    # unusable one must not end the page.
     if len(paths) == 1:
         open_model(next(iter(paths)))
     else:
@@ -303,7 +301,7 @@ def app(
 
 
 def _run_paths(run_path: str | None) -> dict[str, str]:
-    """Return by name the folder of a run, or of all known ones."""
+    """Return the folder of a run, or of every known run, by name."""
     from pixace_tf.runs import catalog
     from pixace_tf.runs.run_config import read_config
 

@@ -11,14 +11,14 @@ STRIP_HEIGHT = 64
 @click.option(
     "--out",
     metavar="FILE",
-    help="Also write a sheet of what each has painted.",
+    help="Also write a sheet with samples of each.",
 )
 def models(out: str | None) -> None:
     """List the runs in saved_models/ and the models in the box.
 
-    Each name can be given wherever a command takes a RUN. What is said of a
-    model: its image size and palette, decoder and preset, labels, the lowest
-    bits per pixel of its validation, and the size of its weights.
+    Each name can be given wherever a command takes a RUN. A line tells the
+    image size and palette, decoder and preset, the lowest bits per pixel in
+    validation, the size of the weights, and the labels.
 
     \b
     Examples:
@@ -64,28 +64,26 @@ def models(out: str | None) -> None:
 @click.option(
     "--private",
     is_flag=True,
-    help="Make a new repository private; one that is not private is refused.",
+    help="Make a new repository private, and refuse a public one.",
 )
 def push(run_path: str, address: str, private: bool) -> None:
     """Publish RUN on the Hugging Face Hub, where others use it by its address.
 
-    One commit brings weights.npz, run.json, history.json, README.md and
-    samples.png, as far as RUN has them, into the repository, which is made if
-    it is missing. A README.md that begins with the YAML header of a model card
-    is sent as it is; otherwise a card is written.
+    One commit adds weights.npz, run.json, history.json, README.md and
+    samples.png, if RUN has them, to the repository, which is created if
+    necessary. A README.md that begins with the YAML header of a model card is
+    sent as it is; otherwise a card is written.
 
-    Never sent are tokens.npz, checkpoint.npz and pictures/, since they hold the
-    images that RUN has learned from. run.json tells the name of their folder,
-    but not where it is.
+    tokens.npz, checkpoint.npz and pictures/ are never sent, since they hold the
+    images that RUN has learned from. run.json names their folder without its
+    path.
 
-    Needs `pip install 'pixace-tf[hub]'` and a token that may write: log in with
-    `hf auth login`, or set HF_TOKEN.
+    This needs `pip install 'pixace-tf[hub]'` and a token that may write: log in
+    with `hf auth login`, or set HF_TOKEN.
 
     \b
     Examples:
-      pixace-tf push saved_models/animals hf://ann/animals
       pixace-tf push saved_models/animals hf://ann/animals --private
-      pixace-tf generate hf://ann/animals
       pixace-tf generate hf://ann/animals@1f2e3d4c5b6a
     """
     from pixace_tf.runs import catalog, hub

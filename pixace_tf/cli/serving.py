@@ -16,10 +16,10 @@ from pixace_tf.cli.group import main, needs_tensorflow, say
 def export(run_path: str, keep: int | None) -> None:
     """Write the next version of RUN for TensorFlow Serving, and a model card.
 
-    The version is a SavedModel in a numbered folder of the run; a stock
-    TensorFlow Serving takes it up within a second, without this package. A
-    model from the box or from the Hub is copied into saved_models/ first. A
-    README.md that you have written or changed stays as it is.
+    The version is a SavedModel in a numbered folder of the run. A stock
+    TensorFlow Serving loads it within a second, without this package. A model
+    from the box or from the Hub is copied to saved_models/ first. A README.md
+    that you have written or changed stays as it is.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Pictures in a terminal."""
+"""Previews of pictures in a terminal."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Largest width of a preview, in columns.
 MAX_COLUMNS = 100
-# Variables by which terminals that can show pixels make themselves known.
+# Environment variables of terminals that can show pixels.
 _GRAPHICS = ("KITTY_WINDOW_ID", "WEZTERM_PANE", "KONSOLE_VERSION", "WT_SESSION")
 _GRAPHICS_TERMS = ("kitty", "ghostty", "foot", "mlterm", "contour")
 _GRAPHICS_PROGRAMS = ("iTerm.app", "WezTerm", "ghostty", "vscode")
@@ -24,19 +24,15 @@ preview = click.option(
     "--preview/--no-preview",
     "is_shown",
     default=True,
-    help="Show the sheet in the terminal, too.",
+    help="Also show the sheet in the terminal.",
 )
 
 
 def show(image: "Image.Image", is_shown: bool) -> None:
-    """Show an image in the terminal, as well as the terminal can.
+    """Show an RGB image, if asked to and if there is a terminal.
 
-    Terminals that are known for Kitty's graphics protocol or Sixel are asked
-    for it and show the pixels; all others show colored half blocks.
-
-    Args:
-        image: RGB.
-        is_shown: Whether to show it; without a terminal it never is.
+    Terminals that are known for Kitty's graphics protocol or Sixel show the
+    pixels; all others show colored half blocks.
     """
     if not is_shown or not _has_terminal():
         return
@@ -45,8 +41,8 @@ def show(image: "Image.Image", is_shown: bool) -> None:
     console = Console()
     width = min(console.width, MAX_COLUMNS)
     if _may_show_pixels():
-        # The module queries the terminal when it is imported, and would log
-        # the traceback of a query without an answer.
+        # When imported, this module queries the terminal, and logs a traceback
+        # if there is no answer.
         logging.getLogger("textual_image").setLevel(logging.CRITICAL)
         from textual_image.renderable import Image as Picture
 
@@ -56,12 +52,7 @@ def show(image: "Image.Image", is_shown: bool) -> None:
 
 
 def half_blocks(image: "Image.Image", width: int) -> "Text":
-    """Return an image as text, two pixels of a column in each character.
-
-    Args:
-        image: RGB.
-        width: Columns of the text.
-    """
+    """Return an image as text of that many columns, two pixels a character."""
     from PIL import Image
     from rich.text import Text
 
@@ -81,7 +72,6 @@ def half_blocks(image: "Image.Image", width: int) -> "Text":
 
 
 def _may_show_pixels() -> bool:
-    """Return whether the terminal is one that can show pixels."""
     environment = os.environ
     return (
         any(name in environment for name in _GRAPHICS)
@@ -91,10 +81,7 @@ def _may_show_pixels() -> bool:
 
 
 def _has_terminal() -> bool:
-    """Return whether there is a terminal whose size is known."""
     if not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         return False
-    if os.environ.get("TERM") == "dumb":
-        return False
     size = os.get_terminal_size(sys.stdout.fileno())
-    return size.columns > 0 and size.lines > 0
+    return os.environ.get("TERM") != "dumb" and min(size) > 0

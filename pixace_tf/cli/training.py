@@ -1,4 +1,4 @@
-"""Commands that train: one model, a sweep of many, or the demo."""
+"""Commands that train: one model, a sweep, or the demo."""
 
 import os
 import shlex
@@ -22,9 +22,9 @@ from pixace_tf.tuning.sweep_arguments import SweepArguments
     "start_from",
     metavar="RUN",
     type=click.Path(),
-    help="Start with the weights of another run or of a model in the box, if "
-    "there are few images or few minutes; image size, colors and model size "
-    "are taken over.",
+    help="Start with the weights, the image size, the colors and the model "
+    "size of another run or of a model in the box, if there are few images or "
+    "few minutes.",
 )
 @options_of(TrainingArguments)
 @handing_over(arguments=TrainingArguments)
@@ -39,10 +39,10 @@ def fit(
     """Train a model on IMAGES: a folder, or tfds:NAME[/CONFIG][:SPLIT].
 
     The folder may be flat or have class folders, with or without train/ and
-    val/; or it comes from `tokenize`, for more images than fit into memory.
-    The run is written to saved_models/NAME. You can interrupt it at any time:
-    the same command goes on where it stopped, and more --epochs or
-    --max-minutes extend a finished run.
+    val/, or come from `tokenize`, for more images than fit into memory. The run
+    is written to saved_models/NAME. You can interrupt it at any time: the same
+    command goes on where it stopped, and more --epochs or --max-minutes extend
+    a finished run.
 
     \b
     Examples:
@@ -61,7 +61,7 @@ def fit(
         runs_dir=runs_dir,
         say=say,
     )
-    if os.path.exists(run.path):  # Only the first of several hosts keeps it.
+    if os.path.exists(run.path):  # Only the first host keeps it.
         path = shlex.quote(run.path)
         say(f"Now try: pixace-tf generate {path} --out new.png")
 
@@ -145,7 +145,7 @@ def tune(
 )
 @needs_tensorflow
 def demo(folder: str, max_minutes: float, count: int) -> None:
-    """Draw pictures, train on them, complete and generate, in 8 minutes."""
+    """Draw pictures, train on them, complete and paint some, in 8 minutes."""
     from pixace_tf.demo import IMAGE_SIZE, run_demo
 
     arguments = TrainingArguments(
