@@ -1,5 +1,6 @@
-"""The whole program once, on pictures drawn on the spot."""
+"""A demonstration of the whole program on pictures that it draws."""
 
+import glob
 import os
 from collections.abc import Callable
 
@@ -9,9 +10,9 @@ from pixace_tf.painting import local, sheets
 from pixace_tf.training.fit import fit
 from pixace_tf.training.training_arguments import TrainingArguments
 
-# The training pictures have the seed 0.
+# The seed of the training pictures is 0.
 HELD_OUT_SEED = 1
-# Small enough to see every picture several times in a few minutes.
+# Small enough for several epochs in a few minutes.
 IMAGE_SIZE = (24, 24)
 
 
@@ -21,43 +22,24 @@ def run_demo(
     count: int,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Draw, fit, complete and generate; report where the sheets lie.
+    """Draw, fit, complete and generate; report the paths of the sheets.
 
     Args:
         folder: Gets `data/`, `saved_models/` and the sheets.
         arguments: The arguments of `fit`.
-        count: Pictures to draw; the pictures of an earlier demo are used again.
+        count: Pictures to draw, unless an earlier demo has drawn them.
         say: Takes each line of the report.
     """
-    train, held_out = (
-        os.path.join(folder, "data", name)
-        for name in ("animals", "unseen-animals")
-    )
-    for path, number, seed in (
-        (train, count, 0),
-        (held_out, len(cartoons.SPECIES), HELD_OUT_SEED),
-    ):
-        if not os.path.isdir(path):
-            with console.ProgressBar("Drawing") as bar:
-                cartoons.draw_folder(path, number, seed, bar.count)
-    run = fit(
-        train,
-        arguments,
-        runs_dir=os.path.join(folder, "saved_models"),
-        say=say,
-    )
-    unseen = sorted(
-        os.path.join(place, name)
-        for place, _, names in os.walk(held_out)
-        for name in names
-    )
+    train = os.path.join(folder, "data", "animals")
+    held_out = os.path.join(folder, "data", "unseen-animals")
+    _draw(train, count, 0)
+    _draw(held_out, len(cartoons.SPECIES), HELD_OUT_SEED)
+    runs_dir = os.path.join(folder, "saved_models")
+    run = fit(train, arguments, runs_dir=runs_dir, say=say)
+    unseen = sorted(glob.glob(os.path.join(glob.escape(held_out), "*", "*")))
     with console.ProgressBar("Completing") as bar:
         completions = local.complete(
-            run,
-            unseen,
-            samples=4,
-            temperatures=(0.9,),
-            progress=bar.count,
+            run, unseen, samples=4, temperatures=(0.9,), progress=bar.count
         )
     with console.ProgressBar("Painting") as bar:
         (painted,) = local.generate(
@@ -70,3 +52,9 @@ def run_demo(
         path = os.path.join(folder, name)
         sheets.save_image(sheet, path)
         say(f"Look at {path}")
+
+
+def _draw(folder: str, count: int, seed: int) -> None:
+    if not os.path.isdir(folder):
+        with console.ProgressBar("Drawing") as bar:
+            cartoons.draw_folder(folder, count, seed, bar.count)

@@ -1,12 +1,17 @@
 """The command that measures a run."""
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 
 from pixace_tf.cli.group import main, needs_tensorflow, say, typed_command
 from pixace_tf.cli.options import download, max_megapixels
 from pixace_tf.errors import UserError
+
+if TYPE_CHECKING:
+    from pixace_tf.evaluation.evidence import Evidence
+    from pixace_tf.runs.run_folder import Run
 
 DEFAULT_SAMPLES = 128
 
@@ -24,7 +29,7 @@ DEFAULT_SAMPLES = 128
     "--report",
     metavar="DIR",
     type=click.Path(),
-    help="Also draw, compare and probe, and write a page into DIR: some "
+    help="Also draw, compare and probe, and write a page into DIR; takes some "
     "minutes.",
 )
 @click.option(
@@ -36,8 +41,8 @@ DEFAULT_SAMPLES = 128
     "--features",
     metavar="FILE",
     type=click.Path(),
-    help="A .keras network of pictures of 0 to 255, for the Fréchet distance "
-    "of the report.  [default: one is trained on the classes]",
+    help="A .keras network for the Fréchet distance of the report; it takes "
+    "pixels from 0 to 255.  [default: one is trained on the classes]",
 )
 @max_megapixels
 @download
@@ -56,8 +61,8 @@ def evaluate(
     """Measure a run on IMAGES: a folder, a picture or a tfds: data set.
 
     Prints the bits per pixel of the model, beside those of simple methods on
-    the same pictures, and what the palette loses. The report also shows
-    drawings and what they are worth, in one page that opens without internet.
+    the same pictures, and the loss by the palette. The report is one page that
+    opens without internet; it also shows and measures drawings of the model.
 
     \b
     Examples:
@@ -66,9 +71,6 @@ def evaluate(
     """
     if report is None and (samples, features) != (None, None):
         raise click.UsageError("--samples and --features need --report.")
-    from pixace_tf import console
-    from pixace_tf.data.sources import load_images
-    from pixace_tf.evaluation.evidence import gather
     from pixace_tf.evaluation.frechet import load_network
     from pixace_tf.evaluation.metrics import measure, summary
     from pixace_tf.evaluation.report import (
@@ -82,10 +84,38 @@ def evaluate(
         check_report(report)
     run = load_run(run_path)
     network = load_network(features) if features else None
+    max_pixels = int(max_megapixels * 1e6)
+    evidence, num_skipped = _read(
+        run, source, validation_only, max_pixels, download
+    )
+    command = typed_command(click.get_current_context(), ["as_json"])
+    measurement = measure(evidence, num_skipped, command)
+    figures, page = measurement.figures, None
+    if report is not None:
+        built = build_report(
+            evidence, measurement, samples or DEFAULT_SAMPLES, network
+        )
+        figures, page = built.figures, write_report(built, report)
+    say(json.dumps(figures) if as_json else summary(figures))
+    if page is not None and not as_json:
+        say(f"Look at {page}")
+
+
+def _read(
+    run: "Run",
+    source: str,
+    validation_only: bool,
+    max_pixels: int,
+    download: bool,
+) -> "tuple[Evidence, int]":
+    """Return the images to evaluate, and the number of skipped files."""
+    from pixace_tf import console
+    from pixace_tf.data.sources import load_images
+    from pixace_tf.evaluation.evidence import gather
+
     with console.ProgressBar("Reading images") as bar:
         small = load_images(
-            *(source, run.tokenizer, int(max_megapixels * 1e6)),
-            *(download, bar.count),
+            source, run.tokenizer, max_pixels, download, bar.count
         )
     chosen = [
         i
@@ -94,20 +124,5 @@ def evaluate(
     ]
     if not chosen:
         raise UserError(f"{source!r} has no validation pictures.")
-    evidence = gather(
-        run, small.images[chosen], [small.labels[i] for i in chosen]
-    )
-    command = typed_command(click.get_current_context(), ["as_json"])
-    measurement = measure(evidence, len(small.skipped), command)
-    figures, page = measurement.figures, None
-    if report is not None:
-        built = build_report(
-            evidence, measurement, samples or DEFAULT_SAMPLES, network
-        )
-        figures, page = built.figures, write_report(built, report)
-    if as_json:
-        say(json.dumps(figures))
-        return
-    say(summary(figures))
-    if page is not None:
-        say(f"Look at {page}")
+    labels = [small.labels[i] for i in chosen]
+    return gather(run, small.images[chosen], labels), len(small.skipped)

@@ -1,4 +1,4 @@
-"""What simple methods need for the same images: counting, PNG and WebP.
+"""The bits that simple methods need: models that count, PNG and WebP.
 
 Shapes: N images to score, M training images, T pixels.
 """
@@ -12,9 +12,9 @@ from PIL import Image
 from pixace_tf.console import ProgressCallback
 from pixace_tf.machine import num_cores
 
-# The models that count, each smoothed with the one before it.
+# Each model is smoothed with the one before it.
 COUNT_MODELS = ("unigram", "left", "left_and_above")
-# Pillow's formats, and the options that make their lossless files smallest.
+# The options that make Pillow's lossless files smallest, by format.
 LOSSLESS: dict[str, dict[str, object]] = {
     "png": {"optimize": True},
     "webp": {"lossless": True, "quality": 100, "method": 6},
@@ -28,27 +28,27 @@ def count_models(
     num_colors: int,
     progress: ProgressCallback | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return what models that only count need for each pixel.
+    """Return the bits that models which only count need for each pixel.
 
     `unigram` counts how often each color occurs, `left` how often it follows
-    the pixel to its left, `left_and_above` how often it occurs between these
-    two neighbors. Outside the image is a color of its own. Each is smoothed
-    after Witten and Bell (1991) with the model before it, the first one with
-    equal chances for all colors, so that no color has the probability 0.
+    the pixel to its left, `left_and_above` how often it follows these two
+    neighbors. Pixels outside the image have a color of their own. Each model
+    is smoothed with the one before it (Witten and Bell, 1991), the first one
+    with equal probabilities, so that no color has the probability 0.
 
     Args:
         train: integers `(M, T)`, tokens to count, M at least 1.
         token_ids: integers `(N, T)`, tokens to score.
         image_size: `(height, width)`.
-        num_colors: How many codes a pixel can have.
+        num_colors: Number of codes that a pixel can have.
         progress: Told the models done and their number.
 
     Returns:
-        float64 `(N, T)` by name of the model: minus log2 probability.
+        float64 `(N, T)` by name of the model, minus log2 probability.
     """
     colors, ranks = np.unique(train, return_inverse=True)
-    # All colors that do not occur in training share the rank after the last.
     place, is_known = _find(colors, token_ids)
+    # Colors that do not occur in training share one more rank.
     place = np.where(is_known, place, len(colors))
     counted, scored = (
         _pixels_and_contexts(x.reshape(-1, *image_size), len(colors) + 1)
@@ -75,7 +75,7 @@ def _pixels_and_contexts(
 
     Args:
         ranks: integers `(N, height, width)`, all less than `outside`.
-        outside: The rank of what lies outside the image.
+        outside: The rank of pixels outside the image.
     """
     left = np.pad(
         ranks[:, :, :-1], ((0, 0), (0, 0), (1, 0)), constant_values=outside
@@ -98,9 +98,8 @@ def _witten_bell(
 ) -> np.ndarray:
     """Return the probability of each scored pixel in its context.
 
-    It is `(times of the pixel + kinds of pixels * shorter) / (all times +
-    kinds)`, each counted in this context, and `shorter` in a context that was
-    not counted.
+    It is `(count of the pixel + kinds of pixels * shorter) / (count of all
+    pixels + kinds)` in this context, and `shorter` in an unknown context.
 
     Args:
         counted: Contexts and pixels to count, int64 `(M*T,)` each.
@@ -125,7 +124,7 @@ def _witten_bell(
 
 
 def _find(values: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return the index of each in sorted values, and whether it is there."""
+    """Return the indices of wanted items in sorted values, and which exist."""
     place = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
     return place, values[place] == wanted
 
@@ -133,15 +132,11 @@ def _find(values: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, ...]:
 def lossless_bits_per_pixel(
     images: np.ndarray, progress: ProgressCallback | None = None
 ) -> dict[str, float]:
-    """Return the size of images as the smallest PNG and WebP files.
+    """Return the bits per pixel of PNG and WebP files, headers included.
 
     Args:
-        images: uint8 `(N, height, width, 3)`.
+        images: uint8 `(N, height, width, 3)`; each becomes one file.
         progress: Told the images done and their number.
-
-    Returns:
-        By format: the mean of 8 * bytes / pixels over the files, one for each
-        image, with their headers.
     """
 
     def sizes(pixels: np.ndarray) -> list[int]:

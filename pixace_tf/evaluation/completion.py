@@ -1,9 +1,7 @@
-"""How near completions come to the hidden halves, beside simple rivals.
+"""How close completions come to the hidden halves, beside simple rivals.
 
 Shapes: N images, K candidates for the lower half of each.
 """
-
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +10,7 @@ from pixace_tf.data import fidelity
 from pixace_tf.evaluation.evidence import (
     Evidence,
     MissingDataError,
+    Part,
     detokenize,
     evenly_spaced,
 )
@@ -21,29 +20,27 @@ from pixace_tf.painting.sheets import Tile, contact_sheet, hide_after
 
 NUM_IMAGES = 16
 NUM_SAMPLES = 8
-# The error of rounding to 8 bits; an equal half would be infinitely good.
+# The error of rounding to 8 bits. The PSNR of an equal half would be infinite.
 CEILING_DB = 59.0
 _SHEET_ROWS = 8
-# How many candidates of each kind the sheet shows.
+# The candidates of each kind on the sheet.
 _SHEET_COLUMNS = {"drawn": 3, "nearest": 1, "mirrored": 1}
 
 
-def complete_halves(
-    evidence: Evidence,
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Hide lower halves, complete each of them several times, compare.
+def complete_halves(evidence: Evidence) -> Part:
+    """Hide lower halves, complete each of them several times, and compare.
 
     The PSNR is that of the hidden half against the image before the palette,
     at most `CEILING_DB`, as a mean over images:
 
-    - `drawn`: of all completions; `drawn_best`: of the best one of each image;
-    - `mirrored`: of the upper half, turned upside down;
-    - `nearest`: of the lower half of the training image whose upper half is
-      nearest (mirrored images included, where the run was trained on these);
-      `nearest_best`: of the best one of as many nearest images as there are
-      completions; both are left out where the training images are lost;
-    - `palette`: of the hidden half itself in the colors of the palette, which
-      no completion can exceed by much.
+    - `drawn`: all completions; `drawn_best`: the best one of each image;
+    - `mirrored`: the upper half, turned upside down;
+    - `nearest`: the lower half of the training image with the nearest upper
+      half (including mirrored images if the run was trained on them);
+      `nearest_best`: the best of as many nearest images as there are
+      completions; both are left out if the run has lost its training images;
+    - `palette`: the hidden half in the colors of the palette, which
+      completions can hardly exceed.
 
     Args:
         evidence: `NUM_IMAGES` of its images, evenly spaced, are completed.
@@ -58,40 +55,68 @@ def complete_halves(
     height = evidence.run.tokenizer.image_size[0]
     if height < 2:
         raise MissingDataError("Pictures of one row have no lower half.")
+    evidence = evidence.sample(NUM_IMAGES)
     num_kept = height // 2
-    chosen = evenly_spaced(len(evidence.images), NUM_IMAGES)
-    candidates = _candidates(evidence, chosen, num_kept)
+    candidates = _candidates(evidence, num_kept)
+    is_hidden = np.arange(height) >= num_kept
+    masks = np.tile(is_hidden, (len(evidence.images), 1))
     quality = {
-        name: _hidden_psnr(evidence.images[chosen], images, num_kept)
+        name: hidden_psnr(evidence.images, images, masks)
         for name, images in candidates.items()
     }
     figures = {
-        "pictures": len(chosen),
+        "pictures": len(evidence.images),
         "samples": NUM_SAMPLES,
         "rows": height,
         "hidden_rows": height - num_kept,
         "psnr": _mean_psnr(quality),
     }
-    sheet = _sheet(evidence, chosen, candidates, quality)
-    return figures, {"completed": sheet}
+    return figures, {"completed": _sheet(evidence, candidates, quality)}
 
 
-def _candidates(
-    evidence: Evidence, chosen: np.ndarray, num_kept: int
-) -> dict[str, np.ndarray]:
+def hidden_psnr(
+    originals: np.ndarray, candidates: np.ndarray, masks: np.ndarray
+) -> np.ndarray:
+    """Return the PSNR of hidden pixels in dB, at most `CEILING_DB`.
+
+    Args:
+        originals: uint8 `(N, height, width, 3)`.
+        candidates: uint8 `(N, K, height, width, 3)`.
+        masks: bool `(N, height)` or `(N, height, width)`, True where hidden.
+
+    Returns:
+        float64 `(N, K)`.
+    """
+    return np.array(
+        [
+            [
+                min(fidelity.psnr(original[mask], image[mask]), CEILING_DB)
+                for image in images
+            ]
+            for original, images, mask in zip(
+                originals, candidates, masks, strict=True
+            )
+        ]
+    )
+
+
+def _candidates(evidence: Evidence, num_kept: int) -> dict[str, np.ndarray]:
     """Return uint8 `(N, K, height, width, 3)` by kind; upper halves vary."""
-    run, quantized = evidence.run, evidence.quantized[chosen]
+    run, quantized = evidence.run, evidence.quantized
     with ProgressBar("Completing") as bar:
         drawn = run.sampler.complete(
-            np.repeat(evidence.token_ids[chosen], NUM_SAMPLES, axis=0),
+            np.repeat(evidence.token_ids, NUM_SAMPLES, axis=0),
             num_kept * run.tokenizer.image_size[1],
-            np.tile(np.arange(NUM_SAMPLES), len(chosen)),
+            np.tile(np.arange(NUM_SAMPLES), len(quantized)),
             progress=bar.count,
         )
     images = detokenize(drawn, run.tokenizer)
+    num_hidden = quantized.shape[1] - num_kept
+    margins = ((0, 0), (0, num_hidden), (0, 0), (0, 0))
+    mirrored = np.pad(quantized[:, :num_kept], margins, mode="symmetric")
     candidates = {
         "drawn": images.reshape(-1, NUM_SAMPLES, *images.shape[1:]),
-        "mirrored": _turn_down(quantized, num_kept)[:, None],
+        "mirrored": mirrored[:, None],
         "palette": quantized[:, None],
     }
     if evidence.training is not None:
@@ -103,49 +128,17 @@ def _candidates(
     return candidates
 
 
-def _turn_down(images: np.ndarray, num_kept: int) -> np.ndarray:
-    """Return images whose lower rows mirror the upper ones."""
-    num_hidden = images.shape[1] - num_kept
-    return np.pad(
-        images[:, :num_kept],
-        ((0, 0), (0, num_hidden), (0, 0), (0, 0)),
-        mode="symmetric",
-    )
-
-
-def _hidden_psnr(
-    originals: np.ndarray, candidates: np.ndarray, num_kept: int
-) -> np.ndarray:
-    """Return float64 `(N, K)`, the PSNR of the lower halves in dB."""
-    return np.array(
-        [
-            [
-                min(fidelity.psnr(hidden, image[num_kept:]), CEILING_DB)
-                for image in images
-            ]
-            for hidden, images in zip(
-                originals[:, num_kept:], candidates, strict=True
-            )
-        ]
-    )
-
-
 def _mean_psnr(quality: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return means over images: of each kind, and of the best of several."""
-    means: dict[str, float] = {}
-    for name in ("drawn", "mirrored", "nearest", "palette"):
-        if name not in quality:
-            continue
-        first = quality[name][:, :1] if name == "nearest" else quality[name]
-        means[name] = first.mean()
-        if name in ("drawn", "nearest"):
-            means[f"{name}_best"] = quality[name].max(axis=1).mean()
+    means = {name: values.mean() for name, values in quality.items()}
+    means["drawn_best"] = quality["drawn"].max(axis=1).mean()
+    if "nearest" in quality:
+        means["nearest"] = quality["nearest"][:, 0].mean()
+        means["nearest_best"] = quality["nearest"].max(axis=1).mean()
     return means
 
 
 def _sheet(
     evidence: Evidence,
-    chosen: np.ndarray,
     candidates: dict[str, np.ndarray],
     quality: dict[str, np.ndarray],
 ) -> bytes:
@@ -157,12 +150,9 @@ def _sheet(
         for k in range(number)
     ]
     rows = []
-    for i in evenly_spaced(len(chosen), _SHEET_ROWS):
-        quantized = evidence.quantized[chosen[i]]
-        row = [
-            Tile(evidence.images[chosen[i]]),
-            Tile(hide_after(quantized, height // 2 * width)),
-        ]
+    for i in evenly_spaced(len(evidence.images), _SHEET_ROWS):
+        kept = hide_after(evidence.quantized[i], height // 2 * width)
+        row = [Tile(evidence.images[i]), Tile(kept)]
         for name, k in columns:
             caption = f"{quality[name][i, k]:.1f} dB"
             row.append(Tile(candidates[name][i, k], caption))

@@ -5,6 +5,7 @@ Shapes: N evaluated images, M training images, T tokens of an image.
 
 import dataclasses
 import os
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,15 @@ from pixace_tf.runs.run_config import TOKENS_FILE
 from pixace_tf.runs.run_folder import Run
 
 _CHUNK = 1024
-# Training images that evaluated and drawn images are compared with.
+# Evaluated and drawn images are compared with at most this many.
 MAX_TRAINING = 10_000
+
+# The figures of a part of the report, and its images as PNG files by name.
+Part = tuple[dict[str, Any], dict[str, bytes]]
 
 
 class MissingDataError(Exception):
-    """Why a part of the report cannot be given: images or classes lack."""
+    """Why a part of the report is left out: images or classes are missing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +33,12 @@ class TrainingData:
     """The images of a training, as tokens.
 
     Attributes:
-        token_ids: integers `(M, T)`, images that the weights learned from.
-        labels: str `(M,)`, the class of each one, "" for none.
-        validation_token_ids: integers `(V, T)`; these chose the best weights.
-        num_images: How many images the weights learned from.
-        num_kept: How many of them the run has kept; `token_ids` are a sample
-            of at most `MAX_TRAINING` of these.
+        token_ids: integers `(M, T)`, a sample of at most `MAX_TRAINING` of the
+            images that the run has kept.
+        labels: str `(M,)`, the class of each image, "" for none.
+        validation_token_ids: integers `(V, T)`; they chose the best weights.
+        num_images: The number of images that the weights learned from.
+        num_kept: The number of images that the run has kept.
     """
 
     token_ids: np.ndarray
@@ -42,11 +46,6 @@ class TrainingData:
     validation_token_ids: np.ndarray
     num_images: int
     num_kept: int
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the run has kept all images."""
-        return self.num_kept == self.num_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +55,12 @@ class Evidence:
     Attributes:
         run: A trained model.
         images: uint8 `(N, height, width, 3)`, before the palette.
-        labels: str `(N,)`, "" for none.
+        labels: str `(N,)`, "" for none, spelled as by `labels.label_name`.
         token_ids: int32 `(N, T)`.
         quantized: uint8 `(N, height, width, 3)`, in the colors of the palette.
-        training: What the run was trained on, None where that is lost.
-        is_held_out: bool `(N,)`, whether the run was not trained on the image,
-            as far as it has kept what it was trained on.
+        training: The training images, None if the run has lost them.
+        is_held_out: bool `(N,)`, whether the image is none of the training
+            images that the run has kept.
     """
 
     run: Run
@@ -72,12 +71,20 @@ class Evidence:
     training: TrainingData | None
     is_held_out: np.ndarray
 
-    def require_training(self) -> TrainingData:
-        """Return `training`.
+    def sample(self, count: int) -> "Evidence":
+        """Return evidence of at most `count` of the images, evenly spaced."""
+        rows = evenly_spaced(len(self.images), count)
+        return dataclasses.replace(
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            token_ids=self.token_ids[rows],
+            quantized=self.quantized[rows],
+            is_held_out=self.is_held_out[rows],
+        )
 
-        Raises:
-            MissingDataError: If it is lost.
-        """
+    def require_training(self) -> TrainingData:
+        """Return `training`, or raise a `MissingDataError`."""
         if self.training is None:
             raise MissingDataError(
                 "The run has lost the tokens of its training pictures."
@@ -85,14 +92,14 @@ class Evidence:
         return self.training
 
     def training_images(self) -> np.ndarray:
-        """Return what the run was trained on, in the colors of the palette.
+        """Return the training images in the colors of the palette.
 
         Returns:
-            uint8 `(M, height, width, 3)`, or `(2*M, height, width, 3)` with
-            the mirrored images where the run was trained on these, too.
+            uint8 `(M, height, width, 3)`, or `(2*M, height, width, 3)` if the
+            run was also trained on the mirrored images.
 
         Raises:
-            MissingDataError: If they are lost.
+            MissingDataError: If the run has lost them.
         """
         token_ids = self.require_training().token_ids
         images = detokenize(token_ids, self.run.tokenizer)
@@ -105,7 +112,7 @@ def gather(run: Run, images: np.ndarray, labels: list[str]) -> Evidence:
     Args:
         run: A trained model.
         images: uint8 `(N, height, width, 3)`, N at least 1.
-        labels: The class of each one, "" for none.
+        labels: The class of each image, "" for none.
 
     Raises:
         UserError: If the run's tokens are damaged.
@@ -121,7 +128,7 @@ def gather(run: Run, images: np.ndarray, labels: list[str]) -> Evidence:
     return Evidence(
         run,
         images,
-        np.array(labels, str),
+        np.array([label_name(name) for name in labels], str),
         token_ids,
         detokenize(token_ids, run.tokenizer),
         training,
@@ -146,14 +153,11 @@ def _read_training(file: storage.Npz) -> TrainingData:
 
 
 def are_among(token_ids: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Tell which images have the same tokens as one of the others.
+    """Return bool `(N,)`: which images have the tokens of one of the others.
 
     Args:
         token_ids: integers `(N, T)`.
         others: integers `(M, T)`.
-
-    Returns:
-        bool `(N,)`.
     """
     known = {row.tobytes() for row in others.astype(np.int32)}
     return np.array(
@@ -162,11 +166,7 @@ def are_among(token_ids: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def detokenize(token_ids: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
-    """Turn the tokens of many images into images, some at a time.
-
-    Args:
-        token_ids: integers `(N, T)`, N at least 1.
-        tokenizer: What they mean.
+    """Turn integer tokens `(N, T)` into images, 1,024 at a time.
 
     Returns:
         uint8 `(N, height, width, 3)`.
@@ -178,25 +178,13 @@ def detokenize(token_ids: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
 
 
 def with_mirrored(images: np.ndarray) -> np.ndarray:
-    """Return images, then each of them mirrored left to right.
-
-    Args:
-        images: uint8 `(N, height, width, 3)`.
-
-    Returns:
-        uint8 `(2*N, height, width, 3)`.
-    """
+    """Return `(2*N, height, width, 3)`: images, then their mirror images."""
     return np.concatenate([images, images[:, :, ::-1]])
 
 
 def evenly_spaced(length: int, count: int) -> np.ndarray:
-    """Choose indices evenly, since images lie in the order of their classes.
+    """Return at most `count` indices below `length`, int64, ascending.
 
-    Args:
-        length: How many there are.
-        count: How many to choose, at most.
-
-    Returns:
-        int64 `(min(length, count),)`, ascending.
+    Images lie in the order of their classes, so the first ones would not do.
     """
     return np.linspace(0, length - 1, min(length, count)).astype(np.int64)

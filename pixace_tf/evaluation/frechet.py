@@ -1,4 +1,4 @@
-"""The Fréchet distance of image sets, between the features of a network.
+"""The Fréchet distance of image sets, between features of a network.
 
 Shapes: N images, D features.
 """
@@ -6,31 +6,31 @@ Shapes: N images, D features.
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from pixace_tf.console import ProgressBar, ProgressCallback
+from pixace_tf.data import batches
 from pixace_tf.errors import UserError
 from pixace_tf.evaluation.evidence import (
     Evidence,
     MissingDataError,
+    Part,
     detokenize,
     evenly_spaced,
     with_mirrored,
 )
+from pixace_tf.typing import Tensor
 
 _MAX_REFERENCE = 5000
-_EXTRACT_BATCH_SIZE = 64
-# The own classifier. It learns for a number of steps, not for a time, so that
-# it comes out the same on every machine.
+_BATCH_SIZE = 64
+# The classifier learns for a number of steps, not for a time, so that it is the
+# same on every machine.
+NUM_STEPS = 400
 _SIDE = 32
 _FEATURES = 32
-NUM_STEPS = 400
-_BATCH_SIZE = 64
-_RESIZE_CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Judge:
     """A classifier of the training images.
 
     Attributes:
-        network: As `train_classifier` returns it.
+        network: See `train_classifier`.
         names: str `(K,)`, the classes in the order of its logits.
-        accuracy: On evaluated images that the run was not trained on, or None.
+        accuracy: On held-out evaluated images, None if there are none.
     """
 
     network: keras.Model
@@ -53,22 +53,22 @@ def compare_features(
     new: np.ndarray,
     judge: Callable[[], Judge],
     network: keras.Model | None = None,
-) -> dict[str, Any]:
+) -> Part:
     """Return Fréchet distances to the training images.
 
     Args:
         evidence: Images to compare with, and the training images.
         new: uint8 `(N, height, width, 3)`, drawn by the model.
-        judge: Returns a classifier; asked where there is no `network`.
-        network: Gives the features; without one the last hidden layer of the
-            classifier does.
+        judge: Returns a classifier, whose last hidden layer gives the features
+            if there is no `network`.
+        network: Gives the features.
 
     Returns:
         Distances to `reference_pictures` training images, each from the same
         number of `pictures`: `samples`, the new images; `palette_floor`,
-        evaluated images in the colors of the palette; `real`, these before the
-        palette; with the number of `features`, the name of the `network`, and
-        the `held_out_accuracy` of a trained one, None where it cannot be told.
+        evaluated images in the colors of the palette; `real`, the same before
+        the palette; with the number of `features`, the name of the `network`,
+        and the `held_out_accuracy` of the judge, None if unknown. No images.
 
     Raises:
         MissingDataError: If there are fewer than two images of a kind, or no
@@ -80,18 +80,18 @@ def compare_features(
         raise MissingDataError("One picture alone has no spread to compare.")
     chosen = evenly_spaced(len(training.token_ids), _MAX_REFERENCE)
     reference = detokenize(training.token_ids[chosen], evidence.run.tokenizer)
-    name, accuracy = "a classifier trained for this report", None
     if network is not None:
-        name = network.name
+        name, accuracy = network.name, None
     else:
+        name = "a classifier trained for this report"
         network, accuracy = drop_head(judge().network), judge().accuracy
     with ProgressBar("Comparing") as bar:
         reference_features = extract(network, reference, bar.count)
-    same = evenly_spaced(len(evidence.images), count)
+    evaluated = evidence.sample(count)
     compared = {
         "samples": new[:count],
-        "palette_floor": evidence.quantized[same],
-        "real": evidence.images[same],
+        "palette_floor": evaluated.quantized,
+        "real": evaluated.images,
     }
     return {
         "pictures": count,
@@ -103,14 +103,14 @@ def compare_features(
             key: frechet_distance(extract(network, images), reference_features)
             for key, images in compared.items()
         },
-    }
+    }, {}
 
 
 def train_judge(evidence: Evidence) -> Judge:
-    """Train a classifier on the training images with classes.
+    """Train a classifier on the training images that have classes.
 
     Raises:
-        MissingDataError: If there are no two classes.
+        MissingDataError: If there are fewer than two classes.
     """
     training = evidence.require_training()
     chosen = evenly_spaced(len(training.token_ids), _MAX_REFERENCE)
@@ -139,9 +139,9 @@ def train_judge(evidence: Evidence) -> Judge:
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Return the Fréchet distance of two sets of features.
 
-    As in FID (Heusel et al., 2017): squared, between Gaussians of their means
-    and covariances. It depends on the number of images; compare only figures
-    of equal numbers.
+    As in FID (Heusel et al., 2017), it is squared, and between Gaussians with
+    their means and covariances. It depends on the number of images, so figures
+    compare only for equal numbers.
 
     Args:
         first: float `(N, D)`, N at least 2.
@@ -159,8 +159,7 @@ def gaussian_distance(
     """Return the squared Fréchet distance of two Gaussians.
 
     `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)` (Dowson and Landau,
-    1982). All matrices whose root is taken are symmetric, so singular ones do
-    no harm.
+    1982). Roots are taken of symmetric matrices only, which may be singular.
 
     Args:
         first_mean: float `(D,)`.
@@ -190,11 +189,11 @@ def load_network(path: str) -> keras.Model:
     """Load a network for features, without running code from its file.
 
     Args:
-        path: A `.keras` file whose model takes float `(N, height, width, 3)`
-            images of 0 to 255 and gives one tensor.
+        path: A `.keras` file. The model takes float `(N, height, width, 3)`
+            images with values from 0 to 255 and returns one tensor.
 
     Raises:
-        UserError: If the file is missing or no such model.
+        UserError: If the file is missing or contains no such model.
     """
     if not os.path.isfile(path):
         raise UserError(f"There is no file {path!r} with a Keras model.")
@@ -225,38 +224,34 @@ def extract(
     """Return the features of images.
 
     Args:
-        network: Takes float32 `(N, height, width, 3)` of 0 to 255; images are
-            resized to that, antialiased, where it is fixed.
+        network: Takes float32 `(N, height, width, 3)` with values from 0 to
+            255. Images are resized, antialiased, if its size is fixed.
         images: uint8 `(N, any_height, any_width, 3)`.
         progress: Told the images done and their number.
 
     Returns:
-        float64 `(N, D)`: a vector as it is, a map as its mean over places.
+        float64 `(N, D)`: vectors as they are, maps as their mean over places.
 
     Raises:
-        UserError: If the network gives another shape, or no finite numbers.
+        UserError: If the network returns another shape, or values that are not
+            finite.
     """
+    own_size = network.inputs[0].shape[1:3]
     size = [
-        given or own
-        for given, own in zip(
-            network.inputs[0].shape[1:3], images.shape[1:3], strict=True
-        )
+        own or given
+        for own, given in zip(own_size, images.shape[1:3], strict=True)
     ]
-    done = []
-    for start in range(0, len(images), _EXTRACT_BATCH_SIZE):
-        batch = images[start : start + _EXTRACT_BATCH_SIZE]
+
+    def run(batch: np.ndarray) -> np.ndarray:
         pixels = tf.image.resize(batch, size, antialias=True)
         (output,) = keras.tree.flatten(network(pixels, training=False))
         features = np.asarray(output, np.float64)
-        if features.ndim > 2:
-            features = features.mean(axis=tuple(range(1, features.ndim - 1)))
-        done.append(features)
-        if progress is not None:
-            progress(start + len(batch), len(images))
-    features = np.concatenate(done)
+        return features.mean(axis=tuple(range(1, features.ndim - 1)))
+
+    features = batches.apply(run, _BATCH_SIZE, images, progress=progress)
     if features.ndim != 2 or not np.isfinite(features).all():
         raise UserError(
-            "The network must give finite features (N, D) or (N, ..., D). "
+            "The network must return finite features (N, D) or (N, ..., D). "
             f"Received: shape={features.shape}"
         )
     return features
@@ -275,26 +270,23 @@ def train_classifier(
         images: uint8 `(N, height, width, 3)`, some thousands at most.
         classes: integers `(N,)`, each of 0 to K - 1 at least once, K at least
             2.
-        flip: Whether mirrored images belong to the same class.
-        num_steps: Batches of 64 to learn from.
+        flip: Whether mirror images belong to the same class.
+        num_steps: Number of batches of 64 images.
         progress: Told the steps done and their number.
 
     Returns:
-        A model of float32 `(N, 32, 32, 3)` images of 0 to 255 that gives
-        logits `(N, K)`.
+        A model that takes float32 `(N, 32, 32, 3)` images with values from 0 to
+        255 and returns logits `(N, K)`.
     """
     if flip:
         images, classes = with_mirrored(images), np.tile(classes, 2)
-    small = np.concatenate(
-        [
-            tf.image.resize(chunk, (_SIDE, _SIDE), antialias=True)
-            for chunk in np.split(
-                images, range(_RESIZE_CHUNK, len(images), _RESIZE_CHUNK)
-            )
-        ]
+    small = batches.apply(
+        lambda batch: tf.image.resize(batch, (_SIDE, _SIDE), antialias=True),
+        _BATCH_SIZE,
+        images,
     )
 
-    def gather(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def gather(index: Tensor) -> tuple[Tensor, Tensor]:
         return tf.gather(small, index), tf.gather(classes, index)
 
     def report(step: int, logs: object) -> None:
@@ -321,7 +313,7 @@ def train_classifier(
 
 
 def _order(num_images: int, num_steps: int) -> np.ndarray:
-    """Return int64 `(num_steps * 64,)` indices, shuffled anew each epoch."""
+    """Return int64 `(num_steps * 64,)` indices, shuffled in each epoch."""
     length = num_steps * _BATCH_SIZE
     rng = np.random.default_rng(0)
     num_epochs = -(-length // num_images)

@@ -1,4 +1,4 @@
-"""What is measured of a model without drawing anything new.
+"""The figures of a model that need no new images.
 
 Shapes: N images, T pixels.
 """
@@ -28,7 +28,7 @@ from pixace_tf.machine import num_cores
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling.likelihood import Scorer, bits_per_dim
 
-# What the baselines are called, from weak to strong.
+# From weak to strong.
 BASELINE_NAMES = {
     "png": "PNG files",
     "webp": "WebP files",
@@ -36,32 +36,34 @@ BASELINE_NAMES = {
     "left": "left neighbor",
     "left_and_above": "left and above",
 }
-# The slowest WebP takes its time; so many files tell enough.
+# The slowest WebP takes long, and these are enough for two decimals.
 _MAX_FILES = 256
 _PACKAGES = ("pixace-tf", "tensorflow", "keras", "keras-nlp", "numpy", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What was measured on the evidence.
+    """The likelihood of images, and the fidelity of the palette.
 
     Attributes:
         figures: JSON-ready, means over images:
 
             - `bits_per_pixel` of the tokens, and `channels`, its parts in the
               order of the model;
-            - `bits_per_dim` of the 8-bit images (`likelihood.bits_per_dim`),
-              of which `bits_per_dim_residual` is what the palette hides;
+            - `bits_per_dim` of the 8-bit images (`likelihood.bits_per_dim`);
+              the palette alone costs `bits_per_dim_residual` of it;
             - standard errors of both over images, None for one image;
-            - `baselines`: bits per pixel of `baselines.count_models`, None
-              where the training images are lost;
-            - `lossless`: of `png` and `webp` files of up to 256 `pictures` in
-              the colors of the palette, `bits_per_pixel` and `bits_per_dim`;
+            - `baselines`: bits per pixel of `baselines.count_models`, None if
+              the training images are lost;
+            - `lossless`: `bits_per_pixel` and `bits_per_dim` of `png` and
+              `webp` files of up to 256 `pictures` in the colors of the palette;
             - `palette`: its `name` and number of `codes`, `psnr` in dB (None
-              where exact; also as `palette_psnr`), the mean `ciede2000`
-              difference (None without scikit-image), different colors;
-            - `pictures`, `skipped` files, and how many images were
-              `in_training` or `in_validation` (None where that is lost);
+              if exact; also as `palette_psnr`), the mean `ciede2000`
+              difference (None without scikit-image), numbers of colors;
+            - `pictures`, `skipped` files, and the number of images that were
+              `in_training` or `in_validation` (None if unknown);
+            - `training_pictures`, of which `training_pictures_kept` by the run
+              and `training_pictures_compared` with;
             - `record`: command, date, run, its arguments, versions, machine.
         bits: float32 `(N, T)`, the cost of each pixel.
     """
@@ -76,12 +78,12 @@ def measure(
     """Measure likelihood and palette.
 
     Args:
-        evidence: What to measure.
-        num_skipped: Files that did not load, for the record.
-        command: What was called, for the record.
+        evidence: A run and images.
+        num_skipped: Number of files that did not load, for the record.
+        command: The command line, for the record.
 
     Raises:
-        UserError: If the model gives no finite likelihood.
+        UserError: If the likelihood is not finite.
     """
     channel_bits = _channel_bits(evidence)
     palette = _palette(evidence)
@@ -102,14 +104,13 @@ def measure(
 def _channel_bits(evidence: Evidence) -> np.ndarray:
     """Return float32 `(N, T, 3)`, the cost of each channel of each pixel."""
     run = evidence.run
-    jit_compile = run.jit_compile
     with ProgressBar("Scoring") as bar:
-        scorer = Scorer(run.model, jit_compile=jit_compile)
+        scorer = Scorer(run.model, jit_compile=run.jit_compile)
         channel_bits = scorer.channel_bits(evidence.token_ids, bar.count)
     if not np.isfinite(channel_bits).all():
         raise UserError(
             f"The model of {run.path!r} gives no finite likelihood: its "
-            "weights are damaged. Train it anew."
+            "weights are damaged. Train it again."
         )
     return channel_bits
 
@@ -119,7 +120,7 @@ def _likelihood(evidence: Evidence, channel_bits: np.ndarray) -> dict[str, Any]:
     bits = channel_bits.sum(axis=-1)
     per_image = bits.mean(axis=1, dtype=np.float64)
     per_dim = bits_per_dim(bits, token_ids, run.tokenizer)
-    # What the palette hides: the cost that is left when tokens cost nothing.
+    # The cost of the palette alone, as if tokens cost nothing.
     residual = bits_per_dim(np.zeros_like(bits), token_ids, run.tokenizer)
     channels = channel_bits.mean(axis=(0, 1), dtype=np.float64)
     return {
@@ -194,14 +195,20 @@ def _color_difference(first: np.ndarray, second: np.ndarray) -> float | None:
 def _seen_before(evidence: Evidence) -> dict[str, int | None]:
     training = evidence.training
     if training is None:
-        names: tuple[str, ...]
-        names = ("in_training", "in_validation", "training_pictures")
-        names += ("training_pictures_kept", "training_pictures_compared")
-        return dict.fromkeys(names)
+        return dict.fromkeys(
+            (
+                "in_training",
+                "in_validation",
+                "training_pictures",
+                "training_pictures_kept",
+                "training_pictures_compared",
+            )
+        )
     validated = are_among(evidence.token_ids, training.validation_token_ids)
     in_training = int(np.sum(~evidence.is_held_out))
+    is_whole = training.num_kept == training.num_images
     return {
-        "in_training": in_training if training.is_whole else None,
+        "in_training": in_training if is_whole else None,
         "in_validation": int(np.sum(validated)),
         "training_pictures": training.num_images,
         "training_pictures_kept": training.num_kept,
@@ -224,7 +231,7 @@ def _record(run: Run) -> dict[str, Any]:
 
 
 def json_ready(value: Any) -> Any:
-    """Return plain Python values; numbers that are not finite become None."""
+    """Return plain Python values, None for numbers that are not finite."""
     if isinstance(value, dict):
         return {str(k): json_ready(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -237,14 +244,7 @@ def json_ready(value: Any) -> Any:
 
 
 def baseline_bits(figures: dict[str, Any]) -> dict[str, float]:
-    """Return the bits per pixel of the baselines that were measured.
-
-    Args:
-        figures: As `measure` returns them.
-
-    Returns:
-        By key, in the order of `BASELINE_NAMES`.
-    """
+    """Return bits per pixel by name, in the order of `BASELINE_NAMES`."""
     lossless = figures["lossless"]
     bits = {
         **{name: lossless[name]["bits_per_pixel"] for name in ("png", "webp")},
@@ -254,11 +254,7 @@ def baseline_bits(figures: dict[str, Any]) -> dict[str, float]:
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """Return the measured figures as lines of text for a terminal.
-
-    Args:
-        figures: As `measure` returns them.
-    """
+    """Return the figures of a measurement as lines of text for a terminal."""
     error = figures["bits_per_pixel_standard_error"]
     spread = "" if error is None else f" +- {error:.3f}"
     channels = ", ".join(

@@ -1,9 +1,8 @@
 """The nearest training images: whether new images are new, or copies."""
 
-from typing import Any
-
 import numpy as np
 
+from pixace_tf.evaluation.evidence import Part
 from pixace_tf.evaluation.plots import png
 from pixace_tf.painting.sheets import Tile, contact_sheet
 
@@ -19,7 +18,7 @@ def find_nearest(
     Args:
         queries: uint8 `(Q, height, width, 3)`.
         references: uint8 `(R, height, width, 3)`, R at least 1.
-        num_neighbors: K, how many to find for each query, at most R.
+        num_neighbors: K, the number of references to find for each query.
 
     Returns:
         Indices of references, int64 `(Q, min(K, R))`, nearest first, and
@@ -41,42 +40,42 @@ def find_nearest(
 
 def compare_with_training(
     new: np.ndarray, held_out: np.ndarray, training: np.ndarray
-) -> tuple[dict[str, Any], dict[str, bytes]]:
+) -> Part:
     """Measure how far new images are from the nearest training image.
 
-    All of them are in the colors of the palette; see `find_nearest` for the
-    distance. New images that lie much nearer to a training image than those
-    that the model has not seen are memorized.
+    All images are in the colors of the palette; see `find_nearest` for the
+    distance. New images that lie much nearer to a training image than held-out
+    ones do are memorized.
 
     Args:
         new: uint8 `(N, height, width, 3)`, drawn by the model, N at least 1.
         held_out: uint8 `(M, height, width, 3)`, real images that are no
             training images; M may be 0.
         training: uint8 `(R, height, width, 3)`, training images, with their
-            mirrored ones where the model was trained on those.
+            mirror images if the model was trained on them.
 
     Returns:
-        `new_median` and `new_least` of the distances of the `new` images,
-        `held_out_median` and `held_out_least` of those of the `held_out` ones
-        (None without any), and `copies`, the number of new images that equal a
-        training image; and a PNG `nearest` of the nearest pairs.
+        `new_median` and `new_least`, distances of the `new` images,
+        `held_out_median` and `held_out_least`, distances of the `held_out`
+        images (None if there are none), and `copies`, the number of new images
+        that equal a training image; and a PNG `nearest` of the nearest pairs.
     """
     indices, distances = find_nearest(new, training)
-    nearest, of_new = training[indices[:, 0]], distances[:, 0]
+    nearest, distances = training[indices[:, 0]], distances[:, 0]
     figures = {
         "new": len(new),
-        "new_median": np.median(of_new),
-        "new_least": of_new.min(),
-        "copies": int(np.sum(of_new == 0)),
+        "new_median": np.median(distances),
+        "new_least": distances.min(),
+        "copies": int(np.sum(distances == 0)),
         "held_out": len(held_out),
         "held_out_median": None,
         "held_out_least": None,
     }
     if len(held_out):
-        _, of_held_out = find_nearest(held_out, training)
-        figures["held_out_median"] = np.median(of_held_out)
-        figures["held_out_least"] = of_held_out.min()
-    return figures, {"nearest": _sheet(new, nearest, of_new)}
+        _, unseen = find_nearest(held_out, training)
+        figures["held_out_median"] = np.median(unseen)
+        figures["held_out_least"] = unseen.min()
+    return figures, {"nearest": _sheet(new, nearest, distances)}
 
 
 def _sheet(

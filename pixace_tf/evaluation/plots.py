@@ -1,6 +1,6 @@
 """Plots and sheets of an evaluation, as PNG bytes.
 
-Bits per pixel throughout; colors that also differ in lightness.
+Bits are bits per pixel. Colors differ in lightness too.
 """
 
 import io
@@ -10,11 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pixace_tf.data import fidelity
-from pixace_tf.evaluation.evidence import (
-    Evidence,
-    detokenize,
-    evenly_spaced,
-)
+from pixace_tf.evaluation.evidence import Evidence, detokenize
 from pixace_tf.evaluation.metrics import BASELINE_NAMES, baseline_bits
 from pixace_tf.painting.sheets import Tile, contact_sheet
 from pixace_tf.runs.run_folder import Run
@@ -31,11 +27,7 @@ _SHEET_COLUMNS = 8
 
 
 def likelihood_bars(figures: dict[str, Any]) -> bytes:
-    """Draw the model, stacked by channel, above the baselines.
-
-    Args:
-        figures: As `measure` returns them.
-    """
+    """Draw the figures of `measure`: the model, by channel, and baselines."""
     others = baseline_bits(figures)
     names = [*(BASELINE_NAMES[name] for name in others), "this model"]
     axes, figure = _axes(7.2, 0.9 + 0.42 * len(names))
@@ -58,14 +50,10 @@ def likelihood_bars(figures: dict[str, Any]) -> bytes:
 
 
 def bits_by_place(bits: np.ndarray) -> bytes:
-    """Draw where pixels are hard to guess.
-
-    Args:
-        bits: float `(height, width)`, means over images.
-    """
+    """Draw a map of mean bits, float `(height, width)`."""
     height, width = bits.shape
     axes, figure = _axes(4.8, 0.6 + 3.8 * min(max(height / width, 0.3), 2))
-    # The scale leaves out the first pixel, next to which all others look dark.
+    # On a scale with the first pixel, all others would look dark.
     top = bits.ravel()[1:].max(initial=0)
     drawn = axes.imshow(bits, cmap="magma", vmin=0, vmax=top)
     axes.set_xlabel("column")
@@ -75,11 +63,11 @@ def bits_by_place(bits: np.ndarray) -> bytes:
 
 
 def expected_sheet(evidence: Evidence, bits: np.ndarray) -> bytes:
-    """Show the images that need the fewest bits, then those with the most.
+    """Show the images with the fewest bits, then those with the most.
 
     Args:
         evidence: The images.
-        bits: float `(N,)`, bits per pixel of each one.
+        bits: float `(N,)`, bits per pixel of each image.
     """
     order = np.argsort(bits, kind="stable")
     count = min(_SHEET_COLUMNS, -(-len(order) // 2))
@@ -93,8 +81,8 @@ def expected_sheet(evidence: Evidence, bits: np.ndarray) -> bytes:
 def palette_sheet(evidence: Evidence) -> bytes:
     """Show images, and below them the same in the colors of the palette."""
     above, below = [], []
-    for i in evenly_spaced(len(evidence.images), _SHEET_COLUMNS):
-        original, quantized = evidence.images[i], evidence.quantized[i]
+    shown = evidence.sample(_SHEET_COLUMNS)
+    for original, quantized in zip(shown.images, shown.quantized, strict=True):
         quality = fidelity.psnr(original, quantized)
         caption = "exact" if np.isinf(quality) else f"{quality:.1f} dB"
         above.append(Tile(original, "original"))
@@ -103,11 +91,7 @@ def palette_sheet(evidence: Evidence) -> bytes:
 
 
 def color_map(run: Run) -> bytes:
-    """Draw the embedded colors on the plane of their two main components.
-
-    Args:
-        run: A trained model; some thousands of its codes are shown.
-    """
+    """Draw some thousand colors by the two main axes of their embedding."""
     tokenizer = run.tokenizer
     count = tokenizer.palette.vocabulary_size
     codes = np.arange(count)
@@ -120,7 +104,7 @@ def color_map(run: Run) -> bytes:
     variances, directions = np.linalg.eigh(embedded.T @ embedded)
     shares = variances / max(variances.sum(), np.finfo(float).tiny)
     places = embedded @ directions[:, -1:-3:-1]
-    # As many whole images as hold all the codes.
+    # The tokenizer takes whole images only.
     length = tokenizer.sequence_length
     padded = np.resize(codes, (-(-len(codes) // length), length))
     colors = detokenize(padded, tokenizer).reshape(-1, 3)[: len(codes)] / 255
@@ -134,22 +118,18 @@ def color_map(run: Run) -> bytes:
 
 
 def probe_by_layer(probe: dict[str, Any]) -> bytes:
-    """Draw the probe's accuracy after each layer.
-
-    Args:
-        probe: The figures of `probe_layers`.
-    """
+    """Draw the accuracy of each layer, from the figures of `probe_layers`."""
     axes, figure = _axes(6.4, 3.8)
     numbers = [layer["layer"] for layer in probe["layers"]]
     for key, label, style in (
-        ("accuracy", "pictures it has not seen", "o-"),
+        ("accuracy", "unseen pictures", "o-"),
         ("cross_validation", "training pictures, cross-validated", "o:"),
     ):
         shares = [100 * layer[key] for layer in probe["layers"]]
         axes.plot(numbers, shares, style, color="#3f7cac", label=label)
     for key, label, style in (
         ("raw_pixels", "raw pixels", "--"),
-        ("majority_class", "always the commonest class", ":"),
+        ("majority_class", "always the most common class", ":"),
     ):
         axes.axhline(100 * probe[key], color="#7a746a", ls=style, label=label)
     axes.set_xticks(numbers)
@@ -169,7 +149,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def _axes(width: float, height: float) -> "tuple[Axes, Figure]":
-    """Return axes in a figure of so many inches."""
+    """Return axes in a figure of a size in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -1,4 +1,4 @@
-"""What the layers know of classes they were never told: a linear probe."""
+"""A linear probe: whether the layers know the classes of images."""
 
 from typing import Any
 
@@ -10,15 +10,17 @@ from pixace_tf.data import batches
 from pixace_tf.evaluation.evidence import (
     Evidence,
     MissingDataError,
+    Part,
     detokenize,
     evenly_spaced,
 )
 from pixace_tf.evaluation.plots import probe_by_layer
 from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.typing import Tensor
 
 _FOLDS = 3
 _MAX_TRAIN = 2000
-# Of the logistic regression: good for raw pixels, which need it most.
+# Good for raw pixels, which need regularization most.
 _INVERSE_PENALTY = 0.01
 _BATCH_SIZE = 16
 
@@ -26,24 +28,22 @@ _BATCH_SIZE = 16
 _Examples = tuple[np.ndarray, np.ndarray]
 
 
-def probe_layers(
-    evidence: Evidence,
-) -> tuple[dict[str, Any], dict[str, bytes]]:
+def probe_layers(evidence: Evidence) -> Part:
     """Learn classes from each layer's states, with a logistic regression.
 
-    As Image GPT did (Chen et al., 2020): the states of a layer, their mean over
-    all places, standardized; the model itself stays as it is. The layer is
-    chosen by cross-validation on training images, not by its result.
+    As in Image GPT (Chen et al., 2020), it sees the mean states of a layer over
+    all places, standardized; the model does not change. Cross-validation on
+    training images chooses the layer.
 
     Args:
         evidence: At most 2,000 training images, evenly spaced, train the probe;
-            the images that the run was not trained on test it.
+            held-out images test it.
 
     Returns:
         `classes`; the numbers of `train_pictures` and `pictures`; for each of
-        `layers` the shares of right answers in `cross_validation` and on the
-        tested images, `accuracy`; the `chosen_layer` (from 1), its `accuracy`
-        and `accuracy_standard_error`; the accuracy of the same probe on
+        `layers` the accuracy in `cross_validation` and on the tested images,
+        `accuracy`; the `chosen_layer` (from 1), its `accuracy` and
+        `accuracy_standard_error`; the accuracy of the same probe on
         `raw_pixels`, and of always naming the `majority_class`; and a PNG
         `probe`.
 
@@ -57,34 +57,26 @@ def probe_layers(
     classes = shared_classes(train_labels, labels)
     if len(classes) < 2:
         raise MissingDataError(
-            "It needs at least two classes that both training pictures and "
-            "evaluated pictures outside of training have."
+            "The probe needs at least two classes that occur both in the "
+            "training pictures and in evaluated pictures outside of them."
         )
     is_train, is_test = np.isin(train_labels, classes), np.isin(labels, classes)
-    figures = {
-        "classes": classes,
-        **_probe(
-            evidence,
-            (training.token_ids[chosen][is_train], train_labels[is_train]),
-            (
-                evidence.token_ids[evidence.is_held_out][is_test],
-                labels[is_test],
-            ),
-        ),
-    }
+    held_out = evidence.token_ids[evidence.is_held_out]
+    figures = _probe(
+        evidence,
+        (training.token_ids[chosen][is_train], train_labels[is_train]),
+        (held_out[is_test], labels[is_test]),
+    )
+    figures["classes"] = classes
     return figures, {"probe": probe_by_layer(figures)}
 
 
 def shared_classes(train: np.ndarray, test: np.ndarray) -> list[str]:
-    """Return the classes that can be learned and then told apart.
+    """Return the classes with three images to learn from and one to test.
 
     Args:
         train: str `(N,)`, labels to learn from, "" for none.
-        test: str `(M,)`.
-
-    Returns:
-        In order, those with at least three images to learn from and one to
-        test.
+        test: str `(M,)`, labels to test.
     """
     names, counts = np.unique(train, return_counts=True)
     known = set(names[counts >= _FOLDS].tolist()) & set(test.tolist())
@@ -98,13 +90,16 @@ def _probe(
     (train_ids, train_labels), (test_ids, test_labels) = train, test
     run = evidence.run
     token_ids = np.concatenate([train_ids, test_ids])
+
+    def split(features: np.ndarray) -> tuple[_Examples, _Examples]:
+        learned, tested = np.split(features, [len(train_ids)])
+        return (learned, train_labels), (tested, test_labels)
+
     layers = []
     with ProgressBar("Probing") as bar:
-        jit_compile = run.jit_compile
-        states = layer_means(run.model, token_ids, jit_compile, bar.count)
+        states = layer_means(run.model, token_ids, run.jit_compile, bar.count)
         for number, layer in enumerate(states, 1):
-            learned = layer[: len(train_ids)], train_labels
-            tested = layer[len(train_ids) :], test_labels
+            learned, tested = split(layer)
             layers.append(
                 {
                     "layer": number,
@@ -126,10 +121,7 @@ def _probe(
         "accuracy_standard_error": np.sqrt(
             accuracy * (1 - accuracy) / len(test_ids)
         ),
-        "raw_pixels": _accuracy(
-            (pixels[: len(train_ids)], train_labels),
-            (pixels[len(train_ids) :], test_labels),
-        ),
+        "raw_pixels": _accuracy(*split(pixels)),
         "majority_class": np.mean(test_labels == names[counts.argmax()]),
     }
 
@@ -145,14 +137,14 @@ def layer_means(
     Args:
         model: The model.
         token_ids: integers `(N, T)`.
-        jit_compile: Whether XLA compiles it.
+        jit_compile: Whether XLA compiles the program.
         progress: Told the images done and their number.
 
     Returns:
-        For each layer float32 `(N, W)`.
+        float32 `(N, hidden_dim)` for each layer.
     """
 
-    def means(token_ids: tf.Tensor) -> tf.Tensor:
+    def means(token_ids: Tensor) -> Tensor:
         states = model.layer_states(token_ids)
         means = [tf.reduce_mean(tf.cast(s, tf.float32), axis=1) for s in states]
         return tf.stack(means, axis=1)

@@ -1,4 +1,4 @@
-"""How well regions of any shape are filled: against what surrounds them.
+"""How well regions of any shape are filled, judged by their surroundings.
 
 Shapes: N images, H height, W width, T pixels.
 """
@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pixace_tf.console import ProgressBar
-from pixace_tf.data.fidelity import psnr
-from pixace_tf.evaluation.completion import CEILING_DB
+from pixace_tf.evaluation.completion import hidden_psnr
 from pixace_tf.evaluation.evidence import (
     Evidence,
     MissingDataError,
+    Part,
     detokenize,
     evenly_spaced,
 )
@@ -24,27 +24,25 @@ from pixace_tf.sampling import NUM_PARTICLES
 from pixace_tf.sampling.likelihood import Scorer
 
 NUM_IMAGES = 12
-# Of each image and region.
+# For each image and region.
 NUM_FILLS = 4
 REGIONS = ("bottom", "top", "left", "center", "brushed")
-# Known pixels belong to the seam down to so many rows below the region.
+# The seam reaches this many rows below the region.
 _SEAM_ROWS = 2
 _SHEET_ROWS = 6
-# Strokes are drawn so much larger than the small image.
+# Strokes are drawn this many times larger than the small image.
 _OVERSAMPLING = 8
 
 
-def fill_regions(
-    evidence: Evidence,
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Hide regions of images, fill them, and ask the model how it finds that.
+def fill_regions(evidence: Evidence) -> Part:
+    """Hide regions of images, fill them, and measure how well they fit.
 
-    The seam of a region are the known pixels behind its first one, down to two
-    rows below its last one. What they cost the model tells how well they
-    continue what was filled in: in the original image, after a fill by
-    particles (`filled`), and after one that ignores them (`naive`). A lower
-    half has no seam. How near the hidden pixels come to the image before the
-    palette is told as PSNR, at most `CEILING_DB`.
+    The seam of a region consists of the known pixels behind its first one,
+    down to two rows below its last one. Their bits per pixel tell how well they
+    continue the original image, a fill by particles (`filled`), and a fill
+    that ignores them (`naive`). A lower half has no seam. PSNR compares the
+    hidden pixels with the image before the palette; see
+    `completion.hidden_psnr`.
 
     Args:
         evidence: `NUM_IMAGES` of its images, evenly spaced, are filled,
@@ -63,156 +61,108 @@ def fill_regions(
     run = evidence.run
     if run.tokenizer.image_size[0] < 2:
         raise MissingDataError("Pictures of one row have no regions.")
-    chosen = evenly_spaced(len(evidence.images), NUM_IMAGES)
+    evidence = evidence.sample(NUM_IMAGES)
     scorer = Scorer(run.model, jit_compile=run.jit_compile)
-    bits = scorer.bits(evidence.token_ids[chosen])
-    figures: dict[str, Any] = {}
-    fills = {}
+    bits = scorer.bits(evidence.token_ids)
+    regions, fills = {}, {}
     for name in REGIONS:
-        is_hidden = np.stack(
-            [
-                brushed(i, *run.tokenizer.image_size)
-                if name == "brushed"
-                else masks.cover(name, *run.tokenizer.image_size)
-                for i in range(len(chosen))
-            ]
-        ).reshape(len(chosen), -1)
-        filled = {
-            "original": evidence.token_ids[chosen],
-            "filled": _fill(
-                evidence, chosen, is_hidden, name, NUM_PARTICLES, NUM_FILLS
-            ),
-            "naive": _fill(evidence, chosen, is_hidden, name, 1, 1),
+        is_hidden = _hidden(name, evidence)
+        filled = _fill(evidence, is_hidden, name, NUM_PARTICLES, NUM_FILLS)
+        costs = {
+            "original": bits,
+            "filled": scorer.bits(filled),
+            "naive": scorer.bits(_fill(evidence, is_hidden, name, 1, 1)),
         }
-        fills[name] = is_hidden, filled["filled"][::NUM_FILLS]
-        on_seam = seam(is_hidden, run.tokenizer.image_size[1])
-        quality = _hidden_psnr(evidence, chosen, is_hidden, filled["filled"])
-        figures[name] = {
+        images = detokenize(filled, run.tokenizer)
+        fills[name] = images.reshape(-1, NUM_FILLS, *images.shape[1:])
+        quality = hidden_psnr(evidence.images, fills[name], is_hidden)
+        regions[name] = {
             "hidden_share": is_hidden.mean(),
-            **_surprise(scorer, bits, filled, on_seam),
+            **_surprise(costs, seam(is_hidden)),
             "psnr": {
                 "filled": quality.mean(),
                 "best": quality.max(axis=1).mean(),
             },
         }
-    sheet = _sheet(evidence, chosen, fills)
-    return {
-        "pictures": len(chosen),
+    figures = {
+        "pictures": len(bits),
         "fills": NUM_FILLS,
         "particles": NUM_PARTICLES,
-        "regions": figures,
-    }, {"regions": sheet}
+        "regions": regions,
+    }
+    return figures, {"regions": _sheet(evidence, fills)}
+
+
+def _hidden(region: str, evidence: Evidence) -> np.ndarray:
+    """Return bool `(N, H, W)`, the hidden pixels of each image."""
+    size = evidence.run.tokenizer.image_size
+    count = len(evidence.images)
+    if region == "brushed":
+        return np.stack([brushed(seed, *size) for seed in range(count)])
+    return np.repeat(masks.cover(region, *size)[None], count, axis=0)
 
 
 def _fill(
     evidence: Evidence,
-    chosen: np.ndarray,
     is_hidden: np.ndarray,
     region: str,
     num_particles: int,
     times: int,
 ) -> np.ndarray:
-    """Fill a region of some images; return int32 `(N * times, T)`."""
+    """Fill a region of each image; return int32 `(N * times, T)`."""
+    count = len(is_hidden)
     text = f"Filling: {region}, particles: {num_particles}"
     with ProgressBar(text) as bar:
         return evidence.run.sampler.fill(
-            np.repeat(evidence.token_ids[chosen], times, axis=0),
-            np.repeat(is_hidden, times, axis=0),
-            np.arange(times * len(chosen)),
+            np.repeat(evidence.token_ids, times, axis=0),
+            np.repeat(is_hidden.reshape(count, -1), times, axis=0),
+            np.arange(times * count),
             num_particles=num_particles,
             progress=bar.count,
         )
 
 
 def _surprise(
-    scorer: Scorer,
-    bits: np.ndarray,
-    filled: dict[str, np.ndarray],
-    on_seam: np.ndarray,
+    costs: dict[str, np.ndarray], is_seam: np.ndarray
 ) -> dict[str, Any]:
-    """Return bits per pixel of the seam and of the whole, by kind.
+    """Return mean bits per pixel of the seam and of the whole, by kind.
 
     Args:
-        scorer: Scores them.
-        bits: float `(N, T)`, those of the originals.
-        filled: int32 `(N * times, T)` by kind.
-        on_seam: bool `(N, T)`.
+        costs: float `(N * times, T)` by kind.
+        is_seam: bool `(N, H, W)`.
     """
-    costs = {
-        kind: bits if kind == "original" else scorer.bits(token_ids)
-        for kind, token_ids in filled.items()
-    }
+    flat = is_seam.reshape(len(is_seam), -1)
     seams = {
-        kind: of[np.repeat(on_seam, len(of) // len(bits), axis=0)].mean()
-        for kind, of in costs.items()
-        if on_seam.any()
+        kind: bits[np.repeat(flat, len(bits) // len(flat), axis=0)].mean()
+        for kind, bits in costs.items()
+        if flat.any()
     }
-    return {
-        "seam": seams or None,
-        "whole": {kind: of.mean() for kind, of in costs.items()},
-    }
+    whole = {kind: bits.mean() for kind, bits in costs.items()}
+    return {"seam": seams or None, "whole": whole}
 
 
-def _hidden_psnr(
-    evidence: Evidence,
-    chosen: np.ndarray,
-    is_hidden: np.ndarray,
-    filled: np.ndarray,
-) -> np.ndarray:
-    """Return the PSNR of the hidden pixels of each fill.
-
-    Args:
-        evidence: Has the images.
-        chosen: int `(N,)`, which of them were filled.
-        is_hidden: bool `(N, T)`.
-        filled: int32 `(N * NUM_FILLS, T)`.
-
-    Returns:
-        float64 `(N, NUM_FILLS)`, dB.
-    """
-    height, width = evidence.run.tokenizer.image_size
-    images = detokenize(filled, evidence.run.tokenizer)
-    fills = images.reshape(len(chosen), NUM_FILLS, height, width, 3)
-    masks_of_all = is_hidden.reshape(-1, height, width)
-    return np.array(
-        [
-            [min(psnr(original[mask], f[mask]), CEILING_DB) for f in of_image]
-            for original, mask, of_image in zip(
-                evidence.images[chosen], masks_of_all, fills, strict=True
-            )
-        ]
-    )
-
-
-def seam(is_hidden: np.ndarray, width: int) -> np.ndarray:
+def seam(is_hidden: np.ndarray) -> np.ndarray:
     """Return the known pixels that tell how well a region was filled.
 
     Args:
-        is_hidden: bool `(N, T)`.
-        width: W.
+        is_hidden: bool `(N, H, W)`.
 
     Returns:
-        bool `(N, T)`: not hidden, behind the first hidden pixel, and at most
+        bool `(N, H, W)`: not hidden, behind the first hidden pixel, and at most
         two rows below the last one.
     """
-    position = np.arange(is_hidden.shape[1])
-    first = np.argmax(is_hidden, axis=1)[:, None]
-    last = position[-1] - np.argmax(is_hidden[:, ::-1], axis=1)[:, None]
+    flat = is_hidden.reshape(len(is_hidden), -1)
+    width = is_hidden.shape[2]
+    position = np.arange(flat.shape[1])
+    first = np.argmax(flat, axis=1)[:, None]
+    last = position[-1] - np.argmax(flat[:, ::-1], axis=1)[:, None]
     is_near = position // width <= last // width + _SEAM_ROWS
-    return ~is_hidden & (position > first) & is_near
+    found = ~flat & (position > first) & is_near
+    return found.reshape(is_hidden.shape)
 
 
 def brushed(seed: int, height: int, width: int) -> np.ndarray:
-    """Return what one to three strokes of a brush hide.
-
-    Args:
-        seed: The same seed gives the same strokes.
-        height: H.
-        width: W.
-
-    Returns:
-        bool `(H, W)`.
-    """
+    """Return bool `(H, W)`: the pixels that one to three strokes hide."""
     rng = np.random.default_rng(seed)
     size = np.array([width, height]) * _OVERSAMPLING
     image = Image.new("L", tuple(size.tolist()))
@@ -233,21 +183,15 @@ def brushed(seed: int, height: int, width: int) -> np.ndarray:
     return masks.is_painted(np.asarray(small))
 
 
-def _sheet(
-    evidence: Evidence,
-    chosen: np.ndarray,
-    fills: dict[str, tuple[np.ndarray, np.ndarray]],
-) -> bytes:
+def _sheet(evidence: Evidence, fills: dict[str, np.ndarray]) -> bytes:
     """Return a sheet: the original, then each region hidden and filled."""
-    tokenizer = evidence.run.tokenizer
+    hidden = {name: _hidden(name, evidence) for name in fills}
     rows = []
-    for i in evenly_spaced(len(chosen), _SHEET_ROWS):
-        row = [Tile(evidence.images[chosen[i]])]
-        for is_hidden, filled in fills.values():
-            small = evidence.quantized[chosen[i]]
-            mask = is_hidden[i].reshape(tokenizer.image_size)
-            (done,) = detokenize(filled[i : i + 1], tokenizer)
-            row += [Tile(hide(small, mask)), Tile(done)]
+    for i in evenly_spaced(len(evidence.images), _SHEET_ROWS):
+        row = [Tile(evidence.images[i])]
+        for name, images in fills.items():
+            kept = hide(evidence.quantized[i], hidden[name][i])
+            row += [Tile(kept), Tile(images[i, 0])]
         rows.append(row)
     headings = ["original"]
     for name in fills:

@@ -22,6 +22,7 @@ from pixace_tf.evaluation.completion import complete_halves
 from pixace_tf.evaluation.evidence import (
     Evidence,
     MissingDataError,
+    Part,
     detokenize,
     evenly_spaced,
 )
@@ -41,22 +42,27 @@ PAGE_FILE = "index.html"
 FIGURES_FILE = "figures.json"
 TEMPLATE_FILE = "report.html.jinja"
 # All images that a report may have.
-IMAGES = frozenset(
-    {
-        *("likelihood", "bits-by-place", "expected", "palette", "completed"),
-        *("new", "nearest", "probe", "colors", "learning-curve", "regions"),
-        "classes",
-    }
-)
+IMAGES = {
+    "bits-by-place",
+    "classes",
+    "colors",
+    "completed",
+    "expected",
+    "learning-curve",
+    "likelihood",
+    "nearest",
+    "new",
+    "palette",
+    "probe",
+    "regions",
+}
 _EXTRA_PACKAGES = ("jinja2", "sklearn", "skimage")
 _MAX_NEW_SHOWN = 49
-
-_Part = tuple[dict[str, Any], dict[str, bytes]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a report shows.
+    """The content of a report.
 
     Attributes:
         figures: JSON-ready.
@@ -68,14 +74,11 @@ class Report:
 
 
 def check_report(folder: str) -> None:
-    """Check that a report can be made and written, before long work.
-
-    Args:
-        folder: Where `write_report` shall write it.
+    """Check, before long work, that `write_report` can write into `folder`.
 
     Raises:
-        UserError: If packages lack, the parent is missing, or there is
-            something that is no report and not empty.
+        UserError: If packages or the parent folder are missing, or the folder
+            contains anything but a report.
     """
     if any(importlib.util.find_spec(name) is None for name in _EXTRA_PACKAGES):
         raise UserError("A report needs: pip install 'pixace-tf[evaluate]'")
@@ -87,7 +90,7 @@ def check_report(folder: str) -> None:
     if not os.path.isdir(folder) or os.listdir(folder):
         raise UserError(
             f"{folder!r} exists and is no report: it has no {FIGURES_FILE} "
-            f"and {PAGE_FILE}. Give another folder."
+            f"and {PAGE_FILE}. Choose another folder."
         )
 
 
@@ -97,22 +100,19 @@ def build_report(
     num_samples: int = 128,
     network: keras.Model | None = None,
 ) -> Report:
-    """Draw, compare what was drawn, and look into the model: some minutes.
+    """Draw images, compare them, and probe the model; takes some minutes.
 
     Args:
-        evidence: What to evaluate.
-        measurement: What `measure` returned.
-        num_samples: New images to draw, with the seeds from 0 on.
-        network: Gives the features of `frechet`; without one a small
-            classifier is trained, where the training images have classes.
+        evidence: A run and images.
+        measurement: The result of `measure`.
+        num_samples: Number of new images to draw, with seeds from 0.
+        network: Gives the features of `frechet`; by default a small classifier
+            is trained, if the training images have classes.
 
     Returns:
-        The figures of `measurement` and six more, each None where `missing`
-        tells why: `completion` of `completion.complete_halves`, `filling` of
-        `regions.fill_regions`, `nearest` of
-        `nearest.compare_with_training`, `frechet` of
-        `frechet.compare_features`, `classes` of `classes.paint_classes`,
-        `probe` of `probe.probe_layers`; with images of all of them.
+        The figures of `measurement`, and those of `completion`, `filling`
+        (`regions.py`), `nearest`, `frechet`, `classes` and `probe`, each None
+        if `missing` tells why; with all their images.
     """
     run = evidence.run
     with ProgressBar("Generating") as bar:
@@ -120,14 +120,11 @@ def build_report(
         token_ids = run.sampler.generate(seeds, progress=bar.count)
     new = detokenize(token_ids, run.tokenizer)
     judge = functools.cache(lambda: train_judge(evidence))
-    parts: dict[str, Callable[[], _Part]] = {
+    parts: dict[str, Callable[[], Part]] = {
         "completion": lambda: complete_halves(evidence),
         "filling": lambda: fill_regions(evidence),
         "nearest": lambda: _compare_with_training(evidence, new),
-        "frechet": lambda: (
-            compare_features(evidence, new, judge, network),
-            {},
-        ),
+        "frechet": lambda: compare_features(evidence, new, judge, network),
         "classes": lambda: paint_classes(evidence, judge),
         "probe": lambda: probe_layers(evidence),
     }
@@ -137,16 +134,16 @@ def build_report(
     missing: dict[str, str] = {}
     for name, part in parts.items():
         try:
-            figures[name], of_part = part()
+            figures[name], drawn = part()
         except MissingDataError as error:
             figures[name], missing[name] = None, str(error)
         else:
-            images |= of_part
+            images |= drawn
     assert set(images) <= IMAGES
     return Report(json_ready({**figures, "missing": missing}), images)
 
 
-def _compare_with_training(evidence: Evidence, new: np.ndarray) -> _Part:
+def _compare_with_training(evidence: Evidence, new: np.ndarray) -> Part:
     training = evidence.training_images()
     held_out = evidence.quantized[evidence.is_held_out]
     chosen = evenly_spaced(len(held_out), len(new))
@@ -154,7 +151,7 @@ def _compare_with_training(evidence: Evidence, new: np.ndarray) -> _Part:
 
 
 def _images(evidence: Evidence, measurement: Measurement) -> dict[str, bytes]:
-    """Return the images that need no drawing by the model."""
+    """Return the images that the model need not draw."""
     run, bits = evidence.run, measurement.bits
     by_place = bits.mean(axis=0).reshape(run.tokenizer.image_size)
     images = {
@@ -172,7 +169,7 @@ def _images(evidence: Evidence, measurement: Measurement) -> dict[str, bytes]:
 
 
 def render(report: Report) -> str:
-    """Return the page of a report, as HTML that needs no other file."""
+    """Return the page of a report as HTML that needs no other file."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -197,20 +194,20 @@ def render(report: Report) -> str:
 
 
 def _counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is one."""
+    """Return a number with its noun, singular or plural."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def write_report(report: Report, folder: str) -> str:
-    """Write the page, its figures and its images; whole or not at all.
+    """Write the page, its figures and its images, whole or not at all.
 
-    A new folder appears with all its files. In the folder of an older report
-    each file is replaced in one step, and the page, which needs none of the
-    others, comes last, so there is a whole page at any time.
+    A new folder appears with all its files. In the folder of an older report,
+    each file is replaced in one step. The page comes last and needs no other
+    file, so a whole page exists at any time.
 
     Args:
-        report: What to show.
-        folder: As `check_report` allows.
+        report: The content.
+        folder: A path that `check_report` accepts.
 
     Returns:
         The path of the page.

@@ -1,4 +1,4 @@
-"""Claims: files in a shared folder that say which process trains a trial."""
+"""Claims: files in a shared folder that tell which process trains a trial."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-# Workers touch their claims twice a second, but machines and drives may stall.
+# Workers touch their claims twice a second; machines and drives may stall.
 SILENCE_S = 60.0
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
@@ -21,8 +21,7 @@ class Claim:
 
     Attributes:
         trial_id: The trial.
-        path: The file. This process has created it, keeps it locked and
-            touches it.
+        path: A file that this process has created, touches and keeps locked.
     """
 
     def __init__(self, trial_id: str, path: str, file: int) -> None:
@@ -37,7 +36,7 @@ class Claim:
         Args:
             trial_id: The trial.
             path: The file to create.
-            progress: A number that changes when the trial gets on.
+            progress: A number that changes when the trial makes progress.
         """
         try:
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
@@ -45,7 +44,7 @@ class Claim:
             return None
         with contextlib.suppress(OSError):  # Some network drives cannot lock.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Others test the lock of a claim only after they have read this.
+        # Other processes test the lock only after they have read this.
         content = {"machine": _machine(), "progress": progress}
         os.write(file, json.dumps(content).encode())
         return cls(trial_id, path, file)
@@ -56,7 +55,7 @@ class Claim:
             os.utime(self._file)
 
     def close(self) -> None:
-        """End the claim; its file stays, and counts as a death."""
+        """End the claim; its file stays and counts as a death."""
         os.close(self._file)
 
     def withdraw(self) -> None:
@@ -73,11 +72,11 @@ class Watch:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def is_dead(self, path: str) -> bool:
-        """Tell whether the process that made a claim is gone.
+        """Return whether the process that made a claim is gone.
 
-        On this machine its lock tells at once. Some network drives pretend to
-        lock for other machines, so these must be silent for a minute, by the
-        clock of this one.
+        On this machine, its lock tells at once. Some network drives only
+        pretend to lock for other machines, so their processes count as gone
+        after a minute of silence by the clock of this machine.
         """
         is_here = read_claim(path).get("machine") == _machine()
         if is_here and _is_unlocked(path):
@@ -93,11 +92,10 @@ class Watch:
 
 
 def read_claim(path: str) -> dict[str, Any]:
-    """Read "machine" and "progress"; empty for a claim cut short."""
+    """Read "machine" and "progress"; a claim may be empty or withdrawn."""
     try:
         with open(path, encoding="utf-8") as file:
-            content: dict[str, Any] = json.load(file)
-        return content
+            return dict(json.load(file))
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
 
@@ -112,7 +110,7 @@ def _is_unlocked(path: str) -> bool:
 
 
 def _machine() -> str:
-    """Return what tells this machine since its start from all others."""
+    """Return a text that identifies this machine since its start."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:  # macOS

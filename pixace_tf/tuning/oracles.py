@@ -1,8 +1,8 @@
 """keras-tuner's oracles, which choose the trials of a sweep.
 
-An oracle lives for one choice: it is built from the files of the trials (see
-`trials`), asked, and forgotten. So it needs no server, and a kill costs it
-nothing. keras-tuner's own files are not written.
+An oracle makes one choice: it is built from the files of the trials (see
+`trials`), asked, and dropped. So it needs no server and loses nothing by a
+kill. keras-tuner's own files are not written.
 """
 
 import itertools
@@ -27,12 +27,11 @@ def propose(
     Args:
         sweep: The sweep.
         trials: Its trials so far.
-        state: Of the oracle when it proposed the last of them; None if there
-            are none.
+        state: The state of the oracle after it proposed the last trial; None
+            without trials.
 
     Returns:
-        The choice; None if there is none before more trials have ended, or
-        none at all.
+        The choice; None if the oracle waits for trials to end, or has finished.
     """
     oracle = make_oracle(sweep)
     for trial in trials:
@@ -40,15 +39,14 @@ def propose(
             _space(sweep, trial.values), trial.trial_id
         )
     if state is not None:
-        # Each trial is its own worker; those that have ended are reported.
+        # Each trial is its own worker; `end_trial` below reports ended ones.
         ongoing = {trial.trial_id: trial.trial_id for trial in trials}
         oracle.set_state({**state, "ongoing_trials": ongoing, "end_order": []})
+    objective = sweep.arguments.objective
     for trial in trials:
         if trial.is_completed:
-            bits = trial.figures[sweep.arguments.objective]
-            oracle.update_trial(
-                trial.trial_id, {sweep.arguments.objective: bits}
-            )
+            bits = trial.figures[objective]
+            oracle.update_trial(trial.trial_id, {objective: bits})
         if trial.is_ended:
             ended = keras_trial.Trial(
                 _space(sweep, trial.values), trial.trial_id, trial.status
@@ -63,11 +61,11 @@ def propose(
 
 
 def make_oracle(sweep: Sweep) -> keras_tuner.Oracle:
-    """Return the oracle that a sweep asks for, which knows no trials yet."""
+    """Return the oracle of a sweep, without trials."""
     options: dict[str, Any] = {
         "objective": keras_tuner.Objective(sweep.arguments.objective, "min"),
         "hyperparameters": _space(sweep, {}),
-        "seed": sweep.training.seed + 1,  # 0 would be a random one.
+        "seed": sweep.training.seed + 1,  # 0 would be replaced at random.
         "max_consecutive_failed_trials": _NEVER,
     }
     if sweep.arguments.tuner == "hyperband":
@@ -111,21 +109,18 @@ class _Unsaved(keras_tuner.Oracle):
 class _Grid(_Unsaved):
     """All combinations, in order.
 
-    keras-tuner's own grid waits for a trial to end before it chooses another.
+    The grid of keras-tuner waits for a trial to end before it chooses another.
     """
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """Choose the combination at the place of a trial in the grid."""
+        """Choose the next combination."""
         space = self.hyperparameters.space
         every = itertools.product(*(hp.values for hp in space))
-        chosen = next(itertools.islice(every, len(self.trials), None), None)
-        if chosen is None:
-            return {"status": "STOPPED"}
-        names = (hp.name for hp in space)
-        return {
-            "status": RUNNING,
-            "values": dict(zip(names, chosen, strict=True)),
-        }
+        for chosen in itertools.islice(every, len(self.trials), None):
+            names = (hp.name for hp in space)
+            values = dict(zip(names, chosen, strict=True))
+            return {"status": RUNNING, "values": values}
+        return {"status": "STOPPED"}
 
 
 class _Random(_Unsaved, keras_tuner.oracles.RandomSearchOracle):
@@ -133,10 +128,10 @@ class _Random(_Unsaved, keras_tuner.oracles.RandomSearchOracle):
 
 
 class _Hyperband(_Unsaved, keras_tuner.oracles.HyperbandOracle):
-    """Many short trainings, the better of which continue.
+    """Many short trainings; the best ones continue.
 
-    Its rounds are no larger than the space: keras-tuner's would wait for more
-    combinations than there are, and end before any training continues.
+    A round is no larger than the space: that of keras-tuner waits for more
+    combinations than there are, and ends before any training continues.
     """
 
     def _get_size(self, bracket_num: int, round_num: int) -> int:
@@ -149,10 +144,10 @@ class _Bayesian(_Unsaved, keras_tuner.oracles.BayesianOptimizationOracle):
     """The trials that a Gaussian process expects to be best."""
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """Choose as if running trials had ended like the poorest one so far.
+        """Choose as if running trials had ended like the worst one so far.
 
         That keeps workers apart (the "constant liar" of Ginsbourger et al.,
-        2010). keras-tuner asks the process before it is fitted instead.
+        2010). keras-tuner asks the Gaussian process before it is fitted.
         """
         ended = [t.score for t in self.trials.values() if t.score is not None]
         running = list(self.ongoing_trials.values()) if ended else []

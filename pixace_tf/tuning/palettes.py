@@ -7,7 +7,7 @@ import numpy as np
 from pixace_tf.data.fidelity import count_colors, psnr, through_palette
 from pixace_tf.data.tokenizer import PixelTokenizer
 
-# More would not change the first decimal of the PSNR.
+# More images would not change the first decimal of the PSNR.
 _MAX_IMAGES = 500
 
 
@@ -16,18 +16,17 @@ def measure_palettes(
     names: list[str],
     min_psnr: float,
 ) -> list[dict[str, Any]]:
-    """Measure how well palettes show some images.
+    """Measure the fidelity of palettes for some images.
 
     Args:
         images_by_size: uint8 `(N, height, width, 3)` by `(height, width)`; 500
-            of them, evenly spread, are measured.
+            of them, evenly spaced, are measured.
         names: Palettes, such as `"hsv 5,4,4"`.
         min_psnr: Fidelity in dB; a palette below it at any size is excluded.
 
     Returns:
         For each palette and size "palette", "image_size" (such as `"32x32"`),
-        "psnr" in dB (None if nothing is lost), "colors" used, and
-        "is_excluded".
+        "psnr" in dB (None if exact), "colors" used, and "is_excluded".
     """
     rows: list[dict[str, Any]] = []
     for (height, width), images in images_by_size.items():

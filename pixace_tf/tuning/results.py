@@ -6,9 +6,6 @@ import os
 import shlex
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from pixace_tf import storage
 from pixace_tf.painting import sheets
 from pixace_tf.tuning import trials as trial_files
@@ -19,18 +16,18 @@ TABLE_FILE = "table.md"
 RESULTS_FILE = "results.json"
 PARETO_FILE = "pareto.png"
 STRIPS_FILE = "strips.png"
-# The winner's command trains this many times as long.
+# The winner's command trains this many times longer.
 _LONGER = 4
 _UNITS = {"bits_per_pixel": "bits/pixel", "bits_per_dim": "bits/dim"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial(trial_files.Trial):
-    """A trial, and what is known of its palette.
+    """A trial with its name and the fidelity of its palette.
 
     Attributes:
         name: The choices that distinguish it, such as `hsv 5,4,4`.
-        psnr: Fidelity of its palette in dB; infinite if nothing is lost.
+        psnr: Fidelity of its palette in dB; infinite if exact.
     """
 
     name: str
@@ -43,40 +40,32 @@ def read_trials(folder: str, sweep: Sweep) -> list[Trial]:
     found = []
     for trial in trial_files.read_trials(folder):
         psnr = psnrs[trial.values["palette"], trial.values["image_size"]]
-        found.append(
-            Trial(
-                **dataclasses.asdict(trial),
-                name=_name(sweep, trial.values),
-                psnr=math.inf if psnr is None else psnr,
-            )
-        )
+        name = _name(sweep, trial.values)
+        psnr = math.inf if psnr is None else psnr
+        found.append(Trial(**dataclasses.asdict(trial), name=name, psnr=psnr))
     return found
 
 
 def _name(sweep: Sweep, values: dict[str, Any]) -> str:
-    parts = [
-        f"{values[name]}"
-        if isinstance(values[name], str)
-        else f"{name} {values[name]:g}"
-        for name in sweep.swept
-    ]
+    parts = []
+    for name in sweep.swept:
+        value = values[name]
+        parts.append(value if isinstance(value, str) else f"{name} {value:g}")
     if "tuner/epochs" in values:
         parts.append(f"{values['tuner/epochs']} epochs")
     return ", ".join(parts)
 
 
 def line(trial: Trial, objective: str) -> str:
-    """Return the result of an ended trial, in one line."""
+    """Return the result of an ended trial as one line."""
+    begin = f"trial {trial.trial_id}, {trial.name}"
     if not trial.is_completed:
-        return f"trial {trial.trial_id}, {trial.name}, failed: {trial.message}"
-    bits = trial.figures[objective]
-    return (
-        f"trial {trial.trial_id}, {trial.name}: {bits:.3f} {_UNITS[objective]}"
-    )
+        return f"{begin}, failed: {trial.message}"
+    return f"{begin}: {trial.figures[objective]:.3f} {_UNITS[objective]}"
 
 
 def by_size(trials: list[Trial]) -> list[list[Trial]]:
-    """Return the completed trials of each image size, which do not compare."""
+    """Group the completed trials by image size; other sizes do not compare."""
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         if trial.is_completed:
@@ -96,10 +85,8 @@ def pareto_front(trials: list[Trial]) -> list[Trial]:
     """Return the completed trials that no other trial of their size dominates.
 
     A trial dominates another if neither its PSNR nor its bits/pixel are worse
-    and one of them is better.
-
-    Returns:
-        The front, from the poorest palette to the best.
+    and one of them is better. The front goes from the lowest PSNR to the
+    highest.
     """
 
     def place(trial: Trial) -> tuple[float, float]:
@@ -116,25 +103,24 @@ def pareto_front(trials: list[Trial]) -> list[Trial]:
 
 
 def winner_command(sweep: Sweep, trial: Trial, name: str) -> str:
-    """Return the command that trains a trial's model four times as long.
+    """Return the command that trains the model of a trial four times longer.
 
     Args:
         sweep: The sweep.
         trial: One of its trials.
         name: Name for the run.
     """
-    # Without Hyperband's: the command trains longer than its longest trial.
-    chosen = {name: trial.values[name] for name in sweep.space}
+    # The epochs of Hyperband, which train for less, are left out.
+    chosen = {key: trial.values[key] for key in sweep.space}
     arguments = trial_arguments(sweep, chosen).given
+    arguments["name"] = name
+    arguments["image_size"] = chosen["image_size"]
+    arguments["bit_widths"] = ",".join(map(str, arguments["bit_widths"]))
     words = ["pixace-tf", "fit", sweep.source]
-    for argument, value in {**arguments, "name": name}.items():
-        if argument in ("epochs", "max_minutes"):
+    for key, value in arguments.items():
+        if key in ("epochs", "max_minutes"):
             value = f"{_LONGER * value:g}"
-        elif argument == "image_size":
-            value = trial.values[argument]
-        elif argument == "bit_widths":
-            value = ",".join(map(str, value))
-        option = argument.replace("_", "-")
+        option = key.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
@@ -146,7 +132,7 @@ def write_report(folder: str, sweep: Sweep) -> str:
     """Write table, plot and strips into the folder of a sweep.
 
     Returns:
-        The table and the command that trains the winner.
+        The table, and the commands that train the best models for longer.
     """
     trials = read_trials(folder, sweep)
     best = best_trials(trials, sweep.arguments.objective)
@@ -164,9 +150,21 @@ def write_report(folder: str, sweep: Sweep) -> str:
     )
     if best:
         plot_pareto(trials, best, os.path.join(folder, PARETO_FILE))
-        sheet = strips(folder, trials)
+        sheet = sheets.strips(_strips(folder, trials), sheets.TILE_SIDE)
         sheets.save_image(sheet, os.path.join(folder, STRIPS_FILE))
     return text
+
+
+def _strips(folder: str, trials: list[Trial]) -> dict[str, str]:
+    """Return the strips of completed trials by caption, best palette first."""
+    paths = {}
+    for trial in sorted(trials, key=lambda t: -t.psnr):
+        if trial.is_completed:
+            bits = f"{trial.figures['bits_per_pixel']:.2f} bits/pixel"
+            caption = f"{trial.name}: {bits} (trial {trial.trial_id})"
+            path = os.path.join(folder, RUNS, trial.trial_id, STRIP_FILE)
+            paths[caption] = path
+    return paths
 
 
 def winners(sweep: Sweep, best: list[Trial], name: str) -> list[str]:
@@ -182,7 +180,7 @@ def winners(sweep: Sweep, best: list[Trial], name: str) -> list[str]:
         ]
     if len(best) > 1:
         lines += [
-            "Bits of different image sizes do not compare: small images change "
+            "Bits of different image sizes do not compare: small images vary "
             "more from pixel to pixel.",
             "",
         ]
@@ -190,7 +188,7 @@ def winners(sweep: Sweep, best: list[Trial], name: str) -> list[str]:
 
 
 def table(sweep: Sweep, trials: list[Trial]) -> str:
-    """Return the results as Markdown: best trials first, then the failed."""
+    """Return the results as Markdown: the best trials first."""
     front = {t.trial_id for t in pareto_front(trials)}
     lines = [
         "| trial | choice | palette PSNR | bits/pixel | bits/dim | tokens/s "
@@ -209,7 +207,7 @@ def table(sweep: Sweep, trials: list[Trial]) -> str:
         )
     notes = [line(t, sweep.arguments.objective) for t in trials if t.message]
     notes += [
-        f"{p['palette']} at {p['image_size']} was left out: "
+        f"{p['palette']} at {p['image_size']} was skipped: "
         f"{p['psnr']:.2f} dB is less than {sweep.arguments.min_psnr:g} dB."
         for p in sweep.palettes
         if is_poor(p, sweep.arguments.min_psnr)
@@ -219,10 +217,10 @@ def table(sweep: Sweep, trials: list[Trial]) -> str:
 
 
 def plot_pareto(trials: list[Trial], best: list[Trial], path: str) -> None:
-    """Plot the cost of each trial against the fidelity of its palette.
+    """Plot the bits of completed trials against the PSNR of their palettes.
 
     Args:
-        trials: The trials; only completed ones are plotted.
+        trials: The trials.
         best: The trials to mark.
         path: The PNG to write.
     """
@@ -259,28 +257,6 @@ def plot_pareto(trials: list[Trial], best: list[Trial], path: str) -> None:
         axes.margins(0.2, 0.12)
         axes.grid(alpha=0.3)
     sheets.save_figure(figure, path, dpi=120)
-
-
-def strips(folder: str, trials: list[Trial]) -> Image.Image:
-    """Return a sheet with the strip of each completed trial."""
-    tiles = []
-    for trial in sorted(trials, key=lambda t: -t.psnr):
-        if trial.is_completed:
-            path = os.path.join(folder, RUNS, trial.trial_id, STRIP_FILE)
-            bits = f"{trial.figures['bits_per_pixel']:.2f} bits/pixel"
-            pixels = np.asarray(Image.open(path))
-            tiles.append(sheets.Tile(pixels, f"{trial.name}: {bits}"))
-    height, width, _ = np.max([tile.pixels.shape for tile in tiles], axis=0)
-    rows = []
-    for tile in tiles:
-        down, right = (
-            height - tile.pixels.shape[0],
-            width - tile.pixels.shape[1],
-        )
-        margins = ((0, down), (0, right), (0, 0))
-        pixels = np.pad(tile.pixels, margins, constant_values=255)
-        rows.append([sheets.Tile(pixels, tile.caption)])
-    return sheets.contact_sheet(rows, scale=sheets.default_scale((height, 1)))
 
 
 def _as_json(trial: Trial) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A sweep: what its trials try, what they share, and where its files lie."""
+"""A sweep: the choices of its trials, shared arguments, and its files."""
 
 import dataclasses
 import json
@@ -12,9 +12,9 @@ from pixace_tf.training.training_arguments import TrainingArguments
 from pixace_tf.tuning.sweep_arguments import SweepArguments
 
 FORMAT = 2
-# What the folder of a sweep contains.
+# The folder of a sweep.
 SWEEP_FILE = "sweep.json"
-TRIALS = "trials"  # What was chosen, and who trains it; see `trials`.
+TRIALS = "trials"  # The choices and the claims of each trial; see `trials`.
 RUNS = "runs"  # A run folder for each trial, with its figures and a strip.
 FIGURES_FILE = "figures.json"
 STRIP_FILE = "strip.png"
@@ -31,11 +31,11 @@ class Sweep:
     """Everything that the processes of a sweep must agree on.
 
     Attributes:
-        source: The images, as for `fit`, on the machine that began it.
+        source: The images, as for `fit`, on the machine that began the sweep.
         arguments: The values to try, and how.
         training: The arguments that all trials share.
-        images: Digest of the images, so that all trials see the same.
-        palettes: Measured before any training; see `measure_palettes`.
+        images: Digest of the images, so that all trials use the same ones.
+        palettes: Fidelity before any training; see `measure_palettes`.
     """
 
     source: str
@@ -46,11 +46,11 @@ class Sweep:
 
     @property
     def space(self) -> dict[str, list[Any]]:
-        """The values to try, by name.
+        """The values to try, by name; names without values are left out.
 
-        These are "palette" (such as `"hsv 5,4,4"`), without the excluded ones,
+        These are "palette" (such as `"hsv 5,4,4"`; excluded ones are left out),
         "image_size" (`"32x32"`), "num_layers", "hidden_dim" and
-        "learning_rate". Names without values are left out.
+        "learning_rate".
         """
         tried = self.arguments
         excluded = {p["palette"] for p in self.palettes if p["is_excluded"]}
@@ -70,7 +70,7 @@ class Sweep:
 
     @property
     def swept(self) -> list[str]:
-        """The names with several values, which tell trials apart."""
+        """The names with several values, which distinguish trials."""
         names = [name for name, values in self.space.items() if values[1:]]
         return names or ["palette"]
 
@@ -91,8 +91,8 @@ def load_sweep(folder: str) -> Sweep:
     """Read the sweep of a folder.
 
     Raises:
-        UserError: If there is none, it was made by another version, or the
-            file is damaged.
+        UserError: If there is no sweep, another version made it, or its file
+            is damaged.
     """
     path = os.path.join(folder, SWEEP_FILE)
     try:
@@ -121,19 +121,15 @@ def trial_arguments(sweep: Sweep, values: dict[str, Any]) -> TrainingArguments:
 
     Args:
         sweep: The sweep.
-        values: By name, as keras-tuner chose them. Hyperband sets the epochs
-            too; its other entries, named "tuner/...", are ignored.
+        values: The choices of keras-tuner by name. Hyperband also sets
+            "tuner/epochs"; its other entries, named "tuner/...", are ignored.
     """
-    chosen: dict[str, Any] = {}
-    for name, value in values.items():
-        if name == "palette":
-            palette = Palette.parse(value)
-            chosen["color_space"] = palette.color_space
-            chosen["bit_widths"] = palette.bit_widths
-        elif name == "image_size":
-            chosen[name] = [int(side) for side in value.split("x")]
-        elif name == "tuner/epochs":
-            chosen["epochs"] = value
-        elif "/" not in name:
-            chosen[name] = value
+    chosen = {name: v for name, v in values.items() if "/" not in name}
+    palette = Palette.parse(chosen.pop("palette"))
+    chosen["color_space"] = palette.color_space
+    chosen["bit_widths"] = palette.bit_widths
+    height, width = chosen["image_size"].split("x")
+    chosen["image_size"] = int(height), int(width)
+    if "tuner/epochs" in values:
+        chosen["epochs"] = values["tuner/epochs"]
     return sweep.training.replaced(**chosen)

@@ -51,29 +51,28 @@ def tune(
     sweeps_dir: str | os.PathLike[str] = "sweeps",
     say: Callable[[str], None] = print,
 ) -> str:
-    """Find the palette, and what else is asked for, that learns best.
+    """Train a model for each choice of palette and size, and compare them.
 
-    If the sweep exists, this continues it, also while other processes work on
-    it. Arguments that are given again must have the same values, except those
-    of `sweep_arguments.FREE`.
+    An existing sweep is continued, even while other processes work on it.
+    Arguments given again must have the same values, except for those in
+    `sweep_arguments.FREE`.
 
     Args:
         source: A folder of images, or a TensorFlow data set as for `fit`.
         arguments: The values to try, and how.
-        training: Arguments that all trials share, at most those of
-            `sweep_arguments.SHARED`. The default budget of a trial is 5
-            minutes.
-        name: Name of the sweep; by default that of the source.
+        training: Arguments that all trials share, only those in
+            `sweep_arguments.SHARED`. A trial takes 5 minutes by default.
+        name: Name of the sweep; by default the name of the source.
         sweeps_dir: Folder that holds the sweeps.
         say: Takes each line of the report.
 
     Returns:
-        The folder of the sweep, with the report in it.
+        The folder of the sweep, which contains the report.
 
     Raises:
-        UserError: If arguments do not fit together, the sweep exists with
+        UserError: If arguments contradict each other, the sweep exists with
             other arguments or images, or no palette is good enough.
-        InterruptedTraining: If a signal stopped it.
+        InterruptedTraining: If a signal stopped the sweep.
     """
     folder = folder_below(sweeps_dir, name, os.fspath(source))
     source = os.path.abspath(source) if os.path.isdir(source) else str(source)
@@ -98,8 +97,8 @@ def tune(
 
 
 def _join(folder: str, source: str, given: dict[str, Any]) -> Sweep:
-    """Return the sweep of a folder, if it was begun with these arguments."""
-    # The images may be elsewhere on this machine.
+    """Return the sweep of a folder; refuse other arguments."""
+    # The images may be in another place on this machine.
     sweep = dataclasses.replace(load_sweep(folder), source=source)
     before = {
         **dataclasses.asdict(sweep.training),
@@ -118,29 +117,21 @@ def _join(folder: str, source: str, given: dict[str, Any]) -> Sweep:
 def _resolve(
     source: str, arguments: SweepArguments, training: TrainingArguments
 ) -> Sweep:
-    """Return a new sweep with a value for all that was open.
-
-    Raises:
-        UserError: If a trial would fail for its arguments.
-    """
+    """Return a new sweep with all defaults; refuse impossible trials."""
     given = training.given
     foreign = set(given) - set(SHARED)
     if foreign:
         raise UserError(f"A sweep does not take {', '.join(sorted(foreign))}.")
-    given.pop("download", None)  # The trials find what `tune` downloads.
+    given.pop("download", None)  # Only `tune` downloads.
     given.setdefault("preset", FALLBACK_PRESET)  # Trials of one size compare.
     if "epochs" not in given:
         given.setdefault("max_minutes", DEFAULT_MAX_MINUTES)
-    sweep = Sweep(
-        source=source,
-        arguments=arguments,
-        training=TrainingArguments(**given),
-    )
+    sweep = Sweep(source, arguments, TrainingArguments(**given))
     epochs = given.get("epochs", 0)
     if arguments.tuner == "hyperband" and epochs < MIN_HYPERBAND_EPOCHS:
         raise UserError(
-            "hyperband needs epochs, those of its longest trials, of at least "
-            f"{MIN_HYPERBAND_EPOCHS}."
+            "hyperband needs epochs, the length of its longest trials, of at "
+            f"least {MIN_HYPERBAND_EPOCHS}."
         )
     for chosen in itertools.product(*sweep.space.values()):
         trial_arguments(sweep, dict(zip(sweep.space, chosen, strict=True)))
@@ -148,25 +139,20 @@ def _resolve(
 
 
 def _limits(arguments: SweepArguments, max_minutes: float | None) -> Limits:
-    """Return the limits of each trial on this machine.
-
-    Raises:
-        UserError: If no trial could finish in the time.
-    """
+    """Return the limits of each trial; refuse a time that is too short."""
     minutes, gigabytes = arguments.time_limit, arguments.memory_limit
     if minutes is None and max_minutes is not None:
         minutes = 3 * max_minutes + 10
     if minutes is not None and minutes <= (max_minutes or 0):
         raise UserError(
             f"time_limit must be more than max_minutes={max_minutes:g}, or "
-            "every trial would fail."
+            "every trial fails."
         )
     if gigabytes is None:
         share = _MEMORY_SHARE / arguments.workers
         gigabytes = share * psutil.virtual_memory().total / 1e9
-    return Limits(
-        None if minutes is None else 60 * minutes, int(gigabytes * 1e9)
-    )
+    seconds = None if minutes is None else 60 * minutes
+    return Limits(seconds, int(gigabytes * 1e9))
 
 
 def _command(folder: str, source: str, trial_id: str) -> list[str]:
@@ -182,7 +168,7 @@ def _finish(folder: str, sweep: Sweep, say: Callable[[str], None]) -> None:
     if not any(trial.is_completed for trial in trials):
         raise UserError(
             f"All trials failed, the first one with: {trials[0].message} Fix "
-            f"that, remove {folder}, and start again."
+            f"the cause, remove {folder}, and start again."
         )
     say(f"The sweep is in {folder}.")
 
@@ -194,12 +180,13 @@ def _open(
     download: bool,
     say: Callable[[str], None],
 ) -> Sweep:
-    """Begin a new sweep, or check the images of one that exists.
+    """Begin a new sweep, or check the images of an existing one.
 
     Args:
-        folder: The sweep's.
+        folder: The folder of the sweep.
         sweep: A new sweep, or the one in the folder.
-        given: Arguments that must be those of a sweep begun meanwhile.
+        given: The arguments that were given, in case another machine begins the
+            sweep first.
         download: Whether to download a data set.
         say: Takes each line of the report.
     """
@@ -210,14 +197,14 @@ def _open(
     digest = _digest(images)
     if not sweep.images:
         _check_images(sweep, next(iter(images.values())))
-        sweep = dataclasses.replace(sweep, images=digest)
-        sweep = _measured(sweep, images, say)
+        palettes = _measure(sweep, images, say)
+        sweep = dataclasses.replace(sweep, images=digest, palettes=palettes)
         os.makedirs(os.path.dirname(os.path.abspath(folder)), exist_ok=True)
         try:
             with storage.new_folder(folder) as new:
                 storage.mark_folder(new)
                 sweep.save(new)
-        except FileExistsError:  # Another machine may have begun it meanwhile.
+        except FileExistsError:  # Another machine has begun it meanwhile.
             sweep = _join(folder, sweep.source, given)
     if sweep.images != digest:
         raise UserError(
@@ -227,12 +214,12 @@ def _open(
     return sweep
 
 
-def _measured(
+def _measure(
     sweep: Sweep,
     images: dict[tuple[int, int], SmallImages],
     say: Callable[[str], None],
-) -> Sweep:
-    """Return a sweep that knows, and tells, which palettes are too poor."""
+) -> list[dict[str, Any]]:
+    """Measure the palettes and report them; refuse if all are too poor."""
     min_psnr = sweep.arguments.min_psnr
     palettes = measure_palettes(
         {size: small.images for size, small in images.items()},
@@ -241,7 +228,7 @@ def _measured(
     )
     for row in palettes:
         psnr = "exact" if row["psnr"] is None else f"{row['psnr']:.2f} dB"
-        verdict = ", left out" if row["is_excluded"] else ""
+        verdict = ", skipped" if row["is_excluded"] else ""
         say(
             f"{row['palette']} at {row['image_size']}: {psnr}, "
             f"{row['colors']:,} colors{verdict}"
@@ -251,7 +238,7 @@ def _measured(
             f"No palette reaches min_psnr={min_psnr:g} dB (see above). Lower "
             "it, or give --bit-widths with more bits."
         )
-    return dataclasses.replace(sweep, palettes=palettes)
+    return palettes
 
 
 def _read(sweep: Sweep, size: tuple[int, int], download: bool) -> SmallImages:
@@ -280,7 +267,7 @@ def _check_images(sweep: Sweep, images: SmallImages) -> None:
         raise UserError(
             f"{sweep.source!r} has {num_train} training and "
             f"{len(images.images) - num_train} validation images; a sweep "
-            "needs both. Give it more, or folders train/ and val/."
+            "needs both. Add more images, or folders train/ and val/."
         )
     if (sweep.training.batch_size or 1) > num_train:
         raise UserError(
@@ -293,7 +280,7 @@ def _check_images(sweep: Sweep, images: SmallImages) -> None:
 def _progress(
     folder: str, sweep: Sweep, say: Callable[[str], None]
 ) -> Iterator[Callable[[], None]]:
-    """Yield a function that shows the trials that have ended since."""
+    """Yield a function that reports the trials that have ended since."""
     objective = sweep.arguments.objective
     total = math.prod(len(values) for values in sweep.space.values())
     total = min(total, sweep.arguments.max_trials or total)
@@ -301,14 +288,14 @@ def _progress(
     def ended() -> list[results.Trial]:
         return [t for t in results.read_trials(folder, sweep) if t.is_ended]
 
-    told = {trial.trial_id for trial in ended()}
+    reported = {trial.trial_id for trial in ended()}
     with console.ProgressBar("Trials") as bar:
 
         def update() -> None:
             trials = ended()
             for trial in trials:
-                if trial.trial_id not in told:
-                    told.add(trial.trial_id)
+                if trial.trial_id not in reported:
+                    reported.add(trial.trial_id)
                     with bar.above():
                         say(results.line(trial, objective))
             note = f"{len(trials)}/{total}"

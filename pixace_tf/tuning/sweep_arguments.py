@@ -12,13 +12,21 @@ from pixace_tf.training.training_arguments import TrainingArguments
 
 OBJECTIVES = ("bits_per_pixel", "bits_per_dim")
 TUNERS = ("grid", "random", "hyperband", "bayesian")
-# Arguments of a training that `tune` takes; all trials share them.
+# The arguments of a training that `tune` takes; all trials share them.
 SHARED = (
-    *("preset", "decoder", "resize", "epochs", "max_minutes", "batch_size"),
-    *("flip", "jit_compile", "seed", "max_megapixels", "download"),
+    "preset",
+    "decoder",
+    "resize",
+    "epochs",
+    "max_minutes",
+    "batch_size",
+    "flip",
+    "jit_compile",
+    "seed",
+    "max_megapixels",
+    "download",
 )
-
-# These may change when a sweep continues.
+# Arguments that may change when a sweep continues.
 FREE = ("workers", "time_limit", "memory_limit", "download", "max_megapixels")
 
 
@@ -54,21 +62,22 @@ class SweepArguments(Arguments):
     )
     tuner: str = argument(
         "grid",
-        "How keras-tuner chooses trials: all combinations; random ones; many "
-        "short trials, the better of which continue up to --epochs (at least "
-        "3); or by a Gaussian process.",
+        "How keras-tuner chooses trials: grid tries all combinations, random "
+        "some of them; hyperband trains many for a short time, and continues "
+        "the best up to --epochs (at least 3); bayesian uses a Gaussian "
+        "process.",
         TUNERS,
     )
     max_trials: int | None = argument(
         None,
-        "Largest number of trials; required for random and bayesian, not "
-        "accepted for hyperband.",
+        "Maximum number of trials; required for random and bayesian, refused "
+        "for hyperband.",
         at_least=1,
     )
     objective: str = argument(
         "bits_per_pixel",
-        "Figure to minimize. Bits per pixel compare only palettes that are "
-        "good enough; bits per dimension compare all.",
+        "Figure to minimize. Bits per pixel favor coarse palettes, so they "
+        "need --min-psnr; bits per dimension compare all palettes.",
         OBJECTIVES,
     )
     min_psnr: float = argument(
@@ -98,7 +107,7 @@ class SweepArguments(Arguments):
             raise UserError("Give at least one color_space and one image_size.")
         for name in ("color_space", "image_size", "bit_widths"):
             for value in getattr(self, name):
-                TrainingArguments(**{name: value})  # It checks the value.
+                TrainingArguments(**{name: value})  # Checks the value.
         if self.tuner in ("random", "bayesian") and self.max_trials is None:
             raise UserError(f"{self.tuner} needs max_trials.")
         if self.tuner == "hyperband" and self.max_trials is not None:

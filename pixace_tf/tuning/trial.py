@@ -2,10 +2,11 @@
 
     python -m pixace_tf.tuning.trial SWEEP_FOLDER IMAGES TRIAL_ID
 
-The run is SWEEP_FOLDER/runs/TRIAL_ID. The file `figures.json` in it is written
-last: with it the trial is completed.
+The run is SWEEP_FOLDER/runs/TRIAL_ID. Its file `figures.json`, written last,
+completes the trial.
 """
 
+import functools
 import json
 import math
 import os
@@ -16,12 +17,10 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from pixace_tf import storage
 from pixace_tf.errors import UserError
-from pixace_tf.painting import local
-from pixace_tf.painting.sheets import save_image
+from pixace_tf.painting import local, sheets
 from pixace_tf.runs.run_config import HISTORY_FILE, TOKENS_FILE
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling.likelihood import colors_per_token
@@ -38,7 +37,7 @@ from pixace_tf.tuning.space import (
 from pixace_tf.tuning.trials import read_trial
 from pixace_tf.tuning.workers import end_with_parent
 
-# Completed images of the strip, and as many new ones.
+# The strip shows this many completed images, and as many new ones.
 NUM_STRIP = 4
 _BUSY_S = 5.0
 
@@ -47,7 +46,7 @@ def run_trial(folder: str, source: str, trial_id: str) -> None:
     """Train and measure a trial, or continue where it was killed.
 
     Args:
-        folder: The sweep's.
+        folder: The folder of the sweep.
         source: The images, as for `fit`.
         trial_id: Name of the run to train.
     """
@@ -64,10 +63,10 @@ def run_trial(folder: str, source: str, trial_id: str) -> None:
                 trial_arguments(sweep, values),
                 name=trial_id,
                 runs_dir=runs_dir,
-                say=_say,
+                say=functools.partial(print, flush=True),
             )
             break
-        except RunInUseError:  # A process whose parent died is saving it.
+        except RunInUseError:  # Another process, whose parent died, saves it.
             time.sleep(_BUSY_S)
     figures = measure(run)
     _write_hparams(run, sweep, values, figures)
@@ -80,8 +79,8 @@ def measure(run: Run) -> dict[str, float]:
 
     Returns:
         `bits_per_pixel`, `bits_per_dim`, the number of `parameters`, and
-        `tokens_per_second` of training, validation included. The first epoch,
-        which compiles, is left out of the speed if there are more.
+        `tokens_per_second` of training, validation included. If there are more
+        epochs, the first one, which compiles, does not count.
 
     Raises:
         UserError: If there are no validation images.
@@ -90,14 +89,11 @@ def measure(run: Run) -> dict[str, float]:
         held_out = tokens.read("validation")
         num_tokens = math.prod(tokens.shapes["train"])
     if not len(held_out):
-        raise UserError("A sweep needs validation images; give it more.")
+        raise UserError("A sweep needs validation images; add more images.")
     with open(run.file(HISTORY_FILE), encoding="utf-8") as file:
         history = json.load(file)
-    bits = min(
-        entry["val_bits_per_pixel"]
-        for entry in history
-        if "val_bits_per_pixel" in entry
-    )
+    key = "val_bits_per_pixel"
+    bits = min(entry[key] for entry in history if key in entry)
     colors = colors_per_token(run.tokenizer.palette)
     hidden = np.log2(colors[held_out]).mean()
     first = {"epoch": 0, "seconds": 0.0} if len(history) < 2 else history[0]
@@ -112,11 +108,11 @@ def measure(run: Run) -> dict[str, float]:
 
 
 def copy_run(source: str, target: str) -> None:
-    """Copy a trial for another one to continue, unless that has begun."""
+    """Copy a run for another trial to continue, unless that has begun."""
     if os.path.exists(target):
         return
     if not os.path.isdir(source):
-        raise UserError(f"{source} is gone; this trial was to continue it.")
+        raise UserError(f"{source} is gone; this trial continues that run.")
     with storage.new_folder(target) as temporary:
         shutil.copytree(
             source,
@@ -146,12 +142,8 @@ def _draw_strip(run: Run) -> None:
     given = local.LocalPainter(run).examples(NUM_STRIP)
     completed = local.complete(run, list(given)).images[:, 0, 0]
     painted = local.generate(run, NUM_STRIP)[0]
-    row = np.concatenate([*completed, *painted], axis=1)
-    save_image(Image.fromarray(row), run.file(STRIP_FILE))
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    strip = sheets.strip(np.concatenate([completed, painted]))
+    sheets.save_image(strip, run.file(STRIP_FILE))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The trials of a sweep as files that any number of machines may share.
+"""The trials of a sweep, as files that any number of machines may share.
 
-    trials/0003/values.json   what the oracle chose
+    trials/0003/values.json   the choices of the oracle
     trials/0003/oracle.json   the state of the oracle after that
     trials/0003/claim-1       the first process that trained it; see `claims`
     trials/0003/failed.json   why it failed
-    runs/0003/figures.json    what it achieved
+    runs/0003/figures.json    its figures
 
-A folder of `trials` appears whole, and once: of several processes that add the
-same trial, one succeeds. No file changes later. So a process can be killed at
-any moment, and nothing has to be locked.
+A folder in `trials` appears whole and once: if several processes add the same
+trial, one of them succeeds. No file changes later. So processes can be killed
+at any moment, and need no lock.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from pixace_tf.runs.run_config import CHECKPOINT_FILE
 from pixace_tf.tuning.claims import Claim, Watch, read_claim
 from pixace_tf.tuning.space import FIGURES_FILE, RUNS, TRIALS
 
-# Processes that may die in a trial between two of its checkpoints.
+# A trial fails after this many deaths without a new checkpoint.
 MAX_DEATHS = 5
 COMPLETED = "COMPLETED"
 FAILED = "FAILED"
@@ -36,13 +36,13 @@ _FAILED_FILE = "failed.json"
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A trial as its files tell it.
+    """The state of a trial.
 
     Attributes:
         trial_id: Name of its run.
         values: The choices of the oracle, by name.
         figures: See `trial.measure`; empty unless completed.
-        message: Why it failed; empty unless it did.
+        message: Why the trial failed; empty unless it did.
     """
 
     trial_id: str
@@ -52,33 +52,33 @@ class Trial:
 
     @property
     def status(self) -> str:
-        """One of the three constants above, as keras-tuner spells them."""
+        """The status in keras-tuner's words, one of the constants above."""
         if self.figures:
             return COMPLETED
         return FAILED if self.message else RUNNING
 
     @property
     def is_completed(self) -> bool:
-        """Whether it has figures."""
+        """Whether the trial has figures."""
         return self.status == COMPLETED
 
     @property
     def is_ended(self) -> bool:
-        """Whether it is completed or has failed."""
+        """Whether the trial is completed or has failed."""
         return self.status != RUNNING
 
 
 @dataclasses.dataclass(frozen=True)
 class Proposal:
-    """A trial that an oracle wants next, and the oracle's state after it."""
+    """The next trial that an oracle chose, and its state after that."""
 
     trial_id: str
     values: dict[str, Any]
     oracle: dict[str, Any]
 
 
-# Takes the trials so far and the oracle's state after the last of them. Returns
-# None if no trial can be added now.
+# Takes the trials so far and the state after the last one. Returns None if no
+# trial can be added now.
 Oracle = Callable[[list[Trial], dict[str, Any] | None], Proposal | None]
 
 
@@ -91,19 +91,19 @@ def read_trials(folder: str) -> list[Trial]:
 def read_trial(folder: str, trial_id: str) -> Trial:
     """Read one trial of a sweep."""
     path = os.path.join(folder, TRIALS, trial_id)
-    figures: dict[str, float] = {}
-    message = ""
-    with contextlib.suppress(FileNotFoundError):
-        figures = _read_json(os.path.join(folder, RUNS, trial_id, FIGURES_FILE))
-    if not figures:  # A success counts, whatever another process reported.
-        with contextlib.suppress(FileNotFoundError):
-            message = _read_json(os.path.join(path, _FAILED_FILE))["message"]
+    completed = os.path.join(folder, RUNS, trial_id, FIGURES_FILE)
+    failed = os.path.join(path, _FAILED_FILE)
+    figures, message = {}, ""
+    if os.path.exists(completed):  # Even if another process reported a failure.
+        figures = _read_json(completed)
+    elif os.path.exists(failed):
+        message = _read_json(failed)["message"]
     values = _read_json(os.path.join(path, _VALUES_FILE))
     return Trial(trial_id, values, figures, message)
 
 
 def fail(folder: str, trial_id: str, message: str) -> None:
-    """Record why a trial failed; it will not be tried again."""
+    """Record why a trial failed; it is not tried again."""
     path = os.path.join(folder, TRIALS, trial_id, _FAILED_FILE)
     storage.write_json(path, {"message": message})
 
@@ -112,7 +112,7 @@ class Search:
     """Hands out the trials of a sweep to this process.
 
     Args:
-        folder: The sweep's.
+        folder: The folder of the sweep.
         oracle: Chooses trials.
 
     Attributes:
@@ -139,7 +139,7 @@ class Search:
                 claim = self._claim(trial_id)
                 if claim is not None:
                     return claim
-            proposal = self._oracle(trials, self._oracle_state(trials))
+            proposal = self._propose(trials)
             if proposal is None:
                 self.is_over = not running
                 return None
@@ -149,22 +149,21 @@ class Search:
                 contextlib.suppress(FileExistsError),
                 storage.new_folder(path) as new,
             ):
-                for name, content in (
-                    (_VALUES_FILE, proposal.values),
-                    (_ORACLE_FILE, proposal.oracle),
-                ):
-                    storage.write_json(os.path.join(new, name), content)
+                values, oracle = proposal.values, proposal.oracle
+                storage.write_json(os.path.join(new, _VALUES_FILE), values)
+                storage.write_json(os.path.join(new, _ORACLE_FILE), oracle)
 
     def is_lost(self, claim: Claim) -> bool:
-        """Tell whether another process has taken over a trial."""
+        """Return whether another process has taken over a trial."""
         return self._claims(claim.trial_id)[-1:] != [claim.path]
 
-    def _oracle_state(self, trials: list[Trial]) -> dict[str, Any] | None:
+    def _propose(self, trials: list[Trial]) -> Proposal | None:
         if not trials:
-            return None
+            return self._oracle(trials, None)
         last = os.path.join(self.folder, TRIALS, trials[-1].trial_id)
-        state: dict[str, Any] = _read_json(os.path.join(last, _ORACLE_FILE))
-        return state
+        return self._oracle(
+            trials, _read_json(os.path.join(last, _ORACLE_FILE))
+        )
 
     def _claim(self, trial_id: str) -> Claim | None:
         claims = self._claims(trial_id)

@@ -1,7 +1,7 @@
 """The trials that this machine trains, each in its own process.
 
-A process of its own: keras leaks memory from one training to the next, and a
-trial that takes too much time or memory can be ended.
+So memory that Keras leaks is freed, and a trial that takes too much time or
+memory can be ended.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _STOPPED = {-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT}
 
 
 class Limits(NamedTuple):
-    """What a trial may take before it counts as failed; None: no limit."""
+    """A trial that takes more has failed; None is no limit."""
 
     seconds: float | None = None
     memory_bytes: int | None = None
@@ -43,14 +43,14 @@ def work(
     stop: StopRequest,
     on_poll: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train trials until the search is over, on all machines that take part.
+    """Train trials until the search is over on all machines.
 
     Args:
         search: Hands out the trials.
         command: Returns the command line that trains a trial.
-        workers: Trials to train at a time.
-        limits: Of each trial.
-        stop: Ends this early; trials save their state first.
+        workers: Number of trials to train at a time.
+        limits: The limits of each trial.
+        stop: Ends this early, after the trials have saved their state.
         on_poll: Called about twice a second.
 
     Raises:
@@ -77,13 +77,7 @@ def work(
 
 
 class Job:
-    """A process that trains a claimed trial.
-
-    Args:
-        claim: The claim.
-        command: The command line.
-        folder: The sweep's.
-    """
+    """A process that trains a claimed trial."""
 
     def __init__(
         self, claim: Claim, command: Sequence[str], folder: str
@@ -96,19 +90,20 @@ class Job:
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,  # It closes when this process dies.
+                stdin=subprocess.PIPE,  # See `end_with_parent`.
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for this process.
+                start_new_session=True,  # Keeps Ctrl-C from the trial.
             )
 
     def look(self, search: Search, limits: Limits) -> bool:
-        """Tell whether the process has ended; end it if it has to.
+        """Return whether the process has ended; record a failure.
 
-        A failure is recorded.
+        A process that exceeds its limits, or whose trial another process has
+        taken over, is ended.
         """
         code = self.process.poll()
-        failure = reason(code, self._log) if code else self._excess(limits)
+        failure = _reason(code, self._log) if code else self._excess(limits)
         if code is None and not failure and not search.is_lost(self.claim):
             self.claim.beat()
             return False
@@ -119,7 +114,7 @@ class Job:
         return True
 
     def _excess(self, limits: Limits) -> str:
-        """Return how the process exceeds its limits; nothing if it does not."""
+        """Return how the process exceeds its limits, "" if it does not."""
         seconds, memory_bytes = limits
         if seconds and time.monotonic() - self._began > seconds:
             return f"It took more than {seconds / 60:.4g} minutes."
@@ -134,7 +129,7 @@ class Job:
 
 
 def _wait(jobs: Sequence[Job], stop: StopRequest) -> None:
-    """Wait until a job has ended, but not for long."""
+    """Wait until a job has ended, at most half a second."""
     end = time.monotonic() + POLL_S
     while time.monotonic() < end and not stop.signum:
         if any(job.process.poll() is not None for job in jobs):
@@ -156,18 +151,13 @@ def _end(jobs: Sequence[Job]) -> None:
         job.process.stdin.close()
 
 
-def reason(code: int, log: str) -> str:
-    """Say in one line why a process failed.
-
-    Args:
-        code: Its exit code.
-        log: The file that holds its output.
-    """
+def _reason(code: int, log: str) -> str:
+    """Return one line that says why a process failed, from code and output."""
     if code < 0:
         names = {s.value: s.name for s in signal.Signals}
         name = names.get(-code, f"signal {-code}")
         hint = ", perhaps for lack of memory" if name == "SIGKILL" else ""
-        return f"It was ended by {name}{hint}; see {log}."
+        return f"The process was ended by {name}{hint}; see {log}."
     with open(log, encoding="utf-8", errors="replace") as file:
         lines = [line.strip() for line in file if line.strip()]
     return lines[-1] if lines else f"It failed with code {code}."
@@ -181,10 +171,10 @@ def _resident_bytes(pid: int) -> int:
 
 
 def end_with_parent() -> None:
-    """Make this process, started as a `Job`, end when its parent does.
+    """Make this process, which a `Job` started, end when its parent does.
 
-    Its standard input closes then, whatever ended the parent. A training gets
-    some time to save its state.
+    Standard input closes then, whatever ended the parent. A training gets some
+    time to save its state.
     """
 
     def wait() -> None:
