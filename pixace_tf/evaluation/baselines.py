@@ -12,8 +12,6 @@ from PIL import Image
 from pixace_tf.console import ProgressCallback
 from pixace_tf.machine import num_cores
 
-# Each model is smoothed with the one before it.
-COUNT_MODELS = ("unigram", "left", "left_and_above")
 # The options that make Pillow's lossless files smallest, by format.
 LOSSLESS: dict[str, dict[str, object]] = {
     "png": {"optimize": True},
@@ -46,55 +44,33 @@ def count_models(
     Returns:
         float64 `(N, T)` by name of the model, minus log2 probability.
     """
-    colors, ranks = np.unique(train, return_inverse=True)
-    place, is_known = _find(colors, token_ids)
-    # Colors that do not occur in training share one more rank.
-    place = np.where(is_known, place, len(colors))
-    counted, scored = (
-        _pixels_and_contexts(x.reshape(-1, *image_size), len(colors) + 1)
-        for x in (ranks, place)
+    images = np.concatenate([train, token_ids]).reshape(-1, *image_size)
+    colors, ranks = np.unique(images, return_inverse=True)
+    ranks = ranks.reshape(images.shape)
+    inner, before, outside = (0, 0), (1, 0), len(colors)
+    left = np.pad(
+        ranks[:, :, :-1], (inner, inner, before), constant_values=outside
     )
-    probability = np.full(place.size, 1 / num_colors)
+    above = np.pad(
+        ranks[:, :-1], (inner, before, inner), constant_values=outside
+    )
+    contexts = {
+        "unigram": np.zeros_like(ranks),
+        "left": left,
+        "left_and_above": left * (outside + 1) + above,
+    }
+    probability = np.full(token_ids.size, 1 / num_colors)
     bits = {}
-    for name in COUNT_MODELS:
-        probability = _witten_bell(
-            (counted[name], counted["pixel"]),
-            (scored[name], scored["pixel"]),
-            probability,
-        )
+    for name, context in contexts.items():
+        probability = _witten_bell(context.ravel(), ranks.ravel(), probability)
         bits[name] = -np.log2(probability).reshape(token_ids.shape)
         if progress is not None:
-            progress(len(bits), len(COUNT_MODELS))
+            progress(len(bits), len(contexts))
     return bits
 
 
-def _pixels_and_contexts(
-    ranks: np.ndarray, outside: int
-) -> dict[str, np.ndarray]:
-    """Return int64 `(N*T,)`: each pixel, and its context for each model.
-
-    Args:
-        ranks: integers `(N, height, width)`, all less than `outside`.
-        outside: The rank of pixels outside the image.
-    """
-    left = np.pad(
-        ranks[:, :, :-1], ((0, 0), (0, 0), (1, 0)), constant_values=outside
-    )
-    above = np.pad(
-        ranks[:, :-1], ((0, 0), (1, 0), (0, 0)), constant_values=outside
-    )
-    return {
-        "pixel": ranks.ravel(),
-        "unigram": np.zeros(ranks.size, np.int64),
-        "left": left.ravel(),
-        "left_and_above": (left * (outside + 1) + above).ravel(),
-    }
-
-
 def _witten_bell(
-    counted: tuple[np.ndarray, np.ndarray],
-    scored: tuple[np.ndarray, np.ndarray],
-    shorter: np.ndarray,
+    contexts: np.ndarray, pixels: np.ndarray, shorter: np.ndarray
 ) -> np.ndarray:
     """Return the probability of each scored pixel in its context.
 
@@ -102,31 +78,32 @@ def _witten_bell(
     pixels + kinds)` in this context, and `shorter` in an unknown context.
 
     Args:
-        counted: Contexts and pixels to count, int64 `(M*T,)` each.
-        scored: Contexts and pixels to score, int64 `(N*T,)` each.
-        shorter: float64 `(N*T,)`, their probabilities in a shorter context.
+        contexts: int64 `(M*T + N*T,)`, of the pixels to count, then of those
+            to score.
+        pixels: int64 `(M*T + N*T,)`.
+        shorter: float64 `(N*T,)`, the probabilities in a shorter context.
 
     Returns:
         float64 `(N*T,)`.
     """
-    contexts, ranks, totals = np.unique(
-        counted[0], return_inverse=True, return_counts=True
-    )
+    num_counted = len(pixels) - len(shorter)
     # Dense ranks: the product of a context and a pixel must fit 64 bits.
-    stride = max(counted[1].max(), scored[1].max()) + 1
-    pairs, times = np.unique(ranks * stride + counted[1], return_counts=True)
-    kinds = np.bincount(pairs // stride)
-    rank, is_known = _find(contexts, scored[0])
-    pair, is_counted = _find(pairs, rank * stride + scored[1])
-    seen = np.where(is_counted, times[pair], 0)
-    mixed = (seen + kinds[rank] * shorter) / (totals[rank] + kinds[rank])
-    return np.where(is_known, mixed, shorter)
-
-
-def _find(values: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return the indices of wanted items in sorted values, and which exist."""
-    place = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
-    return place, values[place] == wanted
+    _, context = np.unique(contexts, return_inverse=True)
+    stride = pixels.max() + 1
+    pairs, pair = np.unique(context * stride + pixels, return_inverse=True)
+    times = np.bincount(pair[:num_counted], minlength=len(pairs))
+    size = context.max() + 1
+    totals = np.bincount(context[:num_counted], minlength=size)
+    kinds = np.bincount(pairs[times > 0] // stride, minlength=size)
+    scored = context[num_counted:]
+    count, all_counts = times[pair[num_counted:]], totals[scored]
+    mixed = count + kinds[scored] * shorter
+    # An unknown context has no counts and no kinds.
+    return np.where(
+        all_counts > 0,
+        mixed / np.maximum(all_counts + kinds[scored], 1),
+        shorter,
+    )
 
 
 def lossless_bits_per_pixel(

@@ -88,21 +88,19 @@ def compare_features(
     with ProgressBar("Comparing") as bar:
         reference_features = extract(network, reference, bar.count)
     evaluated = evidence.sample(count)
-    compared = {
-        "samples": new[:count],
-        "palette_floor": evaluated.quantized,
-        "real": evaluated.images,
-    }
+
+    def distance(images: np.ndarray) -> float:
+        return frechet_distance(extract(network, images), reference_features)
+
     return {
         "pictures": count,
         "reference_pictures": len(reference),
         "features": reference_features.shape[1],
         "network": name,
         "held_out_accuracy": accuracy,
-        **{
-            key: frechet_distance(extract(network, images), reference_features)
-            for key, images in compared.items()
-        },
+        "samples": distance(new[:count]),
+        "palette_floor": distance(evaluated.quantized),
+        "real": distance(evaluated.images),
     }, {}
 
 
@@ -159,13 +157,7 @@ def gaussian_distance(
     """Return the squared Fréchet distance of two Gaussians.
 
     `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2)` (Dowson and Landau,
-    1982). Roots are taken of symmetric matrices only, which may be singular.
-
-    Args:
-        first_mean: float `(D,)`.
-        first_covariance: float `(D, D)`, positive semidefinite.
-        second_mean: float `(D,)`.
-        second_covariance: float `(D, D)`, positive semidefinite.
+    1982). Means are float `(D,)`; covariances `(D, D)` may be singular.
     """
     values, vectors = np.linalg.eigh(first_covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
@@ -204,14 +196,14 @@ def load_network(path: str) -> keras.Model:
         raise UserError(
             f"{path!r} does not load as a .keras model: {reason}"
         ) from None
-    inputs = getattr(network, "inputs", None) or []
+    # A subclassed model may have no inputs.
+    shapes = [tuple(x.shape) for x in getattr(network, "inputs", None) or []]
     outputs = getattr(network, "outputs", None) or []
-    shapes = [tuple(tensor.shape) for tensor in inputs]
     is_image = len(shapes) == 1 and len(shapes[0]) == 4 and shapes[0][3] == 3
     if not is_image or len(outputs) != 1:
         raise UserError(
             f"The model of {path!r} must take one tensor (N, height, width, 3) "
-            f"and give one. Received: inputs {shapes}, {len(outputs)} outputs"
+            f"and return one. Received: inputs {shapes}, {len(outputs)} outputs"
         )
     return network
 
@@ -322,17 +314,16 @@ def _order(num_images: int, num_steps: int) -> np.ndarray:
 
 
 def _build_classifier(num_classes: int) -> keras.Model:
-    seeds = iter(range(8))
+    seeds = iter(range(5))
 
     def he_normal() -> keras.initializers.Initializer:
         return keras.initializers.HeNormal(seed=next(seeds))
 
-    layers: list[keras.Layer] = [
-        keras.layers.Input((_SIDE, _SIDE, 3)),
-        keras.layers.Rescaling(1 / 127.5, offset=-1),
-    ]
+    network = keras.Sequential(name="classifier")
+    network.add(keras.layers.Input((_SIDE, _SIDE, 3)))
+    network.add(keras.layers.Rescaling(1 / 127.5, offset=-1))
     for width in (32, 64, 64):
-        layers += [
+        network.add(
             keras.layers.Conv2D(
                 width,
                 3,
@@ -340,19 +331,17 @@ def _build_classifier(num_classes: int) -> keras.Model:
                 padding="same",
                 use_bias=False,
                 kernel_initializer=he_normal(),
-            ),
-            # With so few steps, the moving averages must adapt quickly.
-            keras.layers.BatchNormalization(momentum=0.9),
-            keras.layers.ReLU(),
-        ]
-    layers += [
-        keras.layers.Flatten(),
-        keras.layers.Dense(
-            _FEATURES, activation="relu", kernel_initializer=he_normal()
-        ),
-        keras.layers.Dense(num_classes, kernel_initializer=he_normal()),
-    ]
-    return keras.Sequential(layers, name="classifier")
+            )
+        )
+        # With few steps, the moving averages must adapt quickly.
+        network.add(keras.layers.BatchNormalization(momentum=0.9))
+        network.add(keras.layers.ReLU())
+    network.add(keras.layers.Flatten())
+    for size, activation in ((_FEATURES, "relu"), (num_classes, None)):
+        network.add(
+            keras.layers.Dense(size, activation, kernel_initializer=he_normal())
+        )
+    return network
 
 
 def drop_head(network: keras.Model) -> keras.Model:

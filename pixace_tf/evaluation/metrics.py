@@ -15,15 +15,8 @@ import numpy as np
 from pixace_tf.console import ProgressBar
 from pixace_tf.data import fidelity
 from pixace_tf.errors import UserError
-from pixace_tf.evaluation.baselines import (
-    count_models,
-    lossless_bits_per_pixel,
-)
-from pixace_tf.evaluation.evidence import (
-    Evidence,
-    are_among,
-    evenly_spaced,
-)
+from pixace_tf.evaluation.baselines import count_models, lossless_bits_per_pixel
+from pixace_tf.evaluation.evidence import Evidence, are_among, evenly_spaced
 from pixace_tf.machine import num_cores
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling.likelihood import Scorer, bits_per_dim
@@ -75,12 +68,7 @@ class Measurement:
 def measure(
     evidence: Evidence, num_skipped: int = 0, command: str | None = None
 ) -> Measurement:
-    """Measure likelihood and palette.
-
-    Args:
-        evidence: A run and images.
-        num_skipped: Number of files that did not load, for the record.
-        command: The command line, for the record.
+    """Measure likelihood and palette; skipped files and command are recorded.
 
     Raises:
         UserError: If the likelihood is not finite.
@@ -116,19 +104,18 @@ def _channel_bits(evidence: Evidence) -> np.ndarray:
 
 
 def _likelihood(evidence: Evidence, channel_bits: np.ndarray) -> dict[str, Any]:
-    token_ids, run = evidence.token_ids, evidence.run
+    token_ids, tokenizer = evidence.token_ids, evidence.run.tokenizer
     bits = channel_bits.sum(axis=-1)
     per_image = bits.mean(axis=1, dtype=np.float64)
-    per_dim = bits_per_dim(bits, token_ids, run.tokenizer)
+    per_dim = bits_per_dim(bits, token_ids, tokenizer)
     # The cost of the palette alone, as if tokens cost nothing.
-    residual = bits_per_dim(np.zeros_like(bits), token_ids, run.tokenizer)
+    residual = bits_per_dim(np.zeros_like(bits), token_ids, tokenizer)
     channels = channel_bits.mean(axis=(0, 1), dtype=np.float64)
+    names = tokenizer.palette.channel_names
     return {
         "bits_per_pixel": per_image.mean(),
         "bits_per_pixel_standard_error": _standard_error(per_image),
-        "channels": dict(
-            zip(run.tokenizer.palette.channel_names, channels, strict=True)
-        ),
+        "channels": dict(zip(names, channels, strict=True)),
         "bits_per_dim": per_dim.mean(),
         "bits_per_dim_standard_error": _standard_error(per_dim),
         "bits_per_dim_residual": residual.mean(),
@@ -183,13 +170,11 @@ def _palette(evidence: Evidence) -> dict[str, Any]:
 def _color_difference(first: np.ndarray, second: np.ndarray) -> float | None:
     """Return the mean CIEDE2000 difference, computed image by image."""
     try:
-        differences = [
-            fidelity.color_difference(*pair)
-            for pair in zip(first, second, strict=True)
-        ]
+        return float(
+            np.mean(list(map(fidelity.color_difference, first, second)))
+        )
     except ImportError:
         return None
-    return float(np.mean(differences))
 
 
 def _seen_before(evidence: Evidence) -> dict[str, int | None]:
@@ -262,12 +247,14 @@ def summary(figures: dict[str, Any]) -> str:
     )
     bound = " at most" if figures["bits_per_dim_residual"] else ""
     palette = figures["palette"]
-    quality, difference = palette["psnr"], palette["ciede2000"]
-    likeness = "exact" if quality is None else f"{quality:.2f} dB PSNR"
+    psnr, difference = palette["psnr"], palette["ciede2000"]
+    quality = "exact" if psnr is None else f"{psnr:.2f} dB PSNR"
     if difference is not None:
-        likeness += f", CIEDE2000 {difference:.2f}"
-    seen = figures["in_training"]
-    learned_from = f", {seen} learned from" if seen else ""
+        quality += f", CIEDE2000 {difference:.2f}"
+    used = f"{palette['colors_used']} of {palette['codes']} colors used"
+    notes = f"{figures['skipped']} skipped"
+    if figures["in_training"]:
+        notes += f", {figures['in_training']} from training"
     lines = {
         "model": f"{figures['bits_per_pixel']:.3f}{spread} bits/pixel "
         f"({channels})",
@@ -276,10 +263,8 @@ def summary(figures: dict[str, Any]) -> str:
             BASELINE_NAMES[name]: f"{bits:.3f} bits/pixel"
             for name, bits in reversed(baseline_bits(figures).items())
         },
-        "palette": f"{palette['name']}, {likeness}, "
-        f"{palette['colors_used']} of {palette['codes']} colors used",
-        "pictures": f"{figures['pictures']} ({figures['skipped']} skipped"
-        f"{learned_from})",
+        "palette": f"{palette['name']}, {quality}, {used}",
+        "pictures": f"{figures['pictures']} ({notes})",
     }
     compared = figures["training_pictures_compared"]
     if compared and compared < figures["training_pictures_kept"]:
