@@ -38,18 +38,16 @@ for line in sys.stdin:
     lines, answer = [], {}
     try:
         if function == "fetch":
-            address = hub.parse(*arguments)
-            answer["value"] = hub.fetch(address, lines.append)
+            value = hub.fetch(hub.parse(*arguments), lines.append)
         elif function == "push":
             path, address, private = arguments
-            answer["value"] = hub.push(
-                path, hub.parse(address), private, lines.append
-            )
+            value = hub.push(path, hub.parse(address), private, lines.append)
         else:
             from pixace_tf.cli import main
 
             done = CliRunner().invoke(main, arguments)
-            answer["value"] = [done.exit_code, done.output]
+            value = [done.exit_code, done.output]
+        answer["value"] = value
     except hub.UserError as error:
         answer["error"] = str(error)
     answer["lines"] = lines
@@ -62,39 +60,30 @@ class Client:
     """A process that calls `hub.fetch`, `hub.push` and the command line."""
 
     def __init__(self, endpoint, home):
-        kept = {
+        settings = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith("HF_") and "proxy" not in name.lower()
         }
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=kept
-            | {
-                "HF_ENDPOINT": endpoint,
-                "HF_HOME": str(home),
-                "HF_HUB_DISABLE_XET": "1",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            },
-        )
-        # Read all the time, so that the process never waits for a reader.
-        self.errors = []
-        self.reader = threading.Thread(target=self._collect, daemon=True)
-        self.reader.start()
-
-    def _collect(self):
-        self.errors.extend(self.process.stderr)
+        settings |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home)}
+        for name in ("XET", "TELEMETRY", "PROGRESS_BARS"):
+            settings[f"HF_HUB_DISABLE_{name}"] = "1"
+        self.errors = home / f"errors-{endpoint.rpartition(':')[2]}.txt"
+        with open(self.errors, "w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", WORKER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                env=settings,
+            )
 
     def call(self, *arguments, token=TOKEN):
         line = json.dumps([token, *arguments])
         print(line, file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
-        assert line, "".join(self.errors)
+        assert line, self.errors.read_text()
         answer = json.loads(line)
         assert answer["heavy"] == []
         return answer
@@ -115,9 +104,7 @@ class Client:
     def close(self):
         self.process.stdin.close()
         self.process.wait()
-        self.reader.join()
-        for pipe in (self.process.stdout, self.process.stderr):
-            pipe.close()
+        self.process.stdout.close()
 
 
 def sha256(content):
@@ -129,31 +116,24 @@ def blob_id(content):
 
 
 class Repository:
-    """Commits by their hashes, each with its files; what is wrong with it."""
+    """Commits by their hashes, each with its files, and planned faults."""
 
-    def __init__(self, private=False):
+    def __init__(self, files, private=False):
         self.private = private
         self.commits = {}
         self.downloads = []
-        self.status = None  # What is answered to everything, with a code.
-        self.file_status = None  # What is answered where a file is wanted.
-        self.sent = {}  # By name: what a download sends instead.
+        self.status = None  # The answer to every request: status, code, text.
+        self.file_status = None  # The answer to a request for a file.
+        self.sent = {}  # By name: a download's content instead of the real one.
         self.cut = set()  # Names whose download stops half way.
         self.sizes = {}  # By name: a size to tell instead of the real one.
+        self.files = {}
+        self.commit(files)
 
     def commit(self, files):
-        previous = list(self.commits.values())[-1] if self.commits else {}
-        commit = hashlib.sha1(os.urandom(8)).hexdigest()
-        self.commits[commit] = {**previous, **files}
-        return commit
-
-    @property
-    def latest(self):
-        return list(self.commits)[-1]
-
-    @property
-    def files(self):
-        return self.commits[self.latest]
+        self.latest = hashlib.sha1(os.urandom(8)).hexdigest()
+        self.files = self.commits[self.latest] = {**self.files, **files}
+        return self.latest
 
     def resolve(self, revision):
         if revision == "main":
@@ -173,9 +153,8 @@ class FakeHub(http.server.ThreadingHTTPServer):
         self.large = {}
         self.upload_status = 200
 
-    def add(self, name, files):
-        self.repositories[name] = Repository()
-        self.repositories[name].commit(files)
+    def add(self, name, files, private=False):
+        self.repositories[name] = Repository(files, private)
         return self.repositories[name]
 
 
@@ -183,16 +162,20 @@ def is_large(name):
     return name.endswith(".npz")
 
 
-def described(name, content, size):
-    """Return the hash of a file's blob, and what is told of a large file."""
-    if not is_large(name):
-        return blob_id(content), None
-    lfs = {"sha256": sha256(content), "size": size, "pointerSize": 130}
-    return blob_id(b"a pointer"), lfs
+def described(repository, commit):
+    """Yield the name, the size, the blob and the LFS entry of each file."""
+    for name, content in repository.commits[commit].items():
+        size = repository.sizes.get(name, len(content))
+        if is_large(name):
+            lfs = {"sha256": sha256(content), "size": size, "pointerSize": 130}
+            yield name, size, blob_id(b"a pointer"), lfs
+        else:
+            yield name, size, blob_id(content), None
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # No wait of 40 ms for an acknowledgment.
 
     def log_message(self, *_):
         pass
@@ -269,12 +252,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if commit is None:
             self.answer(404, X_Error_Code="RevisionNotFound")
             return
-        siblings = []
-        for path, content in found.commits[commit].items():
-            size = found.sizes.get(path, len(content))
-            entry = {"rfilename": path, "size": size}
-            entry["blobId"], entry["lfs"] = described(path, content, size)
-            siblings.append(entry)
+        siblings = [
+            {"rfilename": path, "size": size, "blobId": blob, "lfs": lfs}
+            for path, size, blob, lfs in described(found, commit)
+        ]
         value = {"id": name, "sha": commit, "private": found.private}
         self.answer(200, {**value, "siblings": siblings})
 
@@ -283,29 +264,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if found is None:
             return
         entries = []
-        for path, content in found.commits[commit].items():
-            entry = {"type": "file", "path": path, "size": len(content)}
-            entry["oid"], lfs = described(path, content, len(content))
+        for path, size, blob, lfs in described(found, commit):
+            entry = {"type": "file", "path": path, "size": size, "oid": blob}
             if lfs is not None:
                 entry["lfs"] = {**lfs, "oid": lfs["sha256"]}
             entries.append(entry)
         self.answer(200, entries)
 
     def commits(self, name):
-        found = self.repository(name)
-        self.answer(
-            200,
-            [
-                {
-                    "id": commit,
-                    "authors": [{"user": "ann"}],
-                    "date": "2026-11-26T12:00:00.000Z",
-                    "title": "A commit",
-                    "message": "",
-                }
-                for commit in reversed(found.commits)
-            ],
-        )
+        facts = {"authors": [], "title": "A commit", "message": ""}
+        facts["date"] = "2026-11-26T12:00:00.000Z"
+        commits = reversed(self.repository(name).commits)
+        self.answer(200, [{**facts, "id": commit} for commit in commits])
 
     def file(self, name, revision, path):
         found = self.repository(name, is_file=True)
@@ -348,8 +318,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             is_private = value.get("visibility") == "private"
             is_private |= bool(value.get("private"))
-            self.server.repositories[name] = Repository(is_private)
-            self.server.repositories[name].commit({".gitattributes": b""})
+            self.server.add(name, {".gitattributes": b""}, is_private)
             self.answer(200, {"url": f"{self.server.endpoint}/{name}"})
 
     def validate(self):
@@ -419,16 +388,13 @@ def offline(client, home):
             yield one
 
 
+SOURCE = "/home/ann/secret/animals"
 CONFIG = {
     "format": run_config.FORMAT,
     "versions": {"pixace-tf": "0.1.0", "keras": "3.15.1"},
     "tokenizer": {"image_size": [24, 32], "palette": "hsv 5,4,4"},
     "model": {"decoder": "multiscale", "labels": ["a|b", "cat"]},
-    "arguments": {
-        "source": "/home/ann/secret/animals",
-        "preset": "nano",
-        "seed": 0,
-    },
+    "arguments": {"source": SOURCE, "preset": "nano", "seed": 0},
 }
 HISTORY = [{"epoch": 1, "val_bits_per_pixel": b} for b in (4.5, 3.25, 3.5)]
 
@@ -454,12 +420,10 @@ def run(tmp_path):
 def published(run, server):
     """A new name on the Hub, and the repository there, with a run in it."""
     name = f"bob/run-{len(server.repositories)}"
-    files = {
-        file.name: file.read_bytes() for file in run.iterdir() if file.is_file()
-    }
-    return name, server.add(
-        name, {**files, "README.md": b"Hello", "x.py": b"1"}
-    )
+    files = {"README.md": b"Hello", "x.py": b"1"}
+    for file in run.glob("*.*"):
+        files[file.name] = file.read_bytes()
+    return name, server.add(name, files)
 
 
 def test_names_and_limits_are_those_of_a_run_folder():
@@ -724,17 +688,12 @@ def test_what_the_hub_refuses_is_one_clear_line(
         assert part in message
 
 
-@pytest.mark.parametrize(
-    ("status", "part"),
-    [
-        ((403, "GatedRepo", ""), "Accept the terms of"),
-        ((403, "", "Not for you"), "Not for you"),
-    ],
-)
-def test_files_that_may_be_listed_and_not_read(published, client, status, part):
+def test_files_that_may_be_listed_and_not_read(published, client):
     name, repository = published
-    repository.file_status = status
-    assert part in client.refusal("fetch", f"hf://{name}")
+    repository.file_status = (403, "GatedRepo", "")
+    assert "Accept the terms" in client.refusal("fetch", f"hf://{name}")
+    repository.file_status = (403, "", "Not for you")
+    assert "Not for you" in client.refusal("fetch", f"hf://{name}")
 
 
 def test_a_missing_repository_or_revision_is_named(published, client):
@@ -820,15 +779,12 @@ def test_what_is_no_run_is_not_pushed(run, server, client, damage, message):
 
 
 def test_the_command_publishes(run, server, client):
-    code, output = client.call("cli", "push", str(run), "hf://ann/typed")[
-        "value"
-    ]
+    push = ("cli", "push", str(run))
+    code, output = client.call(*push, "hf://ann/typed")["value"]
     commit = server.repositories["ann/typed"].latest
     assert code == 0
     assert output.endswith(f"ann/typed at commit {commit[:12]}\n")
-    code, output = client.call("cli", "push", str(run), "hf://ann/typed@main")[
-        "value"
-    ]
+    code, output = client.call(*push, "hf://ann/typed@main")["value"]
     assert code == 2
     assert output.count("\n") == 1
     assert "without a revision" in output
