@@ -29,10 +29,10 @@ RUN_FILE = "run.json"
 MARK_FILE = ".pixace"
 _META = "meta"
 _UNFINISHED = ".unfinished"
-# An unfinished folder has this ending and holds this file.
+# The ending of an unfinished folder, and a file in it.
 _NEW = ".new"
 _WRITER_FILE = ".pixace-writer"
-# Errors of network drives and containers that cannot lock or sync.
+# Errors of file systems that cannot lock or sync.
 _UNSUPPORTED = {
     *(errno.EINVAL, errno.ENOLCK, errno.ENOSYS),
     *(errno.ENOTSUP, errno.EOPNOTSUPP),
@@ -79,7 +79,7 @@ class Npz:
     def __init__(self, path: StrPath, file: BinaryIO) -> None:
         self._path = path
         self._file = file
-        with _damage_is_told(path):
+        with _explaining_damage(path):
             self._archive = zipfile.ZipFile(file)
             # The offset of the numbers, and their order in memory.
             self._places: dict[str, tuple[int, Literal["C", "F"]]] = {}
@@ -101,7 +101,7 @@ class Npz:
         Raises:
             UserError: If the array is missing or its checksum is wrong.
         """
-        with _damage_is_told(self._path):
+        with _explaining_damage(self._path):
             shape = self.shapes[name]
             if rows is None or not math.prod(shape):
                 with self._archive.open(f"{name}.npy") as member:
@@ -148,7 +148,7 @@ def open_npz(path: StrPath) -> Iterator[Npz]:
         UserError: If the file is missing or damaged.
     """
     with contextlib.ExitStack() as stack:
-        with _damage_is_told(path):
+        with _explaining_damage(path):
             file = stack.enter_context(open(path, "rb"))
         yield Npz(path, file)
 
@@ -160,7 +160,7 @@ def read_npz(path: StrPath) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _damage_is_told(path: StrPath) -> Iterator[None]:
+def _explaining_damage(path: StrPath) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
@@ -189,7 +189,9 @@ def new_folder(path: StrPath) -> Iterator[str]:
     parent, name = os.path.split(os.path.abspath(path))
     with _temporary_folder(parent, name) as temporary:
         yield temporary
-        _sync_tree(temporary)
+        for folder, _, names in os.walk(temporary):
+            for each in ("", *names):
+                _sync(os.path.join(folder, each))
         os.unlink(os.path.join(temporary, _WRITER_FILE))
         try:
             os.rename(temporary, path)
@@ -294,12 +296,12 @@ def _temporary_name(folder: str, name: str, ending: str) -> str:
 
 @contextlib.contextmanager
 def _new_locked_file(path: str) -> Iterator[None]:
-    """Create an empty file and hold its lock: its writer is alive."""
+    """Create an empty file and hold its lock as a sign of a living writer."""
     unlocked = f"{path}~"
     file = os.open(unlocked, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     try:
         _try_lock(file)
-        # It gets its name only now, when it is locked.
+        # Only a locked file gets this name.
         os.rename(unlocked, path)
         yield
     finally:
@@ -311,7 +313,7 @@ def _is_abandoned(path: str) -> bool:
     try:
         with open(path, "r+b") as file:
             return _try_lock(file.fileno())
-    except OSError:  # It may be missing, held, or of another user.
+    except OSError:  # Missing, held, or of another user.
         return False
 
 
@@ -327,13 +329,6 @@ def _try_lock(file: int) -> bool:
             raise
         return False
     return True
-
-
-def _sync_tree(root: str) -> None:
-    for folder, _, names in os.walk(root):
-        for name in names:
-            _sync(os.path.join(folder, name))
-        _sync(folder)
 
 
 def _sync(path: StrPath) -> None:

@@ -1,4 +1,4 @@
-"""Which run a name means; a name in the box, a list of all."""
+"""Find runs by name, in saved_models/ and in the box, and list them."""
 
 import fcntl
 import json

@@ -166,7 +166,7 @@ def test_the_main_job_from_the_command_line(
     done = call("generate", "saved_models/animals", "--count", 3)
     assert done.exit_code == 0, done.output
     assert size_of("new.png")
-    # What follows needs no compiled program.
+    # The commands below need no compiled program.
     monkeypatch.setattr(run_folder.load_run, "__defaults__", (False,))
     picture = next(cartoon_folder.glob("cat/*.png"))
     done = call("complete", "saved_models/animals", picture, "--tiles", "tiles",

@@ -382,7 +382,7 @@ def client(server, home):
 def offline(client, home):
     """A client of a Hub that is not there, with the cache of the other."""
     with socket.socket() as deaf:
-        deaf.bind(("127.0.0.1", 0))  # It does not listen, so none can connect.
+        deaf.bind(("127.0.0.1", 0))  # Nobody listens.
         endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}"
         with contextlib.closing(Client(endpoint, home)) as one:
             yield one
@@ -547,7 +547,7 @@ def test_the_card_of_an_export_is_written_anew_for_the_hub(run, server, client):
 def test_a_page_without_a_header_stays_here(run, server, client):
     (run / "README.md").write_text("# animals\nserved from /home/ann/secret\n")
     answer = client.push(run, "hf://ann/notes")
-    assert "README.md stays here" in answer["lines"][0]
+    assert "README.md is not sent" in answer["lines"][0]
     sent = server.repositories["ann/notes"].files["README.md"]
     assert sent.startswith(b"---\nlibrary_name")
 
@@ -608,7 +608,7 @@ def test_a_changed_file_is_refused_and_deleted(published, client, changed):
     files = repository.files
     repository.sent[changed] = files[changed][:-1] + b"!"
     message = client.refusal("fetch", f"hf://{name}")
-    assert f"{changed} of hf://{name} was changed on its way" in message
+    assert f"{changed} of hf://{name} was changed on the way" in message
     # Nothing bad was kept: mended, it is fetched again.
     repository.sent.clear()
     path, _ = client.fetch(f"hf://{name}")

@@ -130,7 +130,7 @@ def quickly(command):
     if "--image-size" in command:
         at = command.index("--image-size")
         command = command[:at] + command[at + 2 :]
-    if "--decoder" not in command:  # It is built in half the time.
+    if "--decoder" not in command:  # This one is built in half the time.
         command = [*command, "--decoder", "transformer"]
     command = [*command, "--image-size", "8", "--preset", "pico"]
     return [*command, "--epochs", "1", "--no-jit-compile"]

@@ -90,7 +90,7 @@ def zip_of(path, content, compression=zipfile.ZIP_STORED):
 
 
 def test_a_file_by_hand_is_read(tmp_path):
-    """Which shows that the next test refuses for the right reasons."""
+    """The next test then refuses files for the right reasons."""
     zip_of(tmp_path / "a.npz", header((3,)) + b"\1\2\3")
     assert storage.read_npz(tmp_path / "a.npz")[0]["x"].tolist() == [1, 2, 3]
 

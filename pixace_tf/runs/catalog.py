@@ -42,8 +42,8 @@ def locate(name: StrPath, say: Callable[[str], None] = print) -> str:
     if not is_name or os.path.isdir(name):
         return name
     raise UserError(
-        f"There is no run {name!r}: no folder, nothing of that name in "
-        f"{RUNS_DIR}/, and in the box there is only "
+        f"There is no run {name!r}: there is no such folder, {RUNS_DIR}/ has "
+        "nothing of that name, and the box has only "
         f"{', '.join(box_names()) or 'nothing'}. `pixace-tf models` lists all."
     )
 

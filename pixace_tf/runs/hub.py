@@ -1,4 +1,4 @@
-"""Runs on the Hugging Face Hub: fetch one, publish one.
+"""Fetch and publish runs on the Hugging Face Hub.
 
     hf://USER/NAME             the latest version
     hf://USER/NAME@REVISION    a branch, a tag or a commit, given by its first
@@ -35,7 +35,7 @@ MAX_BYTES = {
 }
 _RUN, _HISTORY, _CARD, _SAMPLES, _WEIGHTS = MAX_BYTES
 _NEEDED = (_RUN, _WEIGHTS)
-_BRANCH = "main"  # The revision of an address without one.
+_BRANCH = "main"  # The default revision.
 _TIMEOUT_S = 30.0
 _LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
@@ -76,7 +76,7 @@ class OfflineError(UserError):
 
 
 def is_address(text: str) -> bool:
-    """Return whether a text is meant as a web address, rather than a path."""
+    """Return whether a text is a web address rather than a path."""
     return re.match(r"\w+://", text) is not None
 
 
@@ -100,7 +100,7 @@ def parse(text: str) -> Address:
 def fetch(address: Address, say: Callable[[str], None] = print) -> str:
     """Fetch a run into the cache of `huggingface_hub`, unless it is there.
 
-    Without a connection, that revision is taken from the cache.
+    Without a connection, the cached copy of that revision is used.
 
     Args:
         address: The run.
@@ -130,7 +130,7 @@ def fetch(address: Address, say: Callable[[str], None] = print) -> str:
             for name, file in files.items():
                 _verify(os.path.join(path, name), file, address)
             if not _COMMIT.fullmatch(revision):
-                # Lets the cache know the commit when there is no connection.
+                # Records the commit for later use without a connection.
                 hf_hub_download(repository, _RUN, revision=revision)
             return path
     except OfflineError as error:
@@ -174,7 +174,7 @@ def push(
 
     api, repository = HfApi(), address.repository
     with _explained("write", repository):
-        # None leaves the choice to the settings of an organization.
+        # With None, the settings of an organization decide.
         api.create_repo(repository, private=private or None, exist_ok=True)
         if private and not api.model_info(repository).private:
             raise UserError(
@@ -272,14 +272,14 @@ def _verify(path: str, file: Any, address: Address) -> None:
     for place in {path, os.path.realpath(path)}:  # A link and its target.
         os.unlink(place)
     raise UserError(
-        f"{file.rfilename} of {address} was changed on its way: its checksum "
+        f"{file.rfilename} of {address} was changed on the way: its checksum "
         f"is {digest.hexdigest()[:12]}, not {str(expected)[:12]}. It was "
         "deleted."
     )
 
 
 def _find_cached(address: Address) -> str | None:
-    """Return the folder of a run that is complete in the cache."""
+    """Return the folder of a run in the cache, if it is complete."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -317,15 +317,15 @@ def _contents(
             contents[name] = file
     if _WEIGHTS not in contents:
         raise UserError(
-            f"{path!r} has no {_WEIGHTS} yet: `fit` writes it when it has "
-            "validated."
+            f"{path!r} has no {_WEIGHTS} yet: `fit` writes it after the first "
+            "validation."
         )
     say(f"Sending {', '.join(contents)} to {address}.")
     return contents
 
 
 def _public_config(path: str) -> bytes:
-    """Return run.json with names in place of the paths of this machine."""
+    """Return run.json with absolute paths shortened to their last names."""
     with open(os.path.join(path, _RUN), encoding="utf-8") as file:
         config = json.load(file)
     config["arguments"] = {
@@ -338,15 +338,15 @@ def _public_config(path: str) -> bytes:
 
 
 def _has_card(path: str, say: Callable[[str], None]) -> bool:
-    """Return whether a run has a card of the user's, with a YAML header."""
+    """Return whether the user wrote a card with a YAML header for a run."""
     if not model_card.is_own(path):
         return False
     with open(os.path.join(path, _CARD), encoding="utf-8") as file:
         has_header = file.readline().rstrip() == "---"
     if not has_header:
         say(
-            f"{_CARD} stays here, since it does not begin with the YAML header "
-            "of a model card; another one is written for the Hub."
+            f"{_CARD} is not sent, since it does not begin with the YAML "
+            "header of a model card; the Hub gets a generated one."
         )
     return has_header
 

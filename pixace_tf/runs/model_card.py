@@ -40,15 +40,15 @@ pixace-tf complete {run} cat.jpg --out completed.png
 """
 
 _HUB = """\
-This takes pixace-tf with its extra `hub`. Each command says which commit it
+This needs pixace-tf with its extra `hub`. Each command says which commit it
 uses; add that to the address, as in `{run}@COMMIT`, to stay with this version.
-The pictures that the model has learned from are not in this repository.
+The images that the model has learned from are not in this repository.
 """
 
 _SERVE = """\
 ## Serve it
 
-From a stock TensorFlow Serving, with nothing of pixace-tf on the server:
+With a stock TensorFlow Serving, without pixace-tf on the server:
 
 ```sh
 docker run --rm -p 8501:8501 -v {volume} \\
@@ -57,7 +57,7 @@ docker run --rm -p 8501:8501 -v {volume} \\
 pixace-tf complete --server http://localhost:8501 --model {name} cat.jpg
 ```
 
-Over REST, one image a row, every input given:
+Over REST, with one image in each row and every input given:
 
 ```sh
 printf '{{"instances": [{{"image_bytes": {{"b64": "%s"}},
@@ -94,8 +94,8 @@ pixels.
 `prefix_length` counts pixels in raster order, 0 to {length}. The same seed
 gives the same image, alone or in a batch. The client has to turn a JPEG upright
 by its EXIF data. A picture that does not load or a value out of range is
-refused, together with the batch that the server has put it into;
-`pixace-tf complete` checks both before it sends them.
+refused with its whole batch; `pixace-tf complete` checks both before it sends
+them.
 """
 
 

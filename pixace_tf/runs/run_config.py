@@ -2,7 +2,7 @@
 
     saved_models/NAME/
         run.json         architecture, tokenizer, versions, and the arguments:
-                         "given" by the user, and "arguments" in force
+                         "given" by the user, and the "arguments" in force
         weights.npz      the best weights so far, by validation
         checkpoint.npz   the latest state of training, optimizer included
         tokens.npz       the tokens of the training and validation images
@@ -67,7 +67,7 @@ def read_config(path: StrPath) -> dict[str, Any]:
         )
     if missing:
         raise UserError(f"The file {file} lacks {', '.join(sorted(missing))}.")
-    # Older runs lack these; mirrored images had no order of their own.
+    # Older runs lack these keys; mirrored images had no order of their own.
     config["tokenizer"] = {"trim": False, **config["tokenizer"]}
     plain = (0, 0) if config["arguments"].get("flip") else (0,)
     added = {"head_hidden_dim": None, "orders": plain, "labels": []}
