@@ -153,3 +153,18 @@ def test_damaged_arguments_are_a_user_error():
             broken = {**config, section: {**config[section], name: object()}}
             with contextlib.suppress(UserError):
                 TrainingArguments.of_run(broken)
+
+
+def test_fit_takes_arguments_as_an_object_or_as_keywords(monkeypatch, tmp_path):
+    from pixace_tf.training import fit as module
+
+    def record(source, arguments, *_):
+        seen.append(arguments)
+
+    seen = []
+    monkeypatch.setattr(module, "_fit", record)
+    given = {"max_minutes": 3, "image_size": (8, 8)}
+    module.fit("cats", TrainingArguments(**given), runs_dir=tmp_path)
+    module.fit("cats", runs_dir=tmp_path, **given)
+    assert seen[0] == seen[1]
+    assert seen[0].given == seen[1].given == given

@@ -234,3 +234,9 @@ def test_files_are_trimmed_in_graph_and_eagerly(tmp_path):
         decoded = graph(tf.io.read_file(str(tmp_path / name)))
         np.testing.assert_array_equal(small, decoded)
         assert np.abs(small.astype(int) - (10, 90, 200)).max() < 40
+
+
+def test_tokenizers_of_the_same_settings_are_equal():
+    first, second = PixelTokenizer((4, 4)), PixelTokenizer((4, 4))
+    assert first == second
+    assert len({first, second, PixelTokenizer((4, 4), trim=True)}) == 2

@@ -70,6 +70,14 @@ class PixelTokenizer:
         """Number of pixels, hence of tokens, of an image."""
         return self.image_size[0] * self.image_size[1]
 
+    def __eq__(self, other: Any) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.get_config() == other.get_config()
+
+    def __hash__(self) -> int:
+        return hash(repr(self.get_config()))
+
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON-ready values."""
         return {

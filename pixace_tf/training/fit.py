@@ -51,12 +51,13 @@ class RunInUseError(UserError):
 
 def fit(
     source: str | os.PathLike[str],
-    arguments: TrainingArguments = TrainingArguments(),
+    arguments: TrainingArguments | None = None,
     *,
     start_from: str | os.PathLike[str] | None = None,
     name: str | None = None,
     runs_dir: str | os.PathLike[str] = catalog.RUNS_DIR,
     say: Say = print,
+    **fields: Any,
 ) -> Run:
     """Train a model on a folder of images, or go on where it stopped.
 
@@ -68,13 +69,15 @@ def fit(
         source: A folder of images or of token shards (see `tokenize`), or
             `tfds:NAME[/CONFIG][:SPLIT]`. Shards settle the image size and the
             colors.
-        arguments: Such as `TrainingArguments(max_minutes=60)`.
+        arguments: Such as `TrainingArguments(max_minutes=60)`, or its fields as
+            keywords: `fit("cats", max_minutes=60)`.
         start_from: A run whose weights a new run begins with, as `locate`
             takes it. It settles the image size, the colors, and the sizes of
             the model.
         name: Name of the run; by default that of the source.
         runs_dir: Folder that holds the runs.
         say: Takes each line of the report.
+        **fields: See `arguments`.
 
     Returns:
         The run with its best weights.
@@ -85,6 +88,7 @@ def fit(
         InterruptedTraining: If a signal stopped it; the checkpoint is written.
     """
     source = os.fspath(source)
+    arguments = arguments or TrainingArguments(**fields)
     devices.leave_gpu_to_backend()
     hosts.join(arguments)
     path = folder_below(runs_dir, name, source)
