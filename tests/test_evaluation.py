@@ -69,7 +69,7 @@ def random_images(count, height=8, width=12, seed=0):
 
 @pytest.fixture(scope="module")
 def pictures(cartoon_folder, tmp_path_factory):
-    """Those of the training, and half as many that the run has not seen."""
+    """The training pictures, and half as many that the run has not seen."""
     folder = tmp_path_factory.mktemp("pictures")
     cartoons.draw_folder(str(folder / "all"), 24, seed=1)
     for path in cartoon_folder.glob("*/*.png"):
@@ -112,7 +112,7 @@ def test_chances_of_all_pictures_sum_to_one_for_counted_models():
 
 
 def test_smoothing_by_hand():
-    """Of 0 0 1: three pixels, two kinds; after 0 two pixels, two kinds."""
+    """0 0 1 has three pixels of two kinds; after 0 follow two of two kinds."""
     counted = np.array([[0, 0, 1]])
     scored = np.array([[0, 1, 2]])
     bits = baselines.count_models(counted, scored, (1, 3), 4)
@@ -244,7 +244,7 @@ def test_frechet_distance_of_gaussians_that_are_known():
     )
     found = gaussian_distance(means[0], first, means[1], second)
     assert found == pytest.approx(expected)
-    # Of diagonal ones: by each dimension's mean and deviation.
+    # Diagonal ones: by the mean and the deviation of each dimension.
     apart = gaussian_distance(
         *(np.zeros(2), np.diag([1.0, 4.0])),
         *(np.array([3.0, 0.0]), np.diag([4.0, 0.0])),
@@ -454,7 +454,7 @@ def test_a_run_without_its_tokens_says_what_is_missing(tmp_path):
     assert render(report).count("has lost") == 6
 
 
-def test_of_a_sample_of_the_training_nothing_is_concluded(tmp_path):
+def test_a_run_that_kept_a_sample_does_not_know_all_it_was_trained_on(tmp_path):
     """A run that was trained from shards keeps some rows only."""
     run = make_small_run(tmp_path / "run", "transformer")
     images = random_images(3)
@@ -518,7 +518,7 @@ def test_figures_need_no_extra(monkeypatch, tmp_path):
         (["--report", "{tmp}/r", "--features", "{tmp}/f"], "There is no file"),
     ],
 )
-def test_bad_options_are_told_before_the_work(
+def test_bad_options_are_reported_before_the_work(
     trained_run, cartoon_folder, tmp_path, options, message
 ):
     (tmp_path / "mine.txt").write_text("mine")

@@ -1,4 +1,4 @@
-"""Sweeps: what is tried, what is recorded, and what dies in between."""
+"""Sweeps: the trials, their records, and processes that die in between."""
 
 import contextlib
 import dataclasses
@@ -75,7 +75,7 @@ GRID = {"num_layers": [1, 2, 3], "learning_rate": [0.1, 0.2, 0.3, 0.4]}
 
 
 def begin(folder, sweep):
-    """Return what a process has that joins a sweep."""
+    """Return the search of a process that joins a sweep."""
     return trials.Search(str(folder), functools.partial(oracles.propose, sweep))
 
 
@@ -89,7 +89,7 @@ def complete(folder, claim, bits=None):
 
 
 def combinations(folder, space=GRID):
-    """Return what was tried, each as often as it was."""
+    """Return the combinations that were tried, with repetitions."""
     found = trials.read_trials(str(folder))
     assert all(trial.is_completed for trial in found)
     return sorted(tuple(t.values[k] for k in space) for t in found)
@@ -104,15 +104,13 @@ def search_until_the_end(folder, sweep):
 
 
 @pytest.mark.parametrize("tuner", ["grid", "random"])
-def test_a_search_killed_anywhere_tries_what_it_would_have_tried(
-    tmp_path, tuner
-):
+def test_a_search_killed_anywhere_tries_the_same_combinations(tmp_path, tuner):
     sweep = make_sweep(tuner, 12, **GRID)
     calm = search_until_the_end(tmp_path / "calm", sweep)
     chance, killed = random.Random(0), tmp_path / "killed"
     while claim := begin(killed, sweep).next():
         if chance.random() < 0.5:
-            claim.close()  # As a kill does; the trial comes again.
+            claim.close()  # Like a kill; the trial is handed out again.
             again = begin(killed, sweep).next()
             assert again.trial_id == claim.trial_id
             claim = again
@@ -125,14 +123,14 @@ def test_a_search_killed_anywhere_tries_what_it_would_have_tried(
 
 
 class CrashError(BaseException):
-    """What a kill looks like from within."""
+    """Stands for a kill."""
 
 
 @pytest.mark.parametrize("tuner", ["grid", "random"])
-def test_a_search_crashed_at_any_write_tries_what_it_would_have_tried(
+def test_a_search_crashed_at_any_write_tries_the_same_combinations(
     tmp_path, monkeypatch, tuner
 ):
-    """At each sync and each rename of the whole sweep, one after the other."""
+    """Crash at each sync and each rename of the sweep, one after the other."""
     space = {"learning_rate": [0.1, 0.2]}
     sweep = make_sweep(tuner, 2, **space)
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # Disks are slow.
@@ -162,7 +160,7 @@ def test_a_search_crashed_at_any_write_tries_what_it_would_have_tried(
                 pass
         for claim in made[-1:]:
             with contextlib.suppress(OSError):
-                claim.close()  # As the kernel does for the dead.
+                claim.close()  # As the kernel does after a kill.
         search_until_the_end(folder, sweep)
         assert combinations(folder, space) == combinations(calm, space)
     assert crash_at > 20
@@ -212,7 +210,7 @@ def lock_nothing(*_):
 
 
 @pytest.mark.parametrize("case", ["another machine", "no locks"])
-def test_where_locks_tell_nothing_a_minute_of_silence_does(
+def test_without_locks_a_minute_of_silence_frees_a_trial(
     tmp_path, monkeypatch, case
 ):
     sweep = make_sweep(max_trials=1, **GRID)
@@ -264,7 +262,7 @@ def test_a_withdrawn_claim_is_no_death(tmp_path):
 
 
 def test_a_success_counts_more_than_a_failure_of_the_same_trial(tmp_path):
-    """Of a process that slept past its limit, and of the one in its place."""
+    """One process slept past its limit; the one that replaced it succeeded."""
     sweep = make_sweep(max_trials=1, **GRID)
     claim = begin(tmp_path, sweep).next()
     trials.fail(str(tmp_path), claim.trial_id, "It took too long.")
@@ -451,7 +449,7 @@ def test_a_stop_lets_trials_save_their_state_and_leaves_them_open(tmp_path):
 
 
 def test_a_trial_that_somebody_else_stopped_is_tried_again(tmp_path):
-    """As where a machine shuts down and asks all processes to end."""
+    """For instance by a machine that shuts down."""
     code = "import os, sys; os.kill(os.getpid(), 15)"
     found = work(tmp_path, python(code))
     assert f"{trials.MAX_DEATHS} processes died" in found.message
@@ -497,7 +495,7 @@ def complete_stand_in(folder, trial_id):
     (run / FIGURES_FILE).write_text('{"bits_per_pixel": 1}')
 
 
-def test_a_trial_trains_what_was_chosen():
+def test_a_trial_trains_with_the_chosen_values():
     sweep = make_sweep(hidden_dim=[64, 96], num_layers=[3])
     values = {"palette": "rgb 4,5,4", "hidden_dim": 96, "num_layers": 3}
     values |= {"image_size": "8x12", "tuner/epochs": 3, "tuner/round": 1}
@@ -534,7 +532,7 @@ def test_a_sweep_is_read_as_it_was_written(tmp_path):
         ('{"format": 1}', "another version"),
     ],
 )
-def test_a_file_that_is_no_sweep_is_told(tmp_path, text, message):
+def test_a_file_that_is_no_sweep_is_refused(tmp_path, text, message):
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(UserError, match=message):
         load_sweep(str(tmp_path))
@@ -585,7 +583,7 @@ def trial(trial_id, psnr, bits, palette="hsv 5,4,4", image_size="8x8"):
     return results.Trial(str(trial_id), values, figures, "", palette, psnr)
 
 
-def test_the_front_is_what_no_other_trial_beats():
+def test_no_other_trial_dominates_the_front():
     rng = np.random.default_rng(0)
     points = rng.integers(0, 6, (40, 2)).astype(float)
     trials = [trial(i, *point) for i, point in enumerate(points)]
@@ -618,7 +616,7 @@ def test_the_winners_command_is_understood_by_fit(tmp_path):
     sweep = make_sweep(training=training, learning_rate=[1e-3, 2e-3])
     chosen = trial(0, 30.0, 2.0, "rgb 4,5,4")
     chosen.values["learning_rate"] = 2e-3
-    chosen.values["tuner/epochs"] = 1  # Of a short trial.
+    chosen.values["tuner/epochs"] = 1  # A short trial.
     line = results.winner_command(sweep, chosen, "pictures-0000")
     program, command, *words = line.split()
     assert (program, command) == ("pixace-tf", "fit")
@@ -801,7 +799,7 @@ def test_the_figures_of_a_trial_are_those_of_its_model(killed_sweep):
 
 @pytest.mark.slow
 def test_a_trial_keeps_its_images_for_an_evaluation(killed_sweep):
-    """Also those of a TensorFlow data set."""
+    """The images of a TensorFlow data set are kept too."""
     root, _, _ = killed_sweep
     run = load_run(root / "sweep" / RUNS / "0001", jit_compile=False)
     images = np.asarray(cartoons.draw("cat", "0-0").resize((8, 8)))[None]
@@ -811,7 +809,7 @@ def test_a_trial_keeps_its_images_for_an_evaluation(killed_sweep):
 
 @pytest.mark.slow
 def test_a_finished_sweep_is_resumed_without_another_trial(killed_sweep):
-    """With `--download` too, which is no part of what a sweep is."""
+    """`--download` does not matter, since it is no part of a sweep."""
     root, tried, _ = killed_sweep
     logs = {p: p.stat().st_mtime_ns for p in (root / "sweep/logs").iterdir()}
     for download in (False, True, False):

@@ -107,12 +107,7 @@ class Evidence:
 
 
 def gather(run: Run, images: np.ndarray, labels: list[str]) -> Evidence:
-    """Prepare images to evaluate a run on.
-
-    Args:
-        run: A trained model.
-        images: uint8 `(N, height, width, 3)`, N at least 1.
-        labels: The class of each image, "" for none.
+    """Prepare images, uint8 `(N, height, width, 3)`, with labels or "".
 
     Raises:
         UserError: If the run's tokens are damaged.
@@ -153,12 +148,7 @@ def _read_training(file: storage.Npz) -> TrainingData:
 
 
 def are_among(token_ids: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return bool `(N,)`: which images have the tokens of one of the others.
-
-    Args:
-        token_ids: integers `(N, T)`.
-        others: integers `(M, T)`.
-    """
+    """Return bool `(N,)`: which rows `(N, T)` are among the others `(M, T)`."""
     known = {row.tobytes() for row in others.astype(np.int32)}
     return np.array(
         [row.tobytes() in known for row in token_ids.astype(np.int32)], bool

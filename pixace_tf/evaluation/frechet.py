@@ -120,11 +120,8 @@ def train_judge(evidence: Evidence) -> Judge:
             "give one with --features."
         )
     images = detokenize(training.token_ids[chosen], evidence.run.tokenizer)
-    with ProgressBar("Training a classifier") as bar:
-        flip = evidence.run.arguments["flip"]
-        classifier = train_classifier(
-            images, classes, flip, NUM_STEPS, bar.count
-        )
+    flip = evidence.run.arguments["flip"]
+    classifier = train_classifier(images, classes, flip, NUM_STEPS)
     is_known = evidence.is_held_out & np.isin(evidence.labels, names)
     accuracy = None
     if is_known.any():
@@ -138,12 +135,8 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Return the Fréchet distance of two sets of features.
 
     As in FID (Heusel et al., 2017), it is squared, and between Gaussians with
-    their means and covariances. It depends on the number of images, so figures
-    compare only for equal numbers.
-
-    Args:
-        first: float `(N, D)`, N at least 2.
-        second: float `(M, D)`, M at least 2.
+    the means and covariances of float features `(N, D)`, N at least 2. It
+    depends on the number of images, so figures compare only for equal numbers.
     """
     return gaussian_distance(*_moments(first), *_moments(second))
 
@@ -178,14 +171,11 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_network(path: str) -> keras.Model:
-    """Load a network for features, without running code from its file.
-
-    Args:
-        path: A `.keras` file. The model takes float `(N, height, width, 3)`
-            images with values from 0 to 255 and returns one tensor.
+    """Load a `.keras` network for `extract` without running code from it.
 
     Raises:
-        UserError: If the file is missing or contains no such model.
+        UserError: If the file is missing, or its model does not take one tensor
+            `(N, height, width, 3)` and return one.
     """
     if not os.path.isfile(path):
         raise UserError(f"There is no file {path!r} with a Keras model.")
@@ -254,7 +244,6 @@ def train_classifier(
     classes: np.ndarray,
     flip: bool,
     num_steps: int,
-    progress: ProgressCallback | None = None,
 ) -> keras.Model:
     """Train a small convolutional classifier.
 
@@ -264,7 +253,6 @@ def train_classifier(
             2.
         flip: Whether mirror images belong to the same class.
         num_steps: Number of batches of 64 images.
-        progress: Told the steps done and their number.
 
     Returns:
         A model that takes float32 `(N, 32, 32, 3)` images with values from 0 to
@@ -281,10 +269,6 @@ def train_classifier(
     def gather(index: Tensor) -> tuple[Tensor, Tensor]:
         return tf.gather(small, index), tf.gather(classes, index)
 
-    def report(step: int, logs: object) -> None:
-        if progress is not None:
-            progress(step + 1, num_steps)
-
     network = _build_classifier(int(classes.max()) + 1)
     network.compile(
         optimizer=keras.optimizers.Adam(
@@ -292,15 +276,17 @@ def train_classifier(
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    network.fit(
+    dataset = (
         tf.data.Dataset.from_tensor_slices(_order(len(images), num_steps))
         .batch(_BATCH_SIZE)
         .map(gather)
-        .prefetch(2),
-        shuffle=False,
-        verbose=0,
-        callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=report)],
+        .prefetch(2)
     )
+    with ProgressBar("Training a classifier") as bar:
+        report = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda step, logs: bar.count(step + 1, num_steps)
+        )
+        network.fit(dataset, shuffle=False, verbose=0, callbacks=[report])
     return network
 
 

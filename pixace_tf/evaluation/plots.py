@@ -63,12 +63,7 @@ def bits_by_place(bits: np.ndarray) -> bytes:
 
 
 def expected_sheet(evidence: Evidence, bits: np.ndarray) -> bytes:
-    """Show the images with the fewest bits, then those with the most.
-
-    Args:
-        evidence: The images.
-        bits: float `(N,)`, bits per pixel of each image.
-    """
+    """Show the images with the fewest bits `(N,)`, then those with the most."""
     order = np.argsort(bits, kind="stable")
     count = min(_SHEET_COLUMNS, -(-len(order) // 2))
     rows = [

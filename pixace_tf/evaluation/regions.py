@@ -184,7 +184,7 @@ def brushed(seed: int, height: int, width: int) -> np.ndarray:
 
 
 def _sheet(evidence: Evidence, fills: dict[str, np.ndarray]) -> bytes:
-    """Return a sheet: the original, then each region hidden and filled."""
+    """Show the original, then each region hidden and filled."""
     hidden = {name: _hidden(name, evidence) for name in fills}
     rows = []
     for i in evenly_spaced(len(evidence.images), _SHEET_ROWS):

@@ -80,7 +80,7 @@ def check_report(folder: str) -> None:
         UserError: If packages or the parent folder are missing, or the folder
             contains anything but a report.
     """
-    if any(importlib.util.find_spec(name) is None for name in _EXTRA_PACKAGES):
+    if not all(map(importlib.util.find_spec, _EXTRA_PACKAGES)):
         raise UserError("A report needs: pip install 'pixace-tf[evaluate]'")
     parent = os.path.dirname(os.path.abspath(folder))
     if not os.path.isdir(parent):
@@ -144,9 +144,9 @@ def build_report(
 
 
 def _compare_with_training(evidence: Evidence, new: np.ndarray) -> Part:
-    training = evidence.training_images()
     held_out = evidence.quantized[evidence.is_held_out]
     chosen = evenly_spaced(len(held_out), len(new))
+    training = evidence.training_images()
     return compare_with_training(new, held_out[chosen], training)
 
 

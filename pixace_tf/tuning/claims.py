@@ -1,6 +1,7 @@
 """Claims: files in a shared folder that tell which process trains a trial."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ SILENCE_S = 60.0
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 
+@dataclasses.dataclass(frozen=True)
 class Claim:
     """A trial that this process works on.
 
@@ -24,19 +26,15 @@ class Claim:
         path: A file that this process has created, touches and keeps locked.
     """
 
-    def __init__(self, trial_id: str, path: str, file: int) -> None:
-        self.trial_id = trial_id
-        self.path = path
-        self._file = file
+    trial_id: str
+    path: str
+    _file: int
 
     @classmethod
     def make(cls, trial_id: str, path: str, progress: int) -> "Claim | None":
         """Create the file of a claim, unless another process has done so.
 
-        Args:
-            trial_id: The trial.
-            path: The file to create.
-            progress: A number that changes when the trial makes progress.
+        `progress` is a number that changes when the trial makes progress.
         """
         try:
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)

@@ -68,20 +68,15 @@ def make_oracle(sweep: Sweep) -> keras_tuner.Oracle:
         "seed": sweep.training.seed + 1,  # 0 would be replaced at random.
         "max_consecutive_failed_trials": _NEVER,
     }
-    if sweep.arguments.tuner == "hyperband":
+    tuner = sweep.arguments.tuner
+    if tuner == "hyperband":
         return _Hyperband(max_epochs=sweep.training.epochs, **options)
-    kinds: dict[str, type[_Unsaved]] = {
-        "grid": _Grid,
-        "random": _Random,
-        "bayesian": _Bayesian,
-    }
-    return kinds[sweep.arguments.tuner](
-        max_trials=sweep.arguments.max_trials, **options
-    )
+    kinds = {"grid": _Grid, "random": _Random, "bayesian": _Bayesian}
+    return kinds[tuner](max_trials=sweep.arguments.max_trials, **options)
 
 
 def _space(sweep: Sweep, values: dict[str, Any]) -> keras_tuner.HyperParameters:
-    """Return the space of a sweep, with some values chosen."""
+    """Return the space of a sweep with these values chosen."""
     space = keras_tuner.HyperParameters()
     for name, choices in sweep.space.items():
         space.Choice(name, choices)
@@ -90,7 +85,7 @@ def _space(sweep: Sweep, values: dict[str, Any]) -> keras_tuner.HyperParameters:
 
 
 class _Unsaved(keras_tuner.Oracle):
-    """An oracle that neither prints nor writes files; a mixin."""
+    """A mixin for oracles that neither print nor write files."""
 
     trials: dict[str, Any]
     ongoing_trials: dict[str, Any]

@@ -103,13 +103,7 @@ def pareto_front(trials: list[Trial]) -> list[Trial]:
 
 
 def winner_command(sweep: Sweep, trial: Trial, name: str) -> str:
-    """Return the command that trains the model of a trial four times longer.
-
-    Args:
-        sweep: The sweep.
-        trial: One of its trials.
-        name: Name for the run.
-    """
+    """Return the command that trains the model of a trial four times longer."""
     # The epochs of Hyperband, which train for less, are left out.
     chosen = {key: trial.values[key] for key in sweep.space}
     arguments = trial_arguments(sweep, chosen).given
@@ -217,13 +211,7 @@ def table(sweep: Sweep, trials: list[Trial]) -> str:
 
 
 def plot_pareto(trials: list[Trial], best: list[Trial], path: str) -> None:
-    """Plot the bits of completed trials against the PSNR of their palettes.
-
-    Args:
-        trials: The trials.
-        best: The trials to mark.
-        path: The PNG to write.
-    """
+    """Plot bits against the PSNR of palettes as PNG; mark the best trials."""
     from matplotlib.figure import Figure
 
     completed = [t for t in trials if t.is_completed]

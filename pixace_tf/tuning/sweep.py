@@ -100,10 +100,7 @@ def _join(folder: str, source: str, given: dict[str, Any]) -> Sweep:
     """Return the sweep of a folder; refuse other arguments."""
     # The images may be in another place on this machine.
     sweep = dataclasses.replace(load_sweep(folder), source=source)
-    before = {
-        **dataclasses.asdict(sweep.training),
-        **dataclasses.asdict(sweep.arguments),
-    }
+    before = {**vars(sweep.training), **vars(sweep.arguments)}
     bound = [name for name in given if name not in FREE]
     refuse_changes(
         folder,
@@ -162,7 +159,6 @@ def _command(folder: str, source: str, trial_id: str) -> list[str]:
 
 
 def _finish(folder: str, sweep: Sweep, say: Callable[[str], None]) -> None:
-    """Write the report of a sweep that is over."""
     say(results.write_report(folder, sweep))
     trials = results.read_trials(folder, sweep)
     if not any(trial.is_completed for trial in trials):

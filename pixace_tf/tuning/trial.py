@@ -43,13 +43,7 @@ _BUSY_S = 5.0
 
 
 def run_trial(folder: str, source: str, trial_id: str) -> None:
-    """Train and measure a trial, or continue where it was killed.
-
-    Args:
-        folder: The folder of the sweep.
-        source: The images, as for `fit`.
-        trial_id: Name of the run to train.
-    """
+    """Train and measure a trial of a sweep, or continue a killed one."""
     sweep = load_sweep(folder)
     values = read_trial(folder, trial_id).values
     runs_dir = os.path.join(folder, RUNS)

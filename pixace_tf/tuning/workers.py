@@ -50,7 +50,7 @@ def work(
         command: Returns the command line that trains a trial.
         workers: Number of trials to train at a time.
         limits: The limits of each trial.
-        stop: Ends this early, after the trials have saved their state.
+        stop: Ends this early; the trials save their state first.
         on_poll: Called about twice a second.
 
     Raises:
@@ -82,10 +82,9 @@ class Job:
     def __init__(
         self, claim: Claim, command: Sequence[str], folder: str
     ) -> None:
-        logs = os.path.join(folder, LOGS)
-        os.makedirs(logs, exist_ok=True)
         self.claim = claim
-        self._log = os.path.join(logs, f"{claim.trial_id}.log")
+        self._log = os.path.join(folder, LOGS, f"{claim.trial_id}.log")
+        os.makedirs(os.path.dirname(self._log), exist_ok=True)
         self._began = time.monotonic()
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
