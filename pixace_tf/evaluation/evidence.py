@@ -1,4 +1,4 @@
-"""The images that a run is evaluated on, and those that it was trained on.
+"""The images that a run is evaluated on, and its training images.
 
 Shapes: N evaluated images, M training images, T tokens of an image.
 """

@@ -110,7 +110,7 @@ def build_report(
             is trained, if the training images have classes.
 
     Returns:
-        The figures of `measurement`, and those of `completion`, `filling`
+        The figures of `measurement` and of `completion`, `filling`
         (`regions.py`), `nearest`, `frechet`, `classes` and `probe`, each None
         if `missing` tells why; with all their images.
     """

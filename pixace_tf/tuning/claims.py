@@ -64,7 +64,7 @@ class Claim:
 
 
 class Watch:
-    """Tells claims of live processes from those of dead ones."""
+    """Tells the claims of live and dead processes apart."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, float]] = {}

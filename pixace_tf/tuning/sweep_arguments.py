@@ -1,4 +1,4 @@
-"""The arguments of a sweep, other than those of its trainings.
+"""The arguments of a sweep, without the arguments of its trainings.
 
 The command line makes its options from them. Needs no TensorFlow.
 """
