@@ -5,8 +5,8 @@ from keras import ops
 
 from pixace_tf.typing import Tensor
 
-# Larger activations are scaled down before they are squared in float16, which
-# ends at 65,504, just below the square of 256. Sums of squares need room, too.
+# In float16, larger activations are scaled down before they are squared: its
+# maximum, 65,504, is just below the square of 256, and sums need room, too.
 _MAX_FLOAT16 = 128.0
 
 
@@ -14,7 +14,7 @@ _MAX_FLOAT16 = 128.0
 def relu_squared(x: Tensor) -> Tensor:
     """Return the square of a ReLU, of the shape and dtype of `x`.
 
-    It learns more from a pixel than GELU, and takes less time (arXiv
+    Models learn more per pixel with it than with GELU, and faster (arXiv
     2109.08668).
     """
     return ops.square(ops.relu(x))
@@ -32,7 +32,7 @@ def feed_forward(
 
     Returns:
         float `(B, T, width of write)`, in the compute dtype of the layers. In
-        float16 the activations of each position are divided by a number, and
+        float16, the activations of each position are divided by a number, and
         the result is multiplied by its square.
     """
     if read.compute_dtype != "float16":

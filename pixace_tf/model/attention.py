@@ -1,8 +1,9 @@
 """Causal self-attention over whole sequences, and for one step with a cache.
 
+The softmax is float32 under every dtype policy.
+
 Shapes: B batch, H heads, T positions, S cached positions, L positions of the
 cache's tail, D head_dim.
-The softmax is float32 under every dtype policy.
 """
 
 import functools
@@ -16,12 +17,12 @@ from pixace_tf.model.recompute import after
 from pixace_tf.typing import Tensor
 
 BLOCK_LENGTH = 64
-# Each block adds code to the program, so long sequences have longer blocks.
+# Each block adds code to the program, so longer sequences get longer blocks.
 MAX_BLOCKS = 8
-# Score of a position with itself where it should see itself only if alone.
+# Score of a position with itself if it must not see itself unless it is alone.
 SELF_SCORE = -1e5
 
-# Where each block of queries begins and ends.
+# Start and end of each block of queries.
 Blocks = Sequence[tuple[int, int]]
 
 
@@ -34,9 +35,9 @@ def causal_attention(
 ) -> Tensor:
     """Exact causal attention, one block of queries at a time.
 
-    A block of queries meets only the keys up to its own end, so about half of
-    the full score matrix is never computed. The scores of several blocks are
-    not kept for the gradient but computed again from their logarithmic sum
+    A block of queries only meets the keys up to its own end, so about half of
+    the full score matrix is never computed. If there are several blocks, the
+    gradient recomputes their scores from the logarithm of their sum
     (FlashAttention, arXiv 2205.14135). On a GPU, JAX does the same in one
     kernel.
 
@@ -48,8 +49,8 @@ def causal_attention(
         sees_itself: Whether a position attends to itself if it is not alone.
 
     Returns:
-        float `(B, H, T, D)`: for each position the mean of the values up to
-        it, weighted by softmax scores.
+        float `(B, H, T, D)`: for each position, the mean of the values up to
+        it, weighted by the softmax of the scores.
     """
     length = query.shape[2]
     if length == 1:
@@ -81,10 +82,7 @@ def causal_attention(
 
 
 def _has_fused_kernel(dtype: str) -> bool:
-    """Return whether the device computes attention in one kernel.
-
-    The kernel of cuDNN, which JAX calls, takes 16-bit numbers.
-    """
+    """Return whether JAX has a kernel for it: cuDNN's, for 16-bit numbers."""
     if keras.backend.backend() != "jax" or dtype == "float32":
         return False
     import jax
@@ -93,7 +91,7 @@ def _has_fused_kernel(dtype: str) -> bool:
 
 
 def _fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return `causal_attention` as computed by the backend of Keras."""
+    """Compute `causal_attention` with the kernel of the backend."""
     query, key, value = (
         ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value)
     )
@@ -106,14 +104,10 @@ def _fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def _scores(
     query: Tensor, key: Tensor, start: int, stop: int, sees_itself: bool
 ) -> Tensor:
-    """Return the scores of some queries, float32 `(B, H, stop - start, stop)`.
+    """Return the scores of the queries from `start` to `stop`.
 
-    Args:
-        query: float `(B, H, stop - start, D)`.
-        key: float `(B, H, T, D)`.
-        start: Position of the first query.
-        stop: Position behind the last query.
-        sees_itself: See `causal_attention`.
+    They are float32 `(B, H, stop - start, stop)`; `query` holds only these
+    queries, `key` all keys.
     """
     own, seen = ops.arange(start, stop)[:, None], ops.arange(stop)[None]
     scores = ops.matmul(query, _transpose(key[:, :, :stop]))
@@ -123,8 +117,8 @@ def _scores(
     return ops.where(own >= seen, scores, -float("inf"))
 
 
-# Both passes compute one block after the other; else all scores would exist at
-# once.
+# Both passes compute blocks one after the other; otherwise all scores would be in
+# memory at once.
 def _forward(
     query: Tensor,
     key: Tensor,
@@ -132,7 +126,7 @@ def _forward(
     blocks: Blocks,
     sees_itself: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output, and the logarithms of the softmax's denominators."""
+    """Return the output and the logarithms of the softmax's denominators."""
     outputs: list[Tensor] = []
     totals: list[Tensor] = []
     for start, stop in blocks:
@@ -153,14 +147,9 @@ def _backward(
     blocks: Blocks,
     sees_itself: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of query, key and value.
+    """Return the gradients of `inputs`: query, key and value.
 
-    Args:
-        inputs: Query, key and value.
-        saved: The results of `_forward`.
-        upstream: The gradient of the output.
-        blocks: See `_forward`.
-        sees_itself: See `causal_attention`.
+    `saved` holds the results of `_forward`, `upstream` the output's gradient.
     """
     (query, key, value), (output, totals) = inputs, saved
     products = ops.cast(upstream, "float32") * ops.cast(output, "float32")
@@ -207,10 +196,10 @@ def step_attention(
         query: float `(B, H, 1, D)`, already scaled.
         key: float `(B, H, 1, D)`.
         value: float `(B, H, 1, D)`.
-        frozen: Cached keys and values of S positions, all of them visible, or
+        frozen: Cached keys and values of S positions that are all visible, or
             None; see `kv_cache`.
         tail: Cached keys and values of L positions, visible below `index`.
-        index: int32 scalar, where in the tail this position stands.
+        index: int32 scalar, index of this position in the tail.
         sees_itself: Whether it attends to itself if it is not alone.
 
     Returns:
@@ -238,16 +227,16 @@ def step_attention(
 def cached_attention(
     query: Tensor, parts: Sequence[tuple[Tensor, Tensor]], bias: Tensor
 ) -> Tensor:
-    """Attend from one position to a cache that lies in several parts.
+    """Attend from one position to a cache in several parts.
 
-    The parts are never joined: only their scores meet, in the softmax.
+    The parts are not concatenated: only their scores meet, in the softmax.
 
     Args:
         query: float32 `(B*H, 1, D)`, already scaled.
         parts: float32 keys `(B*H, D, S)` and values `(B*H, S, D)` of each
             part, any S.
-        bias: float32 `(S,)`, added to the scores of the last part; minus
-            infinity hides. The other parts are visible as a whole.
+        bias: float32 `(S,)`, added to the scores of the last part: minus
+            infinity hides a position. The other parts are fully visible.
 
     Returns:
         float32 `(B*H, 1, D)`.

@@ -50,17 +50,16 @@ class PixaceCausalLM(keras.Model):
         dropout: Rate in `[0, 1)`.
         head_hidden_dim: Width of the chain head's hidden layers; by default
             that of the decoder.
-        orders: The row of the learned vector of each raster order that the
-            model knows; see `raster_orders`.
-        labels: Names of the labels that the model knows; label k+1 of a
-            condition is the k-th of them, 0 is the null label.
+        orders: For each raster order that the model knows, the row of its
+            learned vector; see `raster_orders`.
+        labels: Names of the labels that the model knows. Label k+1 of a
+            condition is `labels[k]`; 0 is the null label.
         **kwargs: For `keras.Model`, such as the dtype policy.
 
     Call arguments:
         inputs: int32 `(B, height*width)`, canonical codes; or a pair of these
-            and of conditions, int32 `(B, 2)`: the row of the order's vector,
-            and the label. Without conditions it is the first order and the
-            null label.
+            and of conditions, int32 `(B, 2)`: the row of the order's vector and
+            the label, by default row 0 and the null label.
 
     Returns:
         float32 logits `(B, height*width, L)` of the head, teacher-forced: row
@@ -106,9 +105,9 @@ class PixaceCausalLM(keras.Model):
             "orders": list(orders),
             "labels": list(labels),
         }
-        policy = self.dtype_policy
+        policy = self.dtype_policy.name
         self.embed = PixelEmbedding(
-            self.palette, EMBEDDING_DIM, dtype=policy, name="embed"
+            str(self.palette), EMBEDDING_DIM, dtype=policy, name="embed"
         )
         self.decoder = DECODERS[decoder](
             image_size=self.image_size,
@@ -130,11 +129,11 @@ class PixaceCausalLM(keras.Model):
     def _make_head(
         self, name: str, hidden_dim: int | None
     ) -> ChainHead | PackedHead:
-        policy = self.dtype_policy
+        palette, policy = str(self.palette), self.dtype_policy.name
         if name == "packed":
-            return PackedHead(self.palette, dtype=policy, name="head")
+            return PackedHead(palette, dtype=policy, name="head")
         return ChainHead(
-            self.palette,
+            palette,
             hidden_dim or self.decoder.hidden_dim,
             use_mixtures=name == "mixture",
             dtype=policy,
@@ -150,7 +149,7 @@ class PixaceCausalLM(keras.Model):
             num_orders,
             len(self.labels),
             self.decoder.condition_dim,
-            dtype=self.dtype_policy,
+            dtype=self.dtype_policy.name,
             name="condition",
         )
 
@@ -170,40 +169,32 @@ class PixaceCausalLM(keras.Model):
         return self.head(hidden, token_ids)
 
     def pixel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
-        """Return the cost of each pixel: the loss before its mean.
+        """Return the loss of each pixel, float32 `(B, T)`, in nats.
 
         Args:
             token_ids: int32 `(B, T)`.
             logits: float32 `(B, T, L)` as returned by the call.
-
-        Returns:
-            float32 `(B, T)`, nats.
         """
         return self.head.nats(ops.cast(token_ids, "int32"), logits)
 
     def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
-        """Return the cost of each channel of each pixel.
+        """Return the loss of each channel, float32 `(B, T, 3)`, in nats.
 
-        Args:
-            token_ids: int32 `(B, T)`.
-            logits: float32 `(B, T, L)` as returned by the call.
-
-        Returns:
-            float32 `(B, T, 3)`, nats, in the order of
-            `palette.channel_names`.
+        The arguments are those of `pixel_nats`; the channels are in the order
+        of `palette.channel_names`.
         """
         return self.head.channel_nats(ops.cast(token_ids, "int32"), logits)
 
     def layer_states(self, token_ids: Tensor) -> list[Tensor]:
-        """Return what each layer of the decoder makes of whole images.
+        """Return the output of each layer of the decoder.
 
         Args:
             token_ids: int32 `(B, T)`.
 
         Returns:
             float `(B, positions, width)` for each layer of the stack that reads
-            the whole image: its positions are the T pixels of a flat decoder,
-            or the patches of the multiscale one.
+            the whole image. The positions are pixels in a flat decoder and
+            patches in the multiscale one.
         """
         condition = self._embed_condition(None, ops.shape(token_ids)[0])
         return self.decoder.layer_states(*self._inputs(token_ids), condition)
@@ -215,10 +206,7 @@ class PixaceCausalLM(keras.Model):
 
         Args:
             batch_size: B.
-            condition: int32 `(B, 2)`, or None, as in a call.
-
-        Returns:
-            A structure of tensors; see `Decoder`.
+            condition: int32 `(B, 2)` or None, as in a call.
         """
         condition = self._embed_condition(condition, batch_size)
         return self.decoder.empty_state(batch_size, condition)
@@ -231,10 +219,7 @@ class PixaceCausalLM(keras.Model):
         Args:
             token_ids: int32 `(B, T)`; later patches are not read.
             num_patches: At least 1.
-            condition: int32 `(B, 2)`, or None, as in a call.
-
-        Returns:
-            A structure of tensors; see `Decoder`.
+            condition: int32 `(B, 2)` or None, as in a call.
         """
         condition = self._embed_condition(condition, ops.shape(token_ids)[0])
         return self.decoder.prefill(
@@ -248,9 +233,6 @@ class PixaceCausalLM(keras.Model):
             state: A state that holds all pixels before the patch.
             token_ids: int32 `(B, T)`, filled up to the patch.
             patch: int32 scalar.
-
-        Returns:
-            The new state.
         """
         length = self.decoder.patch_length
         start = ops.maximum(patch - 1, 0) * length
@@ -265,7 +247,7 @@ class PixaceCausalLM(keras.Model):
         """Decode one position.
 
         Args:
-            state: As returned by `begin_patch` or the step before.
+            state: The state that `begin_patch` or the previous step returned.
             token_ids: int32 `(B, T)`, filled up to `position`.
             position: int32 scalar.
 
@@ -283,15 +265,8 @@ class PixaceCausalLM(keras.Model):
         """Return the constructor's arguments as JSON-ready values."""
         return {**super().get_config(), **self._config}
 
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: Any = None
-    ) -> "PixaceCausalLM":
-        """Build a model from what `get_config` returns."""
-        return cls(**config)
-
     def _embed_condition(self, condition: Tensor, batch_size: Tensor) -> Tensor:
-        """Return the vectors of conditions, or None where there are none."""
+        """Return the vectors of conditions, None if the model has none."""
         if self.condition is None:
             return None
         if condition is None:

@@ -1,68 +1,68 @@
-"""How the level of one color channel is distributed, given a few numbers.
+"""Distributions of the level of one color channel.
 
 Shapes: `...` any, L levels, K components, P parameters, F features.
 """
 
+import abc
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from pixace_tf.model.initializers import (
-    MIN_SMOOTH_LEVELS,
-    Transposed,
-    level_initializer,
-)
+from pixace_tf.model.initializers import MIN_SMOOTH_LEVELS, level_initializer
 from pixace_tf.typing import Tensor
 
 NUM_COMPONENTS = 5
 NUM_COSINES = 16
-# Levels lie from -1 to 1. A component is at least a ninth of a level of 8
-# bits wide, so that its logarithms stay finite.
+# Levels lie from -1 to 1. A component is at least as wide as a ninth of a level
+# of 8 bits, so that its logarithms stay finite.
 MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 5.0
-# Means move by this share of what other outputs do: a step of Adam would else
-# throw them over dozens of levels.
+# Means move by this share of the change of other outputs; otherwise a step of
+# Adam would move them by dozens of levels.
 MEAN_RATE = 0.125
 
 
-class ChannelDistribution(Protocol):
-    """The interface of a channel's distribution; abstract.
+class ChannelDistribution(abc.ABC):
+    """The distribution of a channel; abstract.
 
     Attributes:
         num_outputs: Number of outputs that the head computes for it.
         num_parameters: P.
-        num_features: F, of a known level.
+        num_features: F.
     """
 
     num_outputs: int
     num_parameters: int
     num_features: int
 
+    @abc.abstractmethod
     def kernel_initializer(self) -> Any:
-        """Return how the weights begin that compute the outputs."""
+        """Return the initializer of the weights that compute the outputs."""
 
+    @abc.abstractmethod
     def bias_initializer(self) -> Any:
-        """Return how the biases of the outputs begin."""
+        """Return the initializer of the biases of the outputs."""
 
+    @abc.abstractmethod
     def features_initializer(self) -> Any:
-        """Return how the weights begin that take the features."""
+        """Return the initializer of the weights that read the features."""
 
+    @abc.abstractmethod
     def parameters(self, outputs: Tensor, known: Sequence[Tensor]) -> Tensor:
-        """Return the parameters.
+        """Return the parameters, float32 `(..., P)`.
 
         Args:
             outputs: float32 `(..., num_outputs)`.
-            known: float32 `(...)` for each channel before, from -1 to 1.
-
-        Returns:
-            float32 `(..., P)`.
+            known: float32 `(...)` from -1 to 1 for each earlier channel.
         """
 
+    @abc.abstractmethod
     def logits(self, parameters: Tensor) -> Tensor:
         """Return float32 `(..., L)`, given the parameters `(..., P)`."""
 
+    @abc.abstractmethod
     def nats(self, level: Tensor, parameters: Tensor) -> Tensor:
         """Return minus the log probability of a level, float32 `(...)`.
 
@@ -71,30 +71,33 @@ class ChannelDistribution(Protocol):
             parameters: float32 `(..., P)`.
         """
 
+    @abc.abstractmethod
     def features(self, level: Tensor) -> Tensor:
-        """Return what a level tells the later channels, `(..., F)`."""
+        """Return what later channels learn of a level, float32 `(..., F)`."""
 
 
-class Categorical:
-    """Any distribution: one logit for each level; see `ChannelDistribution`.
+class Categorical(ChannelDistribution):
+    """One logit for each level.
 
     Args:
         levels: L.
-        hidden_dim: Width of what the outputs are computed from.
+        hidden_dim: Width of the layer before the outputs.
     """
 
     def __init__(self, levels: int, hidden_dim: int) -> None:
-        self.num_outputs = self.num_parameters = levels
-        self.num_features = levels
+        self.num_outputs = self.num_parameters = self.num_features = levels
         self._hidden_dim = hidden_dim
 
     def kernel_initializer(self) -> Any:
         levels = self.num_outputs
         if levels < MIN_SMOOTH_LEVELS:
             return "glorot_uniform"
-        # As wide as that one.
+        # The standard deviation of `glorot_uniform`.
         stddev = (2 / (self._hidden_dim + levels)) ** 0.5
-        return Transposed(level_initializer(levels, stddev))
+        rows = level_initializer(levels, stddev)
+        return lambda shape, dtype=None: ops.transpose(
+            rows(tuple(shape)[::-1], dtype=dtype)
+        )
 
     def bias_initializer(self) -> Any:
         return "zeros"
@@ -109,18 +112,20 @@ class Categorical:
         return parameters
 
     def nats(self, level: Tensor, parameters: Tensor) -> Tensor:
-        return cross_entropy(level, parameters)
+        hot = ops.one_hot(level, self.num_parameters, dtype=parameters.dtype)
+        total = ops.logsumexp(parameters, axis=-1)
+        return total - ops.sum(hot * parameters, axis=-1)
 
     def features(self, level: Tensor) -> Tensor:
         return ops.one_hot(level, self.num_features, dtype="float32")
 
 
-class LogisticMixture:
-    """A mixture of logistic distributions; see `ChannelDistribution`.
+class LogisticMixture(ChannelDistribution):
+    """A mixture of logistic distributions (PixelCNN++, arXiv 1701.05517).
 
-    Each is cut into levels; the lowest and the highest level take what lies
-    beyond. The channels before move its means in proportion (PixelCNN++, arXiv
-    1701.05517). Learning one level also teaches its neighbors.
+    Each is cut into levels; the lowest and the highest level also take the
+    tails. Earlier channels shift its means in proportion to their levels.
+    Learning one level also teaches its neighbors.
 
     Args:
         levels: L, at least 2.
@@ -194,17 +199,3 @@ def centered(level: Tensor, levels: int) -> Tensor:
     """Map int32 levels from 0 to `levels - 1` to float32 from -1 to 1."""
     # A channel of 0 bits has one level.
     return ops.cast(level, "float32") * (2 / max(levels - 1, 1)) - 1
-
-
-def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
-    """Return `-log softmax(logits)[labels]` in nats.
-
-    Args:
-        labels: int32 `(...)` in `[0, n)`.
-        logits: float32 `(..., n)`.
-
-    Returns:
-        float32 `(...)`.
-    """
-    hot = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return ops.logsumexp(logits, axis=-1) - ops.sum(hot * logits, axis=-1)

@@ -28,8 +28,8 @@ Choose = Callable[[Tensor, int], Tensor]
 class ChainHead(keras.layers.Layer):
     """Predict the channels of a pixel one after the other, exactly.
 
-    HSV goes value, saturation given value, hue given both: a product of three
-    small distributions over the same colors as one over all packed codes.
+    In HSV: value, saturation given value, hue given both. The product of these
+    three distributions covers the same colors as one over all packed codes.
     Channels that the canonical code forces to 0 (see `Palette`) cost nothing
     and are never sampled.
 
@@ -50,14 +50,12 @@ class ChainHead(keras.layers.Layer):
         super().__init__(**kwargs)
         self.palette = Palette.get(palette)
         self.hidden_dim = hidden_dim
-        self.use_mixtures = use_mixtures
         self.order = self.palette.chain_order
         self.num_draws = len(self.order)
-        self.norm = keras.layers.LayerNormalization(
-            dtype=self.dtype_policy, name="norm"
-        )
+        policy = self.dtype_policy
+        self.norm = keras.layers.LayerNormalization(dtype=policy, name="norm")
         self.read = keras.layers.Dense(
-            3 * hidden_dim, dtype=self.dtype_policy, name="read"
+            3 * hidden_dim, dtype=policy, name="read"
         )
         mixed = mixture_channels(self.palette) if use_mixtures else ()
         sizes = self.palette.channel_sizes
@@ -101,8 +99,8 @@ class ChainHead(keras.layers.Layer):
             token_ids: int32 `(B, T)`, the true colors.
 
         Returns:
-            float32 `(B, T, L)`, the parameters of the three channels side by
-            side in chain order: a logit for each level, or those of a mixture.
+            float32 `(B, T, L)`: for each channel in chain order, a logit per
+            level or the parameters of a mixture.
         """
         features = self._features(hidden)
         channels = self.palette.unpack(token_ids)
@@ -113,27 +111,18 @@ class ChainHead(keras.layers.Layer):
         return ops.concatenate(parameters, axis=-1)
 
     def nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
-        """Return the cost of each pixel.
+        """Return minus log probability of each pixel, float32 `(B, T)`, nats.
 
         Args:
             token_ids: int32 `(B, T)`, canonical codes.
             logits: float32 `(B, T, L)` as returned by the call.
-
-        Returns:
-            float32 `(B, T)`: minus log probability, in nats.
         """
         return sum(self._nats(token_ids, logits))
 
     def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
-        """Return the cost of each channel; `nats` is their sum.
+        """Return the nats of each channel given the channels before it.
 
-        Args:
-            token_ids: int32 `(B, T)`, canonical codes.
-            logits: float32 `(B, T, L)` as returned by the call.
-
-        Returns:
-            float32 `(B, T, 3)`, in chain order: minus log probability, given
-            the channels before, in nats.
+        They are float32 `(B, T, 3)`, in chain order, and add up to `nats`.
         """
         return ops.stack(self._nats(token_ids, logits), axis=-1)
 
@@ -169,7 +158,7 @@ class ChainHead(keras.layers.Layer):
         return self.palette.pack(channels)
 
     def choices(self, token_ids: Tensor) -> list[Tensor]:
-        """Return what `sample` would have to choose to give known tokens.
+        """Return the choices that make `sample` return known tokens.
 
         Args:
             token_ids: int32 `(B,)`, canonical codes.
@@ -186,21 +175,13 @@ class ChainHead(keras.layers.Layer):
             choices.append(ops.where(is_free, channels[c], minus_one))
         return choices
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "palette": str(self.palette),
-            "hidden_dim": self.hidden_dim,
-            "use_mixtures": self.use_mixtures,
-        }
-
     def _features(self, hidden: Tensor) -> list[Tensor]:
         return ops.split(self.read(self.norm(hidden)), 3, axis=-1)
 
     def _parameters(
         self, features: list[Tensor], i: int, channels: list[Tensor]
     ) -> Tensor:
-        """Return the parameters of channel `i`, those before it being known."""
+        """Return the parameters of channel `i` given the channels before it."""
         sizes = self.palette.channel_sizes
         known = [centered(channels[c], sizes[c]) for c in self.order[:i]]
         outputs = self.write[i](ops.gelu(features[i]))
@@ -209,7 +190,7 @@ class ChainHead(keras.layers.Layer):
     def _reveal(
         self, features: list[Tensor], i: int, channel: Tensor
     ) -> list[Tensor]:
-        """Tell the later channels what channel `i` is."""
+        """Add the level of channel `i` to the features of later channels."""
         if i == 2:
             return features
         level = self.distributions[i].features(channel)
@@ -222,7 +203,7 @@ class ChainHead(keras.layers.Layer):
     def _unless_forced(
         self, x: Tensor, channel: int, channels: list[Tensor]
     ) -> Tensor:
-        """Return `x`, but 0 where the canonical code forces a channel to 0."""
+        """Return `x`, or 0 where the canonical code forces a channel to 0."""
         by = self.palette.forced_by[channel]
         if by is None:
             return x
@@ -249,7 +230,7 @@ class PackedHead(keras.layers.Layer):
         if sum(self.palette.bit_widths) > 16:
             raise UserError(
                 "The packed head needs bit_widths with a sum of at most 16; "
-                "take the chain head for more colors. Received: "
+                "use the chain head for more colors. Received: "
                 f"bit_widths={self.palette.bit_widths!r}"
             )
         self.norm = keras.layers.LayerNormalization(
@@ -287,10 +268,10 @@ class PackedHead(keras.layers.Layer):
         )[..., 0]
 
     def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
-        """Return the cost of each channel; see `ChainHead.channel_nats`.
+        """Return the nats of each channel; see `ChainHead.channel_nats`.
 
-        A channel's probability is that of all codes that agree with it and
-        with the channels before.
+        A channel's probability is the sum over all codes that agree with it and
+        with the channels before it.
         """
         # The first channel has the lowest bits, so it is the last axis.
         sizes = self.palette.channel_sizes[::-1]
@@ -315,8 +296,5 @@ class PackedHead(keras.layers.Layer):
         return choose(self(hidden, None), 0)
 
     def choices(self, token_ids: Tensor) -> list[Tensor]:
-        """Return the choice of each draw; see `ChainHead.choices`."""
+        """Return the choices of known tokens; see `ChainHead.choices`."""
         return [token_ids]
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "palette": str(self.palette)}

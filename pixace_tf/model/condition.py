@@ -10,11 +10,11 @@ from pixace_tf.typing import Tensor
 
 @keras.saving.register_keras_serializable("pixace_tf")
 class ConditionEmbedding(keras.layers.Layer):
-    """Embed raster orders and labels as learned vectors, added up.
+    """Embed the raster order and the label of an image as one vector.
 
     Args:
-        num_orders: Raster orders that are told apart.
-        num_labels: Labels beside the null label.
+        num_orders: Number of raster orders.
+        num_labels: Number of labels besides the null label.
         condition_dim: Width C of the vectors.
 
     Call arguments:
@@ -33,7 +33,6 @@ class ConditionEmbedding(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.sizes = (num_orders, num_labels + 1)
-        self.condition_dim = condition_dim
         # A table of one row would give all images the same vector.
         self.tables = {
             column: self.add_weight(
@@ -49,7 +48,7 @@ class ConditionEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, condition: Tensor) -> Tensor:
-        # A product with one-hot rows has a dense gradient; a lookup has not.
+        # A product with one-hot rows has a dense gradient, unlike a lookup.
         return sum(
             ops.matmul(
                 ops.one_hot(
@@ -61,12 +60,3 @@ class ConditionEmbedding(keras.layers.Layer):
             )
             for column, table in self.tables.items()
         )
-
-    def get_config(self) -> dict[str, Any]:
-        num_orders, num_label_rows = self.sizes
-        return {
-            **super().get_config(),
-            "num_orders": num_orders,
-            "num_labels": num_label_rows - 1,
-            "condition_dim": self.condition_dim,
-        }

@@ -15,25 +15,24 @@ from pixace_tf.typing import Tensor
 class Decoder(keras.layers.Layer, abc.ABC):
     """A causal decoder over pixels in raster order; abstract.
 
-    A call runs over whole images, for training and likelihoods. For sampling,
-    an image is decoded patch by patch: `begin_patch` comes before the pixels of
-    a patch, then one `step` per pixel. Both take and return a state, a
-    structure of tensors that only the decoder understands. The state before
-    the first pixel is `empty_state`; `prefill` computes that of given pixels in
-    one pass. Decoding may then begin at any multiple of `prefill_stride`, after
-    `begin_patch` for the patch in which it begins; positions that the state
-    holds from there on are masked.
+    A call runs over whole images, for training and likelihoods. Sampling goes
+    patch by patch: `begin_patch` first, then one `step` per pixel of the patch.
+    Both take and return a state, a structure of tensors that only the decoder
+    understands. `empty_state` is the state before the first pixel; `prefill`
+    computes the state after given pixels in one pass. Decoding may then begin
+    at any multiple of `prefill_stride`, after `begin_patch` for that patch;
+    later positions in the state are masked.
 
-    The condition of an image is one vector, added to the inputs of each stack,
-    or None. The state holds it.
+    The condition of an image is None or one vector, which is added to the
+    inputs of each stack and kept in the state.
 
     Attributes:
         hidden_dim: Width W of the output.
-        condition_dim: Width C of the condition, the sum of those of the stacks.
+        condition_dim: Width C of the condition: the widths of the stacks added.
         patch_length: Pixels of a patch.
         prefill_stride: A divisor of `patch_length`.
         has_growing_cache: Whether `begin_patch` changes the shapes of the
-            state; a program that XLA compiles then ends with each patch.
+            state, so that a program compiled by XLA covers one patch only.
 
     Call arguments:
         pixels: float `(B, T, E)`, the embedded pixels.
@@ -55,28 +54,17 @@ class Decoder(keras.layers.Layer, abc.ABC):
     def layer_states(
         self, pixels: Tensor, neighbors: Tensor, condition: Tensor = None
     ) -> list[Tensor]:
-        """Return what each layer makes of whole images.
+        """Return float `(B, positions, width)` after each layer.
 
-        Args:
-            pixels: float `(B, T, E)`.
-            neighbors: float `(B, T, N*E)`.
-            condition: float `(B, C)`, or None.
-
-        Returns:
-            float `(B, positions, width)` after each layer of the stack that
-            reads the whole image.
+        The layers are those of the stack that reads the whole image. The
+        arguments are those of a call.
         """
 
     @abc.abstractmethod
     def empty_state(
         self, batch_size: Tensor, condition: Tensor = None
     ) -> Tensor:
-        """Return the state before the first pixel.
-
-        Args:
-            batch_size: B.
-            condition: float `(B, C)`, or None.
-        """
+        """Return the state before the first pixel."""
 
     @abc.abstractmethod
     def prefill(
@@ -86,22 +74,16 @@ class Decoder(keras.layers.Layer, abc.ABC):
         num_patches: int,
         condition: Tensor = None,
     ) -> Tensor:
-        """Return the state after the first patches.
+        """Return the state after the first `num_patches` patches, at least 1.
 
-        Args:
-            pixels: float `(B, T, E)`.
-            neighbors: float `(B, T, N*E)`.
-            num_patches: The patches to read, at least 1.
-            condition: float `(B, C)`, or None.
+        The other arguments are those of a call.
         """
 
     @abc.abstractmethod
     def begin_patch(
         self, state: Any, last_pixels: Tensor, patch: Tensor
     ) -> Any:
-        """Prepare a state for the pixels of a patch.
-
-        Doing so again within the patch changes nothing.
+        """Prepare a state for the pixels of a patch; idempotent.
 
         Args:
             state: A state that holds all pixels before the patch.
@@ -117,7 +99,7 @@ class Decoder(keras.layers.Layer, abc.ABC):
         """Decode one pixel.
 
         Args:
-            state: As returned by the step before, or by `begin_patch`.
+            state: The state that `begin_patch` or the previous step returned.
             neighbors: float `(B, 1, N*E)` of this position.
             position: int32 scalar in `[0, T)`.
 
@@ -127,12 +109,7 @@ class Decoder(keras.layers.Layer, abc.ABC):
 
 
 def with_condition(x: Tensor, condition: Tensor) -> Tensor:
-    """Add a condition, if there is one, to all positions.
-
-    Args:
-        x: float `(B, positions, width)`.
-        condition: float `(B, width)`, or None.
-    """
+    """Add a condition, `(B, width)` or None, to `(B, positions, width)`."""
     if condition is None:
         return x
     return x + keras.ops.cast(condition[:, None], x.dtype)

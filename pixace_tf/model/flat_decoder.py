@@ -23,8 +23,8 @@ from pixace_tf.model.transformer_stack import TransformerStack
 from pixace_tf.typing import Tensor
 
 STACKS = {"transformer": TransformerStack, "reformer": ReformerStack}
-# More patches would mean more programs to compile, fewer a longer tail of the
-# cache to rewrite at each step.
+# With more patches, more programs are compiled; with fewer, each step rewrites
+# a longer tail of the cache.
 NUM_PATCHES = 4
 
 
@@ -32,7 +32,7 @@ NUM_PATCHES = 4
 class FlatDecoder(Decoder):
     """One stack over all pixels.
 
-    The cache of finished patches is frozen; a step rewrites only its tail,
+    The cache of finished patches is frozen; a step rewrites only the tail,
     which holds the pixels of the current patch.
 
     Args:
@@ -55,12 +55,9 @@ class FlatDecoder(Decoder):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.image_size = tuple(image_size)
-        self.stack_name = stack
-        self.sizes, self.dropout = dict(sizes), dropout
         self.hidden_dim = self.condition_dim = sizes["hidden_dim"]
         self.patch_length = -(-image_size[0] * image_size[1] // NUM_PATCHES)
-        policy = self.dtype_policy
+        policy = self.dtype_policy.name
         self.project_neighbors = keras.layers.Dense(
             self.hidden_dim, dtype=policy, name="project_neighbors"
         )
@@ -117,7 +114,7 @@ class FlatDecoder(Decoder):
     def begin_patch(
         self, state: dict[str, Any], last_pixels: Tensor, patch: Tensor
     ) -> dict[str, Any]:
-        # The state may know some pixels of the patch itself, none, or all.
+        # The state may hold none, some or all pixels of the patch itself.
         nothing = [tuple(map(ops.zeros_like, layer)) for layer in state["tail"]]
         known = extend_cache(
             state["frozen"], extend_cache(state["tail"], nothing)
@@ -136,15 +133,6 @@ class FlatDecoder(Decoder):
         index = position % self.patch_length
         x, tail = self.stack.step(x, state["frozen"], state["tail"], index)
         return x[:, 0], {**state, "tail": tail}
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "image_size": self.image_size,
-            "stack": self.stack_name,
-            "sizes": dict(self.sizes),
-            "dropout": self.dropout,
-        }
 
     def _state(
         self, frozen: Cache, tail: Cache, condition: Tensor

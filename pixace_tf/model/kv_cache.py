@@ -1,7 +1,7 @@
 """The cache of keys and values that sampling keeps, layer by layer.
 
-Keys lie transposed, `(B*H, D, S)`, values as `(B*H, S, D)`, heads beside the
-batch: a step reads and fills them as they lie. float32 under every policy.
+Keys are stored transposed, `(B*H, D, S)`, values as `(B*H, S, D)`, so that a
+step reads and fills them in place; float32 under every policy.
 
 Shapes: B batch, H heads, D head_dim, S cached positions.
 """
@@ -17,14 +17,7 @@ Cache = list[tuple[Tensor, Tensor]]
 def empty_cache(
     num_layers: int, rows: Tensor, head_dim: int, length: int
 ) -> Cache:
-    """Return a cache of zeros.
-
-    Args:
-        num_layers: Number of layers.
-        rows: Batch size times number of heads.
-        head_dim: Width of a head.
-        length: Positions.
-    """
+    """Return a cache of `length` positions, all zero; `rows` is B*H."""
     return [
         (
             ops.zeros((rows, head_dim, length)),
@@ -35,7 +28,7 @@ def empty_cache(
 
 
 def layer_cache(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return keys and values `(B, H, S, D)` of a layer as they are cached."""
+    """Return the cache of a layer's keys and values, each `(B, H, S, D)`."""
     length, head_dim = keys.shape[2:]
     keys = ops.reshape(keys, (-1, length, head_dim))
     values = ops.reshape(values, (-1, length, head_dim))
@@ -46,7 +39,7 @@ def layer_cache(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def extend_cache(cache: Cache, more: Cache) -> Cache:
-    """Return a cache of the positions of both, `more` behind `cache`."""
+    """Return a cache of the positions of `cache`, then those of `more`."""
     return [
         (
             ops.concatenate([keys, more_keys], axis=2),
@@ -59,14 +52,14 @@ def extend_cache(cache: Cache, more: Cache) -> Cache:
 
 
 def split_cache(cache: Cache, position: int) -> tuple[Cache, Cache]:
-    """Return the cache of the positions before `position`, and the rest."""
+    """Split a cache before `position`."""
     before = [(keys[..., :position], v[:, :position]) for keys, v in cache]
     after = [(keys[..., position:], v[:, position:]) for keys, v in cache]
     return before, after
 
 
 def cut_cache(cache: Cache, position: Tensor, length: int) -> Cache:
-    """Return the cache of `length` positions, from `position` on."""
+    """Return the cache of `length` positions starting at `position`."""
     return [
         (
             ops.slice(keys, (0, 0, position), (*keys.shape[:2], length)),
@@ -81,7 +74,7 @@ def cut_cache(cache: Cache, position: Tensor, length: int) -> Cache:
 
 
 def pad_cache(cache: Cache, length: int) -> Cache:
-    """Return a cache of `length` positions, zeros behind those of `cache`."""
+    """Pad a cache with zeros to `length` positions."""
     missing = length - cache[0][1].shape[1]
     return [
         (

@@ -22,16 +22,16 @@ from pixace_tf.typing import Tensor
 class MultiscaleDecoder(Decoder):
     """A global stack over patches of pixels, a local stack inside each patch.
 
-    The global stack reads the patches before a patch and gives each of its
-    pixels a context vector of its own; the local stack adds the pixels before
-    within the patch (MegaByte, arXiv 2305.07185).
+    The global stack reads the earlier patches and gives each pixel of a patch
+    its own context vector; the local stack adds the earlier pixels of the same
+    patch (MegaByte, arXiv 2305.07185).
 
     Args:
         image_size: `(height, width)`.
         sizes: `num_layers`, `hidden_dim`, `num_heads` and `intermediate_dim` of
-            the global stack, those of the local stack with `local_` before
-            their names, and `patch_length`, the pixels per patch in raster
-            order; by default 16.
+            the global stack, the same of the local stack with the prefix
+            `local_`, and `patch_length`, the pixels per patch in raster order,
+            16 by default.
         dropout: Rate in `[0, 1)`.
         **kwargs: For `keras.layers.Layer`.
     """
@@ -46,16 +46,14 @@ class MultiscaleDecoder(Decoder):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.image_size = tuple(image_size)
-        self.sizes = {"patch_length": PATCH_LENGTH, **sizes}
-        self.dropout = dropout
         self.sequence_length = image_size[0] * image_size[1]
-        self.patch_length = self.prefill_stride = self.sizes["patch_length"]
+        self.patch_length = sizes.get("patch_length", PATCH_LENGTH)
+        self.prefill_stride = self.patch_length
         self.num_patches = -(-self.sequence_length // self.patch_length)
         self.hidden_dim = sizes["local_hidden_dim"]
         global_dim = sizes["hidden_dim"]
         self.condition_dim = global_dim + self.hidden_dim
-        policy = self.dtype_policy
+        policy = self.dtype_policy.name
         self.project_patch = keras.layers.Dense(
             global_dim, dtype=policy, name="project_patch"
         )
@@ -64,7 +62,7 @@ class MultiscaleDecoder(Decoder):
             shape=(self.num_patches, global_dim),
             initializer=keras.initializers.RandomNormal(stddev=0.1),
         )
-        self.global_stack = self._make_stack("global", "")
+        self.global_stack = self._make_stack("global", sizes, "", dropout)
         self.global_norm = keras.layers.LayerNormalization(
             dtype=policy, name="global_norm"
         )
@@ -79,14 +77,18 @@ class MultiscaleDecoder(Decoder):
         self.positions = RowColumnEmbedding(
             image_size, self.hidden_dim, dtype=policy, name="positions"
         )
-        self.local_stack = self._make_stack("local", "local_")
+        self.local_stack = self._make_stack("local", sizes, "local_", dropout)
 
-    def _make_stack(self, name: str, prefix: str) -> TransformerStack:
-        names = ("num_layers", "hidden_dim", "num_heads", "intermediate_dim")
+    def _make_stack(
+        self, name: str, sizes: Mapping[str, int], prefix: str, dropout: float
+    ) -> TransformerStack:
         return TransformerStack(
-            **{name: self.sizes[prefix + name] for name in names},
-            dropout=self.dropout,
-            dtype=self.dtype_policy,
+            sizes[f"{prefix}num_layers"],
+            sizes[f"{prefix}hidden_dim"],
+            sizes[f"{prefix}num_heads"],
+            sizes[f"{prefix}intermediate_dim"],
+            dropout,
+            dtype=self.dtype_policy.name,
             name=name,
         )
 
@@ -169,14 +171,6 @@ class MultiscaleDecoder(Decoder):
         x, cache = self.local_stack.step(x, None, state["local"], index)
         return x[:, 0], {**state, "local": cache}
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "image_size": self.image_size,
-            "sizes": dict(self.sizes),
-            "dropout": self.dropout,
-        }
-
     def _state(
         self, cache: Cache, batch_size: Tensor, condition: Tensor
     ) -> dict[str, Any]:
@@ -189,14 +183,14 @@ class MultiscaleDecoder(Decoder):
         return state if condition is None else {**state, "condition": condition}
 
     def _parts(self, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Split a condition into those of the global and the local stack."""
+        """Split a condition between the global and the local stack."""
         if condition is None:
             return None, None
         width = self.global_stack.hidden_dim
         return condition[:, :width], condition[:, width:]
 
     def _read(self, pixels: Tensor, condition: Tensor) -> Tensor:
-        """Project each patch, and shift by one patch: `(B, P, G)`."""
+        """Project each patch and shift by one patch: `(B, P, G)`."""
         patch_dim = self.patch_length * pixels.shape[-1]
         patches = ops.reshape(
             self._pad(pixels), (-1, self.num_patches, patch_dim)
@@ -210,6 +204,6 @@ class MultiscaleDecoder(Decoder):
         return self.project_context(self.global_norm(patches))
 
     def _pad(self, x: Tensor) -> Tensor:
-        """Fill the last patch up with zeros."""
+        """Pad the last patch with zeros."""
         missing = self.num_patches * self.patch_length - self.sequence_length
         return ops.pad(x, ((0, 0), (0, missing), (0, 0))) if missing else x

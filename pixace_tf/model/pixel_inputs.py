@@ -22,7 +22,7 @@ NEIGHBORS = (
 MARGIN = 2
 # Width of an embedded pixel.
 EMBEDDING_DIM = 64
-# How many times faster than other weights the table of colors learns. Adam
+# The table of colors learns this many times faster than other weights. Adam
 # moves each weight by about the learning rate, whatever its gradient, and
 # everything else is computed from the few rows of this table.
 TABLE_RATE = 10.0
@@ -32,14 +32,13 @@ TABLE_RATE = 10.0
 class PixelEmbedding(keras.layers.Layer):
     """Embed pixels as the sum of one small table per color channel.
 
-    The tables are one weight that multiplies a multi-hot row per pixel: on the
-    CPU as fast as a lookup, and its gradient is dense. The weight is kept
-    divided by `TABLE_RATE`, so that a step of Adam moves the output so many
-    times as far.
+    All tables are one weight, multiplied by a multi-hot row per pixel: as fast
+    as a lookup on a CPU, with a dense gradient. The weight is stored divided by
+    `TABLE_RATE`, so a step of Adam moves the output that many times as far.
 
     Args:
         palette: The colors, or their text, such as `"hsv 5,4,4"`. Each channel
-            has a row per level; one more row stands for the start token.
+            has a row per level; the start token has one more row.
         embedding_dim: Width of an embedded pixel.
 
     Call arguments:
@@ -76,13 +75,6 @@ class PixelEmbedding(keras.layers.Layer):
         hots.append(ops.cast(is_outside[..., None], self.compute_dtype))
         table = TABLE_RATE * self.table
         return ops.matmul(ops.concatenate(hots, axis=-1), table)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "palette": str(self.palette),
-            "embedding_dim": self.embedding_dim,
-        }
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
@@ -128,18 +120,11 @@ class RowColumnEmbedding(keras.layers.Layer):
         row = ops.take(self.rows, position // width, axis=0)
         return row + ops.take(self.columns, position % width, axis=0)
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "image_size": self.image_size,
-            "hidden_dim": self.hidden_dim,
-        }
-
 
 def pad_grid(
     token_ids: Tensor, image_size: tuple[int, int], start_token_id: int
 ) -> Tensor:
-    """Lay a sequence out as an image with a margin of start tokens.
+    """Reshape a sequence to an image with a margin of start tokens.
 
     Args:
         token_ids: int32 `(B, height*width)`.
@@ -147,8 +132,8 @@ def pad_grid(
         start_token_id: The token outside the image.
 
     Returns:
-        int32 `(B, height + MARGIN, width + 2 * MARGIN)`: margins above, left
-        and right.
+        int32 `(B, height + MARGIN, width + 2 * MARGIN)`, with margins above,
+        left and right.
     """
     height, width = image_size
     grid = ops.reshape(token_ids, (-1, height, width))
@@ -160,14 +145,13 @@ def pad_grid(
 
 
 def gather_neighbors(grid: Tensor) -> Tensor:
-    """Set the causal neighbors of every pixel side by side.
+    """Concatenate the causal neighbors of every pixel.
 
     Args:
-        grid: `(B, height + MARGIN, width + 2 * MARGIN, E)`, the embedded
-            pixels with their margin.
+        grid: `(B, height + MARGIN, width + 2 * MARGIN, E)`, as from `pad_grid`.
 
     Returns:
-        `(B, height*width, len(NEIGHBORS) * E)`.
+        `(B, height*width, N * E)`.
     """
     height = grid.shape[1] - MARGIN
     width = grid.shape[2] - 2 * MARGIN
@@ -190,7 +174,7 @@ def neighbor_tokens(
     image_size: tuple[int, int],
     start_token_id: int,
 ) -> Tensor:
-    """Look up the neighbors of one position, for a decoding step.
+    """Look up the neighbors of one position.
 
     Args:
         token_ids: int32 `(B, height*width)`; read at earlier positions only.
@@ -199,7 +183,7 @@ def neighbor_tokens(
         start_token_id: The token outside the image.
 
     Returns:
-        int32 `(B, len(NEIGHBORS))`.
+        int32 `(B, N)`.
     """
     _, width = image_size
     down = ops.convert_to_tensor([row for row, _ in NEIGHBORS], "int32")

@@ -2,116 +2,55 @@
 
 `pico` is for trying things out in seconds. `micro` learns most within an hour
 on a laptop's CPU, `nano` in some hours, `small` in a day or on a GPU. `base`
-has the size of the 2020 original and wants a GPU. `pixace-tf fit --help` tells
-their parameters.
+has the size of the 2020 original and needs a GPU. `pixace-tf fit --help` shows
+how many parameters they have.
 """
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
 
-PRESETS: dict[str, dict[str, dict[str, int]]] = {
-    "pico": {
-        "multiscale": {
-            "num_layers": 2,
-            "hidden_dim": 64,
-            "num_heads": 2,
-            "intermediate_dim": 128,
-            "local_num_layers": 1,
-            "local_hidden_dim": 32,
-            "local_num_heads": 2,
-            "local_intermediate_dim": 64,
-        },
-        "transformer": {
-            "num_layers": 2,
-            "hidden_dim": 32,
-            "num_heads": 2,
-            "intermediate_dim": 64,
-        },
-    },
-    "micro": {
-        "multiscale": {
-            "num_layers": 4,
-            "hidden_dim": 128,
-            "num_heads": 2,
-            "intermediate_dim": 512,
-            "local_num_layers": 2,
-            "local_hidden_dim": 64,
-            "local_num_heads": 2,
-            "local_intermediate_dim": 128,
-        },
-        "transformer": {
-            "num_layers": 4,
-            "hidden_dim": 64,
-            "num_heads": 2,
-            "intermediate_dim": 256,
-        },
-    },
-    "nano": {
-        "multiscale": {
-            "num_layers": 4,
-            "hidden_dim": 192,
-            "num_heads": 3,
-            "intermediate_dim": 768,
-            "local_num_layers": 2,
-            "local_hidden_dim": 128,
-            "local_num_heads": 4,
-            "local_intermediate_dim": 256,
-        },
-        "transformer": {
-            "num_layers": 4,
-            "hidden_dim": 128,
-            "num_heads": 4,
-            "intermediate_dim": 512,
-        },
-    },
-    "small": {
-        "multiscale": {
-            "num_layers": 6,
-            "hidden_dim": 384,
-            "num_heads": 6,
-            "intermediate_dim": 1536,
-            "local_num_layers": 2,
-            "local_hidden_dim": 192,
-            "local_num_heads": 6,
-            "local_intermediate_dim": 384,
-        },
-        "transformer": {
-            "num_layers": 6,
-            "hidden_dim": 256,
-            "num_heads": 8,
-            "intermediate_dim": 1024,
-        },
-    },
-    "base": {
-        "multiscale": {
-            "num_layers": 6,
-            "hidden_dim": 512,
-            "num_heads": 8,
-            "intermediate_dim": 2048,
-            "local_num_layers": 2,
-            "local_hidden_dim": 256,
-            "local_num_heads": 8,
-            "local_intermediate_dim": 512,
-        },
-        "transformer": {
-            "num_layers": 6,
-            "hidden_dim": 512,
-            "num_heads": 8,
-            "intermediate_dim": 2048,
-        },
-    },
+
+def _stack(
+    num_layers: int,
+    hidden_dim: int,
+    num_heads: int,
+    intermediate_dim: int,
+    prefix: str = "",
+) -> dict[str, int]:
+    return {
+        f"{prefix}num_layers": num_layers,
+        f"{prefix}hidden_dim": hidden_dim,
+        f"{prefix}num_heads": num_heads,
+        f"{prefix}intermediate_dim": intermediate_dim,
+    }
+
+
+def _decoders(
+    flat: tuple[int, ...], global_: tuple[int, ...], local: tuple[int, ...]
+) -> dict[str, dict[str, int]]:
+    return {
+        "multiscale": {**_stack(*global_), **_stack(*local, prefix="local_")},
+        "transformer": _stack(*flat),
+        "reformer": _stack(*flat),
+    }
+
+
+# Layers, width, heads and feed-forward width of the flat, the global and the
+# local stack.
+PRESETS = {
+    "pico": _decoders((2, 32, 2, 64), (2, 64, 2, 128), (1, 32, 2, 64)),
+    "micro": _decoders((4, 64, 2, 256), (4, 128, 2, 512), (2, 64, 2, 128)),
+    "nano": _decoders((4, 128, 4, 512), (4, 192, 3, 768), (2, 128, 4, 256)),
+    "small": _decoders((6, 256, 8, 1024), (6, 384, 6, 1536), (2, 192, 6, 384)),
+    "base": _decoders((6, 512, 8, 2048), (6, 512, 8, 2048), (2, 256, 8, 512)),
 }
-
-for _sizes in PRESETS.values():
-    _sizes["reformer"] = _sizes["transformer"]
-
-# Where nothing says how large a model may be.
+# The preset if nothing else determines the size.
 FALLBACK_PRESET = "nano"
-# How the color of a pixel is predicted; see `color_head`.
+# Ways to predict the color of a pixel; see `color_head`.
 HEADS = ("chain", "mixture", "packed")
-# Channels with so many levels are mixtures in the head of that name.
+# The mixture head uses mixtures for channels with at least this many levels.
 MIN_MIXTURE_LEVELS = 64
-# Peaks of the schedule; wider models want less.
+# Peaks of the schedule; wider models need lower ones.
 LEARNING_RATES = {
     "pico": 3e-3,
     "micro": 6e-3,
@@ -119,17 +58,14 @@ LEARNING_RATES = {
     "small": 4e-3,
     "base": 1e-3,
 }
-# Width of the chain head's hidden layers, where it is not the decoder's.
+# Width of the chain head's hidden layers if it differs from the decoder's.
 HEAD_HIDDEN_DIMS = {("micro", "multiscale"): 128}
 PATCH_LENGTH = 16
 HASHING_DECODERS = ("reformer",)
 
 
 def mixture_channels(palette: Palette) -> tuple[int, ...]:
-    """Return the channels that the mixture head gives mixtures.
-
-    A hue is none of them, since it is a circle.
-    """
+    """Return the channels that are mixtures; a hue, being a circle, is not."""
     return tuple(
         c
         for c, levels in enumerate(palette.channel_sizes)
@@ -155,19 +91,19 @@ def decoder_config(
     Args:
         preset: `"pico"`, `"micro"`, `"nano"`, `"small"` or `"base"`.
         decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
-        image_width: Pixels of a row. The patches of the multiscale decoder are
-            about 16 pixels and, where the width allows it, fill rows evenly.
+        image_width: Pixels of a row. Patches of the multiscale decoder have
+            about 16 pixels and divide a row evenly if the width allows it.
         num_hashes: Rounds of LSH attention of the reformer; 0 is exact.
-        num_layers: Layers of the (global) stack instead of the preset's.
-        hidden_dim: Width of the (global) stack instead of the preset's, a
-            multiple of its width per head; heads and feed-forward follow.
+        num_layers: Overrides the layers of the (global) stack.
+        hidden_dim: Overrides the width of the (global) stack, a multiple of the
+            preset's width per head; heads and feed-forward width follow.
 
     Returns:
         Arguments for the decoder's constructor.
 
     Raises:
-        UserError: If a name is unknown, the decoder does not hash, or a size
-            is out of range.
+        UserError: If a name is unknown, a size is out of range, or
+            `num_hashes` is given for a decoder that does not hash.
     """
     if preset not in PRESETS:
         raise UserError(

@@ -1,7 +1,6 @@
-"""Time for memory: the parts of a backward pass that computes things again.
+"""Parts of a backward pass that recomputes activations to save memory.
 
-In eager mode the results are the same, but no memory is saved: the tape of
-TensorFlow keeps everything.
+In eager mode no memory is saved: the tape of TensorFlow keeps everything.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,14 +12,14 @@ from pixace_tf.typing import Tensor
 
 
 def float_weights(layer: keras.layers.Layer) -> list[keras.Variable]:
-    """Return the weights of a layer, frozen ones too, but no random states."""
+    """Return the weights of a layer, frozen or not, without random states."""
     return [v for v in layer.weights if keras.backend.is_float_dtype(v.dtype)]
 
 
 def using(
     variables: Sequence[keras.Variable], values: Sequence[Tensor]
 ) -> keras.StatelessScope:
-    """Return a scope in which variables have other values."""
+    """Return a scope in which variables have the given values."""
     return keras.StatelessScope(list(zip(variables, values, strict=True)))
 
 
@@ -29,11 +28,10 @@ def vjp(
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return a function's value and its vector-Jacobian product.
 
-    `keras.ops` has no such operation; this is the one place that asks which
-    backend runs.
+    `keras.ops` has no such operation.
 
     Args:
-        function: Of tensors or structures of them, all float.
+        function: A function of float tensors or structures of them.
         *inputs: Its arguments.
 
     Raises:
@@ -60,10 +58,10 @@ def vjp(
 
 
 def after(x: Tensor, earlier: Tensor) -> Tensor:
-    """Return `x`, but not before `earlier` has been computed.
+    """Return `x`, computed only after `earlier`.
 
-    No optimization barrier exists for all backends, so this adds a zero that
-    depends on an element of `earlier`; not a number becomes not a number.
+    Not all backends have an optimization barrier, so this adds a zero that
+    depends on an element of `earlier`, or NaN if that is NaN.
     """
     element = ops.reshape(earlier, (-1,))[0]
     zero = ops.where(ops.isnan(element), element, ops.zeros_like(element))

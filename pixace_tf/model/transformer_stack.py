@@ -25,11 +25,10 @@ from pixace_tf.typing import Tensor
 class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
     """A pre-norm `TransformerDecoder` with blockwise attention and a cache.
 
-    The weights and the mathematics are those of `keras_hub`; only the way to
-    compute them differs: queries, keys and values come from one product,
-    attention goes block by block, and a step touches only its own row.
-    Attention weights are not dropped out, `dropout` acts on the two residual
-    branches.
+    It has the weights and computes the function of the `keras_hub` layer, but
+    gets queries, keys and values from one product, attends block by block, and
+    touches only its own row in a step. `dropout` acts on the two residual
+    branches, not on attention weights.
 
     Args:
         intermediate_dim: Width of the feed-forward layer.
@@ -51,7 +50,7 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
 
     def build(self, *shapes: Any, **shapes_by_name: Any) -> None:
         super().build(*shapes, **shapes_by_name)
-        # The layer begins as if it were not there, and learns sooner so.
+        # A layer that begins as the identity learns sooner.
         for dense in (
             self._self_attention_layer._output_dense,
             self._feedforward_output_dense,
@@ -64,16 +63,9 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
         training: bool | None = None,
         return_cache: bool = False,
     ) -> Tensor:
-        """Run over a whole sequence.
+        """Map a whole sequence, float `(B, T, W)`, to the same shape.
 
-        Args:
-            x: float `(B, T, W)`.
-            training: Whether dropout acts.
-            return_cache: Whether keys and values are returned too.
-
-        Returns:
-            float `(B, T, W)`, or that and `(keys, values)`, each
-            `(B, H, T, D)`.
+        With `return_cache`, also return keys and values, each `(B, H, T, D)`.
         """
         query, key, value = self._project(x)
         attended = self._write(causal_attention(query, key, value))
@@ -87,18 +79,7 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
         tail: tuple[Tensor, Tensor],
         index: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run one position, given the keys and values of those before.
-
-        Args:
-            x: float `(B, 1, W)`.
-            frozen: Keys and values of S positions, all of them visible, or
-                None.
-            tail: Keys and values of L positions, visible below `index`.
-            index: int32 scalar, where in the tail this position stands.
-
-        Returns:
-            float `(B, 1, W)`, and the tail with this position filled in.
-        """
+        """Run one position, `(B, 1, W)`; see `attention.step_attention`."""
         query, key, value = self._project(x)
         attended, tail = step_attention(query, key, value, frozen, tail, index)
         return self._finish(x, self._write(attended), False), tail
@@ -113,7 +94,7 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
         x = self._self_attention_layer_norm(x)
         width, num_heads, head_dim = denses[0].kernel.shape
         scales = (head_dim**-0.5, 1.0, 1.0)
-        # Flat before they are joined: XLA multiplies by a reshaped join slowly.
+        # Reshape before concatenating: XLA is slow the other way around.
         kernel = ops.concatenate(
             [
                 ops.reshape(d.kernel, (width, -1)) * s
@@ -132,7 +113,7 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
         return ops.split(split_heads(x, 3 * num_heads), 3, axis=1)
 
     def _write(self, attended: Tensor) -> Tensor:
-        """Project what the heads read, `(B, H, T, D)`, to `(B, T, W)`."""
+        """Project the output of the heads, `(B, H, T, D)`, to `(B, T, W)`."""
         dense = self._self_attention_layer._output_dense
         num_heads, head_dim, width = dense.kernel.shape
         kernel = ops.reshape(dense.kernel, (num_heads * head_dim, width))
@@ -183,19 +164,16 @@ class TransformerStack(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.num_layers = num_layers
         self.hidden_dim = hidden_dim
         self.num_heads = num_heads
-        self.intermediate_dim = intermediate_dim
-        self.dropout = dropout
         self.blocks = [
             CausalDecoderLayer(
                 intermediate_dim,
                 num_heads,
                 dropout,
                 decoder_sequence_shape=(None, None, hidden_dim),
-                dtype=self.dtype_policy,
-                # Unique in the model: it names the weights in the run folder.
+                dtype=self.dtype_policy.name,
+                # Unique in the model: run folders name weights by it.
                 name=f"{self.name}_layer_{i}",
             )
             for i in range(num_layers)
@@ -208,7 +186,7 @@ class TransformerStack(keras.layers.Layer):
         return x
 
     def layer_states(self, x: Tensor) -> list[Tensor]:
-        """Return what each layer makes of `(B, T, W)`, in the same shape."""
+        """Return the output of each layer for `(B, T, W)`."""
         states = []
         for block in self.blocks:
             x = block(x)
@@ -216,7 +194,7 @@ class TransformerStack(keras.layers.Layer):
         return states
 
     def prefill(self, x: Tensor) -> Cache:
-        """Return every layer's cache of a whole sequence `(B, T, W)`."""
+        """Return every layer's cache for a whole sequence `(B, T, W)`."""
         cache = []
         for block in self.blocks:
             x, keys_values = block(x, return_cache=True)
@@ -224,7 +202,7 @@ class TransformerStack(keras.layers.Layer):
         return cache
 
     def empty_cache(self, batch_size: Tensor, length: int) -> Cache:
-        """Return a cache of zeros, of `length` positions."""
+        """Return a cache of `length` positions, all zero."""
         rows = batch_size * self.num_heads
         head_dim = self.hidden_dim // self.num_heads
         return empty_cache(len(self.blocks), rows, head_dim, length)
@@ -236,9 +214,9 @@ class TransformerStack(keras.layers.Layer):
 
         Args:
             x: float `(B, 1, W)`.
-            frozen: A cache of positions that are all visible, or None.
-            tail: A cache whose positions below `index` are visible.
-            index: int32 scalar, where in the tail this position stands.
+            frozen: Cache of positions that are all visible, or None.
+            tail: Cache whose positions below `index` are visible.
+            index: int32 scalar, index of this position in the tail.
 
         Returns:
             float `(B, 1, W)`, and the tail with this position filled in.
@@ -249,13 +227,3 @@ class TransformerStack(keras.layers.Layer):
             x, keys_values = block.step(x, past, tail[i], index)
             filled.append(keys_values)
         return x, filled
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "num_layers": self.num_layers,
-            "hidden_dim": self.hidden_dim,
-            "num_heads": self.num_heads,
-            "intermediate_dim": self.intermediate_dim,
-            "dropout": self.dropout,
-        }

@@ -1,8 +1,4 @@
-"""The reformer: a reversible stack, with exact or LSH attention.
-
-None of it knows of pictures; besides Keras it needs `recompute`, `attention`
-and `kv_cache` of this package.
-"""
+"""The reformer: a reversible stack with exact or LSH attention."""
 
 from pixace_tf.model.reformer.branches import (
     CausalSelfAttention,

@@ -40,7 +40,7 @@ class _Attention(Branch):
             the length is not known.
     """
 
-    # Number of projections: query, key and value, or fewer.
+    # Number of projections; LSH attention shares one for query and key.
     num_parts = 3
     # Whether a position attends to itself if it is not alone.
     sees_itself = True
@@ -73,10 +73,7 @@ class _Attention(Branch):
         self.built = True
 
     def prefill(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run over a whole sequence, exactly, and keep what later ones need.
-
-        Args:
-            x: float32 `(B, T, W)`.
+        """Run exactly over a whole sequence, float32 `(B, T, W)`.
 
         Returns:
             float `(B, T, W)`, and keys and values `(B, H, T, D)`.
@@ -94,17 +91,7 @@ class _Attention(Branch):
         tail: tuple[Tensor, Tensor],
         index: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run one position, exactly; see `attention.step_attention`.
-
-        Args:
-            x: float32 `(B, 1, W)`.
-            frozen: Keys and values of S positions, or None.
-            tail: Keys and values of L positions.
-            index: int32 scalar.
-
-        Returns:
-            float `(B, 1, W)`, and the tail with this position filled in.
-        """
+        """Run one position, float32 `(B, 1, W)`; see `step_attention`."""
         attended, tail = step_attention(
             *self._project(x), frozen, tail, index, self.sees_itself
         )
@@ -125,8 +112,8 @@ class _Attention(Branch):
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, plan: Tensor
     ) -> Tensor:
-        """Return `(B, H, T, D)`."""
-        raise NotImplementedError
+        """Return `(B, H, T, D)`, by default exact causal attention."""
+        return causal_attention(query, key, value)
 
     def _parts(self, x: Tensor) -> list[Tensor]:
         parts = split_heads(
@@ -140,22 +127,11 @@ class _Attention(Branch):
 
 @keras.saving.register_keras_serializable("pixace_tf")
 class CausalSelfAttention(_Attention):
-    """Exact causal attention, blockwise.
-
-    Args:
-        num_heads: Attention heads; they divide the width.
-        dropout: Rate in `[0, 1)` on the output.
-        **kwargs: For `Branch`.
-    """
+    """Exact causal attention, blockwise; see `_Attention`."""
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value = self._parts(x)
         return query * query.shape[-1] ** -0.5, key, value
-
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, plan: Tensor
-    ) -> Tensor:
-        return causal_attention(query, key, value)
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
@@ -163,17 +139,16 @@ class LSHSelfAttention(_Attention):
     """Attention among positions that hash alike, for long sequences.
 
     Query and key are one vector, the key scaled to length 1, and a position
-    attends to itself only where it sees no other. Sampling attends exactly, to
-    the whole cache: it is no dearer there.
+    attends to itself only if it sees no other. Sampling attends exactly, to the
+    whole cache, at the same cost.
 
     Args:
         num_heads: Attention heads; they divide the width.
         num_hashes: Rounds of hashing; more find more of the best keys.
-        num_buckets: Buckets per round, 1 or even; by default, for the length
-            that it is built for, two chunks each on average.
-        chunk_length: Positions that are attended to at a time: a position
-            sees those before it in its bucket, in its own chunk and in the
-            one before.
+        num_buckets: Buckets per round, 1 or even; by default, two chunks per
+            bucket on average.
+        chunk_length: Length of a chunk. A position sees the earlier positions
+            of its bucket in its own chunk and in the one before.
         dropout: Rate in `[0, 1)` on the output.
         **kwargs: For `Branch`.
 
@@ -232,7 +207,7 @@ class LSHSelfAttention(_Attention):
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, value = self._parts(x)
-        # In float32: a square may overflow float16.
+        # In float32, since a square may overflow float16.
         wide = ops.cast(query, "float32")
         norms = ops.sum(ops.square(wide), axis=-1, keepdims=True)
         key = wide * ops.rsqrt(norms + 1e-6)
@@ -300,7 +275,7 @@ class FeedForward(Branch):
 
 
 def _output_layer(width: int, policy: Any) -> keras.layers.Dense:
-    """Return a layer that writes to a stream: at first, nothing."""
+    """Return a layer that writes to a stream, at first zeros."""
     return keras.layers.Dense(
         width, kernel_initializer="zeros", dtype=policy, name="write"
     )

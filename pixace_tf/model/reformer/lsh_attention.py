@@ -1,12 +1,11 @@
 """Attention among positions whose vectors hash alike (arXiv 2001.04451).
 
-Each round sorts positions into buckets by random rotations and lays every
-bucket out in chunks of its own; a position attends to those before it in its
-chunk and in the chunk before, if that is of the same bucket. Since chunks
-begin anew in each bucket, what a position sees, and where that lies within the
-two chunks, depends on nothing that comes later: the attention is causal to the
-last bit. (Chunks over all sorted positions, as in the paper, shift when a
-later position changes its bucket.)
+Each round sorts positions into buckets by random rotations and cuts every
+bucket into chunks; a position attends to earlier positions of its chunk and of
+the previous chunk of the same bucket. Since each bucket has chunks of its own,
+later positions change neither the positions seen nor their places in the two
+chunks: the attention is causal to the last bit. (In the paper, chunks cover all
+sorted positions, and shift when a later position changes its bucket.)
 
 Shapes: B batch, H heads, T positions, D head_dim, R num_hashes, C chunks,
 L chunk_length, S = C * L slots.
@@ -21,14 +20,13 @@ from pixace_tf.typing import Tensor
 
 
 class Layout(NamedTuple):
-    """Where everything lies.
+    """The slots of all positions.
 
     Attributes:
-        position: int32 `(B, H, R, S)`, the position in each slot; T where it
-            is empty.
+        position: int32 `(B, H, R, S)`, the position in each slot, T if empty.
         slot: int32 `(B, H, R, T)`, the slot of each position.
-        continues: int32 `(B, H, R, C)`, 1 where a chunk is of the same bucket
-            as the one before.
+        continues: int32 `(B, H, R, C)`, 1 if a chunk is of the same bucket as
+            the one before.
     """
 
     position: Tensor
@@ -37,12 +35,12 @@ class Layout(NamedTuple):
 
 
 def default_num_buckets(length: int, chunk_length: int) -> int:
-    """Return an even number of buckets, of about two chunks each."""
+    """Return the even number of buckets with about two chunks each."""
     return max(2, 2 * round(length / chunk_length / 4))
 
 
 def hash_vectors(x: Tensor, rotations: Tensor, num_buckets: int) -> Tensor:
-    """Hash vectors by the nearest of random directions and their opposites.
+    """Hash vectors to the nearest of random directions and their opposites.
 
     Args:
         x: float `(B, H, T, D)`.
@@ -63,7 +61,7 @@ def hash_vectors(x: Tensor, rotations: Tensor, num_buckets: int) -> Tensor:
 def bucket_layout(
     buckets: Tensor, num_buckets: int, chunk_length: int
 ) -> Layout:
-    """Lay every bucket out in chunks of its own, in order of position.
+    """Cut every bucket into chunks, in order of position.
 
     Args:
         buckets: int32 `(B, H, R, T)` in `[0, num_buckets)`.
@@ -106,18 +104,18 @@ def lsh_attention(
 ) -> Tensor:
     """Attend to earlier positions of the same bucket.
 
-    A key that is found in several rounds counts once in each. With one bucket
-    and a chunk as long as the sequence this is full attention.
+    A key found in several rounds counts once in each. With one bucket and a
+    chunk as long as the sequence, this is full attention.
 
     Args:
         query: float `(B, H, T, D)`, already scaled.
         key: float `(B, H, T, D)`.
         value: float `(B, H, T, D)`.
-        layout: As from `bucket_layout`.
+        layout: From `bucket_layout`.
 
     Returns:
-        float `(B, H, T, D)`. A position attends to itself only where it sees
-        no other in any round.
+        float `(B, H, T, D)`. A position attends to itself only if it sees no
+        other in any round.
     """
     length = query.shape[2]
     chunk_length = layout.position.shape[-1] // layout.continues.shape[-1]
@@ -147,9 +145,9 @@ def lsh_attention(
 
 
 def _to_slots(x: Tensor, layout: Layout) -> Tensor:
-    """Copy `(B, H, T, D)` to `(B, H, R, S, D)`, zeros where slots are empty.
+    """Copy `(B, H, T, D)` to `(B, H, R, S, D)`, zeros in empty slots.
 
-    Its gradient goes back the way the layout knows, without a scatter.
+    The gradient is a gather, too, since the layout knows both directions.
     """
     position, slot = layout.position, layout.slot
     num_hashes, num_slots = position.shape[2:]

@@ -3,6 +3,7 @@
 Shapes: B batch, T positions, W hidden_dim.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -22,7 +23,7 @@ from pixace_tf.typing import Tensor
 class ReformerStack(keras.layers.Layer):
     """A reversible stack over a whole sequence, or one position at a time.
 
-    Both streams begin as the input; their sum is the output.
+    Both streams start as the input; their sum is the output.
 
     Args:
         num_layers: Pairs of attention and feed-forward.
@@ -30,9 +31,9 @@ class ReformerStack(keras.layers.Layer):
         num_heads: Attention heads.
         intermediate_dim: Width of the feed-forward layers.
         dropout: Rate in `[0, 1)` on the branches.
-        num_hashes: Rounds of hashing of LSH attention; 0 is exact attention.
-        num_buckets: Of LSH attention; by default it follows the length.
-        chunk_length: Of LSH attention.
+        num_hashes: Rounds of LSH attention; 0 is exact attention.
+        num_buckets: See `LSHSelfAttention`.
+        chunk_length: See `LSHSelfAttention`.
         **kwargs: For `keras.layers.Layer`.
 
     Call arguments:
@@ -56,17 +57,11 @@ class ReformerStack(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.num_layers = num_layers
         self.hidden_dim = hidden_dim
         self.num_heads = num_heads
-        self.intermediate_dim = intermediate_dim
-        self.dropout = dropout
-        self.num_hashes = num_hashes
-        self.num_buckets = num_buckets
-        self.chunk_length = chunk_length
         shared: dict[str, Any] = {
             "dropout": dropout,
-            "dtype": self.dtype_policy,
+            "dtype": self.dtype_policy.name,
         }
         lsh: dict[str, Any] = {
             "num_hashes": num_hashes,
@@ -75,7 +70,7 @@ class ReformerStack(keras.layers.Layer):
         }
         branches = []
         for i in range(num_layers):
-            # Unique in the model: they name the weights in the run folder.
+            # Unique in the model: run folders name weights by it.
             name = f"{self.name}_attention_{i}"
             branches.append(
                 LSHSelfAttention(num_heads, **lsh, name=name, **shared)
@@ -97,64 +92,60 @@ class ReformerStack(keras.layers.Layer):
         return ops.cast(first + second, self.compute_dtype)
 
     def layer_states(self, x: Tensor) -> list[Tensor]:
-        """Return what each layer makes of `(B, T, W)`, in the same shape."""
-        states = []
-        first = second = ops.cast(x, "float32")
-        for attention, feed_forward in self._pairs():
-            first = first + ops.cast(attention(second), "float32")
-            second = second + ops.cast(feed_forward(first), "float32")
-            states.append(ops.cast(first + second, self.compute_dtype))
-        return states
+        """Return the output of each layer for `(B, T, W)`."""
+
+        def attend(i: int, attention: Any, x: Tensor) -> Tensor:
+            return attention(x)
+
+        return self._run(x, attend)
 
     def prefill(self, x: Tensor) -> Cache:
-        """Return every layer's cache of a whole sequence `(B, T, W)`."""
+        """Return every layer's cache for a whole sequence `(B, T, W)`."""
         cache = []
-        first = second = ops.cast(x, "float32")
-        for attention, feed_forward in self._pairs():
-            attended, keys_values = attention.prefill(second)
-            first = first + ops.cast(attended, "float32")
-            second = second + ops.cast(feed_forward(first), "float32")
+
+        def attend(i: int, attention: Any, x: Tensor) -> Tensor:
+            attended, keys_values = attention.prefill(x)
             cache.append(layer_cache(*keys_values))
+            return attended
+
+        self._run(x, attend)
         return cache
 
     def empty_cache(self, batch_size: Tensor, length: int) -> Cache:
-        """Return a cache of zeros, of `length` positions."""
+        """Return a cache of `length` positions, all zero."""
         rows = batch_size * self.num_heads
         head_dim = self.hidden_dim // self.num_heads
-        return empty_cache(len(self._pairs()), rows, head_dim, length)
+        num_layers = len(self.reversible.branches) // 2
+        return empty_cache(num_layers, rows, head_dim, length)
 
     def step(
         self, x: Tensor, frozen: Cache | None, tail: Cache, index: Tensor
     ) -> tuple[Tensor, Cache]:
         """Run one position through every layer; attention is always exact.
 
-        Args:
-            x: float `(B, 1, W)`.
-            frozen: A cache of positions that are all visible, or None.
-            tail: A cache whose positions below `index` are visible.
-            index: int32 scalar, where in the tail this position stands.
-
-        Returns:
-            float `(B, 1, W)`, and the tail with this position filled in.
+        See `TransformerStack.step`.
         """
         filled = []
-        first = second = ops.cast(x, "float32")
-        for i, (attention, feed_forward) in enumerate(self._pairs()):
+
+        def attend(i: int, attention: Any, x: Tensor) -> Tensor:
             past = None if frozen is None else frozen[i]
-            attended, keys_values = attention.step(second, past, tail[i], index)
+            attended, keys_values = attention.step(x, past, tail[i], index)
+            filled.append(keys_values)
+            return attended
+
+        return self._run(x, attend)[-1], filled
+
+    def _run(
+        self, x: Tensor, attend: Callable[[int, Any, Tensor], Tensor]
+    ) -> list[Tensor]:
+        """Return the output of each layer, with attention by `attend`."""
+        states = []
+        first = second = ops.cast(x, "float32")
+        branches = self.reversible.branches
+        pairs = zip(branches[::2], branches[1::2], strict=True)
+        for i, (attention, feed_forward) in enumerate(pairs):
+            attended = attend(i, attention, second)
             first = first + ops.cast(attended, "float32")
             second = second + ops.cast(feed_forward(first), "float32")
-            filled.append(keys_values)
-        return ops.cast(first + second, self.compute_dtype), filled
-
-    def get_config(self) -> dict[str, Any]:
-        names = (
-            *("num_layers", "hidden_dim", "num_heads", "intermediate_dim"),
-            *("dropout", "num_hashes", "num_buckets", "chunk_length"),
-        )
-        own = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **own}
-
-    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        branches = self.reversible.branches
-        return list(zip(branches[::2], branches[1::2], strict=True))
+            states.append(ops.cast(first + second, self.compute_dtype))
+        return states

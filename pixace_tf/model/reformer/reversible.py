@@ -2,9 +2,9 @@
 
 Two streams pass through the branches in turn, `a, b = b, a + branch(b)`; two
 such steps are `y1 = x1 + f(x2)`, `y2 = x2 + g(y1)` of RevNet
-(arXiv 1707.04585) and the Reformer (arXiv 2001.04451). The step can be undone,
-so only the last two streams are kept, however deep the stack, and what the
-branches plan. That saves memory in graphs and under XLA.
+(arXiv 1707.04585) and the Reformer (arXiv 2001.04451). Each step can be undone,
+so only the last two streams and the plans of the branches are kept, however
+deep the stack. This saves memory in graphs and under XLA.
 
 Shapes: B batch, T positions, W width.
 """
@@ -22,12 +22,12 @@ from pixace_tf.typing import Tensor
 class Branch(keras.layers.Layer):
     """A function that a reversible stack adds to a stream; abstract.
 
-    The backward pass calls it again on an input that is the same up to
-    rounding. Two things must not differ then, so they are decided once: random
-    masks by the `seed`, and discrete choices, such as buckets, in the `plan`.
+    The backward pass calls it again on the same input up to rounding. Random
+    masks and discrete choices must not differ then, so they are made once: by
+    the `seed` and the `plan`.
 
-    The streams are float32, and so is a branch itself; `dtype` is the policy
-    for the layers inside.
+    Streams are float32, and so is a branch; `dtype` is the policy of the layers
+    inside.
 
     Args:
         dropout: Rate in `[0, 1)` on the output.
@@ -37,10 +37,10 @@ class Branch(keras.layers.Layer):
     Call arguments:
         x: float32 `(B, T, W)`.
         plan: The result of `plan`, or None to make it here.
-        seed: For `drop`; None switches dropout off.
+        seed: For `drop`; None turns dropout off.
 
     Returns:
-        float `(B, T, W)`, each row of the batch computed by itself.
+        float `(B, T, W)`; rows of the batch do not affect each other.
     """
 
     def __init__(
@@ -54,16 +54,11 @@ class Branch(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(0)
 
     def plan(self, x: Tensor) -> Tensor:
-        """Return integer tensors `(B, ...)` for all calls on this input."""
+        """Return integer tensors `(B, ...)`, used by all calls on `x`."""
         return ()
 
     def drop(self, x: Tensor, seed: Tensor) -> Tensor:
-        """Drop out elements, the same ones for the same seed.
-
-        Args:
-            x: float tensor.
-            seed: `(2,)` as a `SeedGenerator` yields them; None keeps all.
-        """
+        """Drop out elements by a seed `(2,)` of a `SeedGenerator`, or none."""
         if seed is None or not self.dropout:
             return x
         with using([self.seed_generator.state], [seed]):
@@ -81,16 +76,16 @@ class Branch(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("pixace_tf")
 class ReversibleStack(keras.layers.Layer):
-    """Branches between two streams, with activations of one at a time.
+    """Branches between two streams; only one keeps its activations at a time.
 
     Args:
-        branches: An even number of `Branch` layers; usually attention and
+        branches: An even number of `Branch` layers, usually attention and
             feed-forward in turn.
-        **kwargs: For `keras.layers.Layer`; the streams are float32 whatever
-            the `dtype`, that of the work inside is the branches' own.
+        **kwargs: For `keras.layers.Layer`; `dtype` is ignored, since streams
+            are float32 and branches have their own dtype.
 
     Call arguments:
-        first: float `(B, T, W)`; T is known when it is built.
+        first: float `(B, T, W)`; T must be known when it is built.
         second: float `(B, T, W)`.
         training: Whether dropout acts.
 
@@ -146,8 +141,8 @@ class ReversibleStack(keras.layers.Layer):
                 of_a, of_b = keras.tree.flatten(upstream)
                 of_values: list[Tensor] = []
                 for i in reversed(range(len(values))):
-                    # Without this, the compiler would notice that the forward
-                    # pass has computed the same, and keep its result.
+                    # Otherwise the compiler would reuse, and so keep, what the
+                    # forward pass computed.
                     x = after(a, of_b)
                     change, pull = vjp(
                         functools.partial(add, i, plan=plans[i]),
