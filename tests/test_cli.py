@@ -391,5 +391,5 @@ def test_a_folder_of_other_things_is_no_place_for_a_run(tmp_path, monkeypatch):
     Image.new("RGB", (4, 4)).save("photos/a.png")
     done = call("fit", "photos", "--runs-dir", ".")
     assert done.exit_code == 2
-    assert "is not empty and is no run" in done.output
+    assert "is not empty and not a run" in done.output
     assert os.listdir("photos") == ["a.png"]

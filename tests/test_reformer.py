@@ -152,7 +152,7 @@ def test_it_learns_under_fit_and_loads_as_a_plain_layer(
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(loaded.predict(x), model.predict(x))
     for branch in loaded.layers[1].branches:
-        assert branch.inner_dtype.name == policy
+        assert branch.dtype_policy.name == policy
 
 
 def test_a_frozen_branch_stays_as_it_is_and_the_others_learn():

@@ -39,6 +39,7 @@ from pixace_tf.training.losses import Losses
 from pixace_tf.training.previews import Previews
 from pixace_tf.training.schedule import (
     Budget,
+    Training,
     TrainingState,
     learning_rate_share,
     micro_batch_size,
@@ -142,7 +143,8 @@ def test_a_kill_does_not_forget_the_best_weights(trained_run, tmp_path):
     run = run_folder.open_run(path, jit_compile=False)
     compile_model(run.model, 1e-3, False)
     losses = Losses(state, run.path, 1)
-    Checkpoint(run, state, losses, 1, 60, StopRequest()).restore()
+    progress = Training(run, Budget(1, None, 1), state, StopRequest())
+    Checkpoint(progress, losses, 60).restore()
     assert state.best == entry["val_bits_per_pixel"]
 
 

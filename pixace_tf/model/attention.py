@@ -117,8 +117,8 @@ def _scores(
     return ops.where(own >= seen, scores, -float("inf"))
 
 
-# Both passes compute blocks one after the other; otherwise all scores would be in
-# memory at once.
+# Both passes compute one block after the other; otherwise all scores would be
+# in memory at once.
 def _forward(
     query: Tensor,
     key: Tensor,

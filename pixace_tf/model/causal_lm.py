@@ -227,12 +227,9 @@ class PixaceCausalLM(keras.Model):
         )
 
     def begin_patch(self, state: Any, token_ids: Tensor, patch: Tensor) -> Any:
-        """Prepare the state for the pixels of a patch; see `Decoder`.
+        """Prepare the state for a patch; see `Decoder.begin_patch`.
 
-        Args:
-            state: A state that holds all pixels before the patch.
-            token_ids: int32 `(B, T)`, filled up to the patch.
-            patch: int32 scalar.
+        `token_ids` are int32 `(B, T)`, filled up to the patch.
         """
         length = self.decoder.patch_length
         start = ops.maximum(patch - 1, 0) * length
@@ -244,15 +241,10 @@ class PixaceCausalLM(keras.Model):
         return self.decoder.begin_patch(state, self.embed(last), patch)
 
     def step(self, state: Any, token_ids: Tensor, position: Tensor) -> Any:
-        """Decode one position.
+        """Decode one position; see `Decoder.step`.
 
-        Args:
-            state: The state that `begin_patch` or the previous step returned.
-            token_ids: int32 `(B, T)`, filled up to `position`.
-            position: int32 scalar.
-
-        Returns:
-            float `(B, W)` for the head's `sample`, and the new state.
+        `token_ids` are int32 `(B, T)`, filled up to the position. Return float
+        `(B, W)` for the head's `sample`, and the new state.
         """
         around = neighbor_tokens(
             token_ids, position, self.image_size, self.palette.start_token_id

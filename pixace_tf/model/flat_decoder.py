@@ -40,7 +40,6 @@ class FlatDecoder(Decoder):
         stack: `"transformer"` or `"reformer"`.
         sizes: Arguments of the stack; `hidden_dim` is one of them.
         dropout: Rate in `[0, 1)`.
-        **kwargs: For `keras.layers.Layer`.
     """
 
     prefill_stride = 1

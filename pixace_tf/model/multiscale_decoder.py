@@ -33,7 +33,6 @@ class MultiscaleDecoder(Decoder):
             `local_`, and `patch_length`, the pixels per patch in raster order,
             16 by default.
         dropout: Rate in `[0, 1)`.
-        **kwargs: For `keras.layers.Layer`.
     """
 
     has_growing_cache = False

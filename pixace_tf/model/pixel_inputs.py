@@ -97,15 +97,10 @@ class RowColumnEmbedding(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.image_size = tuple(image_size)
-        self.hidden_dim = hidden_dim
         initializer = keras.initializers.RandomNormal(stddev=0.1)
         self.rows, self.columns = (
-            self.add_weight(
-                name=name, shape=(n, hidden_dim), initializer=initializer
-            )
-            for name, n in zip(
-                ("rows", "columns"), self.image_size, strict=True
-            )
+            self.add_weight((count, hidden_dim), initializer, name=name)
+            for name, count in zip(("rows", "columns"), image_size, strict=True)
         )
         self.built = True
 

@@ -34,7 +34,6 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
         intermediate_dim: Width of the feed-forward layer.
         num_heads: Attention heads.
         dropout: Rate in `[0, 1)` on the residual branches.
-        **kwargs: For `keras_hub.layers.TransformerDecoder`.
     """
 
     def __init__(
@@ -93,22 +92,12 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
         )
         x = self._self_attention_layer_norm(x)
         width, num_heads, head_dim = denses[0].kernel.shape
-        scales = (head_dim**-0.5, 1.0, 1.0)
         # Reshape before concatenating: XLA is slow the other way around.
-        kernel = ops.concatenate(
-            [
-                ops.reshape(d.kernel, (width, -1)) * s
-                for d, s in zip(denses, scales, strict=True)
-            ],
-            axis=1,
-        )
-        bias = ops.concatenate(
-            [
-                ops.reshape(d.bias, (-1,)) * s
-                for d, s in zip(denses, scales, strict=True)
-            ],
-            axis=0,
-        )
+        kernels = [ops.reshape(d.kernel, (width, -1)) for d in denses]
+        biases = [ops.reshape(d.bias, (-1,)) for d in denses]
+        scale = head_dim**-0.5  # For the query.
+        kernel = ops.concatenate([kernels[0] * scale, *kernels[1:]], axis=1)
+        bias = ops.concatenate([biases[0] * scale, *biases[1:]], axis=0)
         x = ops.matmul(x, ops.cast(kernel, x.dtype)) + ops.cast(bias, x.dtype)
         return ops.split(split_heads(x, 3 * num_heads), 3, axis=1)
 
@@ -144,7 +133,6 @@ class TransformerStack(keras.layers.Layer):
         num_heads: Attention heads.
         intermediate_dim: Width of the feed-forward layers.
         dropout: Rate in `[0, 1)` on the residual branches.
-        **kwargs: For `keras.layers.Layer`.
 
     Call arguments:
         x: float `(B, T, W)`.

@@ -10,24 +10,19 @@ import keras
 from pixace_tf import console, storage
 from pixace_tf.errors import UserError
 from pixace_tf.runs import run_config, run_folder
-from pixace_tf.runs.run_folder import Run
 from pixace_tf.training import devices
 from pixace_tf.training.checkpoint import Checkpoint
 from pixace_tf.training.losses import Losses, not_finite
-from pixace_tf.training.schedule import (
-    Budget,
-    TrainingState,
-    learning_rate_share,
-)
+from pixace_tf.training.schedule import Training, learning_rate_share
 
 MAX_VALIDATION_SHARE = 0.03
 
 
 class StepCallbacks(keras.callbacks.CallbackList):
-    """Callbacks that take the loss of a step as the tensor it is.
+    """Callbacks that receive the loss of a step as a tensor.
 
-    The list of Keras makes a number of it first, and so waits for the device
-    after every step.
+    The list of Keras converts it to a number, and so waits for the device after
+    every step.
     """
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -36,33 +31,30 @@ class StepCallbacks(keras.callbacks.CallbackList):
 
 
 class EpochBoard(keras.callbacks.TensorBoard):
-    """TensorBoard with the losses of epochs, which reads none of a step."""
+    """TensorBoard that reads the losses of epochs, but not of steps."""
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         pass
 
 
 class BudgetSchedule(keras.callbacks.Callback):
-    """Sets the learning rate, and ends the training with its budget.
+    """Sets the learning rate, and ends the training when the budget is spent.
 
     Args:
-        state: The progress, with its clock.
-        budget: How long to train.
+        training: The training, with its clock.
         learning_rate: The peak.
     """
 
-    def __init__(
-        self, state: TrainingState, budget: Budget, learning_rate: float
-    ) -> None:
+    def __init__(self, training: Training, learning_rate: float) -> None:
         super().__init__()
-        self._state = state
-        self._budget = budget
+        self._training, self._state = training, training.state
+        self._budget = training.budget
         self._learning_rate = learning_rate
-        self._start = time.monotonic() - state.seconds
+        self._start = time.monotonic() - self._state.seconds
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self._state.step % self._budget.parts:
-            return  # It is the same for all parts of a batch.
+            return  # All parts of a batch have the same learning rate.
         devices.sync(self.model)
         share = self._budget.share(self._state)
         factor = learning_rate_share(share, self._budget.updates(self._state))
@@ -71,22 +63,20 @@ class BudgetSchedule(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._state.seconds = time.monotonic() - self._start
         self._state.step += 1
-        if self._budget.max_minutes and self._budget.is_spent(self._state):
+        if self._budget.max_minutes and self._training.is_spent:
             self.model.stop_training = True
 
 
 class EpochEnd(keras.callbacks.Callback):
-    """Closes an epoch: validation, best weights, history, checkpoint.
+    """Ends an epoch: validation, best weights, history, checkpoint.
 
-    If the clock ends the training, validations that would take more than
-    `MAX_VALIDATION_SHARE` of it are skipped, except for the last one.
+    With a budget of minutes, validations that would take more than
+    `MAX_VALIDATION_SHARE` of the time are skipped, except the last one.
 
     Args:
-        run: The run with the model.
-        state: The progress.
-        budget: How long to train.
+        training: The training.
         checkpoint: Saves the state.
-        report: Knows the speed.
+        report: Measures the speed.
         validate: Returns the validation bits per pixel, or None without
             validation images.
         listeners: Called with the new entry of the history.
@@ -94,38 +84,30 @@ class EpochEnd(keras.callbacks.Callback):
 
     def __init__(
         self,
-        run: Run,
-        state: TrainingState,
-        budget: Budget,
+        training: Training,
         checkpoint: Checkpoint,
         report: "ProgressReport",
         validate: Callable[[], float | None],
-        listeners: list[Any],
+        listeners: list[Callable[[dict[str, float]], None]],
     ) -> None:
         super().__init__()
-        self._run = run
-        self._state = state
-        self._budget = budget
+        self._training, self._run = training, training.run
+        self._checkpoint, self._report = checkpoint, report
+        self._validate, self._listeners = validate, listeners
         self._validated_at, self._cost_s = 0.0, 0.0
-        self._checkpoint = checkpoint
-        self._report = report
-        self._validate = validate
-        self._listeners = listeners
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        state = self._state
+        state = self._training.state
         entry = {
-            "epoch": state.position(self._budget.steps_per_epoch),
+            "epoch": self._training.position,
             "seconds": state.seconds,
-            "bits_per_pixel": (
-                state.loss_sum / max(state.step, 1) / math.log(2)
-            ),
+            "bits_per_pixel": state.loss_sum / max(state.step, 1) / math.log(2),
             "images_per_second": self._report.images_per_second,
         }
         if self._is_due():
             self._judge(entry)
         state.history.append(entry)
-        if state.step >= self._budget.steps_per_epoch:
+        if state.step >= self._training.budget.steps_per_epoch:
             state.epoch += 1
             state.step = 0
             state.loss_sum = 0.0
@@ -140,13 +122,13 @@ class EpochEnd(keras.callbacks.Callback):
 
     def _is_due(self) -> bool:
         """Return whether there is time for a validation."""
-        if not self._budget.max_minutes or self._budget.is_spent(self._state):
+        if not self._training.budget.max_minutes or self._training.is_spent:
             return True
         rested = time.monotonic() - self._validated_at
         return rested * MAX_VALIDATION_SHARE >= self._cost_s
 
     def _judge(self, entry: dict[str, float]) -> None:
-        """Validate, and keep the weights if they are the best so far."""
+        """Validate, and save the weights if they are the best so far."""
         start = time.monotonic()
         bits = self._validate()
         self._validated_at = time.monotonic()
@@ -156,49 +138,44 @@ class EpochEnd(keras.callbacks.Callback):
         judged = entry["bits_per_pixel"] if bits is None else bits
         if not math.isfinite(judged):
             raise UserError(not_finite("validation", self._run.path))
-        if self._state.best is None or judged < self._state.best:
+        state = self._training.state
+        if state.best is None or judged < state.best:
             storage.write_npz(
                 self._run.file(run_config.WEIGHTS_FILE),
                 run_folder.get_weights(self._run.model),
                 entry,
             )
-            self._state.best = judged
+            state.best = judged
 
 
 class ProgressReport(keras.callbacks.Callback):
     """Shows the progress bar and one line per epoch.
 
     Args:
+        training: The training.
+        losses: Reads the losses, and so waits for the device.
         bar: The progress bar.
-        state: The progress.
-        budget: How long to train.
-        losses: Tells when the device has caught up.
-        batch_size: Mean number of images of a step.
-        say: Takes each line.
+        say: Receives each line.
 
     Attributes:
-        images_per_second: Speed of the steps after the first, which compiles;
-            0 before there is one.
+        images_per_second: Speed after the first step, which compiles; 0 until
+            it is known.
     """
 
     def __init__(
         self,
-        bar: console.ProgressBar,
-        state: TrainingState,
-        budget: Budget,
+        training: Training,
         losses: Losses,
-        batch_size: float,
+        bar: console.ProgressBar,
         say: Callable[[str], None],
     ) -> None:
         super().__init__()
-        self._say = say
-        self._bar = bar
-        self._state = state
-        self._budget = budget
-        self._losses = losses
-        self._batch_size = batch_size
+        self._state, self._budget = training.state, training.budget
+        self._losses, self._bar, self._say = losses, bar, say
+        batch_size = training.run.arguments["batch_size"]
+        self._images_per_step = batch_size / self._budget.parts
         self.images_per_second = 0.0
-        # Steps since the device was waited for, and when they began.
+        # Steps since the last wait for the device, and the time of the first.
         self._running, self._begun = 0, 0.0
         self._steps, self._seconds = 0, 0.0
         self._share, self._wall = -1.0, 0.0
@@ -210,7 +187,7 @@ class ProgressReport(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._running += 1
         if self._share < 0:
-            self._losses.read()  # The first step compiles: it does not count.
+            self._losses.read()  # The first step compiles, so do not count it.
             self._share = self._budget.share(self._state)
             self._wall = self._state.seconds
             self._running = 0
@@ -220,11 +197,10 @@ class ProgressReport(keras.callbacks.Callback):
             self._steps += self._running
             self._seconds += time.monotonic() - self._begun
             self._running = 0
-            speed = self._steps * self._batch_size / self._seconds
-            self.images_per_second = speed
-        self._bar.update(
-            self._budget.share(self._state), ", ".join(self._notes())
-        )
+            images = self._steps * self._images_per_step
+            self.images_per_second = images / self._seconds
+        share = self._budget.share(self._state)
+        self._bar.update(share, ", ".join(self._notes()))
 
     def _notes(self) -> list[str]:
         """Return the loss, the speed and the time left."""

@@ -1,4 +1,4 @@
-"""The checkpoint: all that an interrupted training needs to go on, exactly."""
+"""The checkpoint: all that an interrupted training needs to resume exactly."""
 
 import contextlib
 import dataclasses
@@ -12,49 +12,35 @@ from pixace_tf import storage
 from pixace_tf.errors import UserError
 from pixace_tf.runs import run_folder
 from pixace_tf.runs.run_config import CHECKPOINT_FILE, WEIGHTS_FILE
-from pixace_tf.runs.run_folder import Run
 from pixace_tf.training import devices
-from pixace_tf.training.interruption import StopRequest
 from pixace_tf.training.losses import Losses, not_finite
-from pixace_tf.training.schedule import TrainingState
+from pixace_tf.training.schedule import Training, TrainingState
 
 # Part of the names of the sums over the parts of a batch.
-_OF_PARTS = "gradient_accumulator"
+_ACCUMULATOR = "gradient_accumulator"
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Keeps the state of training on disk, and brings it back.
+    """Saves and restores the state of training.
 
     Args:
-        run: The run with the model.
-        state: The progress.
+        training: The training to save.
         losses: Adds up the losses in the state.
-        steps_per_epoch: Steps of a whole epoch.
         every_seconds: Time between two checkpoints.
-        stop: Asks to stop.
     """
 
     def __init__(
-        self,
-        run: Run,
-        state: TrainingState,
-        losses: Losses,
-        steps_per_epoch: int,
-        every_seconds: float,
-        stop: StopRequest,
+        self, training: Training, losses: Losses, every_seconds: float
     ) -> None:
         super().__init__()
-        self._run = run
-        self._state = state
-        self._losses = losses
-        self._steps_per_epoch = steps_per_epoch
+        self._training, self._losses = training, losses
+        self._run, self._state = training.run, training.state
         self._every_seconds = every_seconds
-        self._stop = stop
         self._saved_at = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self._state.step < self._steps_per_epoch:
-            self._stop.check()
+        if self._state.step < self._training.budget.steps_per_epoch:
+            self._training.stop.check()
             self.save_if_due()
 
     def save_if_due(self) -> None:
@@ -63,7 +49,7 @@ class Checkpoint(keras.callbacks.Callback):
             self.save()
 
     def save(self) -> None:
-        """Write weights, optimizer, random states and the training state."""
+        """Write weights, optimizer, random states and progress."""
         self._losses.read()
         devices.sync(self._run.model)
         weights = run_folder.get_weights(self._run.model)
@@ -81,11 +67,11 @@ class Checkpoint(keras.callbacks.Callback):
         self._saved_at = time.monotonic()
 
     def restore(self) -> None:
-        """Bring back the state of the last checkpoint.
+        """Restore the last checkpoint.
 
         Raises:
             UserError: If the checkpoint is damaged or belongs to another
-                model; nothing is changed then.
+                model; nothing is changed.
         """
         file = self._run.file(CHECKPOINT_FILE)
         arrays, meta = storage.read_npz(file)
@@ -93,7 +79,7 @@ class Checkpoint(keras.callbacks.Callback):
             **{v.path: v for v in self._run.model.weights},
             **self._hidden_variables(),
         }
-        self._cut_batches_anew(arrays, meta, variables)
+        self._adapt_parts(arrays, meta, variables)
         for name in {**variables, **arrays}:
             expected = variables[name].shape if name in variables else None
             found = arrays[name].shape if name in arrays else None
@@ -108,16 +94,16 @@ class Checkpoint(keras.callbacks.Callback):
             setattr(self._state, field.name, meta[field.name])
         self._recall_best()
 
-    def _cut_batches_anew(
+    def _adapt_parts(
         self,
         arrays: dict[str, np.ndarray],
         meta: dict[str, Any],
         variables: dict[str, Any],
     ) -> None:
-        """Adapt a checkpoint to the number of parts in a batch of today.
+        """Adapt a checkpoint to the current number of parts in a batch.
 
-        Another device may have written it. A batch that was not finished begins
-        again.
+        A device with another number may have written it. An unfinished batch
+        starts over.
         """
         before, now = meta.get("parts", self._state.parts), self._state.parts
         meta["parts"] = now
@@ -127,21 +113,21 @@ class Checkpoint(keras.callbacks.Callback):
         meta["loss_sum"] *= step / max(meta["step"], 1)
         meta["step"] = step
         for name in list(arrays):
-            if _OF_PARTS in name:
+            if _ACCUMULATOR in name:
                 del arrays[name]
             elif name.endswith("/iteration"):
                 arrays[name] = arrays[name] // before * now
         for name, variable in variables.items():
-            if _OF_PARTS in name:
+            if _ACCUMULATOR in name:
                 arrays[name] = np.zeros(variable.shape, variable.dtype)
 
     def _recall_best(self) -> None:
-        """Recall the best validation since the checkpoint, if it was better.
+        """Take the best validation from the saved weights if it is better.
 
-        If the clock sets the learning rate, the steps that are trained again
-        may end worse than the weights on disk.
+        They may be newer than the checkpoint. With a budget of minutes, the
+        steps that are trained again may end worse.
         """
-        with contextlib.suppress(UserError):  # They are missing or damaged.
+        with contextlib.suppress(UserError):  # Missing or damaged weights.
             with storage.open_npz(self._run.file(WEIGHTS_FILE)) as weights:
                 kept = weights.meta.get("val_bits_per_pixel")
             if kept is not None:
@@ -151,9 +137,8 @@ class Checkpoint(keras.callbacks.Callback):
     def _hidden_variables(self) -> dict[str, Any]:
         """Return random states and the optimizer's variables by name.
 
-        Each variable of the optimizer goes by its path, in which Keras names
-        the weight that it belongs to. Random states are numbered, since their
-        paths depend on the process.
+        The path of an optimizer's variable contains the name of its weight.
+        Random states are numbered, since their paths depend on the process.
         """
         model = self._run.model
         known = {id(v) for v in (*model.weights, *model.metrics_variables)}

@@ -1,4 +1,6 @@
-"""The loss and the optimizer, in Keras alone, so that any backend can train."""
+"""The loss and the optimizer, for any backend of Keras."""
+
+import functools
 
 import keras
 
@@ -15,21 +17,25 @@ def compile_model(
 ) -> None:
     """Give a model its loss and optimizer.
 
-    Weights decay in matrix products only, not in biases, norms, and tables of
-    positions, colors and conditions.
+    Only the weights of matrix products decay, not biases, norms, or the tables
+    of positions, colors and conditions.
 
     Args:
         model: The model to train.
         learning_rate: The peak of the schedule.
-        jit_compile: Whether XLA compiles the step; on a CPU the batch is then
-            cut into shards where possible, see `sharded_step`.
+        jit_compile: Whether XLA compiles the step. On a CPU, the batch is then
+            cut into shards if possible; see `sharded_step`.
         parts: Steps whose gradients make one update.
     """
 
     def pixel_loss(token_ids: Tensor, logits: Tensor) -> Tensor:
         return model.pixel_nats(token_ids, logits)
 
-    num_devices = _num_replicas()
+    num_devices = 1
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        num_devices = tf.distribute.get_strategy().num_replicas_in_sync
     optimizer_class = keras.optimizers.AdamW
     if num_devices > 1:
         from pixace_tf.training import devices
@@ -47,29 +53,20 @@ def compile_model(
         [v for v in model.trainable_variables if v.name != "kernel"]
     )
     if parts > 1 and model.dtype_policy.name == "mixed_float16":
-        # Named as Keras names the one that it would add.
+        # The name that Keras would give its own one.
         optimizer = CountingLossScaleOptimizer(
             optimizer, name="loss_scale_optimizer"
         )
     model.compile(
         optimizer=optimizer,
         loss=pixel_loss,
-        # XLA compiles no step that reaches beyond one device.
+        # XLA cannot compile a step across devices.
         jit_compile=jit_compile and num_devices == 1,
     )
     model.optimizer.build(model.trainable_variables)
     if num_devices > 1:
-        model.train_step = devices.MirroredStep(model)
+        model.train_step = functools.partial(devices.mirrored_step, model)
     elif jit_compile and keras.backend.backend() == "tensorflow":
         from pixace_tf.training import sharded_step
 
         sharded_step.use(model)
-
-
-def _num_replicas() -> int:
-    """Return on how many devices TensorFlow mirrors the weights."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync

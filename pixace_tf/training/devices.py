@@ -1,4 +1,4 @@
-"""Several devices of one machine that share each batch."""
+"""The devices of a machine, and how they share a batch."""
 
 import contextlib
 import subprocess
@@ -22,7 +22,7 @@ def has_gpu() -> bool:
 
 
 def micro_batch_pixels(precision: str) -> int:
-    """Return how many pixels one device computes at a time.
+    """Return the most pixels of a micro batch of one device.
 
     Args:
         precision: The Keras dtype policy.
@@ -34,10 +34,7 @@ def micro_batch_pixels(precision: str) -> int:
 
 
 def steps_between_looks() -> int:
-    """Return how many steps a device may take before its loss is read.
-
-    A CPU is read after each step, which costs nothing there.
-    """
+    """Return the steps between two reads of the loss; a CPU need not wait."""
     return 20 if has_gpu() else 1
 
 
@@ -45,49 +42,39 @@ def _gpu_gigabytes() -> float:
     """Return the memory of the smallest GPU, in GB; 10 if it is unknown."""
     command = ["nvidia-smi", "--query-gpu=memory.total"]
     with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
-        told = subprocess.run(
+        answer = subprocess.run(
             [*command, "--format=csv,noheader,nounits"],
             capture_output=True,
             check=True,
             text=True,
             timeout=20,
         )
-        return min(map(float, told.stdout.split())) * 2**20 / 1e9
+        return min(map(float, answer.stdout.split())) * 2**20 / 1e9
     return 10.0
 
 
 def leave_gpu_to_backend() -> None:
-    """Keep TensorFlow, which reads the data, off a GPU that JAX trains on."""
+    """Keep TensorFlow, which reads the data, off the GPU if JAX trains."""
     if keras.backend.backend() == "jax":
         tf.config.set_visible_devices([], "GPU")
 
 
 def sync(model: keras.Model) -> None:
-    """Bring the variables of a model up to date within `model.fit`.
-
-    On the JAX backend, `fit` keeps their values elsewhere, and reads the
-    variables again afterwards.
-    """
+    """Update the variables of a model, which JAX keeps elsewhere in `fit`."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
 
 
 def count() -> int:
-    """Return how many devices share a batch, within a `scope`."""
+    """Return the number of devices that share a batch in this `scope`."""
     if keras.backend.backend() == "jax":
         distribution = keras.distribution.distribution()
-        if distribution is None:
-            return 1
-        return int(distribution.device_mesh.devices.size)
+        return distribution.device_mesh.devices.size if distribution else 1
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Check that the devices of a `scope` can share a batch evenly.
-
-    Raises:
-        UserError: If they cannot.
-    """
+    """Raise UserError unless the devices can share a batch evenly."""
     if batch_size % count():
         raise UserError(
             f"batch_size must be a multiple of the {count()} devices. "
@@ -96,101 +83,80 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def scope(devices: str) -> contextlib.AbstractContextManager[Any]:
-    """Return a context; what is trained in it spreads batches over devices.
+    """Return a context in which to build a model that trains on devices.
 
     Args:
-        devices: How many, or "all": GPUs where there are any, else CPUs, of
-            which TensorFlow sees one unless it is told otherwise; for JAX also
-            "all-hosts".
+        devices: Their number, or "all": the GPUs, or the CPUs if there are
+            none; for JAX also "all-hosts".
 
     Returns:
-        The scope of a mirrored strategy of TensorFlow, or of a distribution of
-        Keras for JAX; for a single device it does nothing. Build the model in
-        it.
+        The scope of a mirrored strategy of TensorFlow or of a distribution of
+        Keras for JAX; for a single device it does nothing.
 
     Raises:
-        UserError: If there are fewer.
+        UserError: If there are fewer devices.
     """
     if devices == "1":
         return contextlib.nullcontext()
-    if keras.backend.backend() == "jax":
-        return _jax_scope(devices)
-    found = tf.config.list_logical_devices("GPU")
-    found = found or tf.config.list_logical_devices("CPU")
-    count = len(found) if devices == ALL else int(devices)
+    is_jax = keras.backend.backend() == "jax"
+    if is_jax:
+        found = keras.distribution.list_devices()
+    else:
+        logical = tf.config.list_logical_devices
+        found = [d.name for d in logical("GPU") or logical("CPU")]
+    count = len(found) if devices in (ALL, ALL_HOSTS) else int(devices)
     if count > len(found):
         raise UserError(
-            f"devices must be at most {len(found)}: TensorFlow sees "
-            f"{', '.join(device.name for device in found)}. "
+            f"devices must be at most {len(found)}: "
+            f"{'JAX' if is_jax else 'TensorFlow'} sees {', '.join(found)}. "
             f"Received: devices={devices}"
         )
+    if is_jax:
+        # `token_dataset.training_batches` has already split the batches.
+        return keras.distribution.DataParallel(
+            devices=found[:count], auto_shard_dataset=False
+        ).scope()
     if count == 1:
         return contextlib.nullcontext()
-    names = [device.name for device in found[:count]]
-    return tf.distribute.MirroredStrategy(names).scope()
-
-
-def _jax_scope(devices: str) -> contextlib.AbstractContextManager[Any]:
-    found = keras.distribution.list_devices()
-    wanted = len(found) if devices in (ALL, ALL_HOSTS) else int(devices)
-    if wanted > len(found):
-        raise UserError(
-            f"devices must be at most {len(found)}: JAX sees "
-            f"{', '.join(found)}. Received: devices={devices}"
-        )
-    # The batches are split already, see `token_dataset.training_batches`.
-    return keras.distribution.DataParallel(
-        devices=found[:wanted], auto_shard_dataset=False
-    ).scope()
+    return tf.distribute.MirroredStrategy(found[:count]).scope()
 
 
 class SharedAdamW(keras.optimizers.AdamW):
     """AdamW that receives the gradient of the whole batch on each device.
 
-    Keras clips the gradient of each device before it adds them up, so two
-    devices would clip differently from one. Here `MirroredStep` adds them up
-    first.
+    Keras clips gradients before adding those of all devices, so two devices
+    would clip differently from one. Here `mirrored_step` adds them first.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
         return list(grads_and_vars)
 
 
-class MirroredStep:
-    """The `train_step` of a model on one of several devices.
+def mirrored_step(model: keras.Model, data: Any) -> dict[str, Any]:
+    """Take a training step on one of several devices.
 
     Args:
-        model: A compiled model whose loss is a mean over images, with
-            `SharedAdamW`; it was made in the scope of the strategy.
+        model: A model with `SharedAdamW`, built in the scope of the strategy;
+            its loss is a mean over images.
+        data: Inputs and targets, this device's share of the batch.
+
+    Returns:
+        The metrics by name: the mean loss since they were reset.
     """
-
-    def __init__(self, model: keras.Model) -> None:
-        self._model = model
-
-    def __call__(self, data: Any) -> dict[str, Any]:
-        """Take one step.
-
-        Args:
-            data: Inputs and targets, this device's share of the batch.
-
-        Returns:
-            The metrics by name, such as the mean loss since they were reset.
-        """
-        model = self._model
-        context = tf.distribute.get_replica_context()
-        inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
-            outputs = model(inputs, training=True)
-            # Keras divides it by the number of devices.
-            loss = model.compute_loss(inputs, targets, outputs)
-            scaled = model.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, model.trainable_weights)
-        # Dense, those of the embeddings too.
-        gradients = [tf.convert_to_tensor(g) for g in gradients]
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        model.optimizer.apply(gradients, model.trainable_weights)
-        model.metrics[0].update_state(
-            loss * context.num_replicas_in_sync,
-            sample_weight=tf.shape(targets)[0],
-        )
-        return model.get_metrics_result()
+    context = tf.distribute.get_replica_context()
+    inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(data)
+    with tf.GradientTape() as tape:
+        outputs = model(inputs, training=True)
+        # Keras has divided it by the number of devices.
+        loss = model.compute_loss(inputs, targets, outputs)
+        scaled = model.optimizer.scale_loss(loss)
+    gradients = tape.gradient(scaled, model.trainable_weights)
+    # Embeddings have sparse gradients.
+    gradients = [tf.convert_to_tensor(g) for g in gradients]
+    gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    model.optimizer.apply(gradients, model.trainable_weights)
+    model.metrics[0].update_state(
+        loss * context.num_replicas_in_sync,
+        sample_weight=tf.shape(targets)[0],
+    )
+    return model.get_metrics_result()

@@ -25,7 +25,7 @@ from pixace_tf.data.token_dataset import ShardedDataset, TokenDataset
 from pixace_tf.data.token_shards import Shards
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
-from pixace_tf.model.presets import FALLBACK_PRESET
+from pixace_tf.model import presets
 from pixace_tf.runs import catalog, run_config, run_folder
 from pixace_tf.runs.arguments import AUTO
 from pixace_tf.runs.run_folder import Run
@@ -59,36 +59,35 @@ def fit(
     say: Say = print,
     **fields: Any,
 ) -> Run:
-    """Train a model on a folder of images, or go on where it stopped.
+    """Train a model on a folder of images, or resume a run.
 
-    A run goes on with the arguments it was begun with. An argument that is
-    given again must have the same value, unless it is one of
+    A run keeps the arguments that it was started with. An argument that is
+    given again must have the same value, unless it is in
     `training_arguments.FREE`, such as the budget.
 
     Args:
         source: A folder of images or of token shards (see `tokenize`), or
-            `tfds:NAME[/CONFIG][:SPLIT]`. Shards settle the image size and the
-            colors.
-        arguments: Such as `TrainingArguments(max_minutes=60)`, or its fields as
-            keywords: `fit("cats", max_minutes=60)`.
-        start_from: A run whose weights a new run begins with, as `locate`
-            takes it. It settles the image size, the colors, and the sizes of
-            the model.
+            `tfds:NAME[/CONFIG][:SPLIT]`. Shards determine the image size and
+            the colors.
+        arguments: Such as `TrainingArguments(max_minutes=60)`.
+        start_from: A run, as `locate` takes it, that gives a new run its
+            weights, image size, colors and model sizes.
         name: Name of the run; by default that of the source.
-        runs_dir: Folder that holds the runs.
-        say: Takes each line of the report.
-        **fields: See `arguments`.
+        runs_dir: Folder of all runs.
+        say: Receives each line of the report.
+        **fields: Fields of `arguments`, such as `fit("cats", max_minutes=60)`;
+            they override `arguments`.
 
     Returns:
         The run with its best weights.
 
     Raises:
-        UserError: If there is no usable image, or the run exists with other
-            arguments or other images.
-        InterruptedTraining: If a signal stopped it; the checkpoint is written.
+        UserError: If there is no usable image, or the run has other arguments
+            or other images.
+        InterruptedTraining: If a signal stopped it, after a checkpoint.
     """
     source = os.fspath(source)
-    arguments = arguments or TrainingArguments(**fields)
+    arguments = (arguments or TrainingArguments()).replaced(**fields)
     devices.leave_gpu_to_backend()
     hosts.join(arguments)
     path = folder_below(runs_dir, name, source)
@@ -144,17 +143,17 @@ def _fit(
             train(run, data, *budget, arguments.checkpoint_seconds, say)
     if precision != SAMPLING_PRECISION:
         return run_folder.load_run(path, jit_compile)
-    # The sampler of this run is compiled already.
+    # The sampler of this run is already compiled.
     return run_folder.load_weights(run)
 
 
 @contextlib.contextmanager
 def _holding(path: str, is_new: bool) -> Iterator[None]:
-    """Hold a run folder, new or not, without what a killed `fit` left."""
+    """Lock a run folder and remove what a killed `fit` left in it."""
     in_use = f"Another training is using {path}."
     os.makedirs(path, exist_ok=True)
     with storage.lock(path, in_use, error=RunInUseError):
-        if is_new and _is_run(path):  # Another process has begun it since.
+        if is_new and _is_run(path):  # Another process has just made it.
             raise RunInUseError(in_use)
         storage.remove_unfinished(path)
         yield
@@ -163,33 +162,27 @@ def _holding(path: str, is_new: bool) -> Iterator[None]:
 def folder_below(
     parent: str | os.PathLike[str], name: str | None, source: str
 ) -> str:
-    """Return the folder of a run or a sweep.
+    """Return the folder of a run or a sweep in `parent`.
 
     Args:
-        parent: The folder that holds all of them.
-        name: Its name; None for that of the source.
+        parent: The folder of all runs or sweeps.
+        name: Its name; None for the name of the source.
         source: The images.
 
     Raises:
-        UserError: If the name is no plain name of a folder.
+        UserError: If the name is not a plain name of a folder.
     """
-    if name is None:
-        name = default_name(source)
+    if name is None and source.startswith(TFDS_PREFIX):
+        separators = str.maketrans("/:", "--")
+        name = source.removeprefix(TFDS_PREFIX).translate(separators)
+    elif name is None:
+        name = os.path.basename(os.path.abspath(source)) or "images"
     if name in ("", ".", "..") or set(name) & set("/\\\0"):
         raise UserError(
             "The name must be a plain name for a new folder in "
             f"{os.fspath(parent)}, without slashes. Received: name={name!r}"
         )
     return os.path.join(parent, name)
-
-
-def default_name(source: str) -> str:
-    """Return the default name of a run: that of its source."""
-    if source.startswith(TFDS_PREFIX):
-        return source.removeprefix(TFDS_PREFIX).translate(
-            str.maketrans("/:", "--")
-        )
-    return os.path.basename(os.path.abspath(source)) or "images"
 
 
 def _is_run(path: str) -> bool:
@@ -199,7 +192,7 @@ def _is_run(path: str) -> bool:
 def _settled_by_shards(
     arguments: TrainingArguments, source: str
 ) -> TrainingArguments:
-    """Take over what the tokenizer of shards settles."""
+    """Apply the arguments that the tokenizer of shards determines."""
     if not token_shards.is_shards(source):
         return arguments
     config = Shards.open(source).manifest["tokenizer"]
@@ -216,11 +209,12 @@ def _settled_by_start(
     start_from: str | os.PathLike[str] | None,
     say: Say,
 ) -> tuple[TrainingArguments, str | None]:
-    """Take over what the start of a new run settles; return its folder too."""
+    """Apply what the start of a new run determines; also return its folder."""
     names = os.listdir(path) if os.path.isdir(path) else []
-    if not all(name.startswith(".") for name in names):  # A killed `fit`.
+    # A killed `fit` may leave hidden files.
+    if not all(name.startswith(".") for name in names):
         raise UserError(
-            f"{path} is not empty and is no run. Choose another --name or "
+            f"{path} is not empty and not a run. Choose another --name or "
             "--runs-dir."
         )
     if start_from is None:
@@ -239,7 +233,7 @@ def _settled_by_run(
     start_from: str | os.PathLike[str] | None,
     say: Say,
 ) -> TrainingArguments:
-    """Take over what the run was begun with."""
+    """Apply the arguments that the run was started with."""
     config = run_config.read_config(path)
     if start_from is not None:
         origin = config["arguments"].get("start_from")
@@ -248,7 +242,7 @@ def _settled_by_run(
                 f"{path} did not start from another run. Leave out --from, or "
                 "start a new run with --name."
             )
-        say(f"This run has begun already, from {origin}.")
+        say(f"This run was already started from {origin}.")
     return arguments.settled(
         TrainingArguments.of_run(config),
         path,
@@ -272,9 +266,11 @@ def _model_config(
     config: dict[str, Any] = {
         "decoder": arguments.decoder,
         "decoder_config": arguments.decoder_config(),
-        "head": arguments.model_head,
+        "head": arguments.head or presets.default_head(arguments.palette),
         "dropout": arguments.dropout,
-        "head_hidden_dim": arguments.head_hidden_dim,
+        "head_hidden_dim": presets.HEAD_HIDDEN_DIMS.get(
+            (arguments.preset, arguments.decoder)
+        ),
         "orders": raster_orders.vector_rows(
             arguments.image_size, arguments.flip, arguments.orders
         ),
@@ -294,7 +290,7 @@ def _model_config(
 def _resolved(
     arguments: TrainingArguments, model_config: dict[str, Any], num_images: int
 ) -> TrainingArguments:
-    """Return the arguments of a new run with a value for all that was open."""
+    """Return the arguments of a new run with all defaults resolved."""
     precision = arguments.precision
     if precision == AUTO:
         precision = "mixed_float16" if devices.has_gpu() else "float32"
@@ -313,7 +309,9 @@ def _resolved(
         head=model_config["head"],
         max_minutes=arguments.minutes,
         batch_size=batch_size,
-        learning_rate=arguments.peak_learning_rate,
+        learning_rate=(
+            arguments.learning_rate or presets.LEARNING_RATES[arguments.preset]
+        ),
         labels=bool(model_config["labels"]),
         precision=precision,
     )
@@ -325,7 +323,7 @@ def _recorded(
     start: str | None,
     data: Dataset,
 ) -> dict[str, Any]:
-    """Return all that a new run keeps of how it was trained."""
+    """Return what the run folder records of the training."""
     is_folder = os.path.isdir(source)
     return {
         "source": os.path.abspath(source) if is_folder else source,
@@ -336,9 +334,9 @@ def _recorded(
 
 
 def _choose_preset(options: TrainingArguments, data: Dataset, say: Say) -> str:
-    """Choose a size by the budget, unless a part of the size is given."""
+    """Choose a size by the budget, unless part of the size is given."""
     if options.num_layers is not None or options.hidden_dim is not None:
-        return FALLBACK_PRESET
+        return presets.FALLBACK_PRESET
     minutes = options.minutes
     preset, reason = size_law.choose(
         options.decoder,
@@ -351,9 +349,9 @@ def _choose_preset(options: TrainingArguments, data: Dataset, say: Say) -> str:
 
 
 def _default_batch_size(options: TrainingArguments, num_images: int) -> int:
-    """Choose a power of two, or a multiple of the devices if they are odd.
+    """Choose a power of two, rounded down to a multiple of the devices.
 
-    On a CPU small batches learn fastest per minute: 4,096 pixels are enough.
+    On a CPU, small batches learn fastest per minute: 4,096 pixels are enough.
     """
     if devices.has_gpu():
         most = _GPU_BATCH_SIZE
@@ -361,7 +359,6 @@ def _default_batch_size(options: TrainingArguments, num_images: int) -> int:
         height, width = options.image_size
         most = max(1, _CPU_BATCH_PIXELS // (height * width))
     batch_size = 1 << (min(most, num_images).bit_length() - 1)
-    # A multiple of the devices, which may be three.
     num_devices = devices.count()
     return max(1, batch_size // num_devices) * num_devices
 
@@ -407,7 +404,7 @@ def _say_counts(data: Dataset, say: Say) -> None:
 
 
 def _check_images(path: str, data: Dataset) -> None:
-    """Refuse to go on with a run on other images or without its labels."""
+    """Refuse to resume a run with other images or without its labels."""
     config = run_config.read_config(path)
     changes = []
     if config["arguments"]["images"] != data.digest():
@@ -428,7 +425,7 @@ def _check_images(path: str, data: Dataset) -> None:
 
 
 def _changes(path: str, data: Dataset) -> str:
-    """Count the images that were added to and removed from those of a run."""
+    """Say how many images were added to and removed from those of a run."""
     try:
         before, _ = storage.read_npz(os.path.join(path, run_config.TOKENS_FILE))
     except UserError:  # The tokens are missing or damaged.
@@ -442,13 +439,10 @@ def _changes(path: str, data: Dataset) -> str:
             (data.train, data.validation),
         )
     )
-    counts = {
-        "added": (now - then).total(),
-        "removed": (then - now).total(),
-    }
+    counts = (("added", now - then), ("removed", then - now))
     changes = [
         f"{n:,} image{'s were' if n > 1 else ' was'} {verb}"
-        for verb, n in counts.items()
-        if n
+        for verb, images in counts
+        if (n := images.total())
     ]
     return " and ".join(changes) or "their order or split has changed"

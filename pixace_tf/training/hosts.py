@@ -1,7 +1,7 @@
-"""Several processes, on one host or on many, that train one model with JAX.
+"""Several processes, on one or more hosts, that train one model with JAX.
 
-All of them compute the same; each reads its share of every batch. The first one
-writes the run folder. The others work in temporary copies of it.
+Each process reads its share of every batch. The first one writes the run
+folder; the others work in temporary copies of it.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 import numpy as np
@@ -22,26 +21,26 @@ from pixace_tf.runs.run_config import CHECKPOINT_FILE
 from pixace_tf.storage import RUN_FILE
 from pixace_tf.training.training_arguments import ALL_HOSTS, TrainingArguments
 
-# A process that is silent for this long is considered dead.
+# A process that is silent for this long counts as dead.
 HEARTBEAT_S = 20
 SHUTDOWN_S = 20
-# Words of JAX, in errors of several kinds, if another process is gone.
+# Words in the errors of JAX if another process is gone.
 _BROKEN = re.compile("gloo|nccl|heartbeat|coordination|connection", re.I)
-# How keras.distribution names them, too.
+# The names that keras.distribution uses.
 _ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
 _COUNT = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 _INDEX = "KERAS_DISTRIBUTION_PROCESS_ID"
 
 
 def join(options: TrainingArguments) -> None:
-    """Join the processes that train together, if that is asked for.
+    """Join the other processes if `options.devices` is "all-hosts".
 
     Slurm or Open MPI has started them, or the environment variables of
     `keras.distribution` name them.
 
     Raises:
-        UserError: If the backend is another one, the processes are not found,
-            or the options leave to each process what all must do alike.
+        UserError: If the backend is not JAX, the processes are not found, or
+            the options would let each process choose differently.
     """
     if options.devices != ALL_HOSTS:
         return
@@ -52,7 +51,7 @@ def join(options: TrainingArguments) -> None:
         )
     if options.epochs is None or options.preset == AUTO:
         raise UserError(
-            "Several hosts cannot go by the clock: give --epochs and --preset."
+            "Several hosts cannot use the clock: give --epochs and --preset."
         )
     import jax
 
@@ -74,7 +73,7 @@ def join(options: TrainingArguments) -> None:
 
 
 def place() -> tuple[int, int]:
-    """Return which process this is, from 0 on, and how many there are."""
+    """Return the index of this process and the number of processes."""
     if keras.backend.backend() != "jax":
         return 0, 1
     import jax
@@ -83,16 +82,14 @@ def place() -> tuple[int, int]:
 
 
 def check_alike(name: str, value: str) -> None:
-    """Check that all processes have the same.
-
-    All of them call this at the same point, before they compute together.
+    """Check that all processes, which must all call this, have the same value.
 
     Args:
-        name: Names the value in the message.
+        name: Name of the value in the message.
         value: The value of this process, of any length.
 
     Raises:
-        UserError: In every process, if one has something else.
+        UserError: In every process, if values differ.
     """
     _, count = place()
     if count == 1:
@@ -111,7 +108,7 @@ def check_alike(name: str, value: str) -> None:
 
 
 def _state_of(path: str) -> str:
-    """Return a text that changes with what a training goes on from."""
+    """Return a digest of the state from which a training resumes."""
     parts = []
     for name in (RUN_FILE, CHECKPOINT_FILE):
         with (
@@ -130,7 +127,7 @@ def own_folder(path: str) -> Iterator[str]:
         path: The run folder; it may be missing.
 
     Yields:
-        For the first process `path` itself, for each other one a copy.
+        `path` itself for the first process, a copy for the others.
 
     Raises:
         UserError: If the processes see different states of the run.
@@ -143,14 +140,14 @@ def own_folder(path: str) -> Iterator[str]:
     from jax.experimental import multihost_utils
 
     if not index:
-        # Nothing is written before all have their copies.
+        # Write nothing before all have their copies.
         multihost_utils.sync_global_devices("copied")
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="pixace-tf-") as scratch:
         copy = os.path.join(scratch, os.path.basename(path))
         if os.path.isdir(path):
-            # Exported versions are named by numbers.
+            # The names of exported versions are numbers.
             others = ("tensorboard", "pictures", ".*", "[0-9]*")
             shutil.copytree(path, copy, ignore=shutil.ignore_patterns(*others))
         multihost_utils.sync_global_devices("copied")
@@ -159,11 +156,9 @@ def own_folder(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """If another process ends, say so in one line and end, too.
+    """If another process ends, print one line and end this process at once.
 
-    Raises:
-        SystemExit: Not as usual: the process ends at once, since JAX would wait
-            for the other one.
+    An exception would not do, since JAX would wait for the other process.
     """
     if place()[1] == 1:
         yield
@@ -186,9 +181,5 @@ def ending_together() -> Iterator[None]:
 
 
 def quietly(say: Callable[[str], None]) -> Callable[[str], None]:
-    """Let only the first process speak."""
-
-    def nothing(*_: Any) -> None:
-        pass
-
-    return say if not place()[0] else nothing
+    """Return `say` for the first process, a silent function for the others."""
+    return say if not place()[0] else lambda line: None

@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop, obeyed between two steps."""
+"""Signals that stop a training between two steps."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class InterruptedTraining(KeyboardInterrupt):
-    """Training was stopped by a signal; the checkpoint is written."""
+    """A signal stopped the training; the checkpoint is written."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -16,22 +16,19 @@ class InterruptedTraining(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Remembers that a signal asked to stop.
-
-    The first SIGINT or SIGTERM is remembered, the second acts at once.
-    """
+    """Remembers the first SIGINT or SIGTERM; the second one acts at once."""
 
     def __init__(self) -> None:
         self.signum = 0
 
     def check(self, *_: object) -> None:
-        """Raise InterruptedTraining if a signal came."""
+        """Raise `InterruptedTraining` if there was a signal."""
         if self.signum:
             raise InterruptedTraining(self.signum)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen for signals; outside the main thread, do nothing."""
+        """Listen for signals; outside the main thread, this does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -39,16 +36,18 @@ class StopRequest:
             s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)
         }
 
+        def restore() -> None:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
         def remember(signum: int, _: object) -> None:
             self.signum = signum
             os.write(2, b"\nStopping after this step; again stops at once.\n")
-            for each, handler in before.items():
-                signal.signal(each, handler)
+            restore()
 
         for each in before:
             signal.signal(each, remember)
         try:
             yield
         finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+            restore()

@@ -1,4 +1,4 @@
-"""How likely images are, while a model trains on the JAX backend.
+"""The likelihood of images while a model trains on the JAX backend.
 
 Shapes: N images, T pixels.
 """
@@ -13,11 +13,11 @@ from pixace_tf.model.causal_lm import PixaceCausalLM
 
 
 class JaxScorer:
-    """Computes the cost of whole images; see `likelihood.Scorer`.
+    """Computes the bits of whole images; see `likelihood.Scorer`.
 
     Args:
-        model: The model that scores.
-        batch_size: Images at a time; the last batch is filled up.
+        model: The model.
+        batch_size: Images at a time; the last batch is padded.
     """
 
     def __init__(self, model: PixaceCausalLM, batch_size: int) -> None:
@@ -36,14 +36,14 @@ class JaxScorer:
     def bits(
         self, token_ids: np.ndarray, progress: ProgressCallback | None = None
     ) -> np.ndarray:
-        """Return the cost of each pixel, in the plain order without a label.
+        """Return minus log2 probability of each pixel, without a label.
 
         Args:
             token_ids: integers `(N, T)`, canonical codes.
-            progress: Told the images done and their number.
+            progress: Receives the number of images done and of all images.
 
         Returns:
-            float32 `(N, T)`: minus log2 probability.
+            float32 `(N, T)`.
         """
         weights = [v.value for v in self._model.trainable_variables]
         others = [v.value for v in self._model.non_trainable_variables]

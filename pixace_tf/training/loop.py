@@ -34,6 +34,7 @@ from pixace_tf.training.losses import Losses
 from pixace_tf.training.previews import Previews
 from pixace_tf.training.schedule import (
     Budget,
+    Training,
     TrainingState,
     micro_batch_size,
 )
@@ -47,27 +48,28 @@ def train(
     checkpoint_seconds: float,
     say: Callable[[str], None],
 ) -> None:
-    """Train until the budget is spent, from the last checkpoint on.
+    """Train from the last checkpoint until the budget is spent.
 
     Args:
-        run: The run; `run.jit_compile` also holds for the training step.
+        run: The run; `run.jit_compile` also applies to the training step.
         data: The tokens.
         epochs: How long to train, or None.
         max_minutes: The same in wall time, or None.
         checkpoint_seconds: Time between two checkpoints.
-        say: Takes each line of the report.
+        say: Receives each line of the report.
 
     Raises:
-        InterruptedTraining: If a signal stopped it; the checkpoint is written.
-        UserError: If the loss stops being finite.
+        InterruptedTraining: If a signal stopped it, after a checkpoint.
+        UserError: If the loss is no longer finite.
     """
     budget, micro = _plan(run, data, epochs, max_minutes)
-    peak, steps = run.arguments["learning_rate"], budget.steps_per_epoch
+    peak = run.arguments["learning_rate"]
     compile_model(run.model, peak, run.jit_compile, budget.parts)
     state, stop = TrainingState(parts=budget.parts), StopRequest()
+    training = Training(run, budget, state, stop)
     losses = Losses(state, run.path, devices.steps_between_looks())
-    checkpoint = Checkpoint(run, state, losses, steps, checkpoint_seconds, stop)
-    if _is_finished(run, checkpoint, state, budget, say):
+    checkpoint = Checkpoint(training, losses, checkpoint_seconds)
+    if _is_finished(training, checkpoint, say):
         return
     say(_describe(run))
     compile_cache.align_names()
@@ -76,29 +78,26 @@ def train(
         console.ProgressBar("Training") as bar,
         stop.listening(),
     ):
-        size = run.arguments["batch_size"] / budget.parts
-        report = ProgressReport(bar, state, budget, losses, size, say)
+        report = ProgressReport(training, losses, bar, say)
         validate = _validation(run, data, micro, stop)
-        previews = _previews(run, data, stop)
-        listeners = [report.say_epoch, previews]
+        paint = _previews(run, data, stop)
+        listeners = [report.say_epoch, paint]
         callbacks = [
-            BudgetSchedule(state, budget, peak),
+            BudgetSchedule(training, peak),
             losses,
             checkpoint,
             report,
-            EpochEnd(
-                run, state, budget, checkpoint, report, validate, listeners
-            ),
+            EpochEnd(training, checkpoint, report, validate, listeners),
             EpochBoard(run.file("tensorboard"), write_graph=False),
         ]
         try:
-            _fit_epochs(run, data, state, budget, callbacks)
+            _fit_epochs(training, data, callbacks)
             checkpoint.save()
             save_learning_curve(state.history, run.file("learning_curve.png"))
-            previews(state.history[-1], is_last=True)
-        except InterruptedTraining:  # Between two steps: the state is whole.
+            paint(state.history[-1], is_last=True)
+        except InterruptedTraining:  # Only between two steps.
             checkpoint.save()
-            say(f"Saved in {run.path}; the same command goes on from here.")
+            say(f"Saved in {run.path}; the same command resumes from here.")
             raise
     _say_result(run, state, say)
 
@@ -109,28 +108,25 @@ def _plan(
     epochs: int | None,
     max_minutes: float | None,
 ) -> tuple[Budget, int]:
-    """Return the budget, and the images that one device computes at a time."""
+    """Return the budget and the size of a micro batch."""
     batch_size = run.arguments["batch_size"]
     pixels = devices.micro_batch_pixels(run.model.dtype_policy.name)
     micro = micro_batch_size(batch_size, run.model.sequence_length, pixels)
-    # Several devices are given their shares at once.
+    # Several devices compute a whole batch at once.
     parts = math.ceil(batch_size / micro) if devices.count() == 1 else 1
     steps = len(data.train) // batch_size * parts
     return Budget(epochs, max_minutes, steps, parts), micro
 
 
 def _is_finished(
-    run: Run,
-    checkpoint: Checkpoint,
-    state: TrainingState,
-    budget: Budget,
-    say: Callable[[str], None],
+    training: Training, checkpoint: Checkpoint, say: Callable[[str], None]
 ) -> bool:
-    """Restore the checkpoint, if any; return whether the budget is spent."""
+    """Restore the checkpoint, if any; tell whether the budget is spent."""
+    run, state = training.run, training.state
     if not os.path.exists(run.file(CHECKPOINT_FILE)):
         return False
     checkpoint.restore()
-    if budget.is_spent(state) and state.is_closed(budget.steps_per_epoch):
+    if training.is_spent and training.has_entry:
         say(f"{run.path} has finished this budget; give more to go on.")
         return True
     say(f"Going on at epoch {state.epoch + 1}, step {state.step + 1}.")
@@ -138,21 +134,20 @@ def _is_finished(
 
 
 def _fit_epochs(
-    run: Run,
+    training: Training,
     data: TokenDataset | ShardedDataset,
-    state: TrainingState,
-    budget: Budget,
     callbacks: list[Any],
 ) -> None:
-    """Finish the running epoch, if there is one, then run the others."""
+    """Finish the current epoch, if it has begun, then run the others."""
+    run, state, budget = training.run, training.state, training.budget
     steps = budget.steps_per_epoch
-    is_due = state.step >= steps or budget.is_spent(state)
-    if is_due and not state.is_closed(steps):  # Stopped in the validation.
+    is_due = state.step >= steps or training.is_spent
+    if is_due and not training.has_entry:  # It stopped in the validation.
         for callback in callbacks:
             if isinstance(callback, EpochEnd):
                 callback.on_epoch_end(state.epoch)
     for is_partial in (True, False):
-        if (is_partial and not state.step) or budget.is_spent(state):
+        if (is_partial and not state.step) or training.is_spent:
             continue
         last = state.epoch + 1 if is_partial else budget.epochs
         rows = data.rows(run.model.labels)
@@ -172,7 +167,7 @@ def _fit_epochs(
             run.model.fit(
                 batches,
                 initial_epoch=state.epoch,
-                epochs=last or 10**9,  # The clock stops it.
+                epochs=last or 10**9,  # Without `epochs`, the clock ends it.
                 steps_per_epoch=steps - state.step,
                 callbacks=StepCallbacks(
                     callbacks, add_history=True, model=run.model
@@ -188,10 +183,10 @@ def _fit_epochs(
 
 @contextlib.contextmanager
 def _forgetting_gradients() -> Iterator[None]:
-    """Forget the gradient functions of graphs that are traced within.
+    """Forget the gradient functions of graphs that are traced in this context.
 
-    TensorFlow keeps them for the life of the process, and each keeps its graph
-    alive, with the weights and the state of the optimizer.
+    TensorFlow keeps them for the life of the process, and with them their
+    graphs, the weights and the state of the optimizer.
     """
     # The registry is private; see `tests/test_private_parts.py`.
     known = ops.gradient_registry._registry
@@ -204,15 +199,11 @@ def _forgetting_gradients() -> Iterator[None]:
                 del known[name]
 
 
-def _is_on_jax() -> bool:
-    return keras.backend.backend() == "jax"
-
-
 def _previews(
     run: Run, data: TokenDataset | ShardedDataset, stop: StopRequest
 ) -> Callable[..., None]:
-    """Return the function that paints previews; JAX paints none."""
-    if _is_on_jax():
+    """Return the function that paints previews, which needs TensorFlow."""
+    if keras.backend.backend() == "jax":
         return lambda *_, **__: None
     return Previews(run, data, stop).update
 
@@ -223,8 +214,9 @@ def _validation(
     batch_size: int,
     stop: StopRequest,
 ) -> Callable[[], float | None]:
+    """Return the function that computes the validation bits per pixel."""
     scorer: Scorer | JaxScorer
-    if _is_on_jax():
+    if keras.backend.backend() == "jax":
         scorer = JaxScorer(run.model, batch_size)
     else:
         scorer = Scorer(run.model, batch_size, run.jit_compile)
@@ -255,4 +247,4 @@ def _say_result(
     best = min(state.history, key=lambda e: e.get("val_bits_per_pixel", np.inf))
     if "val_bits_per_pixel" in best:
         say(f"Best validation: {best['val_bits_per_pixel']:.3f} bits/pixel.")
-    say(f"The run lies in {run.path}.")
+    say(f"The run is in {run.path}.")

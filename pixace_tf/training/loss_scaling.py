@@ -1,4 +1,4 @@
-"""Loss scaling for batches whose gradients are added up in parts."""
+"""Loss scaling for batches that are cut into parts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,8 +13,8 @@ class CountingLossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
     """A loss scale optimizer whose skipped steps still count.
 
     Keras hides a step with an infinite gradient from the inner optimizer, which
-    counts the parts of a batch: from then on it would mix the parts of two
-    batches. Here such a step adds zeros to its batch.
+    counts the parts of a batch and would from then on mix parts of two batches.
+    Here such a step adds zeros to its batch.
     """
 
     def apply(
@@ -48,7 +48,7 @@ class CountingLossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
         return trained, state
 
     def _when_skipped(self, scale: Tensor) -> list[tuple[Any, Tensor]]:
-        """Return what a skipped step makes of the variables of this class."""
+        """Return this class's variables and their values after a skip."""
         zero = ops.zeros((), self.step_counter.dtype)
         return [(self.dynamic_scale, scale / 2), (self.step_counter, zero)]
 

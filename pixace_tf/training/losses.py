@@ -1,4 +1,4 @@
-"""The loss of the running epoch, read only now and then."""
+"""The loss of the current epoch, read at intervals."""
 
 import math
 from typing import Any
@@ -10,18 +10,18 @@ from pixace_tf.training.schedule import TrainingState
 
 
 class Losses(keras.callbacks.Callback):
-    """Adds up the losses of an epoch.
+    """Adds up the losses of an epoch in `state.loss_sum`.
 
-    To read a loss is to wait for the device, so a GPU is read from only every
-    `every` steps, and by those who need the sum.
+    Reading a loss waits for the device, so it is read every `every` steps and
+    by callers that need the sum.
 
     Args:
-        state: The progress; its `loss_sum` is kept here.
+        state: The progress.
         path: The run folder, for the error.
-        every: Steps between two looks.
+        every: Steps between two reads.
 
     Attributes:
-        is_fresh: Whether `state.loss_sum` holds the losses of all steps.
+        is_fresh: Whether `state.loss_sum` includes all steps.
     """
 
     def __init__(self, state: TrainingState, path: str, every: int) -> None:
@@ -34,7 +34,7 @@ class Losses(keras.callbacks.Callback):
         self._sum_before = self._state.loss_sum
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # The loss is the mean since the epoch, or the rest of it, began.
+        # The loss is the mean since `fit` began the epoch or the rest of it.
         self._steps, self._mean = batch + 1, logs["loss"]
         self.is_fresh = False
         if self._state.step % self._every == 0:
@@ -44,7 +44,7 @@ class Losses(keras.callbacks.Callback):
         self.read()
 
     def read(self) -> None:
-        """Bring `state.loss_sum` up to date.
+        """Update `state.loss_sum`.
 
         Raises:
             UserError: If the loss is not finite.
@@ -59,9 +59,9 @@ class Losses(keras.callbacks.Callback):
 
 
 def not_finite(name: str, path: str) -> str:
-    """Return the message for numbers of a run that stop being finite."""
+    """Return the message for a loss or weights that are no longer finite."""
     return (
         f"The {name} became infinite or not a number. The files in {path} were "
-        "written before and are good; try a lower --learning-rate or "
+        "written earlier and are good; try a lower --learning-rate or "
         "--precision float32 in a new run."
     )

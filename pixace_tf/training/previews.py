@@ -24,8 +24,8 @@ class Previews:
 
     Args:
         run: The run with the model.
-        data: Validation images to complete, else training images.
-        stop: Asks to stop.
+        data: Images to complete, for validation if there are any.
+        stop: The request to stop.
     """
 
     def __init__(
@@ -37,28 +37,29 @@ class Previews:
         self._run = run
         self._stop = stop
         source = data.validation if len(data.validation) else data.train
-        # Evenly spaced, since the files are sorted by name.
+        # Evenly spaced, since files are sorted by name.
         chosen = np.linspace(0, len(source) - 1, NUM_COMPLETED).astype(int)
         self._given = source[np.unique(chosen)].astype(np.int32)
         self._sampled_at = 0.0
         self._cost_s = 0.0
 
     def update(self, entry: dict[str, float], is_last: bool = False) -> None:
-        """Sample, unless the last time is too recent.
+        """Sample if it is time to, or if `is_last`.
 
         Args:
             entry: The newest entry of the history.
-            is_last: Sample anyway.
+            is_last: Whether training has ended.
         """
         start = time.monotonic()
         rested = start - self._sampled_at
         if not is_last and rested * MAX_SHARE < self._cost_s:
             return
         strip, new, completed = self._sample()
+        kinds = {"new": new, "completed": completed}
         name = f"epoch-{entry['epoch']:08.2f}"
         folder = self._run.file("pictures")
         os.makedirs(folder, exist_ok=True)
-        for kind, sheet in (("new", new), ("completed", completed)):
+        for kind, sheet in kinds.items():
             sheets.save_image(sheet, os.path.join(folder, f"{name}-{kind}.png"))
         sheets.save_image(strip, self._run.file(SAMPLES_FILE))
         sheets.save_image(completed, self._run.file(COMPLETED_FILE))
@@ -66,14 +67,14 @@ class Previews:
             self._run.file("tensorboard", "pictures")
         )
         with writer.as_default(step=round(100 * entry["epoch"])):
-            for kind, sheet in (("new", new), ("completed", completed)):
+            for kind, sheet in kinds.items():
                 tf.summary.image(kind, np.asarray(sheet)[None])
         writer.close()
         self._sampled_at = time.monotonic()
         self._cost_s = self._sampled_at - start
 
     def _sample(self) -> tuple[Image.Image, Image.Image, Image.Image]:
-        """Return a strip and a sheet of new images, and a sheet of others."""
+        """Return a strip and a sheet of new images, a sheet of completions."""
         tokenizer = self._run.tokenizer
         length = tokenizer.sequence_length
         blank = np.zeros((NUM_NEW, length), np.int32)
@@ -86,15 +87,14 @@ class Previews:
         )
         pixels = tokenizer.detokenize(token_ids).numpy()
         originals = tokenizer.detokenize(self._given).numpy()
+        pairs = zip(originals, pixels[NUM_NEW:], strict=True)
         rows = [
             [
                 sheets.Tile(original),
                 sheets.Tile(sheets.hide_after(original, length // 2)),
                 sheets.Tile(completed),
             ]
-            for original, completed in zip(
-                originals, pixels[NUM_NEW:], strict=True
-            )
+            for original, completed in pairs
         ]
         headings = ["original", "kept", "completed"]
         return (

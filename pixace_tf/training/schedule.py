@@ -3,26 +3,29 @@
 import dataclasses
 import math
 
+from pixace_tf.runs.run_folder import Run
+from pixace_tf.training.interruption import StopRequest
+
 WARM_UP_SHARE = 0.05
 MIN_WARM_UP_UPDATES = 10
 MAX_WARM_UP_UPDATES = 100
 FINAL_LEARNING_RATE_SHARE = 0.02
-# Pixels to compute at a time on a CPU: enough rows for efficient matrix
-# products, measured with 8 images of 32x32.
+# Pixels per micro batch on a CPU: enough for efficient matrix products, as
+# measured with 8 images of 32x32.
 CPU_MICRO_BATCH_PIXELS = 8192
-# On a GPU, for each gigabyte of its memory: 64 images of 32x32 in 10 GB. Of the
-# flat `base` decoder, which needs most, 77 fit in mixed precision
-# (`pipelines/results/gpu-check.md`), and in float32 half as many.
+# Pixels per GB of a GPU: 64 images of 32x32 in 10 GB. The flat `base` decoder,
+# which needs most, fits 77 in mixed precision
+# (`pipelines/results/gpu-check.md`), and half as many in float32.
 GPU_MICRO_BATCH_PIXELS_PER_GB = 6554
 
 
 @dataclasses.dataclass
 class TrainingState:
-    """The progress of a training; the checkpoint holds all of it.
+    """The progress of a training, saved in the checkpoint.
 
     Attributes:
         epoch: Finished epochs.
-        step: Finished steps of the running epoch, each of a micro batch.
+        step: Finished steps of this epoch, one per micro batch.
         seconds: Wall time of training so far.
         loss_sum: Sum of the losses of these steps, nats per pixel.
         best: Lowest validation bits per pixel so far.
@@ -38,15 +41,6 @@ class TrainingState:
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     parts: int = 1
 
-    def position(self, steps_per_epoch: int) -> float:
-        """Return the number of epochs done, the running one as a fraction."""
-        return self.epoch + self.step / steps_per_epoch
-
-    def is_closed(self, steps_per_epoch: int) -> bool:
-        """Tell whether the history has an entry for the last step."""
-        position = self.position(steps_per_epoch)
-        return bool(self.history) and self.history[-1]["epoch"] == position
-
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
@@ -55,8 +49,8 @@ class Budget:
     Attributes:
         epochs: Passes over the images, or None.
         max_minutes: Wall time instead, or None.
-        steps_per_epoch: Steps of an epoch, each of a micro batch.
-        parts: Micro batches in a batch; their gradients make one update.
+        steps_per_epoch: Steps of an epoch, one per micro batch.
+        parts: Micro batches in a batch.
     """
 
     epochs: int | None
@@ -65,7 +59,7 @@ class Budget:
     parts: int = 1
 
     def share(self, state: TrainingState) -> float:
-        """Return how much of the budget is spent, from 0 to 1."""
+        """Return the share of the budget that is spent, from 0 to 1."""
         if self.max_minutes is not None:
             return min(state.seconds / (60 * self.max_minutes), 1.0)
         assert self.epochs is not None
@@ -73,32 +67,61 @@ class Budget:
         return min(self._steps(state) / total, 1)
 
     def updates(self, state: TrainingState) -> int:
-        """Return how often the weights have been updated."""
+        """Return the number of updates of the weights so far."""
         return self._steps(state) // self.parts
-
-    def is_spent(self, state: TrainingState) -> bool:
-        """Tell whether training is over."""
-        return self.share(state) >= 1
 
     def _steps(self, state: TrainingState) -> int:
         return state.epoch * self.steps_per_epoch + state.step
 
 
-def micro_batch_size(batch_size: int, length: int, pixels: int) -> int:
-    """Return how many images to compute at a time.
+@dataclasses.dataclass
+class Training:
+    """A training in progress, as its callbacks see it.
 
-    The gradients of a batch's micro batches add up to that of the batch, so a
-    larger batch needs no more memory.
+    Attributes:
+        run: The run with the model.
+        budget: How long to train.
+        state: The progress.
+        stop: The request to stop.
+    """
+
+    run: Run
+    budget: Budget
+    state: TrainingState
+    stop: StopRequest
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the budget is spent."""
+        return self.budget.share(self.state) >= 1
+
+    @property
+    def has_entry(self) -> bool:
+        """Whether the history has an entry for the last step."""
+        history = self.state.history
+        return bool(history) and history[-1]["epoch"] == self.position
+
+    @property
+    def position(self) -> float:
+        """Number of epochs done, with a fraction for this one."""
+        return self.state.epoch + self.state.step / self.budget.steps_per_epoch
+
+
+def micro_batch_size(batch_size: int, length: int, pixels: int) -> int:
+    """Return the number of images in a micro batch.
+
+    The gradients of the micro batches of a batch are added, so a larger batch
+    needs no more memory.
 
     Args:
         batch_size: Images per update of the weights.
         length: Pixels of an image.
-        pixels: Pixels of a micro batch, at most, unless one image has more.
+        pixels: Most pixels of a micro batch, unless a single image has more.
 
     Returns:
-        The largest divisor of the batch size that keeps to this limit. If that
-        is at most half of what the limit allows, the size of the fewest micro
-        batches instead; the last one of a batch is then filled up.
+        The largest divisor of the batch size within the limit. If it is at most
+        half of the limit, the size that gives the fewest micro batches; the
+        last one of a batch is then padded.
     """
     most = max(1, min(batch_size, pixels // length))
     divisor = next(n for n in range(most, 0, -1) if batch_size % n == 0)
@@ -108,16 +131,14 @@ def micro_batch_size(batch_size: int, length: int, pixels: int) -> int:
 
 
 def learning_rate_share(share: float, updates: int) -> float:
-    """Return the learning rate relative to its peak: warm-up, then a line.
+    """Return the learning rate relative to its peak, in `(0, 1]`.
 
-    The warm-up takes the first 5% of the budget, but 10 to 100 updates.
+    It rises during the first 5% of the budget, but at least 10 and at most 100
+    updates, and then falls in a line.
 
     Args:
         share: Spent share of the budget, in `[0, 1]`.
-        updates: How often the weights have been updated.
-
-    Returns:
-        A number in `(0, 1]`.
+        updates: Updates of the weights so far.
     """
     warm_up = max(share / WARM_UP_SHARE, (updates + 1) / MAX_WARM_UP_UPDATES)
     warm_up = min(warm_up, (updates + 1) / MIN_WARM_UP_UPDATES, 1.0)

@@ -1,8 +1,7 @@
-"""A training step whose batch is cut into shards that run side by side.
+"""A training step that computes shards of its batch at the same time.
 
-XLA computes the matrix products of a step on all cores of a CPU, but most other
-operations on one. So parts of the batch go through the same compiled program at
-the same time.
+On a CPU, XLA uses all cores for matrix products but one core for most other
+operations, so parts of the batch run the same compiled program in parallel.
 """
 
 from typing import Any
@@ -15,10 +14,10 @@ from pixace_tf.typing import Tensor
 
 
 def use(model: keras.Model) -> None:
-    """Let a compiled model train by shards, if it can.
+    """Let a compiled model train by shards if possible.
 
-    A model with state beside its weights, such as the seeds of dropout, cannot,
-    since its shards would share the state. A GPU would gain nothing.
+    Shards would share state such as the seeds of dropout, so a model with such
+    state is left alone. On a GPU there is no gain.
 
     Args:
         model: A compiled model whose loss is a mean over images.
@@ -31,14 +30,14 @@ def use(model: keras.Model) -> None:
     if has_gpu or has_state or scales_loss:
         return
     model.train_step = ShardedStep(model)
-    model.jit_compile = False  # The step compiles its two programs itself.
+    model.jit_compile = False  # The step compiles its own two programs.
 
 
 class ShardedStep:
-    """The `train_step` of a model, in as many shards as there are cores.
+    """The `train_step` of a model, with up to one shard per core.
 
-    It updates the weights by the mean gradient of the shards, which is that of
-    the batch up to rounding.
+    It applies the mean gradient of the shards, which is that of the batch up to
+    rounding.
 
     Args:
         model: A compiled model whose loss is a mean over images.
@@ -53,8 +52,8 @@ class ShardedStep:
         """Take one step.
 
         Args:
-            data: Inputs, one tensor or several, targets, and perhaps weights of
-                the images, all `(B, ...)`; the number of shards divides B.
+            data: Inputs, one tensor or several, targets, and optionally weights
+                of the images, all `(B, ...)`.
 
         Returns:
             The metrics by name: the mean loss since they were reset.
@@ -80,12 +79,12 @@ class ShardedStep:
         with tf.GradientTape() as tape:
             outputs = self._model(inputs, training=True)
             loss = self._model.compute_loss(inputs, targets, outputs, weight)
-        # Dense, those of the embeddings too.
+        # Embeddings have sparse gradients.
         gradients = map(tf.convert_to_tensor, tape.gradient(loss, weights))
         return loss, list(gradients)
 
     def _update(self, shards: list[tuple[Tensor, list[Tensor]]]) -> Tensor:
-        """Apply the mean of the gradients; return that of the losses."""
+        """Apply the mean gradients; return the mean loss."""
         losses, gradients = zip(*shards, strict=True)
         means = [
             sum(parts) / len(parts) for parts in zip(*gradients, strict=True)
@@ -95,6 +94,6 @@ class ShardedStep:
 
 
 def _count_shards(batch_size: int) -> int:
-    """Return the largest divisor with at most one shard for each core."""
+    """Return the largest divisor that is at most the number of cores."""
     most = min(num_cores(), batch_size)
     return next(n for n in range(most, 0, -1) if batch_size % n == 0)

@@ -1,11 +1,10 @@
-"""How large a model should be for the time there is.
+"""The size of model that learns most in a given time.
 
 A larger model learns more from each pixel but sees fewer of them in the same
-time. The loss is taken to be a sum of what no model learns, what the size
-costs and what the number of pixels costs (arXiv 2203.15556).
-`pipelines/size_law.py` fits the constants to trainings of several sizes. The
-law assumes that all pixels are new: it does not know that a model memorizes a
-few images that it sees many times.
+time. The loss is modeled as a constant, a term for the size and a term for the
+number of pixels (arXiv 2203.15556), with constants that `pipelines/size_law.py`
+fits to trainings of several sizes. The law assumes that all pixels are new: it
+does not account for images that are seen often and memorized.
 """
 
 import dataclasses
@@ -21,9 +20,9 @@ from pixace_tf.model.presets import decoder_config
 PRESET_CHOICES = ("micro", "nano", "small", "base")
 # Features of a pixel's neighbors, which each decoder projects to its width.
 _NEIGHBORS_DIM = len(NEIGHBORS) * EMBEDDING_DIM
-# The products of a training step reach this share of the speed of one large
-# product, and all else takes as long as so many multiplications per pixel;
-# measured with four sizes on two CPU cores, and never on a GPU.
+# The products of a training step run at this share of the speed of one large
+# product, and the rest takes the time of this many multiplications per pixel;
+# measured with four sizes on two CPU cores, not on a GPU.
 _SPEED_SHARE = 0.75
 _OTHER_MACS = 270_000
 _MEASURED_WIDTH = 1024
@@ -33,12 +32,7 @@ _MEASURED_WIDTH = 1024
 class SizeLaw:
     """Bits per pixel of a model with N parameters after D pixels.
 
-    Attributes:
-        floor: Loss of a perfect model.
-        size_scale: Times `N ** -size_power`.
-        size_power: Above 0.
-        data_scale: Times `D ** -data_power`.
-        data_power: Above 0.
+    They are `floor + size_scale / N**size_power + data_scale / D**data_power`.
     """
 
     floor: float
@@ -56,26 +50,20 @@ class SizeLaw:
         )
 
 
-# Photos of 32x32 in HSV 544; `pipelines/results/size-law.md` shows the fit.
+# For photos of 32x32 in HSV 544; see `pipelines/results/size-law.md`.
 LAW = SizeLaw(3.3529, 49.3028, 0.4683, 111.6636, 0.3585)
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A preset on a machine.
-
-    Attributes:
-        preset: Its name.
-        parameters: About how many.
-        pixels_per_second: How fast it trains.
-    """
+    """A preset, its approximate size, and its speed on a machine."""
 
     preset: str
     parameters: float
     pixels_per_second: float
 
     def bits_per_pixel(self, seconds: float, law: SizeLaw = LAW) -> float:
-        """Return the loss that is expected after a training of this length."""
+        """Return the expected loss after a training of this length."""
         pixels = max(1.0, seconds * self.pixels_per_second)
         return law.bits_per_pixel(self.parameters, pixels)
 
@@ -83,12 +71,12 @@ class Candidate:
 def candidates(
     decoder: str, image_size: tuple[int, int], flops: float
 ) -> list[Candidate]:
-    """Return the presets to choose from, the smallest first.
+    """Return the presets to choose from, smallest first.
 
     Args:
         decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
         image_size: `(height, width)`.
-        flops: Of the machine, as `measure_flops` returns them.
+        flops: Speed of the machine; see `measure_flops`.
     """
     found = []
     for preset in PRESET_CHOICES:
@@ -101,19 +89,19 @@ def candidates(
 
 
 def best_for_time(choices: Sequence[Candidate], seconds: float) -> Candidate:
-    """Return the one that learns most in a time."""
+    """Return the candidate that learns most in a time."""
     return min(choices, key=lambda choice: choice.bits_per_pixel(seconds))
 
 
 def best_for_pixels(choices: Sequence[Candidate], pixels: float) -> Candidate:
-    """Return the largest one that no other beats in the time it takes.
+    """Return the largest candidate that no other beats in the time it takes.
 
     The largest model learns most from a number of pixels, but a smaller one may
     learn more in the same time by seeing more of them.
 
     Args:
-        choices: The smallest first.
-        pixels: Pixels shown in the whole training.
+        choices: The candidates, smallest first.
+        pixels: Pixels seen in the whole training.
     """
     for choice in reversed(choices):
         seconds = pixels / choice.pixels_per_second
@@ -137,7 +125,7 @@ def choose(
         pixels: Pixels of the whole training, used if `seconds` is None.
 
     Returns:
-        The name of the preset, and a line that gives the reason.
+        The name of the preset, and a line that explains the choice.
     """
     flops = measure_flops()
     choices = candidates(decoder, image_size, flops)
@@ -161,10 +149,10 @@ def choose(
 
 
 def macs_per_pixel(sizes: Mapping[str, int], length: int) -> float:
-    """Return the multiplications of a pixel's forward pass.
+    """Return the multiplications per pixel of a forward pass.
 
     Args:
-        sizes: Of a decoder, as in `decoder_config`.
+        sizes: The result of `decoder_config`.
         length: Pixels of an image.
     """
     if "patch_length" not in sizes:
@@ -179,7 +167,7 @@ def macs_per_pixel(sizes: Mapping[str, int], length: int) -> float:
 
 
 def num_parameters(sizes: Mapping[str, int]) -> float:
-    """Return about how many weights a model has: those of its products."""
+    """Return the number of weights in a model's products, nearly all it has."""
     count = _pixel_weights(sizes) + _stack_macs(sizes, "", 0)
     if "patch_length" in sizes:
         count += _patch_weights(sizes) + _stack_macs(sizes, "local_", 0)
@@ -187,7 +175,7 @@ def num_parameters(sizes: Mapping[str, int]) -> float:
 
 
 def measure_flops() -> float:
-    """Return operations per second of a large float32 matrix product."""
+    """Return the operations per second of a large float32 matrix product."""
     matrix = keras.ops.ones((_MEASURED_WIDTH, _MEASURED_WIDTH), "float32")
     times = []
     for _ in range(8):  # The first warms up.
@@ -198,7 +186,7 @@ def measure_flops() -> float:
 
 
 def _pixel_weights(sizes: Mapping[str, int]) -> float:
-    """Return the weights around the stack: of neighbors and color head."""
+    """Return the weights that read neighbors and predict colors."""
     width = sizes.get("local_hidden_dim", sizes["hidden_dim"])
     return width * (_NEIGHBORS_DIM + 3 * width)
 
@@ -211,7 +199,7 @@ def _patch_weights(sizes: Mapping[str, int]) -> float:
 
 
 def _stack_macs(sizes: Mapping[str, int], prefix: str, length: float) -> float:
-    """Return the multiplications of a position that attends to `length`."""
+    """Return the multiplications of a position that sees `length` others."""
     width = sizes[f"{prefix}hidden_dim"]
     products = 4 * width + 2 * sizes[f"{prefix}intermediate_dim"] + length
     return sizes[f"{prefix}num_layers"] * width * products

@@ -13,12 +13,9 @@ from pixace_tf.data.palette import COLOR_SPACES, BitWidths, Palette
 from pixace_tf.errors import UserError
 from pixace_tf.model.presets import (
     FALLBACK_PRESET,
-    HEAD_HIDDEN_DIMS,
     HEADS,
-    LEARNING_RATES,
     PRESETS,
     decoder_config,
-    default_head,
 )
 from pixace_tf.runs.arguments import (
     AUTO,
@@ -27,7 +24,7 @@ from pixace_tf.runs.arguments import (
     refuse_changes,
 )
 
-# Those of `PixelTokenizer`, which needs TensorFlow.
+# Repeated from `PixelTokenizer`, which needs TensorFlow.
 RESIZES = ("crop", "squash", "pad")
 PRECISIONS = (AUTO, "float32", "mixed_float16", "mixed_bfloat16")
 DEFAULT_MAX_MINUTES = 10.0
@@ -35,7 +32,7 @@ DEFAULT_MAX_MINUTES = 10.0
 ALL = "all"
 ALL_HOSTS = "all-hosts"
 BUDGET = ("epochs", "max_minutes")
-# These may change when a run goes on: they change neither model nor data.
+# These may change when a run resumes: they change neither model nor data.
 FREE = (
     *BUDGET,
     "devices",
@@ -48,7 +45,7 @@ FREE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingArguments(Arguments):
-    """All that `fit` can be told, besides the images and the name of the run.
+    """The arguments of `fit` besides the images and the name of the run.
 
     Raises:
         UserError: If a value has the wrong type or is out of range.
@@ -109,7 +106,7 @@ class TrainingArguments(Arguments):
     )
     trim: bool = argument(
         False,
-        "Cut off transparent or one-colored margins first, for sprites and "
+        "First cut off transparent or one-colored margins, for sprites and "
         "stickers.",
     )
     epochs: int | None = argument(None, "Passes over the images.", at_least=1)
@@ -136,13 +133,13 @@ class TrainingArguments(Arguments):
         below=1,
     )
     flip: bool = argument(
-        True, "Mirror half of the images, other ones in each epoch."
+        True, "Mirror half of the images, chosen anew in each epoch."
     )
     orders: bool = argument(
         False,
         "Read half of the images upside down or by columns, so that any side "
-        "can be completed from the others; painting from the top down then "
-        "takes longer to learn.",
+        "can be completed from the others; painting from the top down is then "
+        "learned more slowly.",
     )
     labels: bool | None = argument(
         None,
@@ -152,7 +149,7 @@ class TrainingArguments(Arguments):
     )
     seed: int = argument(
         0,
-        "Seed of the weights, the order, flips and dropout.",
+        "Seed for weights, order, flips and dropout.",
         at_least=0,
         at_most=2**31 - 2,
     )
@@ -163,7 +160,7 @@ class TrainingArguments(Arguments):
     )
     devices: str = argument(
         "1",
-        "GPUs of this machine to share each batch: a number, or all; "
+        "GPUs of this machine that share each batch: a number, or all; "
         "all-hosts with KERAS_BACKEND=jax.",
     )
     jit_compile: bool = argument(
@@ -171,7 +168,7 @@ class TrainingArguments(Arguments):
     )
     max_megapixels: float = argument(
         64.0,
-        "Skip images whose header states more megapixels.",
+        "Skip images with more megapixels.",
         above=0,
         at_most=64,
     )
@@ -198,16 +195,12 @@ class TrainingArguments(Arguments):
             )
         is_open = self.preset == AUTO
         sized = self.replaced(preset=FALLBACK_PRESET) if is_open else self
-        sized.decoder_config()  # It checks the sizes.
+        sized.decoder_config()  # Checks the sizes.
         Palette(self.color_space, self.bit_widths)
 
     @classmethod
     def of_tokenizer(cls, config: Mapping[str, Any]) -> Self:
-        """Return the arguments that make a tokenizer.
-
-        Args:
-            config: `PixelTokenizer.get_config()`.
-        """
+        """Return the arguments of `PixelTokenizer.get_config()`."""
         palette = Palette.get(config["palette"])
         return cls(
             image_size=config["image_size"],
@@ -219,10 +212,10 @@ class TrainingArguments(Arguments):
 
     @classmethod
     def of_run(cls, config: Mapping[str, Any]) -> Self:
-        """Return the arguments in force in a run.
+        """Return the arguments of a run.
 
-        Runs made before `run.json` kept all of them state the others through
-        their tokenizer and model.
+        Older runs do not record all of them; the tokenizer and the model imply
+        the others.
 
         Args:
             config: The content of `run.json`, from `read_config`.
@@ -250,16 +243,16 @@ class TrainingArguments(Arguments):
             raise UserError(f"run.json is damaged: {error}") from None
 
     def settled(self, fixed: Self, what: str, advice: str) -> Self:
-        """Return these arguments on top of ones that are fixed already.
+        """Return these arguments merged with fixed ones.
 
         Args:
-            fixed: Arguments in force, of which the given ones count. A budget
-                counts unless there is another one now; devices never do.
-            what: The owner of these, for the message.
-            advice: What to do instead, as whole sentences.
+            fixed: The given arguments among these apply, except `devices`, and
+                the budget if these arguments have another one.
+            what: The owner of the fixed arguments, for the message.
+            advice: What to do instead, in whole sentences.
 
         Raises:
-            UserError: If an argument that must not change was given otherwise.
+            UserError: If an argument that is not in `FREE` differs.
         """
         before, now = fixed.given, self.given
         bound = [name for name in before if name in now and name not in FREE]
@@ -280,30 +273,15 @@ class TrainingArguments(Arguments):
 
     @property
     def max_pixels(self) -> int:
-        """Pixels of the largest image to read."""
+        """Most pixels of an image that is read."""
         return int(self.max_megapixels * 1e6)
 
     @property
-    def peak_learning_rate(self) -> float:
-        """The peak of the schedule."""
-        return self.learning_rate or LEARNING_RATES[self.preset]
-
-    @property
     def minutes(self) -> float | None:
-        """Minutes to train, None if the epochs are counted."""
+        """Minutes to train, None if `epochs` is given."""
         if self.epochs is None and self.max_minutes is None:
             return DEFAULT_MAX_MINUTES
         return self.max_minutes
-
-    @property
-    def model_head(self) -> str:
-        """The head that was given, else the one that suits the palette."""
-        return self.head or default_head(self.palette)
-
-    @property
-    def head_hidden_dim(self) -> int | None:
-        """Width within the chain head, None for that of the decoder."""
-        return HEAD_HIDDEN_DIMS.get((self.preset, self.decoder))
 
     def decoder_config(self) -> dict[str, int]:
         """Return the sizes of the decoder; see `presets.decoder_config`."""

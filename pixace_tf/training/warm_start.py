@@ -1,13 +1,12 @@
-"""Starts a run with the weights of another one."""
+"""Start a run with the weights of another one."""
 
 import os
-from collections.abc import Sequence
 
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import Run
 
-# The arguments that both runs have in common.
+# The arguments that a run takes over from the run that it starts from.
 SHARED = (
     "image_size",
     "bit_widths",
@@ -22,14 +21,10 @@ SHARED = (
 
 
 def load_unless_begun(run: Run) -> None:
-    """Set the weights of a new run to those of the one it starts from.
+    """Set the weights of a new run to those of the run that it starts from.
 
-    Labels with the same name keep their vectors, and so do the orders that
-    both know; other vectors stay as they are.
-
-    Args:
-        run: The run; nothing happens where it has a checkpoint already, or
-            starts from nothing.
+    The vectors of labels and orders are copied if both runs know them. A run
+    that has a checkpoint, or does not start from another run, is left alone.
 
     Raises:
         UserError: If the other run has no weights, or damaged ones.
@@ -38,9 +33,13 @@ def load_unless_begun(run: Run) -> None:
     if path is None or os.path.exists(run.file(run_config.CHECKPOINT_FILE)):
         return
     new, other = run.model, run_folder.load_run(path, jit_compile=False).model
+    both = [name for name in new.labels if name in other.labels]
+    labels = [
+        (new.labels.index(n) + 1, other.labels.index(n) + 1) for n in both
+    ]
     rows_of = {
         "orders": zip(new.orders, other.orders, strict=False),
-        "labels": _common_rows(new.labels, other.labels),
+        "labels": [(NULL_LABEL, NULL_LABEL), *labels],
     }
     arrays = run_folder.get_weights(new)
     given = run_folder.get_weights(other)
@@ -54,12 +53,3 @@ def load_unless_begun(run: Run) -> None:
             arrays[name][row] = given[name][row_of_other]
     for weight in new.weights:
         weight.assign(arrays[weight.path])
-
-
-def _common_rows(
-    new: Sequence[str], other: Sequence[str]
-) -> list[tuple[int, int]]:
-    """Return the rows of the null label and of the labels that both have."""
-    both = [name for name in new if name in other]
-    pairs = [(new.index(name) + 1, other.index(name) + 1) for name in both]
-    return [(NULL_LABEL, NULL_LABEL), *pairs]

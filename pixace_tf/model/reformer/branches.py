@@ -33,7 +33,6 @@ class _Attention(Branch):
     Args:
         num_heads: Attention heads; they divide the width.
         dropout: Rate in `[0, 1)` on the output.
-        **kwargs: For `Branch`.
 
     Raises:
         ValueError: When it is built, if the heads do not divide the width or
@@ -62,7 +61,7 @@ class _Attention(Branch):
                 f"known. Received: num_heads={self.num_heads}, "
                 f"input_shape={tuple(input_shape)}"
             )
-        policy = self.inner_dtype
+        policy = self.dtype_policy
         self.read = keras.layers.Dense(
             self.num_parts * width, dtype=policy, name="read"
         )
@@ -121,9 +120,6 @@ class _Attention(Branch):
         )
         return ops.split(parts, self.num_parts, axis=1)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "num_heads": self.num_heads}
-
 
 @keras.saving.register_keras_serializable("pixace_tf")
 class CausalSelfAttention(_Attention):
@@ -150,7 +146,6 @@ class LSHSelfAttention(_Attention):
         chunk_length: Length of a chunk. A position sees the earlier positions
             of its bucket in its own chunk and in the one before.
         dropout: Rate in `[0, 1)` on the output.
-        **kwargs: For `Branch`.
 
     Raises:
         ValueError: If a number is out of range.
@@ -181,16 +176,16 @@ class LSHSelfAttention(_Attention):
                 "num_buckets must be 1 or a positive even number. Received: "
                 f"num_buckets={num_buckets}"
             )
-        self.num_hashes = num_hashes
-        self.num_buckets = num_buckets
-        self.chunk_length = chunk_length
+        self._num_hashes = num_hashes
+        self._given_num_buckets = num_buckets
+        self._chunk_length = chunk_length
 
     def build(self, input_shape: Any) -> None:
         length, width = input_shape[1:]
-        self._num_buckets = self.num_buckets or default_num_buckets(
-            length, self.chunk_length
+        self._num_buckets = self._given_num_buckets or default_num_buckets(
+            length, self._chunk_length
         )
-        shape = (self.num_heads, self.num_hashes, width // self.num_heads)
+        shape = (self.num_heads, self._num_hashes, width // self.num_heads)
         self.rotations = self.add_weight(
             name="rotations",
             shape=(*shape, max(1, self._num_buckets // 2)),
@@ -203,7 +198,7 @@ class LSHSelfAttention(_Attention):
     def plan(self, x: Tensor) -> Layout:
         query, _, _ = self._project(x)
         buckets = hash_vectors(query, self.rotations, self._num_buckets)
-        return bucket_layout(buckets, self._num_buckets, self.chunk_length)
+        return bucket_layout(buckets, self._num_buckets, self._chunk_length)
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, value = self._parts(x)
@@ -216,17 +211,9 @@ class LSHSelfAttention(_Attention):
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, plan: Tensor
     ) -> Tensor:
-        if self._num_buckets == 1 and self.chunk_length >= query.shape[2]:
+        if self._num_buckets == 1 and self._chunk_length >= query.shape[2]:
             return causal_attention(query, key, value, sees_itself=False)
         return lsh_attention(query, key, value, plan)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "num_hashes": self.num_hashes,
-            "num_buckets": self.num_buckets,
-            "chunk_length": self.chunk_length,
-        }
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
@@ -236,7 +223,6 @@ class FeedForward(Branch):
     Args:
         intermediate_dim: Width between the layers.
         dropout: Rate in `[0, 1)` on the output.
-        **kwargs: For `Branch`.
     """
 
     def __init__(
@@ -250,12 +236,12 @@ class FeedForward(Branch):
         self.read = keras.layers.Dense(
             intermediate_dim,
             activation=relu_squared,
-            dtype=self.inner_dtype,
+            dtype=self.dtype_policy,
             name="read",
         )
 
     def build(self, input_shape: Any) -> None:
-        self.write = _output_layer(input_shape[-1], self.inner_dtype)
+        self.write = _output_layer(input_shape[-1], self.dtype_policy)
         self.norm.build(input_shape)
         self.read.build(input_shape)
         self.write.build((*input_shape[:-1], self.intermediate_dim))
@@ -266,12 +252,6 @@ class FeedForward(Branch):
     ) -> Tensor:
         written = feed_forward(self.norm(x), self.read, self.write)
         return self.drop(written, seed)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "intermediate_dim": self.intermediate_dim,
-        }
 
 
 def _output_layer(width: int, policy: Any) -> keras.layers.Dense:

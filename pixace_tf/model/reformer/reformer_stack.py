@@ -34,7 +34,6 @@ class ReformerStack(keras.layers.Layer):
         num_hashes: Rounds of LSH attention; 0 is exact attention.
         num_buckets: See `LSHSelfAttention`.
         chunk_length: See `LSHSelfAttention`.
-        **kwargs: For `keras.layers.Layer`.
 
     Call arguments:
         x: float `(B, T, W)`.

@@ -26,13 +26,10 @@ class Branch(keras.layers.Layer):
     masks and discrete choices must not differ then, so they are made once: by
     the `seed` and the `plan`.
 
-    Streams are float32, and so is a branch; `dtype` is the policy of the layers
-    inside.
+    Streams are float32; `dtype` is the policy of the layers inside.
 
     Args:
         dropout: Rate in `[0, 1)` on the output.
-        dtype: Keras dtype policy of the layers inside: `inner_dtype`.
-        **kwargs: For `keras.layers.Layer`.
 
     Call arguments:
         x: float32 `(B, T, W)`.
@@ -43,13 +40,8 @@ class Branch(keras.layers.Layer):
         float `(B, T, W)`; rows of the batch do not affect each other.
     """
 
-    def __init__(
-        self, dropout: float = 0.0, dtype: Any = None, **kwargs: Any
-    ) -> None:
-        super().__init__(dtype="float32", autocast=False, **kwargs)
-        self.inner_dtype = keras.dtype_policies.get(
-            dtype or keras.config.dtype_policy()
-        )
+    def __init__(self, dropout: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
         self.dropout = dropout
         self.seed_generator = keras.random.SeedGenerator(0)
 
@@ -65,13 +57,6 @@ class Branch(keras.layers.Layer):
             return keras.random.dropout(
                 x, self.dropout, seed=self.seed_generator
             )
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "dropout": self.dropout,
-            "dtype": keras.dtype_policies.serialize(self.inner_dtype),
-        }
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
