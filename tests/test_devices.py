@@ -25,36 +25,39 @@ from pixace_tf.training.fit import fit
 from pixace_tf.training.previews import Previews
 Previews.update = lambda *_, **__: None
 from pixace_tf.training.training_arguments import TrainingArguments
-folder, runs_dir, name, devices, precision = sys.argv[1:]
-arguments = TrainingArguments(
-    devices=devices, preset="pico", precision=precision, image_size=(8, 8),
-    batch_size=8, epochs=4, decoder="transformer", head="packed",
-    checkpoint_seconds=0, jit_compile=False)
-fit(folder, arguments, runs_dir=runs_dir, name=name)
+folder, runs_dir, devices, *precisions = sys.argv[1:]
+for precision in precisions:
+    arguments = TrainingArguments(
+        devices=devices, preset="pico", precision=precision, image_size=(8, 8),
+        batch_size=8, epochs=4, decoder="transformer", head="packed",
+        checkpoint_seconds=0, jit_compile=False)
+    fit(folder, arguments, runs_dir=runs_dir, name=precision)
 """
 
 
-def start(folder, runs_dir, name, devices, precision="float32"):
+def start(folder, runs_dir, devices, *precisions):
     command = [sys.executable, "-c", SCRIPT, str(folder), str(runs_dir)]
-    return subprocess.Popen([*command, name, devices, precision])
+    return subprocess.Popen([*command, devices, *precisions])
 
 
-def trained(*arguments):
-    assert start(*arguments).wait() == 0
-    arrays, meta = read_npz(arguments[1] / arguments[2] / "checkpoint.npz")
-    return arrays, meta
+def trained(folder, runs_dir, devices, *precisions):
+    """Train a run for each precision; return the checkpoints."""
+    assert start(folder, runs_dir, devices, *precisions).wait() == 0
+    return [read_npz(runs_dir / name / "checkpoint.npz") for name in precisions]
 
 
 @pytest.fixture(scope="module")
 def of_two(cartoon_folder, tmp_path_factory):
-    """What two devices have learned."""
-    return trained(cartoon_folder, tmp_path_factory.mktemp("a"), "two", "all")
+    """Checkpoints of two devices, in float32 and in mixed precision."""
+    precisions = "float32", "mixed_float16"
+    runs_dir = tmp_path_factory.mktemp("runs")
+    return trained(cartoon_folder, runs_dir, "all", *precisions)
 
 
 @pytest.mark.slow
 def test_two_devices_learn_what_one_learns(cartoon_folder, tmp_path, of_two):
-    one, _ = trained(cartoon_folder, tmp_path, "one", "1")
-    two, meta = of_two
+    ((one, _),) = trained(cartoon_folder, tmp_path, "1", "float32")
+    two, meta = of_two[0]
     assert meta["epoch"] == 4
     losses = [entry["bits_per_pixel"] for entry in meta["history"]]
     assert losses[-1] < losses[0] - 0.5
@@ -66,26 +69,23 @@ def test_two_devices_learn_what_one_learns(cartoon_folder, tmp_path, of_two):
 
 @pytest.mark.slow
 def test_two_devices_go_on_after_a_kill(cartoon_folder, tmp_path, of_two):
-    whole, _ = of_two
-    process = start(cartoon_folder, tmp_path, "killed", "2")
+    process = start(cartoon_folder, tmp_path, "2", "float32")
     begin = time.monotonic()
-    while not (tmp_path / "killed" / "checkpoint.npz").exists():
+    while not (tmp_path / "float32" / "checkpoint.npz").exists():
         assert process.poll() is None
         assert time.monotonic() - begin < 120
         time.sleep(0.05)
     time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    again, _ = trained(cartoon_folder, tmp_path, "killed", "2")
-    for name, array in whole.items():
+    ((again, _),) = trained(cartoon_folder, tmp_path, "2", "float32")
+    for name, array in of_two[0][0].items():
         np.testing.assert_allclose(again[name], array, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_two_devices_train_in_mixed_precision(cartoon_folder, tmp_path):
-    arrays, meta = trained(
-        cartoon_folder, tmp_path, "mixed", "2", "mixed_float16"
-    )
+def test_two_devices_train_in_mixed_precision(of_two):
+    arrays, meta = of_two[1]
     losses = [entry["bits_per_pixel"] for entry in meta["history"]]
     assert losses[-1] < losses[0]
     assert all(np.isfinite(array).all() for array in arrays.values())

@@ -14,44 +14,51 @@ import pytest
 
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.storage import read_npz
-
-pytestmark = pytest.mark.soak
-SCRIPT = """
-import sys
 from pixace_tf.training.fit import fit
 from pixace_tf.training.previews import Previews
-Previews.update = lambda *_, **__: None
 from pixace_tf.training.training_arguments import TrainingArguments
-folder, runs_dir, name, epochs, decoder, head = sys.argv[1:]
-arguments = TrainingArguments(
-    epochs=int(epochs), decoder=decoder, head=head, preset="pico",
-    image_size=(8, 8), batch_size=8, checkpoint_seconds=0, jit_compile=False)
+
+pytestmark = pytest.mark.soak
+# `test_pipelines` compares the multiscale decoder, whose programs JAX compiles
+# for minutes here.
+ARGUMENTS = {
+    **{"decoder": "transformer", "head": "packed", "preset": "pico"},
+    **{"image_size": (8, 8), "batch_size": 8, "jit_compile": False},
+    "checkpoint_seconds": 0.0,
+}
+SCRIPT = f"""
+import sys
+from pixace_tf.training.fit import fit
+from pixace_tf.training.training_arguments import TrainingArguments
+folder, runs_dir, name = sys.argv[1:]
+arguments = TrainingArguments(epochs=3, **{ARGUMENTS})
 fit(folder, arguments, runs_dir=runs_dir, name=name)
 """
 
 
-def start(backend, folder, runs_dir, name, epochs, decoder, head):
+def start_jax(folder, runs_dir, name):
+    """Start a training of three epochs with JAX."""
     command = [sys.executable, "-c", SCRIPT, str(folder), str(runs_dir), name]
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    return subprocess.Popen(
-        [*command, str(epochs), decoder, head], env=environment
-    )
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    return subprocess.Popen(command, env=environment)
 
 
 def history_of(path):
     return json.loads(pathlib.Path(path, "history.json").read_text())
 
 
-# `test_pipelines` compares the multiscale decoder, whose programs JAX compiles
-# for minutes here.
-def test_jax_goes_on_as_tensorflow_does(cartoon_folder, tmp_path):
-    options = "transformer", "packed"
-    begun = start("tensorflow", cartoon_folder, tmp_path, "a", 1, *options)
-    assert begun.wait() == 0
+def test_jax_resumes_as_tensorflow_does(cartoon_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Previews, "update", lambda *_, **__: None)
+
+    def fit_a(epochs):
+        arguments = TrainingArguments(epochs=epochs, **ARGUMENTS)
+        fit(str(cartoon_folder), arguments, runs_dir=tmp_path, name="a")
+
+    fit_a(1)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    for backend, name in (("tensorflow", "a"), ("jax", "b")):
-        process = start(backend, cartoon_folder, tmp_path, name, 3, *options)
-        assert process.wait() == 0
+    process = start_jax(cartoon_folder, tmp_path, "b")
+    fit_a(3)
+    assert process.wait() == 0
     here, there = history_of(tmp_path / "a"), history_of(tmp_path / "b")
     for name in ("bits_per_pixel", "val_bits_per_pixel"):
         np.testing.assert_allclose(
@@ -64,13 +71,9 @@ def test_jax_goes_on_as_tensorflow_does(cartoon_folder, tmp_path):
     assert run.sampler.generate([0]).shape == (1, 64)
 
 
-def test_a_killed_training_goes_on_as_if_nothing_had_been(
-    cartoon_folder, tmp_path
-):
-    options = "transformer", "packed"
-    whole = start("jax", cartoon_folder, tmp_path, "whole", 3, *options)
-    assert whole.wait() == 0
-    killed = start("jax", cartoon_folder, tmp_path, "killed", 3, *options)
+def test_a_killed_jax_training_resumes_exactly(cartoon_folder, tmp_path):
+    whole = start_jax(cartoon_folder, tmp_path, "whole")
+    killed = start_jax(cartoon_folder, tmp_path, "killed")
     begin = time.monotonic()
     while not (tmp_path / "killed" / "checkpoint.npz").exists():
         assert killed.poll() is None
@@ -78,8 +81,8 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    again = start("jax", cartoon_folder, tmp_path, "killed", 3, *options)
-    assert again.wait() == 0
+    again = start_jax(cartoon_folder, tmp_path, "killed")
+    assert again.wait() == whole.wait() == 0
     one, two = (
         read_npz(tmp_path / name / "checkpoint.npz")[0]
         for name in ("whole", "killed")
