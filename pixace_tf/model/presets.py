@@ -9,34 +9,26 @@ how many parameters they have.
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
 
+# Layers, width, heads and feed-forward width of a stack.
+_Stack = tuple[int, int, int, int]
 
-def _stack(
-    num_layers: int,
-    hidden_dim: int,
-    num_heads: int,
-    intermediate_dim: int,
-    prefix: str = "",
-) -> dict[str, int]:
-    return {
-        f"{prefix}num_layers": num_layers,
-        f"{prefix}hidden_dim": hidden_dim,
-        f"{prefix}num_heads": num_heads,
-        f"{prefix}intermediate_dim": intermediate_dim,
-    }
+
+def _stack(sizes: _Stack, prefix: str = "") -> dict[str, int]:
+    names = ("num_layers", "hidden_dim", "num_heads", "intermediate_dim")
+    return {prefix + n: size for n, size in zip(names, sizes, strict=True)}
 
 
 def _decoders(
-    flat: tuple[int, ...], global_: tuple[int, ...], local: tuple[int, ...]
+    flat: _Stack, global_: _Stack, local: _Stack
 ) -> dict[str, dict[str, int]]:
     return {
-        "multiscale": {**_stack(*global_), **_stack(*local, prefix="local_")},
-        "transformer": _stack(*flat),
-        "reformer": _stack(*flat),
+        "multiscale": {**_stack(global_), **_stack(local, "local_")},
+        "transformer": _stack(flat),
+        "reformer": _stack(flat),
     }
 
 
-# Layers, width, heads and feed-forward width of the flat, the global and the
-# local stack.
+# The flat, the global and the local stack of each preset.
 PRESETS = {
     "pico": _decoders((2, 32, 2, 64), (2, 64, 2, 128), (1, 32, 2, 64)),
     "micro": _decoders((4, 64, 2, 256), (4, 128, 2, 512), (2, 64, 2, 128)),

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -88,7 +88,7 @@ class EpochEnd(keras.callbacks.Callback):
         checkpoint: Checkpoint,
         report: "ProgressReport",
         validate: Callable[[], float | None],
-        listeners: list[Callable[[dict[str, float]], None]],
+        listeners: Sequence[Callable[[dict[str, float]], None]],
     ) -> None:
         super().__init__()
         self._training, self._run = training, training.run

@@ -17,14 +17,12 @@ def compile_model(
 ) -> None:
     """Give a model its loss and optimizer.
 
-    Only the weights of matrix products decay, not biases, norms, or the tables
-    of positions, colors and conditions.
+    Only the weights of matrix products decay, not biases, norms, or tables.
 
     Args:
         model: The model to train.
         learning_rate: The peak of the schedule.
-        jit_compile: Whether XLA compiles the step. On a CPU, the batch is then
-            cut into shards if possible; see `sharded_step`.
+        jit_compile: Whether XLA compiles the step; see also `sharded_step`.
         parts: Steps whose gradients make one update.
     """
 
