@@ -186,15 +186,11 @@ class PixaceCausalLM(keras.Model):
         return self.head.channel_nats(ops.cast(token_ids, "int32"), logits)
 
     def layer_states(self, token_ids: Tensor) -> list[Tensor]:
-        """Return the output of each layer of the decoder.
+        """Return the output of each layer for int32 `(B, T)`.
 
-        Args:
-            token_ids: int32 `(B, T)`.
-
-        Returns:
-            float `(B, positions, width)` for each layer of the stack that reads
-            the whole image. The positions are pixels in a flat decoder and
-            patches in the multiscale one.
+        They are float `(B, positions, width)`, of the stack that reads the
+        whole image: one position per pixel in a flat decoder, one per patch in
+        the multiscale decoder.
         """
         condition = self._embed_condition(None, ops.shape(token_ids)[0])
         return self.decoder.layer_states(*self._inputs(token_ids), condition)
@@ -204,9 +200,7 @@ class PixaceCausalLM(keras.Model):
     ) -> Tensor:
         """Return the decoder's state before the first pixel.
 
-        Args:
-            batch_size: B.
-            condition: int32 `(B, 2)` or None, as in a call.
+        The condition is int32 `(B, 2)` or None, as in a call.
         """
         condition = self._embed_condition(condition, batch_size)
         return self.decoder.empty_state(batch_size, condition)

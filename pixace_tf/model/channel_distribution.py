@@ -77,12 +77,7 @@ class ChannelDistribution(abc.ABC):
 
 
 class Categorical(ChannelDistribution):
-    """One logit for each level.
-
-    Args:
-        levels: L.
-        hidden_dim: Width of the layer before the outputs.
-    """
+    """One logit for each level."""
 
     def __init__(self, levels: int, hidden_dim: int) -> None:
         self.num_outputs = self.num_parameters = self.num_features = levels
@@ -125,11 +120,8 @@ class LogisticMixture(ChannelDistribution):
 
     Each is cut into levels; the lowest and the highest level also take the
     tails. Earlier channels shift its means in proportion to their levels.
-    Learning one level also teaches its neighbors.
-
-    Args:
-        levels: L, at least 2.
-        num_known: Number of channels before this one.
+    Learning one level also teaches its neighbors. L is at least 2, and
+    `num_known` is the number of earlier channels.
     """
 
     num_parameters = 3 * NUM_COMPONENTS

@@ -139,14 +139,9 @@ class ChainHead(keras.layers.Layer):
         return costs
 
     def sample(self, hidden: Tensor, choose: Choose) -> Tensor:
-        """Sample one pixel.
+        """Sample a canonical token, int32 `(B,)`, given float `(B, W)`.
 
-        Args:
-            hidden: float `(B, W)`.
-            choose: Picks from the logits of one channel.
-
-        Returns:
-            int32 `(B,)`, a canonical token.
+        `choose` picks a level from the logits of one channel.
         """
         features = self._features(hidden)
         channels: list[Tensor] = [None, None, None]
@@ -158,13 +153,9 @@ class ChainHead(keras.layers.Layer):
         return self.palette.pack(channels)
 
     def choices(self, token_ids: Tensor) -> list[Tensor]:
-        """Return the choices that make `sample` return known tokens.
+        """Return the choices with which `sample` returns canonical `(B,)`.
 
-        Args:
-            token_ids: int32 `(B,)`, canonical codes.
-
-        Returns:
-            int32 `(B,)` for each draw; -1 where the code forces the channel.
+        They are int32 `(B,)` for each draw; -1 where the code forces a channel.
         """
         channels = self.palette.unpack(token_ids)
         minus_one = ops.full_like(token_ids, -1)

@@ -38,12 +38,7 @@ class EpochBoard(keras.callbacks.TensorBoard):
 
 
 class BudgetSchedule(keras.callbacks.Callback):
-    """Sets the learning rate, and ends the training when the budget is spent.
-
-    Args:
-        training: The training, with its clock.
-        learning_rate: The peak.
-    """
+    """Sets the learning rate, and ends the training with its budget."""
 
     def __init__(self, training: Training, learning_rate: float) -> None:
         super().__init__()
@@ -77,8 +72,7 @@ class EpochEnd(keras.callbacks.Callback):
         training: The training.
         checkpoint: Saves the state.
         report: Measures the speed.
-        validate: Returns the validation bits per pixel, or None without
-            validation images.
+        validate: Returns the validation bits per pixel, None without images.
         listeners: Called with the new entry of the history.
     """
 
@@ -150,12 +144,6 @@ class EpochEnd(keras.callbacks.Callback):
 
 class ProgressReport(keras.callbacks.Callback):
     """Shows the progress bar and one line per epoch.
-
-    Args:
-        training: The training.
-        losses: Reads the losses, and so waits for the device.
-        bar: The progress bar.
-        say: Receives each line.
 
     Attributes:
         images_per_second: Speed after the first step, which compiles; 0 until

@@ -21,13 +21,7 @@ _ACCUMULATOR = "gradient_accumulator"
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves and restores the state of training.
-
-    Args:
-        training: The training to save.
-        losses: Adds up the losses in the state.
-        every_seconds: Time between two checkpoints.
-    """
+    """Saves and restores the state of training."""
 
     def __init__(
         self, training: Training, losses: Losses, every_seconds: float

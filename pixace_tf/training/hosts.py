@@ -121,13 +121,7 @@ def _state_of(path: str) -> str:
 
 @contextlib.contextmanager
 def own_folder(path: str) -> Iterator[str]:
-    """Give each process a folder to write to.
-
-    Args:
-        path: The run folder; it may be missing.
-
-    Yields:
-        `path` itself for the first process, a copy for the others.
+    """Give the first process the run folder `path`, each other one a copy.
 
     Raises:
         UserError: If the processes see different states of the run.

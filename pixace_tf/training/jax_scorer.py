@@ -13,12 +13,7 @@ from pixace_tf.model.causal_lm import PixaceCausalLM
 
 
 class JaxScorer:
-    """Computes the bits of whole images; see `likelihood.Scorer`.
-
-    Args:
-        model: The model.
-        batch_size: Images at a time; the last batch is padded.
-    """
+    """Computes the bits of whole images; see `likelihood.Scorer`."""
 
     def __init__(self, model: PixaceCausalLM, batch_size: int) -> None:
         import jax

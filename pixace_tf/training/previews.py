@@ -22,10 +22,7 @@ MAX_SHARE = 0.03
 class Previews:
     """Samples with the same seeds at intervals as the model learns.
 
-    Args:
-        run: The run with the model.
-        data: Images to complete, for validation if there are any.
-        stop: The request to stop.
+    Completes images of the validation, or of the training if it has none.
     """
 
     def __init__(
@@ -44,12 +41,7 @@ class Previews:
         self._cost_s = 0.0
 
     def update(self, entry: dict[str, float], is_last: bool = False) -> None:
-        """Sample if it is time to, or if `is_last`.
-
-        Args:
-            entry: The newest entry of the history.
-            is_last: Whether training has ended.
-        """
+        """Sample for the newest `entry` of the history if due, or `is_last`."""
         start = time.monotonic()
         rested = start - self._sampled_at
         if not is_last and rested * MAX_SHARE < self._cost_s:

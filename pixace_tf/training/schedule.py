@@ -76,14 +76,7 @@ class Budget:
 
 @dataclasses.dataclass
 class Training:
-    """A training in progress, as its callbacks see it.
-
-    Attributes:
-        run: The run with the model.
-        budget: How long to train.
-        state: The progress.
-        stop: The request to stop.
-    """
+    """A training in progress, as its callbacks see it."""
 
     run: Run
     budget: Budget

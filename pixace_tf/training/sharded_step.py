@@ -14,13 +14,10 @@ from pixace_tf.typing import Tensor
 
 
 def use(model: keras.Model) -> None:
-    """Let a compiled model train by shards if possible.
+    """Let a compiled model train by shards; see `ShardedStep`.
 
     Shards would share state such as the seeds of dropout, so a model with such
     state is left alone. On a GPU there is no gain.
-
-    Args:
-        model: A compiled model whose loss is a mean over images.
     """
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
     has_state = bool(model.non_trainable_variables)
