@@ -52,7 +52,7 @@ SETTINGS = {
     "decoder": "transformer",
     "num_layers": 1,
     "image_size": (8, 8),
-    "batch_size": 8,
+    "batch_size": 16,  # Two steps an epoch.
     "dropout": 0.1,
     "seed": 7,
     "jit_compile": False,
@@ -61,7 +61,7 @@ SETTINGS = {
 
 @pytest.fixture(autouse=True)
 def no_previews(monkeypatch):
-    """Tracing what samples takes most of a tiny training."""
+    """Tracing the sampler takes most of the time of a tiny training."""
     monkeypatch.setattr(Previews, "update", lambda *_, **__: None)
 
 
@@ -170,11 +170,11 @@ class StopAt:
         # The very first step.
         (1, 8192, {"epochs": 1, "decoder": "multiscale"}),
         # Within a later epoch.
-        (7, 8192, {"epochs": 2, "decoder": "reformer", "num_hashes": 2}),
-        # In the last validation of all.
-        (10, 8192, {"epochs": 2}),
+        (3, 8192, {"epochs": 2, "decoder": "reformer", "num_hashes": 2}),
+        # In the last validation.
+        (4, 8192, {"epochs": 2}),
         # Between the parts of a batch.
-        (7, 128, {"epochs": 1}),
+        (6, 256, {"epochs": 1}),
     ],
 )
 def test_an_interrupted_run_equals_one_that_was_not(
@@ -208,8 +208,8 @@ def test_an_interrupted_run_equals_one_that_was_not(
 def snapshots_of_training(folder, runs_dir, monkeypatch, **options):
     """Train, and copy the run before and after each file is put in place.
 
-    A kill at any moment leaves one of these states, and perhaps files in the
-    making, which are copied too.
+    A kill at any moment leaves one of these states, perhaps with unfinished
+    files, which are copied too.
     """
     replace, copies = os.replace, []
 
@@ -243,7 +243,7 @@ def test_a_kill_at_any_write_changes_nothing(
     )
     straight = checkpoint_of(tmp_path / "runs")
     states = {}
-    for copy in copies:  # Those that differ in what a training reads.
+    for copy in copies:  # Keep one for each state that a training reads.
         files = sorted(pathlib.Path(copy, "animals").glob("*.*[nz]"))
         content = b"".join(path.read_bytes() for path in files)
         states[hashlib.sha256(content).hexdigest()] = copy
@@ -289,16 +289,14 @@ def kill_after_a_checkpoint(command, checkpoint, signum, wait_s):
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_as_if_nothing_had_been(
-    cartoon_folder, tmp_path
-):
+def test_a_killed_process_resumes_exactly(cartoon_folder, tmp_path):
     killed, options = tmp_path / "killed", ("--epochs", "20")
     checkpoint = killed / "animals" / "checkpoint.npz"
     command = command_of(cartoon_folder, killed, *options)
     command += ["--checkpoint-seconds", "0.1"]
     assert kill_after_a_checkpoint(command, checkpoint, signal.SIGKILL, 0.1)
     for runs_dir in (killed, tmp_path / "straight"):
-        fit(cartoon_folder, runs_dir, epochs=20)
+        fit(cartoon_folder, runs_dir, epochs=20, batch_size=8)
     assert_same_state(
         checkpoint_of(tmp_path / "straight"), checkpoint_of(killed)
     )
@@ -317,7 +315,7 @@ def test_many_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
         kills += kill_after_a_checkpoint(command, checkpoint, signum, wait_s)
     assert kills >= 2  # On a fast machine it may end before.
     for runs_dir in (killed, tmp_path / "straight"):
-        fit(cartoon_folder, runs_dir, epochs=150)
+        fit(cartoon_folder, runs_dir, epochs=150, batch_size=8)
     assert not list((killed / "animals").glob(".*.unfinished"))
     assert_same_state(
         checkpoint_of(tmp_path / "straight"), checkpoint_of(killed)
@@ -436,6 +434,7 @@ def test_mixed_precision_trains_and_resumes(
         "jit_compile": jit_compile,
         "decoder": decoder,
         "image_size": (9, 9),  # More than one block of attention.
+        "batch_size": 8,
     }
     fit(cartoon_folder, tmp_path, epochs=2, **settings)
     settings["jit_compile"] = False
@@ -539,7 +538,7 @@ def test_the_memory_of_a_gpu_is_asked_of_its_driver(monkeypatch):
 @pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
     ("batch_size", "pixels", "parts"),
-    [(8, 128, 4), (7, 128, 4)],
+    [(20, 320, 4), (19, 320, 4)],
     ids=["even", "filled up"],
 )
 def test_accumulated_gradients_are_those_of_the_batch(
@@ -563,16 +562,16 @@ def test_accumulated_gradients_are_those_of_the_batch(
 
 
 @pytest.mark.usefixtures("eager")
-@pytest.mark.parametrize(("begun", "ended"), [(8192, 128), (128, 8192)])
+@pytest.mark.parametrize(("begun", "ended"), [(8192, 256), (256, 8192)])
 def test_a_run_goes_on_where_batches_are_cut_otherwise(
     cartoon_folder, tmp_path, monkeypatch, begun, ended
 ):
     options = {"epochs": 2, "dropout": 0.0}
     straight, _ = fit(cartoon_folder, tmp_path / "straight", **options)
     monkeypatch.setattr(schedule, "CPU_MICRO_BATCH_PIXELS", begun)
-    # In the midst of a batch, or behind one.
+    # After the first batch of the second epoch, or within the first batch.
     with monkeypatch.context() as patch:
-        StopAt(patch, 6)
+        StopAt(patch, 3)
         with pytest.raises(InterruptedTraining):
             fit(cartoon_folder, tmp_path / "moved", **options)
     monkeypatch.setattr(schedule, "CPU_MICRO_BATCH_PIXELS", ended)
