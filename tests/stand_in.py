@@ -1,9 +1,9 @@
-"""A stand-in for TensorFlow Serving, for tests. It is not that server.
+"""A stand-in for TensorFlow Serving, for tests.
 
 It loads a version as the server does (the graph and the saver of the
 SavedModel in a session, XLA compilation switched off, warm-up requests played)
 and speaks its protocols, gRPC Predict and GetModelMetadata and REST, with its
-rules about names, rows, batches and errors. This package is not imported.
+rules for names, rows, batches and errors. This package is not imported.
 
 Command: python tests/stand_in.py FOLDER NAME
 Prints a line of JSON with its ports when it is ready; ends with its parent's
@@ -47,13 +47,13 @@ HTTP_CODES = {
 
 
 class StatusError(Exception):
-    def __init__(self, code, message):
+    def __init__(self, message, code="INVALID_ARGUMENT"):
         super().__init__(message)
         self.code = code
 
 
 def disable_xla():
-    """Do what the server does unless it is told otherwise."""
+    """Switch off XLA, which is the server's default."""
     library = ctypes.CDLL(
         os.path.join(tf.sysconfig.get_lib(), "libtensorflow_cc.so.2")
     )
@@ -97,49 +97,38 @@ class Model:
 
     def predict(self, name, signature_name, inputs):
         if name != self.name:
-            raise StatusError(
-                "NOT_FOUND", f"Servable not found for request: Latest({name})"
-            )
+            message = f"Servable not found for request: Latest({name})"
+            raise StatusError(message, "NOT_FOUND")
         key = signature_name or "serving_default"
         if key not in self.queues or not self.signatures[key].inputs:
-            raise StatusError(
-                "INVALID_ARGUMENT",
-                f'Serving signature key "{key}" not found.',
-            )
+            raise StatusError(f'Serving signature key "{key}" not found.')
         signature = self.signatures[key]
         for alias, value in signature.defaults.items():
             inputs.setdefault(alias, tf.make_ndarray(value))
         if set(inputs) != set(signature.inputs):
             raise StatusError(
-                "INVALID_ARGUMENT",
                 "Request inputs do not match required inputs for model "
                 f"`{name}`. Send: {sorted(inputs)}. "
-                f"Required: {sorted(signature.inputs)}.",
+                f"Required: {sorted(signature.inputs)}."
             )
-        shapes = [value.shape for value in inputs.values()]
-        if (
-            any(not shape for shape in shapes)
-            or len({s[0] for s in shapes}) > 1
-        ):
+        sizes = {value.shape[:1] for value in inputs.values()}
+        if len(sizes) > 1 or () in sizes:
             raise StatusError(
-                "INVALID_ARGUMENT",
                 "Batching session Run() input tensors must have equal "
-                "0th-dimension size",
+                "0th-dimension size"
             )
-        size = shapes[0][0]
+        ((size,),) = sizes
         if size > MAX_BATCH_SIZE:
             raise StatusError(
-                "INVALID_ARGUMENT",
                 f"Task size {size} is larger than maximum input batch size "
-                f"{MAX_BATCH_SIZE}",
+                f"{MAX_BATCH_SIZE}"
             )
         future = futures.Future()
         try:
             self.queues[key].put_nowait((inputs, size, future))
         except queue.Full:
-            raise StatusError(
-                "UNAVAILABLE", "The batch queue is full"
-            ) from None
+            message = "The batch queue is full"
+            raise StatusError(message, "UNAVAILABLE") from None
         return future.result()
 
     def _batch(self, key):
@@ -169,10 +158,8 @@ class Model:
             total = sum(sizes)
             if total:
                 full = next(n for n in ALLOWED_BATCH_SIZES if n >= total)
-                inputs = {
-                    name: np.concatenate([value] + [value[:1]] * (full - total))
-                    for name, value in inputs.items()
-                }
+                rows = [*range(total), *[0] * (full - total)]
+                inputs = {k: value[rows] for k, value in inputs.items()}
                 self.batch_sizes.append((full, len(tasks)))
             outputs = self._run(key, inputs)
             start = 0
@@ -193,15 +180,14 @@ class Model:
                 {signature.inputs[k].name: v for k, v in inputs.items()},
             )
         except tf.errors.OpError as error:
-            raise StatusError(
-                _code_name(error.error_code), error.message
-            ) from None
+            (code,) = (
+                c.name
+                for c in grpc.StatusCode
+                if c.value[0] == error.error_code
+            )
+            raise StatusError(error.message, code) from None
         except (ValueError, TypeError) as error:
-            raise StatusError("INVALID_ARGUMENT", str(error)) from None
-
-
-def _code_name(code):
-    return next(c.name for c in grpc.StatusCode if c.value[0] == code)
+            raise StatusError(str(error)) from None
 
 
 class Grpc(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -260,7 +246,7 @@ def rest_handler(model):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 name, verb = self.path.rpartition("/")[2].split(":")
                 if verb != "predict":
-                    raise StatusError("INVALID_ARGUMENT", "Malformed request")
+                    raise StatusError("Malformed request")
                 self._answer(200, self._predict(name, body))
             except StatusError as error:
                 code = HTTP_CODES.get(error.code, 500)
@@ -315,9 +301,9 @@ def rest_handler(model):
 
 
 def _array(value, spec):
-    """Turn JSON into an array of the signature's type, base64 decoded."""
+    """Return JSON as an array of the signature's type, base64 decoded."""
     if spec is None:
-        raise ValueError("An input that the signature does not have.")
+        raise ValueError("The signature has no such input.")
     dtype = tf.dtypes.as_dtype(spec.dtype)
     if dtype == tf.string:
         cells = []

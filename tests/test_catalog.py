@@ -170,7 +170,7 @@ def test_a_strip_comes_apart_as_it_was():
 
 
 def test_the_box_of_this_package_is_whole():
-    for name in catalog.box_names():
+    for name in catalog.run_names(catalog.BOX_DIR):
         path = pathlib.Path(catalog.BOX_DIR, name)
         size = sum(file.stat().st_size for file in path.iterdir())
         assert size <= 10e6, name

@@ -80,6 +80,7 @@ class StandIn:
     def stop(self):
         self.process.stdin.close()
         self.process.wait(20)
+        self.process.stdout.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -32,39 +32,34 @@ class Parsed(click.ParamType):
             self.fail(message, param, ctx)
 
 
-def _counts(text: str, separator: str) -> tuple[int, ...]:
-    parts = text.split(separator)
-    if not all(part.strip().isdecimal() for part in parts):
+def _counts(parts: Sequence[str], length: int) -> tuple[int, ...]:
+    is_good = all(part.strip().isdecimal() for part in parts)
+    if not is_good or len(parts) != length:
         raise ValueError
     return tuple(map(int, parts))
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, *width = _counts(text.lower(), "x")
-    (width,) = width or [height]
+    parts = text.lower().split("x")
+    height, width = _counts(parts * 2 if len(parts) == 1 else parts, 2)
     return height, width
 
 
-def _bit_widths(text: str) -> tuple[int, int, int]:
-    first, second, third = _counts(text, ",")
-    return first, second, third
-
-
 def _share(text: str) -> tuple[int, int]:
-    index, count = _counts(text, "/")
+    index, count = _counts(text.split("/"), 2)
     if not 1 <= index <= count:
         raise ValueError
     return index, count
 
 
-def _temperatures(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(",")))
-
-
 IMAGE_SIZE = Parsed("size", "32 or 24x40 (height x width)", _size)
-BIT_WIDTHS = Parsed("b,b,b", "5,4,4", _bit_widths)
+BIT_WIDTHS = Parsed("b,b,b", "5,4,4", lambda text: _counts(text.split(","), 3))
 SHARE = Parsed("i/n", "1/4, up to 4/4", _share)
-TEMPERATURES = Parsed("t[,t...]", "1.0 or 0.9,1.0", _temperatures)
+TEMPERATURES = Parsed(
+    "t[,t...]",
+    "1.0 or 0.9,1.0",
+    lambda text: tuple(map(float, text.split(","))),
+)
 
 
 def options_of(arguments: Any, *names: str) -> Callable[[Any], Any]:

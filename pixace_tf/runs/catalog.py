@@ -41,10 +41,11 @@ def locate(name: StrPath, say: Callable[[str], None] = print) -> str:
             return place
     if not is_name or os.path.isdir(name):
         return name
+    boxed = ", ".join(run_names(BOX_DIR)) or "nothing"
     raise UserError(
         f"There is no run {name!r}: there is no such folder, {RUNS_DIR}/ has "
-        "nothing of that name, and the box has only "
-        f"{', '.join(box_names()) or 'nothing'}. `pixace-tf models` lists all."
+        f"nothing of that name, and the box has only {boxed}. `pixace-tf "
+        "models` lists all."
     )
 
 
@@ -84,11 +85,6 @@ def locate_own(name: StrPath, say: Callable[[str], None] = print) -> str:
     return copy
 
 
-def box_names() -> list[str]:
-    """Return the names of the models that come with this package."""
-    return _runs_in(BOX_DIR)
-
-
 def known_runs() -> list[KnownRun]:
     """Return the usable runs in `saved_models/` and in the box, sorted by name.
 
@@ -96,13 +92,14 @@ def known_runs() -> list[KnownRun]:
     """
     found = {}
     for folder in (BOX_DIR, RUNS_DIR):
-        for name in _runs_in(folder):
+        for name in run_names(folder):
             with contextlib.suppress(UserError):
                 found[name] = KnownRun.read(name, os.path.join(folder, name))
     return [found[name] for name in sorted(found)]
 
 
-def _runs_in(folder: str) -> list[str]:
+def run_names(folder: str) -> list[str]:
+    """Return the names of the runs in `saved_models/` or in the box."""
     return sorted(
         os.path.dirname(file)
         for file in glob.glob(f"*/{RUN_FILE}", root_dir=folder)

@@ -70,7 +70,11 @@ def read_config(path: StrPath) -> dict[str, Any]:
     # Older runs lack these keys; mirrored images had no order of their own.
     config["tokenizer"] = {"trim": False, **config["tokenizer"]}
     plain = (0, 0) if config["arguments"].get("flip") else (0,)
-    added = {"head_hidden_dim": None, "orders": plain, "labels": []}
+    added: dict[str, Any] = {
+        "head_hidden_dim": None,
+        "orders": plain,
+        "labels": [],
+    }
     config["model"] = {**added, **config["model"]}
     return config
 
