@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import http.client
 import io
+import multiprocessing.pool
 import os
 import re
 import stat
@@ -31,29 +32,20 @@ from pixace_tf.machine import num_cores
 from pixace_tf.storage import MARK_FILE, RUN_FILE, SOFTWARE, StrPath
 
 MAX_PIXELS = 64_000_000
-# Strangers send images to servers and to the page, several at once.
+# Limit for servers and the page, which decode several images of strangers at
+# once.
 MAX_SERVED_PIXELS = 16_000_000
 MAX_DOWNLOAD_BYTES = 32 * 2**20
-# The whole download: names, redirects, headers and content.
+# Limit for a download as a whole: names, redirects, headers and content.
 DOWNLOAD_TIMEOUT_S = 20.0
 # Formats that Pillow reads without running another program. TGA files have no
 # signature, so they are tried last.
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "GIF",
-    "WEBP",
-    "TIFF",
-    "PPM",
-    "AVIF",
-    "TGA",
-)
+FORMATS = ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "AVIF", "TGA"]
 
 _OWN = f"made by {SOFTWARE}"
-# Files that mark a folder as no source of images.
+_TOO_SLOW = "it takes too long"
+# Folders with these files are skipped.
 _FOLDER_MARKS = {RUN_FILE: "a run folder", MARK_FILE: _OWN}
-# Archives, which are no folders of images.
 _ARCHIVE = re.compile(r"\.(tar(\.\w+)?|t[a-z]z2?|zip|7z|rar)$", re.IGNORECASE)
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 # Keywords of the PNG text chunks in which Pillow looks for an orientation.
@@ -67,8 +59,7 @@ class UnloadableError(UserError):
 class PixelBudget:
     """Bounds how many pixels threads decode at the same time.
 
-    Args:
-        limit: Pixels; an image that has more is decoded alone.
+    An image of more than `limit` pixels is decoded alone.
     """
 
     def __init__(self, limit: int) -> None:
@@ -77,7 +68,7 @@ class PixelBudget:
 
     @contextlib.contextmanager
     def hold(self, num_pixels: int) -> Iterator[None]:
-        """Wait for this share of the budget, and hold it within the block."""
+        """Wait for a share of the budget; hold it within the block."""
         num_pixels = min(num_pixels, self._limit)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= num_pixels)
@@ -90,7 +81,7 @@ class PixelBudget:
                 self._changed.notify_all()
 
 
-# A pixel of a transparent PNG takes some 15 bytes while it is decoded.
+# Decoding a transparent PNG takes some 15 bytes per pixel.
 DECODING = PixelBudget(32_000_000)
 
 
@@ -99,7 +90,7 @@ class Address(str):
 
     @classmethod
     def of(cls, location: Any) -> Any:
-        """Return addresses as such, alone or in a list; others as they are."""
+        """Convert strings that are addresses, alone or in a list."""
         if isinstance(location, list | tuple):
             return [cls.of(one) for one in location]
         is_address = type(location) is str and location.lower().startswith(
@@ -109,23 +100,24 @@ class Address(str):
 
     @functools.cached_property
     def content(self) -> bytes:
-        """At most 32 MiB, within 20 seconds.
+        """The downloaded bytes.
 
         Raises:
-            UnloadableError: If the download fails.
+            UnloadableError: If the download fails or takes over 20 seconds, or
+                the file exceeds 32 MiB.
         """
         return _download(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What the header of an image file says.
+    """Facts from the header of an image file.
 
     Attributes:
         is_plain: Whether `PixelTokenizer.decode` reads the file as it is;
             otherwise `normalize` must turn it into a PNG first.
-        num_pixels: Pixels to decode. A quarter of those of a JPEG: its
-            decoder needs fewer bytes per pixel.
+        num_pixels: Pixels to count in a `PixelBudget`: a quarter of those of a
+            JPEG, whose decoder needs fewer bytes per pixel.
     """
 
     is_plain: bool
@@ -139,7 +131,7 @@ class ImageFile:
     Attributes:
         path: Path relative to the scanned folder.
         label: Name of the class folder, or "".
-        part: "train", "validation", or "" if the folder does not say.
+        part: "train", "validation", or "" if the folder has no parts.
     """
 
     path: str
@@ -149,7 +141,7 @@ class ImageFile:
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-    """A file or folder that is left out, and why."""
+    """A file or folder that is skipped, and why."""
 
     path: str
     reason: str
@@ -171,8 +163,9 @@ class Listing:
     Attributes:
         root: The folder.
         places: Part and label (see `ImageFile`) by path, sorted by path.
-        skipped: Files and folders that are left out because of their place.
-        parts: The part of each folder that names one; see `parts.parts_of`.
+        skipped: Files and folders skipped because of their name or place.
+        parts: The part of each folder whose name says one; see
+            `parts.parts_of`.
     """
 
     root: str
@@ -224,27 +217,20 @@ def scan(
     """Check every file below a folder by decoding all of it.
 
     The folder may be flat or hold class folders, each of any depth. It may
-    hold parts instead, which are flat or hold class folders: `train/` and
-    `val/`, where a `test/` beside them is left out, or `train/` and `test/`,
-    where `test/` validates. Letter case does not matter, and the synonyms of
-    `parts.part_of` count. Links are followed, and each folder is visited once.
-    Run folders, folders with a mark (`storage.mark_folder`) and images with
-    one (`own_mark`) are left out.
+    hold parts instead, such as `train/` and `val/`, which are flat or hold
+    class folders; see `parts.parts_of`. Links are followed, and each folder is
+    visited once. Run folders, folders with a mark (`storage.mark_folder`) and
+    images with a mark (`own_mark`) are skipped.
 
     Args:
         root: A folder, or a single file.
         max_pixels: Largest image to decode, by its header.
         progress: Called with the number of files checked, and of all files.
 
-    Returns:
-        The files that load and those that do not.
-
     Raises:
         UserError: If there is no such folder or file.
     """
     listing = list_files(root)
-    loads: list[ImageFile] = []
-    skipped = [*listing.skipped]
 
     def check(path: str) -> ImageFile | Skipped:
         try:
@@ -258,15 +244,17 @@ def scan(
         return ImageFile(path, label, part)
 
     with ThreadPoolExecutor(num_cores()) as pool:
-        results = pool.map(check, listing.places)
-        for done, result in enumerate(results, 1):
-            if isinstance(result, ImageFile):
-                loads.append(result)
-            else:
-                skipped.append(result)
+        results = []
+        for result in pool.map(check, listing.places):
+            results.append(result)
             if progress is not None:
-                progress(done, len(listing.places))
-    return Scan(listing.root, loads, sorted(skipped, key=lambda s: s.path))
+                progress(len(results), len(listing.places))
+    skipped = [r for r in results if isinstance(r, Skipped)] + listing.skipped
+    return Scan(
+        listing.root,
+        [r for r in results if isinstance(r, ImageFile)],
+        sorted(skipped, key=lambda s: s.path),
+    )
 
 
 def read_header(
@@ -274,16 +262,15 @@ def read_header(
     max_pixels: int = MAX_PIXELS,
     allow_own: bool = True,
 ) -> Header:
-    """Read the header of an image file, without decoding any pixels.
+    """Read the header of an image file without decoding any pixels.
 
     Args:
         source: A path, or the bytes of a file.
         max_pixels: Largest image to accept.
-        allow_own: Whether to accept images made by this program; see
-            `own_mark`.
+        allow_own: Whether to accept images that have the `own_mark`.
 
     Raises:
-        UnloadableError: If the image cannot be used; says why.
+        UnloadableError: With the reason why the image cannot be used.
     """
     with _open(source, max_pixels) as image:
         if not allow_own and _has_own_mark(image):
@@ -301,11 +288,11 @@ def inspect(
         max_pixels: Largest image to decode, by its header.
 
     Raises:
-        UnloadableError: If the image cannot be used; says why.
+        UnloadableError: With the reason why the image cannot be used.
     """
     with _open(source, max_pixels) as image:
         header = _header(image)
-        # A JPEG decodes at an eighth of its size: all data is still read.
+        # A JPEG is decoded at an eighth of its size; all data is still read.
         image.draft(None, (1, 1))
         _load(image)
         _check_depth(image)
@@ -322,13 +309,15 @@ def load(
         max_pixels: Largest image to decode, by its header.
 
     Returns:
-        An upright image, RGB, or RGBA if it has transparency, without metadata.
+        An upright image without metadata: RGBA if it has transparency, or RGB.
 
     Raises:
-        UnloadableError: If the image cannot be used; says why.
+        UnloadableError: With the reason why the image cannot be used.
     """
     with _open(source, max_pixels) as image:
-        raw_mode = _raw_mode(image)
+        # How the samples of a PNG lie in its file, such as `L;2`.
+        has_tile = image.format == "PNG" and image.tile
+        raw_mode = image.tile[0][3] if has_tile else ""
         _load(image)
         _check_depth(image)
         orientation = _exif_tag(image, ExifTags.Base.Orientation)
@@ -344,7 +333,7 @@ def load(
 def normalize(
     source: StrPath | io.BytesIO, max_pixels: int = MAX_PIXELS
 ) -> bytes:
-    """Return the bytes of a plain 8-bit PNG file with what `load` returns."""
+    """Return the image of `load` as the bytes of a plain 8-bit PNG file."""
     buffer = io.BytesIO()
     load(source, max_pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -360,18 +349,20 @@ def read(
     Args:
         location: A path, or an address; see `Address`.
         max_pixels: Largest image to decode, by its header.
-        is_plain: Whether to return the file as it is; by default if that is
-            possible.
+        is_plain: Whether to return the file as it is; by default if
+            `Header.is_plain`.
 
     Returns:
-        The bytes of a plain JPEG or PNG, as `PixelTokenizer.decode` reads.
+        The bytes of a JPEG or PNG that `PixelTokenizer.decode` reads.
 
     Raises:
-        UnloadableError: If there is no usable image; says which and why.
+        UnloadableError: With the location, and the reason why it has no usable
+            image.
     """
     with _naming(location) as source:
-        header = inspect(source, max_pixels) if is_plain is None else None
-        if not (header.is_plain if header else is_plain):
+        if is_plain is None:
+            is_plain = inspect(source, max_pixels).is_plain
+        if not is_plain:
             return normalize(source, max_pixels)
         if isinstance(source, io.BytesIO):
             return source.getvalue()
@@ -379,18 +370,14 @@ def read(
 
 
 def read_upright(location: StrPath) -> Image.Image:
-    """Read one image as `load` does, from a path or an http(s) address.
-
-    Raises:
-        UnloadableError: If there is no usable image; says which and why.
-    """
+    """Read one image as `load` does, from a location as in `read`."""
     with _naming(location) as source:
         return load(source)
 
 
 @contextlib.contextmanager
 def _naming(location: StrPath) -> Iterator[str | io.BytesIO]:
-    """Yield what to read at a location; errors name the location."""
+    """Yield the path, or the bytes of an address; errors name the location."""
     source = Address.of(os.fspath(location))
     try:
         is_address = isinstance(source, Address)
@@ -402,12 +389,9 @@ def _naming(location: StrPath) -> Iterator[str | io.BytesIO]:
 def own_mark(kind: str) -> dict[str, Any]:
     """Return options of `PIL.Image.save` that mark an image as made here.
 
-    A scan leaves marked images out, so that no model trains on the output of
-    another.
-
-    Args:
-        kind: The format. PNG, GIF, JPEG, WEBP and TIFF carry the mark; other
-            formats have no place for it.
+    A scan skips marked images, so that no model trains on the output of
+    another. `kind` is the format: PNG, GIF, JPEG, WEBP and TIFF carry the mark,
+    other formats have no place for it.
     """
     if kind == "PNG":
         text = PngInfo()
@@ -427,7 +411,7 @@ def printable(path: StrPath) -> str:
 
 
 def file_states(listing: Listing) -> Iterator[tuple[str, str]]:
-    """Yield each listed file with its size and modification time."""
+    """Yield the path of each listed file, with its size and time."""
     for path in listing.places:
         try:
             status = os.stat(os.path.join(listing.root, path))
@@ -470,7 +454,7 @@ def _walk(root: str) -> tuple[list[str], list[Skipped]]:
 def _enter(
     root: str, folder: str, seen: set[tuple[int, int]]
 ) -> list[os.DirEntry[str]]:
-    """List a folder, or raise UnloadableError if it is left out."""
+    """List a folder, or raise UnloadableError if it is to be skipped."""
     full_path = os.path.join(root, folder)
     try:
         status = os.stat(full_path)
@@ -525,14 +509,11 @@ def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
 
 
 def _unknown(source: StrPath | io.BytesIO) -> str:
-    """Return why a file in an unknown format is left out."""
-    if isinstance(source, io.BytesIO):
-        start = source.getvalue()[:4]
-    else:
-        with open(source, "rb") as file:
-            start = file.read(4)
-    if start == b"\0\0\1\0":
-        # Pillow decodes them while it opens them, whatever their size.
+    """Return why a file in an unknown format is skipped."""
+    is_bytes = isinstance(source, io.BytesIO)
+    content = source.getvalue() if is_bytes else _read_file(source, 4)
+    if content[:4] == b"\0\0\1\0":
+        # Pillow decodes icons of any size while it opens them.
         return "an icon (ICO); save its picture as a PNG file"
     return "not a picture in a known format"
 
@@ -552,8 +533,7 @@ def _check_depth(image: Image.Image) -> None:
         raise UnloadableError("floating-point pixels have no fixed range")
     if image.mode.startswith("I"):
         pixels = np.asarray(image)
-        lowest, highest = pixels.min(), pixels.max()
-        if lowest < 0 or highest > 65535:
+        if pixels.min() < 0 or pixels.max() > 65535:
             raise UnloadableError("pixels deeper than 16 bits")
 
 
@@ -565,40 +545,30 @@ def _header(image: Image.Image) -> Header:
 
 
 def _is_plain(image: Image.Image) -> bool:
-    """Return whether `PixelTokenizer.decode` shows the image as Pillow does.
+    """Return whether TensorFlow, which ignores orientations, decodes it well.
 
-    TensorFlow ignores orientations. Only headers are read.
+    Only headers are read.
     """
-    if image.format == "JPEG":
-        is_decoded = image.mode in ("L", "RGB")
-    else:
-        is_decoded = image.format == "PNG"
+    is_jpeg = image.format == "JPEG" and image.mode in ("L", "RGB")
     return (
-        is_decoded
+        (is_jpeg or image.format == "PNG")
         and _exif_tag(image, ExifTags.Base.Orientation) in (None, 1)
         and not (isinstance(image, PngImageFile) and _has_late_exif(image))
     )
 
 
-def _raw_mode(image: Image.Image) -> str:
-    """Return how the samples of an unloaded PNG lie in its file, as `L;2`."""
-    if isinstance(image, PngImageFile) and image.tile:
-        return str(image.tile[0][3])
-    return ""
-
-
-def _to_rgb(image: Image.Image, raw_mode: str) -> Image.Image:
+def _to_rgb(image: Image.Image, raw_mode: Any) -> Image.Image:
     """Convert a loaded image to 8-bit RGB or RGBA."""
     key = image.info.get("transparency")
     if image.mode.startswith("I"):
-        # The high byte, as TensorFlow and Pillow take it of 16-bit colors.
+        # TensorFlow and Pillow take the high byte of 16-bit colors, too.
         gray = np.asarray(image).astype(np.int64)
         rgb = Image.fromarray((gray >> 8).astype(np.uint8)).convert("RGB")
         if isinstance(key, int):
             alpha = np.where(gray == key, 0, 255).astype(np.uint8)
             rgb.putalpha(Image.fromarray(alpha))
         return rgb
-    # Pillow brings pixels to 8 bits, but not the color that is transparent.
+    # Pillow scales the pixels to 8 bits, but not the transparent color.
     if raw_mode in ("L;2", "L;4") and isinstance(key, int):
         image.info["transparency"] = key * {"L;2": 85, "L;4": 17}[raw_mode]
     elif raw_mode == "RGB;16B" and isinstance(key, tuple):
@@ -618,13 +588,12 @@ def _exif_tag(image: Image.Image, tag: int) -> Any:
 def _has_late_exif(image: PngImageFile) -> bool:
     """Return whether a PNG file may have its orientation after its pixels.
 
-    Pillow finds such chunks only by decoding the pixels before them, so this
-    function walks from chunk to chunk instead.
+    Pillow finds such chunks only by decoding the pixels before them.
     """
     file = image.fp
     assert file is not None
-    before = file.tell()
-    position, is_late, found = 8, False, False
+    before, position = file.tell(), 8
+    is_late = found = False
     while not found:
         file.seek(position)
         header = file.read(8)
@@ -636,14 +605,14 @@ def _has_late_exif(image: PngImageFile) -> bool:
             found = file.read(80).split(b"\0")[0] in _EXIF_KEYWORDS
         elif is_late:
             found = kind == b"eXIf"
-        # Length and kind take four bytes each, and so does the checksum.
+        # Length, kind and checksum take four bytes each.
         position += int.from_bytes(header[:4]) + 12
     file.seek(before)
     return found
 
 
 def _has_own_mark(image: Image.Image) -> bool:
-    """Return whether `own_mark` was used when the image was saved."""
+    """Return whether an image was saved with `own_mark`."""
     return (
         image.info.get("Software") == SOFTWARE
         or image.info.get("comment") == SOFTWARE.encode()
@@ -666,32 +635,22 @@ for _handler in (
 
 
 def _download(address: str) -> bytes:
-    deadline = time.monotonic() + DOWNLOAD_TIMEOUT_S
-    results: list[bytes | Exception] = []
-
-    def work() -> None:
-        try:
-            results.append(_fetch(address, deadline))
-        except Exception as error:
-            results.append(error)
-
     # The timeout of a socket starts anew with each byte of a slow header, so
-    # the thread is left behind when the time is over.
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(DOWNLOAD_TIMEOUT_S)
-    result = results[0] if results else TimeoutError("it takes too long")
-    if isinstance(result, bytes):
-        return result
-    if isinstance(result, urllib.error.HTTPError):
-        result.close()
-    if isinstance(result, OSError | ValueError | http.client.HTTPException):
-        reason = getattr(result, "reason", None) or result
-        raise UnloadableError(f"download failed: {reason}") from None
-    raise result
+    # the thread is abandoned when the time is over.
+    with multiprocessing.pool.ThreadPool(1) as pool:
+        try:
+            return pool.apply_async(_fetch, [address]).get(DOWNLOAD_TIMEOUT_S)
+        except multiprocessing.TimeoutError:
+            reason: Any = _TOO_SLOW
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            reason = getattr(error, "reason", None) or error
+    raise UnloadableError(f"download failed: {reason}")
 
 
-def _fetch(address: str, deadline: float) -> bytes:
+def _fetch(address: str) -> bytes:
+    deadline = time.monotonic() + DOWNLOAD_TIMEOUT_S
     headers = {"User-Agent": "pixace-tf"}
     request = urllib.request.Request(address, headers=headers)
     content = b""
@@ -703,14 +662,14 @@ def _fetch(address: str, deadline: float) -> bytes:
                     f"larger than {MAX_DOWNLOAD_BYTES / 2**20:g} MiB"
                 )
             if time.monotonic() > deadline:
-                raise TimeoutError("it takes too long")
+                raise TimeoutError(_TOO_SLOW)
     return content
 
 
-def _read_file(path: str) -> bytes:
+def _read_file(path: StrPath, num_bytes: int = -1) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read()
+            return file.read(num_bytes)
     except OSError as error:
         raise UnloadableError(_reason(error)) from None
 
