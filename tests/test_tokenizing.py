@@ -364,7 +364,7 @@ def test_a_manifest_of_another_program_makes_no_shards(tmp_path, name):
     if name == "manifest.json":
         with pytest.raises(UserError, match="another version"):
             Shards.open(tmp_path)
-    with pytest.raises(UserError, match="no folder of token"):
+    with pytest.raises(UserError, match="nor a folder of token"):
         tokenize(tmp_path, tmp_path)
 
 
@@ -419,7 +419,7 @@ def test_mistakes_are_one_clear_line(folder, tmp_path):
     save_noise(tmp_path / "other" / "1.png", 1)
     with pytest.raises(UserError, match="begun with other images"):
         tokenize(tmp_path / "other", out)
-    with pytest.raises(UserError, match="not empty, and no folder of token"):
+    with pytest.raises(UserError, match="neither empty nor a folder of token"):
         tokenize(folder, tmp_path / "other")
     with pytest.raises(UserError, match="There is no folder"):
         tokenize(tmp_path / "missing", tmp_path / "a")

@@ -6,14 +6,9 @@ from pixace_tf.data.tokenizer import PixelTokenizer
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of 8-bit images, in dB.
+    """Return the peak signal-to-noise ratio of two uint8 arrays, in dB.
 
-    Args:
-        first: uint8 `(...)`.
-        second: uint8 `(...)`, the same shape.
-
-    Returns:
-        Infinity where they are equal.
+    It is infinite for equal arrays.
     """
     difference = first.astype(np.float64) - second.astype(np.float64)
     mean_square = float(np.mean(difference**2))
@@ -25,26 +20,14 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
 def through_palette(
     images: np.ndarray, tokenizer: PixelTokenizer
 ) -> np.ndarray:
-    """Return small images in the colors of a palette.
-
-    Args:
-        images: uint8 `(N, height, width, 3)`.
-        tokenizer: The palette.
-
-    Returns:
-        uint8, the same shape.
-    """
+    """Return images, uint8 `(N, height, width, 3)`, in a palette's colors."""
     return np.asarray(tokenizer.detokenize(tokenizer.tokenize(images)))
 
 
 def color_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the mean CIEDE2000 difference of 8-bit sRGB images.
+    """Return the mean CIEDE2000 difference of two uint8 sRGB arrays `(..., 3)`.
 
     People notice differences of about 1 or more side by side.
-
-    Args:
-        first: uint8 `(..., 3)`.
-        second: uint8 `(..., 3)`, the same shape.
 
     Raises:
         ImportError: If scikit-image is not installed.
@@ -55,10 +38,6 @@ def color_difference(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def count_colors(images: np.ndarray) -> int:
-    """Return the number of different colors in images.
-
-    Args:
-        images: uint8 `(..., 3)`.
-    """
+    """Return the number of different colors in uint8 images `(..., 3)`."""
     red, green, blue = np.moveaxis(images.astype(np.int32), -1, 0)
     return len(np.unique(red << 16 | green << 8 | blue))

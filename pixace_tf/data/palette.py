@@ -17,7 +17,7 @@ CHANNEL_NAMES = {
     "rgb": ("red", "green", "blue"),
 }
 COLOR_SPACES = tuple(CHANNEL_NAMES)
-# Value before saturation before hue; green, the brightest, before the others.
+# Value, saturation, hue; green, the brightest color, before red and blue.
 _CHAIN_ORDERS = {"hsv": (2, 1, 0), "rgb": (1, 0, 2)}
 
 
@@ -27,8 +27,8 @@ class Palette:
 
     A token packs the three channels of a color; the first channel takes the
     lowest bits: `c0 | c1 << b0 | c2 << (b0 + b1)`. Several HSV codes can stand
-    for one color: a gray with any hue, black with any hue and saturation. Only
-    the canonical code is used, whose superfluous channels are 0.
+    for one color: gray has any hue, black any hue and saturation. Only the
+    canonical code is used, in which such channels are 0.
 
     Attributes:
         color_space: `"hsv"` or `"rgb"`.
@@ -68,7 +68,7 @@ class Palette:
 
     @classmethod
     def get(cls, identifier: "Palette | str") -> "Palette":
-        """Return a palette, given itself or its text."""
+        """Return the palette itself, or the one named by a text."""
         if isinstance(identifier, Palette):
             return identifier
         return cls.parse(identifier)
@@ -105,7 +105,7 @@ class Palette:
 
     @property
     def start_token_id(self) -> int:
-        """The token of every place outside the image."""
+        """The token of all positions outside the image."""
         return self.vocabulary_size
 
     @property
@@ -134,8 +134,8 @@ class Palette:
     def forced_by(self) -> tuple[int | None, int | None, int | None]:
         """For each channel, the channel whose level 0 forces it to 0, or None.
 
-        This is the rule of canonical codes: a gray has no hue, black has
-        neither hue nor saturation. A value of 0 bits stands for white.
+        In canonical codes, gray has no hue, and black has neither hue nor
+        saturation. A value of 0 bits stands for white.
         """
         if self.color_space != "hsv":
             return None, None, None
@@ -147,10 +147,10 @@ class Palette:
         if self.color_space != "hsv":
             return self.vocabulary_size
         hues, saturations, values = self.channel_sizes
-        of_one_value = 1 + (saturations - 1) * hues
+        per_value = 1 + (saturations - 1) * hues
         if not self.bit_widths[2]:
-            return of_one_value
-        return 1 + (values - 1) * of_one_value
+            return per_value
+        return 1 + (values - 1) * per_value
 
     def pack(self, channels: Sequence[Tensor]) -> Tensor:
         """Pack the levels of the three channels into tokens.
@@ -167,31 +167,13 @@ class Palette:
         return first + second * (1 << b0) + third * (1 << (b0 + b1))
 
     def unpack(self, token_ids: Tensor) -> list[Tensor]:
-        """Undo `pack`.
-
-        Args:
-            token_ids: Integers `(...)` in `[0, vocabulary_size)`.
-
-        Returns:
-            Three integer arrays `(...)`.
-        """
+        """Undo `pack`: return three integer arrays `(...)`."""
         b0, b1, _ = self.bit_widths
-        return [
-            (token_ids // (1 << shift)) % size
-            for shift, size in zip(
-                (0, b0, b0 + b1), self.channel_sizes, strict=True
-            )
-        ]
+        places = zip((0, b0, b0 + b1), self.channel_sizes, strict=True)
+        return [(token_ids // (1 << shift)) % size for shift, size in places]
 
     def is_canonical(self, token_ids: Tensor) -> Tensor:
-        """Return which codes are canonical.
-
-        Args:
-            token_ids: Integers `(...)` in `[0, vocabulary_size)`.
-
-        Returns:
-            bool `(...)`.
-        """
+        """Return which codes in `[0, vocabulary_size)` are canonical, bool."""
         channels = self.unpack(token_ids)
         is_canonical = token_ids >= 0
         for channel, by in zip(channels, self.forced_by, strict=True):

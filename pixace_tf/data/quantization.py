@@ -29,12 +29,8 @@ def quantize(rgb: Tensor, palette: Palette) -> list[Tensor]:
     """
     red, green, blue = tf.unstack(tf.cast(rgb, tf.int32), axis=-1)
     if palette.color_space == "rgb":
-        return [
-            _round_divide(channel * (size - 1), 255)
-            for channel, size in zip(
-                (red, green, blue), palette.channel_sizes, strict=True
-            )
-        ]
+        pairs = zip((red, green, blue), palette.channel_sizes, strict=True)
+        return [_round_divide(level * (size - 1), 255) for level, size in pairs]
     channels = _quantize_hsv(red, green, blue, palette)
     for c in palette.chain_order:
         by = palette.forced_by[c]
@@ -75,8 +71,7 @@ def dequantize(channels: Sequence[Tensor], palette: Palette) -> Tensor:
     otherwise every image would be black.
 
     Args:
-        channels: Three int32 tensors `(...)`; channel `c` in
-            `[0, palette.channel_sizes[c])`.
+        channels: As `quantize` returns them.
         palette: The palette.
 
     Returns:
@@ -84,10 +79,8 @@ def dequantize(channels: Sequence[Tensor], palette: Palette) -> Tensor:
     """
     top = [max(size - 1, 1) for size in palette.channel_sizes]
     if palette.color_space == "rgb":
-        rgb = [
-            _round_divide(channel * 255, n)
-            for channel, n in zip(channels, top, strict=True)
-        ]
+        pairs = zip(channels, top, strict=True)
+        rgb = [_round_divide(channel * 255, n) for channel, n in pairs]
         return tf.cast(tf.stack(rgb, axis=-1), tf.uint8)
     turn = palette.channel_sizes[0]
     hue, saturation, value = (tf.cast(c, tf.int64) for c in channels)

@@ -1,8 +1,8 @@
-"""Raster orders: an image read row by row, or turned and mirrored before.
+"""Raster orders: ways to read an image pixel by pixel.
 
-An order is a number: bit 0 says that the image is mirrored left to right, bit 1
-that it is turned upside down, bit 2 that it is then read by columns. Order 0 is
-the plain one.
+An order is a number. Bit 0 mirrors the image left to right, bit 1 turns it
+upside down, and bit 2 then reads it by columns instead of rows. Order 0 is the
+plain one.
 
 Shapes: H height, W width, T pixels.
 """
@@ -15,22 +15,17 @@ import numpy as np
 from pixace_tf.typing import Tensor
 
 MIRRORED, UPSIDE_DOWN, BY_COLUMNS = 1, 2, 4
-# In training so many images are read in the first order, mirrored or not; the
-# others share the rest.
+# The share of training images that are read in the first order, mirrored or
+# not.
 FIRST_SHARE = 0.5
 
 
 @functools.lru_cache(maxsize=64)
 def permutation(order: int, image_size: tuple[int, int]) -> np.ndarray:
-    """Return which pixel comes when.
+    """Return the pixels in an order, int32 `(T,)`, read-only.
 
-    Args:
-        order: In `[0, 8)`; by columns only if H = W.
-        image_size: `(H, W)`.
-
-    Returns:
-        int32 `(T,)`, read-only: `token_ids[permutation]` is the sequence in
-        this order.
+    `token_ids[permutation]` is the sequence in this order; orders by columns
+    need H = W.
     """
     height, width = image_size
     grid = np.arange(height * width, dtype=np.int32).reshape(height, width)
@@ -48,25 +43,22 @@ def permutation(order: int, image_size: tuple[int, int]) -> np.ndarray:
 
 def permutations(num_orders: int, image_size: tuple[int, int]) -> np.ndarray:
     """Return the permutations of the first orders, int32 `(num_orders, T)`."""
-    size = image_size[0], image_size[1]  # A key of the cache, so no list.
+    size = image_size[0], image_size[1]  # The cache needs a tuple.
     return np.stack([permutation(order, size) for order in range(num_orders)])
 
 
 def vector_rows(
     image_size: tuple[int, int], flip: bool, use_orders: bool
 ) -> tuple[int, ...]:
-    """Return the row of the learned vector of each order that a model learns.
+    """Return the index of the learned vector of each order, from 0 on.
 
-    Where images are mirrored as augmentation, an order and its mirrored one are
-    one task and share a vector.
+    With `flip`, images are mirrored as augmentation, and an order and its
+    mirror image share a vector.
 
     Args:
         image_size: `(H, W)`.
         flip: Whether images are mirrored.
-        use_orders: Whether there is more than the plain order.
-
-    Returns:
-        One row for each order from 0 on.
+        use_orders: Whether the model learns more than the plain order.
     """
     if not use_orders:
         return (0, 0) if flip else (0,)
@@ -76,14 +68,7 @@ def vector_rows(
 
 
 def shares(rows: tuple[int, ...]) -> np.ndarray:
-    """Return how often each order is shown in training.
-
-    Args:
-        rows: As `vector_rows` returns them.
-
-    Returns:
-        float64, one for each order; their sum is 1.
-    """
+    """Return the share of each order in training, float64."""
     is_first = np.array(rows) == 0
     if is_first.all():
         return np.full(len(rows), 1 / len(rows))
@@ -95,7 +80,7 @@ def shares(rows: tuple[int, ...]) -> np.ndarray:
 
 
 def best_orders(mask: Tensor, sequences: np.ndarray, xp: Any = np) -> Tensor:
-    """Return the order in which least is known behind what is hidden.
+    """Return the order with the fewest known pixels after the first hidden one.
 
     Args:
         mask: bool `(N, T)` in plain order, True where pixels are hidden.
@@ -103,7 +88,7 @@ def best_orders(mask: Tensor, sequences: np.ndarray, xp: Any = np) -> Tensor:
         xp: The module of `mask`: NumPy, or `tf.experimental.numpy`.
 
     Returns:
-        Integers `(N,)`; the first of equally good ones.
+        Integers `(N,)`; the first of equally good orders.
     """
     behind = []
     for sequence in sequences:
@@ -114,12 +99,7 @@ def best_orders(mask: Tensor, sequences: np.ndarray, xp: Any = np) -> Tensor:
 
 
 def to_plain(values: np.ndarray, when: np.ndarray) -> np.ndarray:
-    """Return values in plain order, from those in other orders.
-
-    Args:
-        values: `(N, T, ...)`.
-        when: Integers `(N, T)`, the permutation of each image.
-    """
+    """Undo permutations, integers `(N, T)`, of values `(N, T, ...)`."""
     plain = np.empty_like(values)
     when = when.reshape(when.shape + (1,) * (values.ndim - 2))
     np.put_along_axis(plain, when, values, axis=1)

@@ -1,14 +1,15 @@
 """Token shards: rows of tokens in ArrayRecord files, and their manifest.
 
-A folder of shards has for each chunk of images one file of rows that train, one
-of rows that validate, and a JSON file that tells of them; `manifest.json` is
-there when all chunks are. `tokenizing` writes them.
+For each chunk of images, a folder of shards has one file of training rows, one
+of validation rows, and a JSON file about them; `manifest.json` appears when all
+chunks are done. `tokenizing` writes them.
 
 Shapes: N rows of a part, T tokens of a row, B rows of a batch.
 """
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -26,57 +27,45 @@ from array_record.python.array_record_module import (
 from pixace_tf import storage
 from pixace_tf.errors import UserError
 from pixace_tf.storage import StrPath
+from pixace_tf.typing import Tensor
 
-# The plan is there from the start, the manifest in the end.
+# The plan is written first, the manifest last.
 PLAN_FILE = "plan.json"
 MANIFEST_FILE = "manifest.json"
 LEFT_OUT_FILE = "left-out.npz"
 PARTS = ("train", "validation")
 FORMAT = 1
-# One row is one chunk of the file, so that it can be read alone.
+# Each row is a group of its own, so that it can be read alone.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _READER_BUFFER_BYTES = 1 << 15
-# Files that are open beside those of the shards.
+# Files that are open besides the shards.
 _OTHER_FILES = 256
 
 
 def row_dtype(length: int, vocabulary_size: int) -> np.dtype:
-    """Return what a record holds.
+    """Return the dtype of a record of T = `length` tokens.
 
-    Args:
-        length: T.
-        vocabulary_size: Of the palette.
-
-    Returns:
-        A packed structure of `token_ids` `(T,)`, uint16 where that is enough,
-        else int32; `label`, int32, a place among the labels of the chunk; and
-        `digest`, the 16 bytes of `sources.digest_of`. All are little-endian.
+    It is a packed structure of `token_ids` `(T,)`, uint16 where that is enough,
+    else int32; `label`, int32, an index into the labels of the chunk; and
+    `digest`, the 16 bytes of `sources.digest_of`. All are little-endian.
     """
     token = "<u2" if vocabulary_size <= 1 << 16 else "<i4"
-    return np.dtype(
-        [
-            ("token_ids", token, (length,)),
-            ("label", "<i4"),
-            ("digest", "u1", (16,)),
-        ]
-    )
+    label, digest = ("label", "<i4"), ("digest", "S16")
+    return np.dtype([("token_ids", token, (length,)), label, digest])
 
 
 def shard_name(chunk: int, part: str) -> str:
-    """Return the name of the file with one part of a chunk."""
+    """Return the file name of one part of a chunk."""
     return f"chunk-{chunk:06}.{part}.array_record"
 
 
 def write_shard(path: StrPath, rows: np.ndarray) -> dict[str, Any]:
-    """Write rows; see `storage.new_file`.
-
-    Args:
-        path: The file to write or replace; none is written without rows.
-        rows: `(N,)` of `row_dtype`.
+    """Write rows `(N,)` of `row_dtype` as `storage.new_file` does.
 
     Returns:
-        What the manifest keeps: count, bytes and checksum.
+        The entry of the manifest: count, bytes and checksum. Without rows, no
+        file is written.
     """
     if not len(rows):
         return {"count": 0, "bytes": 0, "blake2b": ""}
@@ -103,22 +92,17 @@ def read_shard(path: StrPath, dtype: np.dtype) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """A folder of token shards that is complete.
-
-    Attributes:
-        path: The folder.
-        manifest: The content of `manifest.json`.
-    """
+    """A complete folder of token shards, and its `manifest.json`."""
 
     path: str
     manifest: dict[str, Any]
 
     @classmethod
     def open(cls, path: StrPath) -> "Shards":
-        """Open a folder; every shard is there and has its size.
+        """Open a folder and check that each shard is there and has its size.
 
         Raises:
-            UserError: If something is missing or of another format.
+            UserError: If a file is missing or has another format or size.
         """
         path = os.fspath(path)
         try:
@@ -126,8 +110,8 @@ class Shards:
                 manifest = json.load(file)
         except (OSError, ValueError):
             raise UserError(
-                f"{path} has no {MANIFEST_FILE} that can be read. Run "
-                "pixace-tf tokenize until it is complete."
+                f"{path} has no readable {MANIFEST_FILE}. Run pixace-tf "
+                "tokenize until it is complete."
             ) from None
         found = manifest.get("format") if isinstance(manifest, dict) else None
         if found != FORMAT:
@@ -146,7 +130,7 @@ class Shards:
         return shards
 
     def files(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the path and the entry of each shard that has rows."""
+        """Yield the path and the manifest's entry of each shard with rows."""
         for chunk, entry in enumerate(self.manifest["chunks"]):
             for part in PARTS:
                 if entry[part]["count"]:
@@ -165,42 +149,41 @@ class Shards:
 
     @property
     def label_names(self) -> list[str]:
-        """The classes in order; `[""]` where there are none."""
+        """The classes in order; `[""]` if there are none."""
         return list(self.manifest["label_counts"])
 
     def digest(self) -> str:
         """Return a hex digest of all rows."""
-        text = json.dumps(
-            [
-                [[entry[part]["blake2b"] for part in PARTS], entry["labels"]]
-                for entry in self.manifest["chunks"]
-            ]
-        )
-        digest = hashlib.blake2b(text.encode(), digest_size=16)
+        chunks = [
+            [[entry[part]["blake2b"] for part in PARTS], entry["labels"]]
+            for entry in self.manifest["chunks"]
+        ]
+        text = json.dumps(chunks).encode()
+        digest = hashlib.blake2b(text, digest_size=16)
         for part in PARTS:
             digest.update(self.left_out(part).tobytes())
         return digest.hexdigest()
 
     def left_out(self, part: str) -> np.ndarray:
-        """Return which rows of a part do not count, sorted int64 `(K,)`."""
+        """Return which rows of a part to skip, sorted int64 `(K,)`."""
         path = os.path.join(self.path, LEFT_OUT_FILE)
         with storage.open_npz(path) as file:
             return file.read(part)
 
 
 class ShardRows:
-    """The rows of one part, each read when it is asked for.
+    """The rows of one part, each read when it is needed.
 
     Args:
         shards: The folder.
         part: "train" or "validation".
-        label_numbers: int32, a number for each of the label names, which
-            `gather` returns; by default all 0.
+        label_numbers: int32, the number that `gather` returns for each of the
+            label names; by default 0.
 
     Attributes:
         shape: `(N, T)`.
-        dtype: Of the tokens.
-        failure: Why a row could not be read, if that was so.
+        dtype: The dtype of the tokens.
+        failure: Why `gather` could not read a row, or None.
     """
 
     def __init__(
@@ -215,18 +198,16 @@ class ShardRows:
         self._ends = np.cumsum(counts)
         self._begins = self._ends - counts
         left_out = shards.left_out(part)
-        # Row i is behind so many rows that are left out.
+        # For each skipped row, the number of kept rows before it.
         self._gaps = left_out - np.arange(len(left_out))
         names = {name: i for i, name in enumerate(shards.label_names)}
         self._places = [
             np.array([names[label] for label in chunk["labels"]], np.int32)
             for chunk in chunks
         ]
-        tokenizer = shards.manifest["tokenizer"]
-        height, width = tokenizer["image_size"]
-        self._row_dtype = row_dtype(
-            height * width, shards.manifest["vocabulary_size"]
-        )
+        height, width = shards.manifest["tokenizer"]["image_size"]
+        vocabulary_size = shards.manifest["vocabulary_size"]
+        self._row_dtype = row_dtype(height * width, vocabulary_size)
         self.dtype = self._row_dtype["token_ids"].base
         self.shape = int(counts.sum()) - len(left_out), height * width
         if label_numbers is None:
@@ -244,7 +225,7 @@ class ShardRows:
         return self.shape[0] * self.shape[1]
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
-        """Return the tokens of some rows, `(B, T)` for integers `(B,)`."""
+        """Return tokens `(B, T)` for integers `(B,)`."""
         return self.read(np.asarray(index))[0]
 
     def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -254,7 +235,7 @@ class ShardRows:
             index: integers `(B,)` in `[0, N)`.
 
         Returns:
-            The tokens, `(B, T)`, and the places in `Shards.label_names`, int32
+            The tokens `(B, T)`, and int32 indices into `Shards.label_names`
             `(B,)`.
 
         Raises:
@@ -271,14 +252,11 @@ class ShardRows:
             labels[chosen] = self._places[chunk][rows["label"][chosen]]
         return rows["token_ids"], labels
 
-    def gather(self, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return rows in a graph of tf.data.
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return int32 tokens `(B, T)` and label numbers `(B,)` in a graph.
 
         Args:
             index: int64 `(B,)`.
-
-        Returns:
-            int32 `(B, T)` tokens and int32 `(B,)` label numbers.
         """
         token_ids, labels = tf.numpy_function(
             self._read_or_note, [index], [tf.int32, tf.int32], stateful=False
@@ -287,13 +265,13 @@ class ShardRows:
         return token_ids, tf.ensure_shape(labels, (None,))
 
     def close(self) -> None:
-        """Close the files; they are opened again when they are needed."""
+        """Close the files; a later read opens them again."""
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
 
     def _read_or_note(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read rows; keep what is wrong, since TensorFlow shows a traceback."""
+        """Read rows; keep the error, since TensorFlow wraps it in another."""
         try:
             token_ids, labels = self.read(index)
         except UserError as error:
@@ -315,13 +293,10 @@ class ShardRows:
 def is_shards(path: StrPath) -> bool:
     """Tell whether a folder has token shards, complete or not.
 
-    Other programs write a manifest.json or plan.json, too: a folder counts only
-    if `tokenize` has marked it and left its plan.
+    Other programs write a plan.json, too, so the mark of `tokenize` counts.
     """
-    return all(
-        os.path.isfile(os.path.join(path, name))
-        for name in (storage.MARK_FILE, PLAN_FILE)
-    )
+    files = (os.path.join(path, f) for f in (storage.MARK_FILE, PLAN_FILE))
+    return all(map(os.path.isfile, files))
 
 
 def _open(path: str) -> ArrayRecordReader:
@@ -343,33 +318,27 @@ def _open(path: str) -> ArrayRecordReader:
 def _joined(
     path: StrPath, read: Callable[[], Sequence[bytes]], dtype: np.dtype
 ) -> np.ndarray:
-    """Return the records that a function reads, as an array.
-
-    Raises:
-        UserError: If they cannot be read, or are no whole records; a file that
-            was cut gives none.
-    """
+    """Return the records that a function reads, or raise UserError."""
     try:
         rows = np.frombuffer(b"".join(read()), dtype)
     except Exception:  # A damaged file can raise anything.
         rows = np.zeros(0, dtype)
-    if not len(rows):
+    if not len(rows):  # A truncated file gives no records.
         raise UserError(_damaged(path))
     return rows
 
 
 def _measured(path: StrPath) -> dict[str, Any]:
     with open(path, "rb") as file:
-        digest = hashlib.file_digest(
-            file, lambda: hashlib.blake2b(digest_size=16)
-        )
+        new = functools.partial(hashlib.blake2b, digest_size=16)
+        digest = hashlib.file_digest(file, new)
         return {"bytes": file.tell(), "blake2b": digest.hexdigest()}
 
 
 def _damaged(path: StrPath) -> str:
     return (
-        f"The shard {os.fspath(path)} is missing or damaged. Remove what is "
-        "left of it and its chunk-*.json, and run pixace-tf tokenize again."
+        f"The shard {os.fspath(path)} is missing or damaged. Remove it and its "
+        "chunk-*.json, and run pixace-tf tokenize again."
     )
 
 
@@ -379,6 +348,6 @@ def _allow_open_files(count: int) -> None:
     if hard != resource.RLIM_INFINITY:
         count = min(count, hard)
     if soft < count:
-        # macOS allows fewer than its hard limit says.
+        # macOS allows fewer files than its hard limit says.
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

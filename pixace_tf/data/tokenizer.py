@@ -1,5 +1,6 @@
 """Turns the bytes of image files into token ids, and back."""
 
+import functools
 import os
 from typing import Any
 
@@ -10,6 +11,7 @@ from pixace_tf.data.image_files import MAX_PIXELS, Address, read
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.quantization import dequantize, quantize
 from pixace_tf.errors import UserError
+from pixace_tf.storage import StrPath
 from pixace_tf.typing import Tensor
 
 RESIZES = ("crop", "squash", "pad")
@@ -18,18 +20,18 @@ _MARGIN_LEVELS = 12
 
 
 class PixelTokenizer:
-    """Turn images into sequences of color codes, one token per pixel.
+    """Turns images into sequences of color codes, one token per pixel.
 
-    All of it is graph ops: training, completion and a SavedModel share it, so
-    an image has the same tokens everywhere.
+    It consists of graph ops, which training, completion and a SavedModel share,
+    so an image has the same tokens everywhere.
 
     Args:
         image_size: `(height, width)` in pixels of the small image.
         palette: The colors; a `Palette` or its text, such as `"hsv 5,4,4"`.
         resize: `"crop"` cuts the center to the aspect of `image_size`,
             `"squash"` stretches, `"pad"` adds white.
-        trim: Whether to cut margins of one color, or transparent ones, first,
-            except for what the aspect of `image_size` needs.
+        trim: Whether to cut margins that are transparent or of one color
+            first, as far as the aspect of `image_size` allows.
 
     Raises:
         UserError: If an argument is out of bounds.
@@ -79,7 +81,7 @@ class PixelTokenizer:
         return hash(repr(self.get_config()))
 
     def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments as JSON-ready values."""
+        """Return the constructor's arguments as JSON values."""
         return {
             "image_size": list(self.image_size),
             "palette": str(self.palette),
@@ -87,39 +89,26 @@ class PixelTokenizer:
             "trim": self.trim,
         }
 
-    def read(self, image: str | os.PathLike[str] | np.ndarray) -> np.ndarray:
-        """Read and resize one image.
+    def read(self, image: StrPath | np.ndarray) -> np.ndarray:
+        """Read and resize one image, uint8 `(height, width, 3)`.
 
         Args:
             image: A path, an http(s) address, or uint8 `(any_height,
                 any_width, 3)`.
-
-        Returns:
-            uint8 `(height, width, 3)`.
 
         Raises:
             UserError: If the image is not usable.
         """
         return np.asarray(self.resize_image(self.read_whole(image)))
 
-    def read_whole(self, image: str | os.PathLike[str] | np.ndarray) -> Tensor:
-        """Read one image without resizing it.
-
-        Args:
-            image: See `read`.
-
-        Returns:
-            uint8 `(any_height, any_width, 3)`.
-
-        Raises:
-            UserError: If the image is not usable.
-        """
+    def read_whole(self, image: StrPath | np.ndarray) -> Tensor:
+        """Do as `read` without resizing: uint8 `(any_height, any_width, 3)`."""
         if isinstance(image, str | os.PathLike):
             location = Address.of(os.fspath(image))
             try:
                 return self.decode_whole(read(location))
             except tf.errors.InvalidArgumentError:
-                # Rare kinds of JPEG and PNG that only Pillow reads.
+                # Only Pillow reads rare kinds of JPEG and PNG.
                 return self.decode_whole(read(location, is_plain=False))
         pixels = np.asarray(image)
         is_rgb = pixels.ndim == 3 and pixels.shape[-1] == 3
@@ -154,14 +143,7 @@ class PixelTokenizer:
         )
 
     def resize_image(self, image: Tensor) -> Tensor:
-        """Trim, then crop, squash or pad one image to `image_size`.
-
-        Args:
-            image: uint8 `(any_height, any_width, 3)`.
-
-        Returns:
-            uint8 `(height, width, 3)`.
-        """
+        """Trim, then crop, squash or pad one uint8 image to `image_size`."""
         _check_uint8("image", image)
         if self.trim:
             top, left, bottom, right = tf.unstack(self.content_box(image))
@@ -169,14 +151,11 @@ class PixelTokenizer:
         return self._scale(image)
 
     def resize_like(self, image: Tensor, original: Tensor) -> Tensor:
-        """Scale an image in the way another one of its aspect is scaled.
+        """Resize an image as another one of its aspect is resized.
 
         Args:
             image: uint8 `(any_height, any_width, 3)`.
-            original: uint8 `(any_height, any_width, 3)`; its margins are cut.
-
-        Returns:
-            uint8 `(height, width, 3)`.
+            original: Like `image`; its margins are the ones to cut.
         """
         if self.trim:
             size = tf.cast(tf.tile(tf.shape(image)[:2], [2]), tf.float32)
@@ -190,13 +169,10 @@ class PixelTokenizer:
     def content_box(self, image: Tensor) -> Tensor:
         """Find the box inside margins that have the first pixel's color.
 
-        Args:
-            image: uint8 `(any_height, any_width, 3)`.
-
         Returns:
-            int32 `(4,)`: top, left, bottom and right. The box is grown to the
-            aspect of `image_size` as far as the image reaches. An image of a
-            single color is returned whole.
+            int32 `(4,)`: top, left, bottom and right, grown to the aspect of
+            `image_size` as far as the image reaches. An image of one color
+            stays whole.
         """
         values = tf.cast(image, tf.int32)
         far = tf.reduce_max(tf.abs(values - values[0, 0]), axis=-1)
@@ -206,8 +182,7 @@ class PixelTokenizer:
         for axis in (0, 1):
             inside = tf.reduce_any(is_content, axis=1 - axis)
             inside = tf.cast(inside, tf.int32)
-            # `argmax` finds the first of equal values, so an image of one
-            # color stays whole.
+            # `argmax` finds the first of equal values: 0 without content.
             low = tf.argmax(inside, output_type=tf.int32)
             behind = tf.argmax(inside[::-1], output_type=tf.int32)
             spans.append((low, shape[axis] - behind))
@@ -225,19 +200,10 @@ class PixelTokenizer:
         is_mask: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> Tensor:
-        """Decode one JPEG or PNG file without resizing it.
+        """Do as `decode`, without resizing: uint8 `(any_height, any_width, 3)`.
 
-        Args:
-            image_bytes: string scalar, the bytes of the file.
-            is_mask: Whether to decode at full size and to lay alpha over black,
-                so that transparent parts are not painted.
-            max_pixels: Largest image to decode, by its header.
-
-        Returns:
-            uint8 `(any_height, any_width, 3)`.
-
-        Raises:
-            tf.errors.InvalidArgumentError: See `decode`.
+        With `is_mask`, decode at full size and lay alpha over black, so that
+        transparent parts are not painted.
         """
         return tf.cond(
             tf.io.is_jpeg(image_bytes),
@@ -248,7 +214,7 @@ class PixelTokenizer:
     def _scale(self, image: Tensor) -> Tensor:
         """Crop, squash or pad; see `resize_image`."""
         size = tf.constant(self.image_size)
-        # Images that already have the size load much faster this way.
+        # Images that already have the size load much faster.
         image = tf.cond(
             tf.reduce_all(tf.shape(image)[:2] == size),
             lambda: image,
@@ -264,12 +230,12 @@ class PixelTokenizer:
         if self.resize == "pad":
             shape = tf.cast(tf.shape(image)[:2], tf.float32)
             scale = tf.reduce_min(tf.cast(size, tf.float32) / shape)
-            fitting = tf.cast(tf.round(shape * scale), tf.int32)
-            size = tf.clip_by_value(fitting, 1, size)
+            fitted = tf.cast(tf.round(shape * scale), tf.int32)
+            size = tf.clip_by_value(fitted, 1, size)
         image = tf.image.resize(image, size, antialias=True)
         image = tf.saturate_cast(tf.floor(image + 0.5), tf.uint8)
         if self.resize == "pad":
-            # The padding is black; in the negative it is white.
+            # TensorFlow pads with black, so pad the negative.
             image = 255 - tf.image.resize_with_crop_or_pad(
                 255 - image, height, width
             )
@@ -299,10 +265,7 @@ class PixelTokenizer:
         return tf.reshape(tokens, tf.concat([batch, [-1]], 0))
 
     def detokenize(self, token_ids: Tensor) -> Tensor:
-        """Turn tokens back into images.
-
-        Args:
-            token_ids: int32 `(..., height*width)`.
+        """Turn tokens `(..., height*width)` back into images.
 
         Returns:
             uint8 `(..., height, width, 3)`.
@@ -342,23 +305,21 @@ class PixelTokenizer:
         limit = tf.reduce_max if self.resize == "pad" else tf.reduce_min
         if self.trim or is_full:  # Little may be left after a trim.
             scale = tf.ones_like(scale)
-        # Keep twice the target's size, for the antialiased resize to work on.
+        # The antialiased resize needs twice the target's size.
         halvings = tf.math.log(limit(scale) / 2) / tf.math.log(2.0)
         ratio_index = tf.clip_by_value(
             tf.cast(tf.floor(halvings), tf.int32), 0, 3
         )
-
-        def decode(ratio: int) -> Tensor:
-            return tf.io.decode_jpeg(
-                image_bytes,
-                channels=3,
-                ratio=ratio,
-                # The default differs from other decoders by up to 4 levels.
-                dct_method="INTEGER_ACCURATE",
-            )
-
+        decode = functools.partial(
+            tf.io.decode_jpeg,
+            image_bytes,
+            channels=3,
+            # The default differs from other decoders by up to 4 levels.
+            dct_method="INTEGER_ACCURATE",
+        )
         return tf.switch_case(
-            ratio_index, [lambda r=r: decode(r) for r in (1, 2, 4, 8)]
+            ratio_index,
+            [functools.partial(decode, ratio=1 << i) for i in range(4)],
         )
 
 
@@ -399,15 +360,7 @@ def _decode_png(image_bytes: Tensor, is_mask: bool, max_pixels: int) -> Tensor:
 
 
 def over_white(rgb: Tensor, alpha: Tensor) -> Tensor:
-    """Lay colors over white, as far as they are transparent.
-
-    Args:
-        rgb: uint8 `(..., 3)`.
-        alpha: uint8 `(..., 1)`; 255 is opaque.
-
-    Returns:
-        uint8 `(..., 3)`, rounded to nearest.
-    """
+    """Lay colors `(..., 3)` over white by their alpha `(..., 1)`; all uint8."""
     color, alpha = tf.cast(rgb, tf.uint16), tf.cast(alpha, tf.uint16)
     mixed = color * alpha + 255 * (255 - alpha)
     return tf.cast((mixed + 127) // 255, tf.uint8)
@@ -424,7 +377,7 @@ def _assert_small(
 
 
 def _check_uint8(name: str, image: Tensor) -> None:
-    """Refuse types whose range is not 0 to 255; colors would be wrong."""
+    """Refuse types whose range is not 0 to 255."""
     if image.dtype != np.uint8:
         raise UserError(
             f"{name} must be uint8, from 0 to 255. "

@@ -1,8 +1,8 @@
 """From images to token shards: chunk by chunk, on one machine or on many.
 
-Each chunk is written by itself, whole or not at all, and depends on nothing
-but the plan, so whoever is missing one can write it: a command that goes on
-after a kill, another machine, a worker of Apache Beam.
+Each chunk is written whole or not at all and depends on nothing but the plan,
+so anyone can write a missing one: a command that continues after a kill,
+another machine, a worker of Apache Beam.
 """
 
 import collections
@@ -40,22 +40,21 @@ from pixace_tf.errors import UserError
 from pixace_tf.storage import StrPath
 
 CHUNK_SIZE = 16_384
-# So many of what is skipped are named in the manifest; the others in the
-# files of their chunks.
+# Skipped files that the manifest names; the files of the chunks name all.
 MAX_NAMED_SKIPS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is tokenized, and where to.
+    """Images to tokenize, and where to.
 
     Attributes:
         source: A folder, `tfds:NAME[/CONFIG][:SPLIT]`, or tar files.
         path: The folder of the shards.
-        tokenizer_config: Of `PixelTokenizer.get_config`.
+        tokenizer_config: The result of `PixelTokenizer.get_config`.
         max_pixels: Largest image to decode, by its header.
         download: Whether a TensorFlow data set may be downloaded.
-        dedup: Whether of equal small images only the first one is kept.
+        dedup: Whether to keep only the first of equal small images.
         chunk_size: Images in a chunk; a tar file is always one.
     """
 
@@ -70,34 +69,30 @@ class Job:
     @functools.cached_property
     def tokenizer(self) -> PixelTokenizer:
         """The tokenizer of the job."""
-        config = self.tokenizer_config
-        size = tuple(config["image_size"])
-        return PixelTokenizer(**{**config, "image_size": size})
+        return PixelTokenizer(**self.tokenizer_config)
 
     @functools.cached_property
     def images(self) -> Source:
         """The images of the job, as they are now."""
         if self.source.startswith(TFDS_PREFIX):
-            return TfdsSource(
-                *(self.source, self.tokenizer, self.download, self.chunk_size)
-            )
+            size = self.chunk_size
+            return TfdsSource(self.source, self.tokenizer, self.download, size)
+        options = self.source, self.tokenizer, self.max_pixels
         if ENDING.search(self.source):
-            return TarSource(self.source, self.tokenizer, self.max_pixels)
-        return FolderSource(
-            *(self.source, self.tokenizer, self.max_pixels, self.chunk_size)
-        )
+            return TarSource(*options)
+        return FolderSource(*options, self.chunk_size)
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker opens the images itself.
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def file(self, name: str) -> str:
-        """Return the path of a file of the shards."""
+        """Return the path of a file in the folder of the shards."""
         return os.path.join(self.path, name)
 
     @functools.cached_property
     def plan(self) -> dict[str, Any]:
-        """All that the chunks depend on; they may only be mixed if equal."""
+        """All that the chunks depend on; only equal plans share a folder."""
         return {
             "format": token_shards.FORMAT,
             "tokenizer": self.tokenizer_config,
@@ -120,26 +115,26 @@ class Job:
                 before = json.load(file)
         except (OSError, ValueError):
             before = None
-        if not isinstance(before, dict) or not token_shards.is_shards(
-            self.path
-        ):
+        is_shards = token_shards.is_shards(self.path)
+        if not is_shards or not isinstance(before, dict):
             raise UserError(
-                f"{self.path} is not empty, and no folder of token shards."
+                f"{self.path} is neither empty nor a folder of token shards."
             )
         if set(before) != set(self.plan):
             raise UserError(
                 f"{self.path} was begun by another version of this program. "
-                "Give another folder."
+                "Choose another folder."
             )
         names = [n for n in self.plan if before[n] != self.plan[n]]
-        if names and set(names) <= {"images", "num_chunks", "parts"}:
+        if not names:
+            return
+        if set(names) <= {"images", "num_chunks", "parts"}:
             raise UserError(f"{self.path} was begun with other images.")
-        if names:
-            name = names[0]
-            raise UserError(
-                f"{self.path} was begun with another {name}: {before[name]}, "
-                f"now {self.plan[name]}."
-            )
+        name = names[0]
+        raise UserError(
+            f"{self.path} was begun with another {name}: {before[name]}, "
+            f"now {self.plan[name]}."
+        )
 
     def is_done(self, chunk: int) -> bool:
         """Tell whether a chunk is written."""
@@ -161,23 +156,23 @@ def tokenize(
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> Shards | None:
-    """Write the tokens of images as shards, or go on where that was.
+    """Write the tokens of images as shards, or continue where it stopped.
 
     Args:
-        source: A folder, `tfds:NAME[/CONFIG][:SPLIT]`, or a path of tar files,
-            which may have wildcards.
+        source: A folder, `tfds:NAME[/CONFIG][:SPLIT]`, or tar files (see
+            `TarSource`).
         out: The folder of the shards; missing, empty, or begun by the same
             call.
         tokenizer: Makes the tokens.
-        shard: `(i, n)`: this machine is the i-th of n that work in `out`, from
-            1 on, and takes its share of the chunks.
-        run: Writes the chunks; by default one after the other, here.
-        progress: Told the chunks done and their number.
+        shard: `(i, n)`: this machine is the i-th of n, from 1 on, that write
+            into `out`, and takes its share of the chunks.
+        run: Writes the chunks; by default one after the other.
+        progress: Called with the chunks done and their number.
         say: Takes each line of the report.
         **options: Further attributes of `Job`.
 
     Returns:
-        The shards, or None where other machines still have chunks to write.
+        The shards, or None if other machines still have chunks to write.
 
     Raises:
         UserError: If there is no usable image, or `out` holds something else.
@@ -209,16 +204,17 @@ def tokenize(
 
 
 def write_chunk(job: Job, chunk: int) -> None:
-    """Write the shards of a chunk, and the file that says it is done.
+    """Write the shards of a chunk, then the file that marks it as done.
 
     Args:
-        job: The job; its plan is written.
+        job: The job, whose plan is already written.
         chunk: In `[0, job.images.num_chunks)`.
     """
     small = job.images.read(chunk)
     labels = sorted(set(small.labels))
-    rows = _rows(small, labels, job.tokenizer)
-    in_train = _in_train(small, rows, job.images)
+    digests = [digest_of(image) for image in small.images]
+    rows = _rows(small, labels, digests, job.tokenizer)
+    in_train = _in_train(small, digests, job.images)
     entry: dict[str, Any] = {"labels": labels}
     for part, chosen in zip(PARTS, (in_train, ~in_train), strict=True):
         path = job.file(token_shards.shard_name(chunk, part))
@@ -240,44 +236,37 @@ def _write_chunks(
 
 
 def _rows(
-    small: SmallImages, labels: Sequence[str], tokenizer: PixelTokenizer
+    small: SmallImages,
+    labels: Sequence[str],
+    digests: Sequence[bytes],
+    tokenizer: PixelTokenizer,
 ) -> np.ndarray:
-    """Return what the shards hold of some images; see `row_dtype`."""
+    """Return images as `(N,)` of `row_dtype`."""
     size = tokenizer.palette.vocabulary_size
     dtype = token_shards.row_dtype(tokenizer.sequence_length, size)
-    rows = np.empty(len(small.images), dtype)
-    if len(rows):
-        digests = b"".join(map(digest_of, small.images))
-        rows["token_ids"] = tokenize_images(small.images, tokenizer)
+    rows = np.empty(len(digests), dtype)
+    if digests:
         places = {name: i for i, name in enumerate(labels)}
+        rows["token_ids"] = tokenize_images(small.images, tokenizer)
         rows["label"] = [places[label] for label in small.labels]
-        rows["digest"] = np.frombuffer(digests, np.uint8).reshape(-1, 16)
+        rows["digest"] = digests
     return rows
 
 
 def _in_train(
-    small: SmallImages, rows: np.ndarray, images: Source
+    small: SmallImages, digests: Sequence[bytes], images: Source
 ) -> np.ndarray:
     """Return bool `(N,)`; `_join` leaves out copies between the parts."""
-    if images.num_chunks == 1 and len(rows) and not any(small.parts):
+    if images.num_chunks == 1 and digests and not any(small.parts):
         # All images are here, so each part is sure to get some.
         return small.in_train()
-    digests = [row.tobytes() for row in rows["digest"]]
-    return np.array(
-        [
-            part == TRAIN or (not part and not is_held_out(digest))
-            for part, digest in zip(small.parts, digests, strict=True)
-        ],
-        bool,
-    )
+    pairs = zip(small.parts, digests, strict=True)
+    in_train = [p == TRAIN or (not p and not is_held_out(d)) for p, d in pairs]
+    return np.array(in_train, bool)
 
 
 def _begin(job: Job) -> None:
-    """Write the plan, or compare it with the one that is there.
-
-    Raises:
-        UserError: If the folder holds something else.
-    """
+    """Write the plan, or compare it with that of the folder."""
     os.makedirs(job.path, exist_ok=True)
     is_empty = all(name.startswith(".") for name in os.listdir(job.path))
     if is_empty:
@@ -289,7 +278,7 @@ def _begin(job: Job) -> None:
 
 def _write_plan(job: Job) -> None:
     """Write the plan, unless there is one."""
-    # A link appears whole and, unlike a renamed file, replaces no other plan.
+    # A link appears whole and, unlike a renamed file, replaces no plan.
     handle, temporary = tempfile.mkstemp(".unfinished", ".plan.", job.path)
     try:
         with os.fdopen(handle, "w") as file:
@@ -303,7 +292,7 @@ def _write_plan(job: Job) -> None:
 
 
 def _join(job: Job) -> None:
-    """Write the manifest of chunks that are all there."""
+    """Write the manifest when all chunks are done."""
     chunks = []
     for chunk in range(job.images.num_chunks):
         with open(job.file(_entry_name(chunk))) as file:
@@ -327,7 +316,7 @@ def _join(job: Job) -> None:
             "format": token_shards.FORMAT,
             "tokenizer": job.tokenizer_config,
             "vocabulary_size": job.tokenizer.palette.vocabulary_size,
-            # With copies that are left out.
+            # These include the copies that are left out.
             "label_counts": _label_counts(chunks),
             "counts": counts,
             "copies_left_out": {p: len(left_out[p]) for p in PARTS},
@@ -358,46 +347,38 @@ def _left_out(
 ) -> dict[str, np.ndarray]:
     """Return by part which rows are copies of others, sorted int64.
 
-    Without parts in the source, the pixels themselves decide where a row lies,
-    so copies lie on one side; they are left out where that is asked for.
+    Without parts in the source, the pixels decide on which side a row lies, so
+    copies lie on one side and are left out only with `Job.dedup`.
     """
     left_out = {part: np.zeros(0, np.int64) for part in PARTS}
     if job.dedup:
         for part in PARTS:
-            digests = np.concatenate([*_digests(job, chunks, part), _NO_DIGEST])
+            digests = np.concatenate(list(_digests(job, chunks, part)))
             _, first = np.unique(digests, return_index=True)
             left_out[part] = np.setdiff1d(np.arange(len(digests)), first)
     if any(chunk["has_parts"] for chunk in chunks):
-        held_out = np.concatenate(
-            [*_digests(job, chunks, "validation"), _NO_DIGEST]
-        )
-        common = [
-            digests[np.isin(digests, held_out)]
-            for digests in _digests(job, chunks, "train")
-        ]
-        also_train = np.isin(held_out, np.concatenate([*common, _NO_DIGEST]))
+        held_out = np.concatenate(list(_digests(job, chunks, "validation")))
+        also_train = np.zeros(len(held_out), bool)
+        for digests in _digests(job, chunks, "train"):
+            also_train |= np.isin(held_out, digests)
         left_out["validation"] = np.union1d(
             left_out["validation"], np.flatnonzero(also_train)
         )
     return left_out
 
 
-# All digests have 16 bytes, so that zeros at their end do not matter.
-_NO_DIGEST = np.zeros(0, "S16")
-
-
 def _digests(
     job: Job, chunks: Sequence[dict[str, Any]], part: str
 ) -> Iterator[np.ndarray]:
-    """Yield the digests of each chunk, S16 `(N,)`."""
+    """Yield the digests of each chunk, S16 `(N,)`, after an empty array."""
+    yield np.zeros(0, "S16")
     dtype = token_shards.row_dtype(
         job.tokenizer.sequence_length, job.tokenizer.palette.vocabulary_size
     )
     for chunk, entry in enumerate(chunks):
         if entry[part]["count"]:
             path = job.file(token_shards.shard_name(chunk, part))
-            rows = token_shards.read_shard(path, dtype)
-            yield np.ascontiguousarray(rows["digest"]).view("S16")[:, 0]
+            yield token_shards.read_shard(path, dtype)["digest"].copy()
 
 
 def _describe(shards: Shards) -> str:
