@@ -26,10 +26,10 @@ def apply(
         function: Takes a batch of each array; returns an array `(size, ...)`.
         size: Rows of a batch.
         *arrays: `(N, ...)` each, with at least one row.
-        progress: Told the rows done and their number.
+        progress: Called with the rows done and their number.
 
     Returns:
-        What the function returns for the N rows, `(N, ...)`.
+        The results for the N rows, `(N, ...)`.
     """
     done = []
     count = len(arrays[0])

@@ -1,4 +1,4 @@
-"""Chunks of a tokenizing job on Apache Beam, for whoever has a cluster."""
+"""Writes the chunks of a tokenizing job on Apache Beam."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,13 +16,13 @@ except ImportError:
 
 
 class BeamRunner:
-    """Writes chunks on the workers of a runner of Beam.
+    """Writes chunks on the workers of a Beam runner.
 
-    They see the images and the shards at the same paths as this process.
+    They must see the images and the shards at the same paths as this process.
 
     Args:
-        runner: Its name, such as `DirectRunner`.
-        options: Options of Beam, `NAME=VALUE` each.
+        runner: The name of the runner, such as `DirectRunner`.
+        options: Beam options, `NAME=VALUE` each.
     """
 
     def __init__(self, runner: str, options: Sequence[str] = ()) -> None:

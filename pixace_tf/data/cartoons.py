@@ -31,7 +31,6 @@ class Species:
         head: Half width and half height of the head.
         muzzle: "light", "snout", "mask" or "none".
         patches: Whether dark patches surround the eyes.
-        whiskers: Whether there are whiskers.
     """
 
     fur: tuple[tuple[float, float, float], ...]
@@ -91,13 +90,13 @@ def draw_folder(
     """Draw images into class folders.
 
     Args:
-        path: The folder to make; it must be missing or empty.
+        path: The folder to write; it must be missing or empty.
         count: Number of images; the species take turns.
-        seed: The same seed draws the same images.
+        seed: Determines the images.
         progress: Called with the number of images drawn, and `count`.
 
     Returns:
-        The paths written.
+        The paths of the images.
 
     Raises:
         UserError: If `count` is not positive or the folder is not empty.
@@ -110,7 +109,7 @@ def draw_folder(
     parent = os.path.dirname(os.path.abspath(path))
     os.makedirs(parent, exist_ok=True)
     names = []
-    # Renamed at the end, so that the folder is complete or missing.
+    # The folder is renamed at the end, so it is complete or missing.
     with tempfile.TemporaryDirectory(prefix=".draw-", dir=parent) as temporary:
         folder = os.path.join(temporary, "images")
         for i in range(count):
@@ -126,15 +125,7 @@ def draw_folder(
 
 
 def draw(species: str, seed: str) -> Image.Image:
-    """Draw one face.
-
-    Args:
-        species: A key of `SPECIES`.
-        seed: Chooses color, pose and background.
-
-    Returns:
-        An RGB image of `IMAGE_SIZE` pixels a side.
-    """
+    """Draw one face of `SPECIES`, an RGB image of `IMAGE_SIZE` a side."""
     rng = random.Random(f"{species}-{seed}")
     side = IMAGE_SIZE * _OVERSAMPLING
     image = Image.new("RGB", (side, side))
@@ -179,26 +170,20 @@ class _Pen:
         color: Color,
         turn: float = 0.0,
     ) -> None:
+        cos, sin = math.cos(turn), math.sin(turn)
         points = []
         for i in range(48):
-            angle = i * math.tau / 48
-            dx = half_width * math.cos(angle)
-            dy = half_height * math.sin(angle)
-            points.append(
-                (
-                    x + dx * math.cos(turn) - dy * math.sin(turn),
-                    y + dx * math.sin(turn) + dy * math.cos(turn),
-                )
-            )
+            dx = half_width * math.cos(i * math.tau / 48)
+            dy = half_height * math.sin(i * math.tau / 48)
+            points.append((x + dx * cos - dy * sin, y + dx * sin + dy * cos))
         self.polygon(points, color)
 
     def line(
         self, points: list[tuple[float, float]], width: float, color: Color
     ) -> None:
         placed = [self._place(p) for p in points]
-        self._canvas.line(
-            placed, color, round(width * self._scale), joint="curve"
-        )
+        thickness = round(width * self._scale)
+        self._canvas.line(placed, color, thickness, joint="curve")
 
     def _place(self, point: tuple[float, float]) -> tuple[float, float]:
         x, y = point
@@ -227,7 +212,6 @@ class _Face:
         self._mood = rng.uniform(0.4, 1.0)
 
     def draw(self) -> None:
-        """Draw ears, head, front."""
         for side in (-1, 1):
             self._draw_ear(side)
         half_width, half_height = self._look.head
@@ -349,10 +333,8 @@ def _draw_background(
     if kind == "gradient":
         for y in range(side):
             share = y / side
-            mixed = tuple(
-                round(a + (b - a) * share)
-                for a, b in zip(soft, other, strict=True)
-            )
+            pairs = zip(soft, other, strict=True)
+            mixed = tuple(round(a + (b - a) * share) for a, b in pairs)
             canvas.line((0, y, side, y), mixed)
     elif kind == "hills":
         canvas.rectangle((0, 0, side, side), _color(200, 0.3, 0.97))

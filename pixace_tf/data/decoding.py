@@ -40,9 +40,9 @@ _UNREADABLE = (
 class Decoder:
     """Checks, decodes and scales down image files in parallel.
 
-    The caller's thread reads the files' headers with Pillow; a pool of threads
-    decodes them with TensorFlow. Files that TensorFlow cannot decode go through
-    Pillow, which either reads them or says what is wrong with them.
+    The caller's thread reads the headers with Pillow; a pool of threads decodes
+    the files with TensorFlow. Pillow takes the files that TensorFlow cannot
+    decode, or says what is wrong with them.
 
     Args:
         tokenizer: Decodes and resizes.
@@ -55,26 +55,13 @@ class Decoder:
     ) -> None:
         self._max_pixels = max_pixels
         self._decode_bytes = _decoding(tokenizer, are_paths=False)
-        self._decode_files = (
-            _decoding(tokenizer, are_paths=True)
-            if are_paths
-            else self._decode_bytes
-        )
+        self._decode_files = _decoding(tokenizer, are_paths=are_paths)
 
     def decode(self, files: Iterable[File]) -> Iterator[Result]:
-        """Yield the small image of each file, in order.
+        """Yield a uint8 `(height, width, 3)` per file, or why there is none.
 
         A bounded number of files is read ahead, and their bytes are dropped as
-        soon as they are decoded.
-
-        Args:
-            files: Paths or bytes.
-
-        Yields:
-            uint8 `(height, width, 3)`, or the reason why there is no image.
-
-        Raises:
-            Exception: Whatever `files` raises.
+        soon as they are decoded. Errors of `files` are raised.
         """
         under_way: collections.deque[tuple[int, Future[list[Result]]]]
         under_way = collections.deque()
@@ -94,7 +81,7 @@ class Decoder:
     def _blocks(
         self, files: Iterable[File]
     ) -> Iterator[tuple[int, list[Checked]]]:
-        """Check headers; yield some files at a time, and their bytes."""
+        """Check headers; yield blocks of files, each after its size."""
         block: list[Checked] = []
         size = 0
         for file in files:
@@ -117,16 +104,12 @@ class Decoder:
             return str(error)
 
     def _decode_block(self, block: list[Checked]) -> list[Result]:
-        headers = [h for _, h in block if isinstance(h, Header)]
-        most_pixels = max((h.num_pixels for h in headers), default=0)
-        plain = [
-            os.fsencode(file)
-            for file, header in block
-            if isinstance(header, Header) and header.is_plain
-        ]
+        good = [(f, h) for f, h in block if isinstance(h, Header)]
+        plain = [os.fsencode(file) for file, header in good if header.is_plain]
+        most_pixels = max((h.num_pixels for _, h in good), default=0)
+        results: list[Result] = []
         with image_files.DECODING.hold(most_pixels):
             images = iter(self._decode_plain(plain))
-            results: list[Result] = []
             for file, header in block:
                 if isinstance(header, str):
                     results.append(header)
@@ -138,7 +121,7 @@ class Decoder:
         return results
 
     def _decode_plain(self, files: list[bytes]) -> list[np.ndarray | None]:
-        """Decode with TensorFlow; None where only Pillow may tell more."""
+        """Decode with TensorFlow; None for files to try with Pillow."""
         try:
             return list(self._decode_files(files).numpy()) if files else []
         except _UNREADABLE:
@@ -147,7 +130,7 @@ class Decoder:
         return [image for f in files for image in self._decode_plain([f])]
 
     def _normalize(self, file: File) -> Result:
-        """Decode with Pillow, or return what is wrong."""
+        """Decode with Pillow, or return the reason why that fails."""
         try:
             png = image_files.normalize(_readable(file), self._max_pixels)
         except UnloadableError as error:
@@ -159,27 +142,22 @@ class Decoder:
 @functools.lru_cache(maxsize=8)
 def _decoding(tokenizer: PixelTokenizer, are_paths: bool) -> Any:
     """Return a graph function from files to uint8 `(N, height, width, 3)`."""
+    spec = tf.TensorSpec((*tokenizer.image_size, 3), tf.uint8)
 
     def decode(file: Tensor) -> Tensor:
         return tokenizer.decode(tf.io.read_file(file) if are_paths else file)
 
-    @tf.function(
-        input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False
-    )
     def decode_all(files: Tensor) -> Tensor:
-        files = tf.convert_to_tensor(files)  # A list where graphs are off.
+        files = tf.convert_to_tensor(files)  # A list if functions run eagerly.
         with tf.device("CPU"):
+            # The other cores decode other blocks.
             return tf.map_fn(
-                decode,
-                files,
-                fn_output_signature=tf.TensorSpec(
-                    (*tokenizer.image_size, 3), tf.uint8
-                ),
-                # The other cores decode other blocks.
-                parallel_iterations=1,
+                decode, files, parallel_iterations=1, fn_output_signature=spec
             )
 
-    return decode_all
+    return tf.function(
+        decode_all, [tf.TensorSpec((None,), tf.string)], autograph=False
+    )
 
 
 def _readable(file: File) -> str | io.BytesIO:

@@ -1,9 +1,9 @@
-"""The parts of a data set, told by the names of its folders or splits."""
+"""The parts of a data set, from the names of its folders or splits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-# The part of images that lie beside the folders of the parts.
+# Images beside the folders of the parts.
 OUTSIDE = "outside"
 _PARTS = {
     TRAIN: ("train", "training"),
@@ -20,24 +20,20 @@ _ROLES = {
 
 
 def part_of(name: str) -> str:
-    """Return "train", "validation" or "test", or "" if a name is no part.
+    """Return "train", "validation", "test", or "" for other names.
 
-    Letter case does not matter, and the usual synonyms count.
+    Letter case is ignored, and the usual synonyms count.
     """
     return _PART_OF.get(name.casefold(), "")
 
 
 def parts_of(names: Iterable[str]) -> dict[str, str]:
-    """Return the part of each folder or split that names one.
+    """Return the part of each of the folders or splits side by side.
 
-    Args:
-        names: All folders or splits side by side.
-
-    Returns:
-        "train", "validation" or "test" by name. Without a validation folder,
-        test images validate. Folders that all mean training give "", since
-        their images have yet to be split. Empty if the names are classes: a
-        single kind of part beside other names.
+    Without a validation folder, test images validate. If all folders mean
+    training, their part is "", since their images have yet to be split. The
+    result is empty if the names are classes: a single kind of part beside other
+    names.
     """
     names = set(names)
     parts = {name: part_of(name) for name in sorted(names) if part_of(name)}

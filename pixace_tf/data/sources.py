@@ -37,7 +37,7 @@ class SmallImages:
 
     Attributes:
         images: uint8 `(N, height, width, 3)`.
-        parts: "train", "validation", or "" where the source does not say.
+        parts: "train", "validation", or "" if the source has no parts.
         labels: Class names as `labels.label_name` spells them, "" for none.
         skipped: Files and folders that are skipped.
     """
@@ -53,11 +53,9 @@ class SmallImages:
         results: Iterable[Result],
         place: Callable[[int], tuple[str, str, str]],
     ) -> "SmallImages":
-        """Collect what a `Decoder` yields.
+        """Collect the results of a `Decoder`.
 
-        Args:
-            results: Decoded images, or why they do not load, in order.
-            place: Returns the path, the part and the label of the i-th result.
+        `place` returns the path, the part and the label of the i-th result.
         """
         images, parts, labels, skipped = [], [], [], []
         for i, result in enumerate(results):
@@ -73,12 +71,10 @@ class SmallImages:
     def in_train(self) -> np.ndarray:
         """Return bool `(N,)`: which images train; the others validate.
 
-        Without parts in the source, a stable 5% validates: the images whose
-        pixels have a BLAKE2b digest in the lowest 5% of its range, so adding
-        images moves none to the other side. Equal small images always lie on
-        one side, whatever files they come from. Since the small image decides,
-        the split depends on the `image_size` and the `resize` of the
-        tokenizer.
+        Without parts in the source, the 5% of images validate whose pixels
+        have the lowest BLAKE2b digests, so adding images moves none to the
+        other side, and equal small images lie on one side. The split depends
+        on the tokenizer's `image_size`, `resize` and `trim`.
         """
         return _split([digest_of(image) for image in self.images], self.parts)
 
@@ -89,7 +85,7 @@ def digest_of(image: np.ndarray) -> bytes:
 
 
 def is_held_out(digest: bytes) -> bool:
-    """Tell whether an image of a source without parts validates."""
+    """Return whether an image of a source without parts validates."""
     return int.from_bytes(digest[:4]) < VALIDATION_SHARE * 2**32
 
 
@@ -97,10 +93,10 @@ class Source(abc.ABC):
     """Images in a fixed order, in chunks that can be read one by one.
 
     Attributes:
-        num_chunks: How many chunks there are.
-        parts: The part of each folder, tar file or split whose name tells one;
+        num_chunks: Number of chunks.
+        parts: The part of each folder, tar file or split whose name says one;
             see `parts.parts_of`.
-        skipped: Files and folders that are skipped before anything is read.
+        skipped: Files and folders that are skipped without being read.
     """
 
     num_chunks: int
@@ -169,34 +165,18 @@ def open_source(
 def read_all(
     opened: Source, name: str, progress: ProgressCallback | None = None
 ) -> SmallImages:
-    """Read all chunks of a source.
-
-    Args:
-        opened: The source.
-        name: Its name, for errors.
-        progress: Called with the images read and their number.
-
-    Raises:
-        UserError: If there is no usable image.
-    """
-    small = join(
-        [opened.read(chunk, progress) for chunk in range(opened.num_chunks)]
-    )
-    skipped = [*opened.skipped, *small.skipped]
-    small.skipped = sorted(skipped, key=lambda s: s.path)
-    if not len(small.images):
-        raise UserError(nothing_usable(name, small.skipped))
-    return small
-
-
-def join(chunks: Sequence[SmallImages]) -> SmallImages:
-    """Concatenate at least one chunk."""
+    """Read all chunks of a source; `name` is for errors. See `load_images`."""
+    chunks = [opened.read(i, progress) for i in range(opened.num_chunks)]
+    skipped = [s for chunk in (opened, *chunks) for s in chunk.skipped]
+    skipped.sort(key=lambda s: s.path)
     filled = [chunk.images for chunk in chunks if len(chunk.images)]
+    if not filled:
+        raise UserError(nothing_usable(name, skipped))
     return SmallImages(
-        np.concatenate(filled) if filled else np.zeros((0,), np.uint8),
+        np.concatenate(filled),
         [part for chunk in chunks for part in chunk.parts],
         [label for chunk in chunks for label in chunk.labels],
-        [skipped for chunk in chunks for skipped in chunk.skipped],
+        skipped,
     )
 
 
@@ -256,11 +236,11 @@ class TfdsSource(Source):
     Args:
         source: `tfds:NAME[/CONFIG][:SPLIT]`.
         tokenizer: Resizes.
-        download: Whether it may be downloaded.
-        chunk_size: Images in a chunk; by default a split is one.
+        download: Whether the data set may be downloaded.
+        chunk_size: Images in a chunk; by default all of a split.
 
     Raises:
-        UserError: If there is no such data set, or none on this machine.
+        UserError: If the data set does not exist or is not on this machine.
     """
 
     def __init__(
@@ -328,7 +308,7 @@ class TfdsSource(Source):
     def _pieces(
         self, name: str, chunk_size: int | None
     ) -> Iterator[tf.data.Dataset]:
-        """Yield a split in chunks, if its name is one that can be cut."""
+        """Yield a split in chunks; only plain splits can be cut."""
         whole = _tfds_split(self._source, self._builder, name)
         count = int(whole.cardinality())
         is_plain = name in self._builder.info.splits
@@ -336,16 +316,14 @@ class TfdsSource(Source):
             yield whole
             return
         for start in range(0, count, chunk_size):
-            stop = min(start + chunk_size, count)
-            yield _tfds_split(
-                self._source, self._builder, f"{name}[{start}:{stop}]"
-            )
+            piece = f"{name}[{start}:{min(start + chunk_size, count)}]"
+            yield _tfds_split(self._source, self._builder, piece)
 
 
 def counted(
     results: Iterable[Result], total: int, progress: ProgressCallback | None
 ) -> Iterator[Result]:
-    """Yield results; tell how many there were."""
+    """Yield results and report how many there were."""
     for done, result in enumerate(results, 1):
         yield result
         if progress is not None:
@@ -384,7 +362,7 @@ def _tfds_builder(source: str, download: bool) -> tuple[Any, str]:
         builder = tfds.builder(name)
         if download:
             builder.download_and_prepare()
-        # Raises where the data are not on this machine.
+        # Raises if the data are not on this machine.
         builder.as_dataset(split=split or None)
     except tfds.core.DatasetNotFoundError:
         raise UserError(f"There is no TensorFlow data set {name!r}.") from None
@@ -424,18 +402,16 @@ def _split(digests: list[bytes], parts: list[str]) -> np.ndarray:
         train = {d for d, p in zip(digests, parts, strict=True) if p == TRAIN}
         # A validation image that also trains would flatter the model.
         return np.array([digest in train for digest in digests])
-    different = sorted(set(digests))
-    share = [digest for digest in different if is_held_out(digest)]
-    if len(different) > 1 and not share:
-        share = different[:1]
-    if len(share) == len(different):
-        share = share[:-1]
-    held_out = set(share)
+    distinct = sorted(set(digests))
+    # The digests of the held out images are the lowest. Each side gets one, if
+    # two images differ.
+    count = max(1, sum(map(is_held_out, distinct)))
+    held_out = set(distinct[: min(count, len(distinct) - 1)])
     return np.array([digest not in held_out for digest in digests])
 
 
 def nothing_usable(source: str, skipped: Sequence[Skipped]) -> str:
-    """Return the error of a source without usable images."""
+    """Return the error message for a source without usable images."""
     if not skipped:
         return f"There are no pictures in {source!r}."
     first = skipped[0]
@@ -446,7 +422,7 @@ def nothing_usable(source: str, skipped: Sequence[Skipped]) -> str:
 
 
 def nothing_to_train(source: str, parts: Mapping[str, str]) -> str:
-    """Return the error of a source whose images all validate."""
+    """Return the error message for a source whose images all validate."""
     roles = describe(parts) or "all of them validate"
     way_out = "Add a folder train/"
     if source.startswith(TFDS_PREFIX):

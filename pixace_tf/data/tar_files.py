@@ -1,9 +1,9 @@
 """Images in tar files, as WebDataset lays them out.
 
-The members of one sample are adjacent and share their name up to the first dot
-that no number follows: `0001.jpg` and `0001.cls`, which holds the class.
-Without such a file, the folder in the name is the class. Nothing is unpacked to
-disk.
+The members of a sample are adjacent and share their name up to the first dot
+that no number follows, such as `0001.jpg` and `0001.cls`, which holds the
+class. Without the latter, the folder in the name is the class. Nothing is
+unpacked to disk.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ from pixace_tf.data.sources import SmallImages, Source, counted
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError, first_line
 
-# A source with such an ending is tar files; it may have wildcards and braces.
+# The ending of a source of tar files, which may have wildcards and braces.
 ENDING = re.compile(r"\.(tar(\.gz|\.bz2|\.xz)?|tgz|tbz2?|txz)$", re.IGNORECASE)
-# Endings of images, in the names of members.
+# Endings of images.
 _IMAGES = {
     *("jpg", "jpeg", "jfif", "png", "apng", "webp", "gif", "bmp", "tif"),
     *("tiff", "ppm", "pgm", "pbm", "pnm", "avif", "ico", "tga"),
@@ -35,8 +35,8 @@ _IMAGES = {
 _CLASS = "cls"
 # The name of a sample, and the rest.
 _NAME = re.compile(r"([^.]*(?:\.\d+(?=\.))*)\.?(.*)", re.DOTALL)
-# A sample is read as a whole, but no more than this, lest a tar file whose
-# names all begin alike fills the memory.
+# Limits of a sample, lest a tar file whose names all begin alike fill the
+# memory.
 _MAX_MEMBERS, _MAX_BYTES = 64, 64 * 2**20
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 _BROKEN = (
@@ -52,8 +52,8 @@ _BROKEN = (
 class TarSource(Source):
     """Tar files, each a chunk, sorted by their paths.
 
-    Where some names contain the word `train` and others `val` or `test`, these
-    are the parts, as with folders; see `parts.parts_of`.
+    Words such as `train` and `val` in the names of the files tell their parts,
+    as with folders; see `parts.parts_of`.
 
     Args:
         pattern: A path, or a pattern with wildcards or, as in WebDataset,
@@ -89,11 +89,7 @@ class TarSource(Source):
     def read(
         self, chunk: int, progress: ProgressCallback | None = None
     ) -> SmallImages:
-        """See `Source`; the images of the file are counted, their number is 0.
-
-        Raises:
-            UserError: If the tar file is broken.
-        """
+        """See `Source`; the number of images, unknown, is reported as 0."""
         path = self._paths[chunk]
         parts = parts_of(_top_folders(path))
         places: list[tuple[str, str, str]] = []
@@ -117,10 +113,8 @@ class TarSource(Source):
         small = SmallImages.of(
             counted(results, 0, progress), places.__getitem__
         )
-        small.skipped += [
-            Skipped(f"{path}/{name}", reason)
-            for name, reason in left_out.items()
-        ]
+        for name, reason in left_out.items():
+            small.skipped.append(Skipped(f"{path}/{name}", reason))
         return small
 
     def state(self) -> Iterator[str]:
@@ -131,7 +125,7 @@ class TarSource(Source):
 
 
 def _paths(pattern: str) -> list[str]:
-    """Return the files that a pattern stands for, sorted."""
+    """Return the files that match a pattern, sorted."""
     paths: set[str] = set()
     try:
         if tf.io.gfile.exists(pattern):  # Its brackets are part of its name.
@@ -158,10 +152,9 @@ def _expand(pattern: str) -> Iterator[str]:
         choices = [f"{number:0{len(first)}}" for number in numbers]
     else:
         choices = words.split(",")
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
     for choice in choices:
-        yield from _expand(
-            pattern[: braces.start()] + choice + pattern[braces.end() :]
-        )
+        yield from _expand(before + choice + after)
 
 
 def _top_folders(path: str) -> set[str]:
@@ -200,7 +193,7 @@ def _open(path: str, mode: Literal["r:*", "r|*"]) -> Iterator[tarfile.TarFile]:
 def _bounded(
     members: Iterable[tuple[str, bytes]],
 ) -> Iterator[list[tuple[str, bytes]]]:
-    """Yield the members of a sample, in several lists if they are many."""
+    """Yield the members of a sample in lists of bounded size."""
     some: list[tuple[str, bytes]] = []
     size = 0
     for member in members:
@@ -214,7 +207,7 @@ def _bounded(
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
-    """Yield the key, the ending and the content of each file that counts."""
+    """Yield the key, the ending and the content of each image or class."""
     for member in tar:
         folder, slash, name = _name(member).rpartition("/")
         parts = _NAME.fullmatch(name)
@@ -224,7 +217,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
             continue
         content = tar.extractfile(member)
         assert content is not None
-        # One byte more shows that it is too large.
+        # One more byte shows that the file is too large.
         yield folder + slash + stem, ending, content.read(MAX_FILE_BYTES + 1)
 
 
@@ -236,12 +229,11 @@ def _name(member: tarfile.TarInfo) -> str:
 def _images_of(
     key: str, members: list[tuple[str, bytes]]
 ) -> Iterator[tuple[str, bytes, str | None]]:
-    label = None
-    for ending, content in members:
-        if ending == _CLASS:
-            label = content.decode("utf-8", "replace").strip()
+    """Yield the name, the content and the `.cls` of the images of a sample."""
+    texts = [content for ending, content in members if ending == _CLASS]
+    label = texts[-1].decode("utf-8", "replace").strip() if texts else None
     images = [m for m in members if _kind(m[0]) in _IMAGES]
-    # Next to `0001.jpg`, `0001.mask.png` is no image to learn from.
+    # A `0001.mask.png` beside `0001.jpg` is not an image to learn from.
     plain = [m for m in images if m[0] in _IMAGES]
     for ending, content in plain or images:
         yield f"{key}.{ending}", content, label
