@@ -316,8 +316,8 @@ def load(
     """
     with _open(source, max_pixels) as image:
         # How the samples of a PNG lie in its file, such as `L;2`.
-        has_tile = image.format == "PNG" and image.tile
-        raw_mode = image.tile[0][3] if has_tile else ""
+        tiles = image.tile if isinstance(image, PngImageFile) else []
+        raw_mode = tiles[0][3] if tiles else ""
         _load(image)
         _check_depth(image)
         orientation = _exif_tag(image, ExifTags.Base.Orientation)
@@ -510,9 +510,11 @@ def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
 
 def _unknown(source: StrPath | io.BytesIO) -> str:
     """Return why a file in an unknown format is skipped."""
-    is_bytes = isinstance(source, io.BytesIO)
-    content = source.getvalue() if is_bytes else _read_file(source, 4)
-    if content[:4] == b"\0\0\1\0":
+    if isinstance(source, io.BytesIO):
+        start = source.getvalue()[:4]
+    else:
+        start = _read_file(source, 4)
+    if start == b"\0\0\1\0":
         # Pillow decodes icons of any size while it opens them.
         return "an icon (ICO); save its picture as a PNG file"
     return "not a picture in a known format"

@@ -167,8 +167,8 @@ def read_all(
 ) -> SmallImages:
     """Read all chunks of a source; `name` is for errors. See `load_images`."""
     chunks = [opened.read(i, progress) for i in range(opened.num_chunks)]
-    skipped = [s for chunk in (opened, *chunks) for s in chunk.skipped]
-    skipped.sort(key=lambda s: s.path)
+    skipped = [s for chunk in chunks for s in chunk.skipped]
+    skipped = sorted([*opened.skipped, *skipped], key=lambda s: s.path)
     filled = [chunk.images for chunk in chunks if len(chunk.images)]
     if not filled:
         raise UserError(nothing_usable(name, skipped))
