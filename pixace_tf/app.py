@@ -34,33 +34,35 @@ from pixace_tf.painting.request import ImageLike, Request, generation
 
 MAX_FILE_SIZE = "32mb"
 MAX_WAITING = 64
-# Uploads and images of the page are removed from the disk after this.
+# Uploads and images of the page are deleted after this time.
 CACHE_S = 3600
 FRAME_S = 0.05
 MAX_SEED = 2**31 - 1
 # Side of the images on the page, in pixels.
 SIDE = 192
 TOP, BRUSH = "Keep the top", "Brush over what is new"
-# The choice of no label.
+# Chosen for no label.
 ANYTHING = "Anything"
 _STROKE = "rgb(255, 64, 129)"
 _CSS = "footer {display: none !important}"
-# Within `gr.render`, components take no input by default.
+# Within `gr.render`, components are not interactive by default.
 _INPUT: dict[str, Any] = {"interactive": True}
-# Work that takes memory and time is done one at a time.
+# Events that take much memory and time share one queue.
 _ONE_AT_A_TIME: dict[str, Any] = {
     "concurrency_id": "one",
     "concurrency_limit": 1,
 }
+# An image or a grid to show, and the sheet when it is finished.
+_Shown = Iterator[tuple[Image.Image, Image.Image | None]]
 
 
 class Studio:
-    """The actions of the page with one model, without its looks.
+    """The actions of the page with one model, without the components.
 
     Args:
         painter: Paints with a run or on a server.
         title: Name of the model.
-        finished: A sheet of finished pictures to begin with, if there is one.
+        finished: A sheet of completed images to show at first.
     """
 
     def __init__(
@@ -76,8 +78,8 @@ class Studio:
         self.finished = finished
 
     def choose(self, image: ImageLike) -> tuple[ImageLike, np.ndarray]:
-        """Return an image (a path or an array), and as the model sees it."""
-        # An address would be fetched from here, by whoever sends it.
+        """Return an image (a path or an array) and how the model sees it."""
+        # A visitor must not make this machine fetch an address.
         if isinstance(image, str) and not os.path.isfile(image):
             raise UserError("Choose a file.")
         if isinstance(image, str):
@@ -89,12 +91,11 @@ class Studio:
         return image, self._painter.shrink(image)
 
     def preview(self, small: np.ndarray | None, keep: float) -> Any:
-        """Return the image with a cover over what will be sampled."""
+        """Return the image with a cover over the pixels to paint."""
         if small is None:
             return None
-        length = small.shape[0] * small.shape[1]
-        covered = sheets.hide_after(small, Request(keep=keep).prefix_in(length))
-        return sheets.enlarge(covered, _scale(small))
+        is_hidden = Request(keep=keep).hidden_in(*small.shape[:2])
+        return sheets.enlarge(sheets.hide(small, is_hidden), _scale(small))
 
     def complete(
         self,
@@ -108,20 +109,20 @@ class Studio:
         drawing: dict[str, Any] | None = None,
         label: str = ANYTHING,
         guidance: float = 1.0,
-    ) -> Iterator[tuple[Image.Image, Image.Image | None]]:
+    ) -> _Shown:
         """Yield completions while they grow, at last with the sheet.
 
         Args:
             image: A path or an array.
-            keep: Share to keep from the top, unless it is brushed.
-            samples: Completions.
+            keep: Share to keep from the top if `kind` is `TOP`.
+            samples: Number of completions.
             temperature: See `SamplingConfig`.
             seed: See `Request`.
             small: The image as the model sees it; strokes are scaled to it.
             kind: `TOP` or `BRUSH`.
-            drawing: What `gr.ImageEditor` gives; its layers hold the strokes.
-            label: What the image shows.
-            guidance: See `Request`; without a label it does nothing.
+            drawing: The value of `gr.ImageEditor`, with strokes as layers.
+            label: A label of the model, or `ANYTHING`.
+            guidance: See `Request`; ignored without a label.
         """
         if image is None:
             raise UserError("Choose a picture first.")
@@ -135,9 +136,7 @@ class Studio:
             keep=keep,
             mask=mask,
             samples=int(samples),
-            temperatures=(temperature,),
-            seed=int(seed or 0),
-            **_label_options(label, guidance),
+            **_options(temperature, seed, label, guidance),
         )
         for images, done in _growing(self._painter.complete, request):
             if done is None:
@@ -153,14 +152,10 @@ class Studio:
         seed: float,
         label: str = ANYTHING,
         guidance: float = 1.0,
-    ) -> Iterator[tuple[Image.Image, Image.Image | None]]:
-        """Yield new images while they grow; the last is the sheet too."""
-        request = generation(
-            int(count),
-            temperatures=(temperature,),
-            seed=int(seed or 0),
-            **_label_options(label, guidance),
-        )
+    ) -> _Shown:
+        """Yield new images while they grow, at last as the sheet too."""
+        options = _options(temperature, seed, label, guidance)
+        request = generation(int(count), **options)
         for images, done in _growing(self._painter.generate, request):
             sheet = sheets.grid((images if done is None else done)[0])
             yield sheet, None if done is None else sheet
@@ -173,7 +168,7 @@ class Studio:
         third: int,
         color_space: str,
     ) -> Any:
-        """Return the image beside itself in a palette."""
+        """Return the image beside the image in a palette."""
         if image is None:
             return None
         from pixace_tf.data.tokenizer import PixelTokenizer
@@ -188,11 +183,11 @@ class Studio:
 def build(
     names: Sequence[str], open_model: Callable[[str], Studio]
 ) -> gr.Blocks:
-    """Lay the page out. A model is opened when somebody looks at it.
+    """Lay out the page. A model is opened when a visitor chooses it.
 
     Args:
         names: The models to choose from, at least one.
-        open_model: Returns what the page does with a model.
+        open_model: Returns the actions with a model.
     """
     with gr.Blocks(
         title=f"pixace-tf: {names[0]}" if len(names) == 1 else "pixace-tf",
@@ -217,17 +212,17 @@ def build(
 
 
 def _studio(studio: Studio) -> None:
-    """Lay out the actions of a model."""
+    """Lay out the components for a model."""
     gr.Markdown(
-        f"# {studio.title}\nGive a picture, keep a part of it, see what "
-        "follows."
+        f"# {studio.title}\nChoose a picture, keep a part of it, and see how "
+        "it goes on."
     )
     image = gr.State()
     small = gr.State()
     with gr.Row():
         with gr.Column(scale=1, min_width=340):
             cover, chosen = _choose_image(studio, image, small)
-        # Without a name, none would be open after another model was chosen.
+        # Without `selected`, no tab would be open after a change of model.
         with gr.Column(scale=3), gr.Tabs(selected="finish"):
             with gr.Tab("Finish the picture", id="finish"):
                 _completions(studio, image, small, cover)
@@ -243,8 +238,8 @@ def _choose_image(
     """Add components to choose an image and the part of it to keep.
 
     Returns:
-        The components that say how to hide a part: kind, share to keep,
-        drawing; and the events after which an image is chosen.
+        The components for kind, share to keep, and drawing; and the events
+        after which an image is chosen.
     """
     upload = gr.UploadButton(
         "Upload a picture", file_types=["image"], variant="primary", **_INPUT
@@ -266,15 +261,15 @@ def _choose_image(
         )
     with gr.Column(visible=False) as by_brush:
         drawing = _drawing()
-    pick = _gallery(studio)
+    gallery = _gallery(studio)
 
-    def picked(event: gr.SelectData) -> Any:
+    def pick(event: gr.SelectData) -> Any:
         return studio.choose(studio.examples[event.index])
 
     both = [image, small]
     chosen = [
         upload.upload(_clear(studio.choose), upload, both, **_ONE_AT_A_TIME),
-        pick.select(_clear(picked), None, both, **_ONE_AT_A_TIME),
+        gallery.select(_clear(pick), None, both, **_ONE_AT_A_TIME),
     ]
     keep.input(
         studio.preview,
@@ -284,7 +279,11 @@ def _choose_image(
         trigger_mode="always_last",
     )
     shown = [e.success(studio.preview, [small, keep], kept) for e in chosen]
-    switched = kind.change(_shown_kind, kind, [by_share, by_brush])
+    switched = kind.change(
+        lambda kind: [gr.Column(visible=kind == k) for k in (TOP, BRUSH)],
+        kind,
+        [by_share, by_brush],
+    )
     for event in (*chosen, switched):
         event.success(_canvas, [kind, small], drawing)
     return [kind, keep, drawing], shown
@@ -323,13 +322,8 @@ def _gallery(studio: Studio) -> gr.Gallery:
     )
 
 
-def _shown_kind(kind: str) -> tuple[Any, Any]:
-    """Show the components for a kind of cover."""
-    return gr.Column(visible=kind == TOP), gr.Column(visible=kind == BRUSH)
-
-
 def _canvas(kind: str, small: np.ndarray | None) -> Any:
-    """Return an image to draw on, enlarged, without strokes."""
+    """Return an enlarged image to draw on."""
     if small is None or kind != BRUSH:
         return None
     return np.asarray(sheets.enlarge(small, _scale(small)))
@@ -404,18 +398,18 @@ def _palettes(studio: Studio, image: gr.State, chosen: list[Any]) -> None:
 
 
 def launch(page: gr.Blocks, host: str, port: int) -> str:
-    """Serve the page, in threads of its own.
+    """Serve the page in the background.
 
     Args:
-        page: As `build` returns it.
-        host: Address to listen at; 127.0.0.1 is this machine alone.
-        port: 0 takes a free one.
+        page: The page from `build`.
+        host: Address to listen on; 127.0.0.1 lets in this machine only.
+        port: 0 chooses a free port.
 
     Returns:
         The address of the page.
 
     Raises:
-        OSError: If the port is taken.
+        OSError: If the port is in use.
     """
     font = ["system-ui", "sans-serif"]
     _, address, _ = page.launch(
@@ -432,7 +426,7 @@ def launch(page: gr.Blocks, host: str, port: int) -> str:
 
 
 def _clear(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn errors that a visitor can mend into messages on the page."""
+    """Turn errors that a visitor can fix into messages on the page."""
 
     @functools.wraps(handler)
     def call(*arguments: Any) -> Any:
@@ -443,13 +437,13 @@ def _clear(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _stream(
-    handler: Callable[..., Iterator[tuple[Image.Image, Image.Image | None]]],
+    handler: Callable[..., _Shown],
 ) -> Callable[..., Iterator[tuple[Image.Image, Any]]]:
-    """Turn sheets into downloads, and errors into messages, as `_clear`."""
+    """Turn sheets into downloads, and errors into messages as `_clear` does."""
 
     @functools.wraps(handler)
     def call(*arguments: Any) -> Iterator[tuple[Image.Image, Any]]:
-        # The page has copied a sheet when it asks for what comes after it.
+        # The page copies a file before it asks for the next value.
         with _messages(), tempfile.TemporaryDirectory() as folder:
             for shown, sheet in handler(*arguments):
                 if sheet is None:
@@ -476,12 +470,9 @@ def _messages() -> Iterator[None]:
 
 
 def without_folders(text: str) -> str:
-    """Return a text with the names of files instead of their paths.
+    """Replace the paths in a text by file names; web addresses stay.
 
-    Visitors of the page must not learn about the folders of the host.
-
-    Args:
-        text: Any text; addresses of the web stay as they are.
+    Visitors of the page must not see the folders of the host.
     """
     quoted = re.sub(r"(['\"])/(?:[^'\"\n]*/)?([^'\"/\n]*)\1", r"\1\2\1", text)
     return re.sub(r"(?<![\w/:.<])(?:/[^\s/'\"]+)*/(?=[^\s/])", "", quoted)
@@ -490,24 +481,23 @@ def without_folders(text: str) -> str:
 def _growing(
     function: Callable[..., Any], request: Request
 ) -> Iterator[tuple[Any, Any]]:
-    """Run something that can be watched.
+    """Run a painter's method in a thread.
 
     Yields:
-        What it shows and None, at most once in `FRAME_S`; at the end None and
-        what it returns.
+        The growing images and None, at most once in `FRAME_S`; at the end None
+        and the result.
     """
     frames: queue.Queue[tuple[str, Any]] = queue.Queue()
-    is_left = threading.Event()
+    is_closed = threading.Event()
 
     def show(images: np.ndarray) -> None:
-        if is_left.is_set():
-            raise RuntimeError("Nobody watches any more.")
+        if is_closed.is_set():
+            raise RuntimeError("The visitor has left.")
         frames.put(("frame", images))
 
     def work() -> None:
         try:
-            done = function(request, watch=show)
-            frames.put(("done", done))
+            frames.put(("done", function(request, watch=show)))
         except Exception as error:
             frames.put(("error", error))
 
@@ -524,7 +514,7 @@ def _growing(
                 return
             time.sleep(FRAME_S)
     finally:
-        is_left.set()
+        is_closed.set()
 
 
 def _row(images: np.ndarray) -> Image.Image:
@@ -537,7 +527,7 @@ def _scale(pixels: np.ndarray) -> int:
 
 
 def _download(path: str | None = None) -> gr.DownloadButton:
-    """Return a button, which is off while there is no sheet."""
+    """Return a button, which is disabled without a sheet."""
     return gr.DownloadButton(
         "Download the sheet", path, interactive=path is not None
     )
@@ -561,41 +551,39 @@ def _temperature() -> gr.Slider:
         0.9,
         step=0.05,
         label="Temperature",
-        info="Higher is wilder.",
+        info="Higher values are wilder.",
         **_INPUT,
     )
 
 
 def _label(studio: Studio) -> list[Any]:
-    """Return the components for a label; none if the model knows none."""
+    """Add components for a label, if the model knows any."""
     if not studio.labels:
         return []
     names = [(printable(name), name) for name in studio.labels]
     with gr.Row():
         return [
-            gr.Dropdown(
-                [(ANYTHING, ANYTHING), *names],
-                value=ANYTHING,
-                label="What",
-                **_INPUT,
-            ),
+            gr.Dropdown([ANYTHING, *names], label="What", **_INPUT),
             gr.Slider(
                 1,
                 5,
                 2,
                 step=0.5,
                 label="Guidance",
-                info="Higher is more typical of it.",
+                info="Higher values are more typical.",
                 **_INPUT,
             ),
         ]
 
 
-def _label_options(label: str, guidance: float) -> dict[str, Any]:
-    """Return the fields of a `Request` for a choice on the page."""
+def _options(
+    temperature: float, seed: float, label: str, guidance: float
+) -> dict[str, Any]:
+    """Return the fields of a `Request` for the choices on the page."""
+    options = {"temperatures": (temperature,), "seed": int(seed or 0)}
     if label == ANYTHING:
-        return {}
-    return {"label": label, "guidance": guidance}
+        return options
+    return {**options, "label": label, "guidance": guidance}
 
 
 def _seed() -> gr.Number:

@@ -1,6 +1,6 @@
-"""Keeps the programs that XLA compiles, so that later processes find them.
+"""Keeps the programs that XLA compiles for later processes.
 
-Most of a command's first seconds go into compiling. TensorFlow can keep the
+A command spends most of its first seconds compiling. TensorFlow can keep
 compiled programs in a folder; they hold no weights, so all runs whose models
 have the same sizes share them.
 """
@@ -25,12 +25,12 @@ _STRIDE = 1 << 18
 
 
 def enable() -> bool:
-    """Let TensorFlow keep and find compiled programs; call it before import.
+    """Let TensorFlow keep compiled programs; call it before the import.
 
-    They lie in `pixace-tf` in the user's cache folder, or in the folder that
-    the environment variable `PIXACE_TF_CACHE` names; if that is empty, nothing
-    is kept. A folder that others can write to is not used, since programs from
-    it are run.
+    They are in `pixace-tf` in the user's cache folder, or in the folder that
+    the environment variable `PIXACE_TF_CACHE` names; if the variable is empty,
+    nothing is kept. A folder that others can write to is not used, since its
+    programs are executed.
 
     Returns:
         Whether programs are kept.
@@ -56,12 +56,12 @@ def enable() -> bool:
 
 
 def align_names() -> None:
-    """Let the functions traced next have the same names as in other processes.
+    """Give the functions traced next the same names as in other processes.
 
-    TensorFlow finds a compiled program by the name of its function, among other
-    things, and numbers functions by a counter that each eager tensor advances.
-    This advances the counter to the next round number. Call it before tracing,
-    and trace in one thread.
+    TensorFlow looks up a compiled program by the name of its function, among
+    other things, and numbers functions by a counter that each eager tensor
+    advances. This function advances the counter to the next round number. Call
+    it before tracing, and trace in one thread.
     """
     # The counter is not public.
     from tensorflow.python.framework.ops import uid
@@ -110,17 +110,17 @@ def _tidy(folder: pathlib.Path) -> None:
     total = 0
     for file, state in sorted(states, key=lambda pair: -pair[1].st_mtime):
         if file.suffix == ".tmp" and time.time() - state.st_mtime < 3600:
-            continue  # Another process writes it.
+            continue  # Another process is writing it.
         total += state.st_size
         if total > MAX_BYTES or not _is_whole(file, state.st_size):
             file.unlink(missing_ok=True)
 
 
 def _is_whole(file: pathlib.Path, size: int) -> bool:
-    """Tell whether a file is complete; after a power failure it may be cut off.
+    """Tell whether a file is complete; a power failure may cut it off.
 
-    TensorFlow would fail on such a file. It is a protocol buffer: each field of
-    bytes follows its number and its length.
+    TensorFlow would fail on such a file. The file is a protocol buffer: each
+    field of bytes follows its number and its length.
     """
     with file.open("rb") as stream:
         while stream.tell() < size:
@@ -136,11 +136,9 @@ def _is_whole(file: pathlib.Path, size: int) -> bool:
 def _varint(stream: BinaryIO) -> int:
     """Read an integer of seven bits per byte, lowest bits first."""
     value, shift = 0, 0
-    while True:
-        byte = stream.read(1)
-        if not byte:
-            return value
+    while byte := stream.read(1):
         value |= (byte[0] & 127) << shift
         shift += 7
         if byte[0] < 128:
-            return value
+            break
+    return value

@@ -1,4 +1,4 @@
-"""Progress of long work, in a terminal or in a log."""
+"""Standard streams, and the progress of long work in a terminal or log."""
 
 import contextlib
 import os
@@ -21,9 +21,9 @@ _STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
 
 
 def open_standard_streams() -> None:
-    """Open standard streams that are closed on the null device.
+    """Open the null device in place of closed standard streams.
 
-    Otherwise the next file that is opened would take the place of a closed
+    Otherwise the next file to be opened would take the place of a closed
     stream, and receive the messages that libraries write there.
     """
     for number, (name, mode) in enumerate(_STREAMS.items()):
@@ -31,7 +31,7 @@ def open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             handle = os.open(os.devnull, os.O_RDWR)
-            assert handle == number  # It is the lowest free one.
+            assert handle == number  # The lowest free number.
         if getattr(sys, name) is None:
             stream = open(number, mode, closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
@@ -41,21 +41,21 @@ def is_terminal(stream: Any) -> bool:
     """Return whether a stream is an open terminal."""
     try:
         return bool(stream.isatty())
-    except (AttributeError, ValueError):  # There is none, or it is closed.
+    except (AttributeError, ValueError):  # None, or a closed stream.
         return False
 
 
 class ProgressBar:
     """A bar that appears when work takes longer than two seconds.
 
-    A terminal on standard error shows the bar; elsewhere a line is printed
-    every half minute. `count` is a `ProgressCallback`:
+    If standard error is not a terminal, a line is printed every half minute
+    instead. `count` is a `ProgressCallback`:
 
         with ProgressBar("Reading images") as bar:
             scan(folder, progress=bar.count)
 
     Args:
-        title: The work, as a few words.
+        title: A few words about the work.
     """
 
     def __init__(self, title: str) -> None:
@@ -65,12 +65,7 @@ class ProgressBar:
         self._bar: Progress | None = None
 
     def update(self, share: float, note: str = "") -> None:
-        """Show how far the work is.
-
-        Args:
-            share: Share of the work that is done, in `[0, 1]`.
-            note: A few words behind the bar.
-        """
+        """Show which share of the work, in `[0, 1]`, is done, and a note."""
         now = time.monotonic()
         if self._is_terminal:
             if self._bar is None and now - self._begin >= DELAY_S:
@@ -115,7 +110,7 @@ class ProgressBar:
 
 
 def _start_bar(title: str) -> "Progress":
-    # The import takes a tenth of a second, which short commands save.
+    # Short commands save the import, which takes 0.1 s.
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn
@@ -126,7 +121,7 @@ def _start_bar(title: str) -> "Progress":
         TextColumn("{task.fields[note]}", markup=False),
         console=Console(stderr=True),
         transient=True,
-        # Lines on standard output must not move to standard error.
+        # Redirected lines would move from standard output to standard error.
         redirect_stdout=False,
         redirect_stderr=False,
     )

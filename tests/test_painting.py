@@ -116,7 +116,8 @@ def test_a_request_keeps_the_same_share_everywhere():
 
 def test_samples_lie_row_by_row_temperature_by_temperature():
     request = Request(["a", "b"], samples=3, temperatures=(0.8, 1.2), seed=5)
-    assert request.shape(2) == (2, 2, 3)
+    numbers = request.choose(np.arange(12), np.zeros(12))
+    np.testing.assert_array_equal(numbers, np.arange(12).reshape(2, 2, 3))
     seeds = request.seeds().reshape(2, 3)
     np.testing.assert_array_equal(seeds, np.broadcast_to([5, 6, 7], (2, 3)))
     config = request.sampling_config(2).arrays(12)

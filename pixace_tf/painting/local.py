@@ -41,9 +41,6 @@ def complete(
         watch: Called with the growing images, like `Completions.images`.
         **options: Further fields of `Request`, such as `samples=4`.
 
-    Returns:
-        The completions.
-
     Raises:
         UserError: If an image is not usable or a value is out of range.
     """
@@ -80,11 +77,7 @@ def generate(
 
 
 class LocalPainter:
-    """A `Painter` with a run, on this machine.
-
-    Args:
-        run: A trained model.
-    """
+    """A `Painter` with a run, on this machine."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -100,9 +93,7 @@ class LocalPainter:
         request.check_has_images()
         label = request.label_number(self.labels)
         tokenizer = self._run.tokenizer
-        originals = np.stack(
-            [tokenizer.read(image) for image in request.images]
-        )
+        originals = np.stack([tokenizer.read(i) for i in request.images])
         is_hidden = hidden_pixels(request, tokenizer)
         token_ids = tokenizer.tokenize(originals).numpy()
         mask = np.repeat(is_hidden, request.columns, axis=0)
@@ -121,7 +112,7 @@ class LocalPainter:
         decoded = tokenizer.detokenize(token_ids).numpy()
         return Completions(
             originals,
-            np.stack([hide(*p) for p in zip(decoded, is_hidden, strict=True)]),
+            hide(decoded, is_hidden),
             self._choose(request, sampled, self._run.sampler.orders(mask)),
             tuple(float(t) for t in request.temperatures),
         )
@@ -133,12 +124,11 @@ class LocalPainter:
         watch: WatchCallback | None = None,
     ) -> np.ndarray:
         """See `Painter`."""
-        first = None if watch is None else functools.partial(_first, watch)
         sampled = self._run.sampler.generate(
             request.seeds(),
             request.sampling_config(1),
             progress,
-            self._watched(request, first),
+            self._watched(request, watch and (lambda rows: watch(rows[0]))),
             labels=request.label_number(self.labels),
             guidance=request.guidance,
         )
@@ -153,11 +143,8 @@ class LocalPainter:
     ) -> np.ndarray:
         """Return the answer, uint8 `(rows, temperatures, samples, ...)`.
 
-        Args:
-            request: Its label is the condition of the likelihood.
-            token_ids: int32 `(B, T)`.
-            orders: Integers, one or `(B,)`: the raster orders in which the
-                images were painted.
+        The likelihood of images depends on the label and on the raster orders
+        in which they were painted.
         """
         bits = np.zeros(len(token_ids))
         if request.best > 1:
@@ -170,13 +157,10 @@ class LocalPainter:
     def _watched(
         self, request: Request, watch: WatchCallback | None
     ) -> Watch | None:
-        """Return a function that shows tokens as images, hidden where missing.
+        """Return a function that shows tokens as images to `watch`.
 
-        It shows the first of several images for one sample.
-
-        Args:
-            request: The request.
-            watch: Called with images in the shape of the answer.
+        Missing pixels are hidden. If several images are drawn for a sample, the
+        first is shown.
         """
         if watch is None:
             return None
@@ -185,8 +169,7 @@ class LocalPainter:
         def show(token_ids: np.ndarray, is_missing: np.ndarray) -> None:
             images = tokenizer.detokenize(token_ids).numpy()
             missing = is_missing.reshape(-1, *tokenizer.image_size)
-            pairs = zip(images, missing, strict=True)
-            shown = np.stack([hide(*pair) for pair in pairs])
+            shown = hide(images, missing)
             watch(request.choose(shown, np.zeros(len(shown))))
 
         return show
@@ -211,7 +194,7 @@ class LocalPainter:
 
 
 def _kept_examples(run: Run) -> np.ndarray:
-    """Return the images in a run that comes without its tokens."""
+    """Return the examples of a run whose tokens are not there."""
     path = run.file(EXAMPLES_FILE)
     height, width = run.tokenizer.image_size
     if not os.path.exists(path):
@@ -220,16 +203,11 @@ def _kept_examples(run: Run) -> np.ndarray:
         return cut_strip(strip, width)
 
 
-def _first(watch: WatchCallback, images: np.ndarray) -> None:
-    """Show the only row of an answer."""
-    watch(images[0])
-
-
 def hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
-    """Return which small pixels of its images a request paints.
+    """Return which pixels of the scaled images to paint.
 
     Args:
-        request: At least one image.
+        request: A request with at least one image.
         tokenizer: Scales images, and masks with them.
 
     Returns:
@@ -247,7 +225,7 @@ def hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
         [
             small_mask(
                 masks.mask_of(image, mask, (height, width)),
-                # Only a trimmed image has to be read again.
+                # Only trimming depends on the pixels of the image.
                 tokenizer.read_whole(image)
                 if tokenizer.trim
                 else np.zeros((height, width, 3), np.uint8),

@@ -1,4 +1,4 @@
-"""Which pixels of an image to paint: named covers, and masks.
+"""Covers and masks choose the pixels of an image to paint.
 
 Shapes: H height and W width of the small image.
 """
@@ -13,20 +13,16 @@ from PIL import Image
 from pixace_tf.data import image_files
 from pixace_tf.errors import UserError
 
-# Default share of the image that is hidden.
+# Sides, and the share of the image that each hides by default.
 COVERS = {"top": 0.5, "bottom": 0.5, "left": 0.5, "right": 0.5, "center": 0.25}
-# Name of the mask that is the image's own transparency.
+# Names the image's own transparency as its mask.
 ALPHA = "alpha"
 # A small pixel is painted if at least this share of it is masked.
 MIN_SHARE = 0.25
 
 
 def parse_cover(text: str) -> tuple[str, float]:
-    """Return the side and the share named by a text such as `left:0.3`.
-
-    Raises:
-        UserError: If the text has another form.
-    """
+    """Return the side and share of a cover such as `left:0.3`, or UserError."""
     side, _, share = text.partition(":")
     try:
         value = float(share) if share else COVERS[side]
@@ -41,15 +37,9 @@ def parse_cover(text: str) -> tuple[str, float]:
 
 
 def cover(text: str, height: int, width: int) -> np.ndarray:
-    """Return which pixels a cover hides.
+    """Return which pixels a cover such as `left:0.3` hides, bool `(H, W)`.
 
-    Args:
-        text: A side of `COVERS`, perhaps with a share, as in `left:0.3`.
-        height: H.
-        width: W.
-
-    Returns:
-        bool `(H, W)`; at least one row or column is hidden.
+    At least one row or column is hidden.
 
     Raises:
         UserError: If the text has another form.
@@ -75,16 +65,16 @@ def read_mask(mask: Any) -> np.ndarray:
     """Read a mask at its own size.
 
     Args:
-        mask: A path or an http(s) address of an image, whose white is painted,
-            but nothing that is transparent; or a bool or uint8 array
-            `(any_height, any_width)`, painted where it is True or bright; or a
-            uint8 RGB or RGBA array of that size.
+        mask: An image, whose white opaque pixels are painted: a path, an
+            http(s) address, or a uint8 array with 3 or 4 channels. Or a bool or
+            uint8 array `(any_height, any_width)`, painted where it is True or
+            bright.
 
     Returns:
         uint8 `(any_height, any_width)`; 255 is painted.
 
     Raises:
-        UserError: If it is no mask.
+        UserError: If it cannot be used as a mask.
     """
     if isinstance(mask, str | os.PathLike):
         return _brightness(image_files.read_upright(mask))
@@ -108,32 +98,37 @@ def mask_of(image: Any, mask: Any, image_size: tuple[int, int]) -> np.ndarray:
 
     Args:
         image: A path, an http(s) address, or `(any_height, any_width, 3)`.
-        mask: `ALPHA`, or a mask as `read_mask` accepts it.
-        image_size: `(H, W)`; a mask of this size is for the small image.
+        mask: `ALPHA`, or a mask as in `read_mask`.
+        image_size: `(H, W)`; a mask of this size fits the small image.
 
     Returns:
         uint8 `(any_height, any_width)`; 255 is painted.
 
     Raises:
-        UserError: If it is no mask, or its aspect is not that of the image.
+        UserError: If it cannot be used as a mask, or the aspects of mask and
+            image differ by more than the rounding of a pixel.
     """
     if isinstance(mask, str) and mask == ALPHA:
-        return read_alpha(image)
+        return _read_alpha(image)
     pixels = read_mask(mask)
-    if pixels.shape != image_size:
-        check_aspect(pixels, size_of(image))
+    if pixels.shape == image_size:
+        return pixels
+    if isinstance(image, str | os.PathLike):
+        upright = image_files.read_upright(image)
+        size = upright.height, upright.width
+    else:
+        size = image.shape[:2]
+    if not has_aspect(pixels.shape, size):
+        raise UserError(
+            "A mask needs the aspect of its picture. Received: a mask of "
+            f"{pixels.shape[1]}x{pixels.shape[0]} for a picture of "
+            f"{size[1]}x{size[0]}"
+        )
     return pixels
 
 
 def check_paints(is_hidden: np.ndarray) -> None:
-    """Refuse masks that paint nothing.
-
-    Args:
-        is_hidden: bool `(N, ...)`, the painted pixels of each image.
-
-    Raises:
-        UserError: If an image has none.
-    """
+    """Raise UserError if a mask of bool `(N, ...)` paints nothing."""
     paints = is_hidden.reshape(len(is_hidden), -1).any(axis=1)
     if not paints.all():
         raise UserError(
@@ -144,29 +139,16 @@ def check_paints(is_hidden: np.ndarray) -> None:
 
 
 def is_painted(values: np.ndarray) -> np.ndarray:
-    """Return which pixels of a small mask are painted.
+    """Return which pixels a small mask paints.
 
     Args:
         values: `(H, W)`, the masked part of each pixel, from 0 to 255.
-
-    Returns:
-        bool `(H, W)`.
     """
     return values >= 255 * MIN_SHARE
 
 
-def read_alpha(image: Any) -> np.ndarray:
-    """Return a mask that paints the transparent parts of an image.
-
-    Args:
-        image: A path or an http(s) address.
-
-    Returns:
-        uint8 `(any_height, any_width)`; 255 is painted.
-
-    Raises:
-        UserError: If nothing in the image is transparent.
-    """
+def _read_alpha(image: Any) -> np.ndarray:
+    """Return a mask that paints the transparent parts of an image."""
     if not isinstance(image, str | os.PathLike):
         raise UserError(f"mask {ALPHA!r} needs image files, not arrays.")
     upright = image_files.read_upright(image)
@@ -174,39 +156,9 @@ def read_alpha(image: Any) -> np.ndarray:
     if alpha.min() == 255:
         raise UserError(
             f"Nothing in {image_files.printable(image)} is transparent, so its "
-            "alpha is no mask; give another --mask."
+            "alpha cannot be the mask; give another --mask."
         )
     return 255 - alpha
-
-
-def size_of(image: Any) -> tuple[int, int]:
-    """Return height and width of an image before it is scaled down.
-
-    Args:
-        image: A path, an http(s) address, or `(height, width, 3)`.
-    """
-    if isinstance(image, str | os.PathLike):
-        upright = image_files.read_upright(image)
-        return upright.height, upright.width
-    return image.shape[0], image.shape[1]
-
-
-def check_aspect(mask: np.ndarray, size: tuple[int, int]) -> None:
-    """Refuse a mask whose aspect is not that of its image.
-
-    Args:
-        mask: `(any_height, any_width)`.
-        size: `(height, width)` of the image.
-
-    Raises:
-        UserError: If the aspects differ by more than a pixel's rounding.
-    """
-    height, width = mask.shape
-    if not has_aspect((height, width), size):
-        raise UserError(
-            "A mask needs the aspect of its picture. Received: a mask of "
-            f"{width}x{height} for a picture of {size[1]}x{size[0]}"
-        )
 
 
 def _brightness(image: Image.Image) -> np.ndarray:
@@ -217,11 +169,11 @@ def _brightness(image: Image.Image) -> np.ndarray:
 
 
 def has_aspect(size: Sequence[Any], other: Sequence[Any]) -> Any:
-    """Tell whether two sizes have one aspect, up to a pixel's rounding.
+    """Tell whether two sizes have the same aspect, up to a pixel's rounding.
 
     Args:
         size: Height and width, integers or int32 scalars.
-        other: The same of another image.
+        other: Height and width of the other image.
     """
     (height, width), (other_height, other_width) = size, other
     difference = abs(width * other_height - height * other_width)

@@ -35,6 +35,7 @@ class Painter(Protocol):
 
         Raises:
             UserError: If an image is not usable or a value is out of range.
+            ServerError: If a server fails.
         """
 
     def generate(
@@ -52,28 +53,19 @@ class Painter(Protocol):
 
         Returns:
             uint8 `(temperatures, samples, height, width, 3)`.
-
-        Raises:
-            UserError: If a value is out of range.
         """
 
     def shrink(self, image: ImageLike) -> np.ndarray:
-        """Return an image as the model sees it.
+        """Return an image as the model sees it, in size and colors.
 
         Returns:
-            uint8 `(height, width, 3)`, in the colors of the palette.
-
-        Raises:
-            UserError: If the image is not usable.
+            uint8 `(height, width, 3)`.
         """
 
     def examples(self, count: int = 6) -> np.ndarray:
         """Return images that the model was not trained on.
 
-        Args:
-            count: Number of images, spread over the validation images.
-
         Returns:
-            uint8 `(N, height, width, 3)`, N at most `count`; N is 0 if no such
-            images lie beside the model.
+            uint8 `(N, height, width, 3)`, N at most `count`; N is 0 if the
+            painter has no such images.
         """

@@ -16,15 +16,14 @@ def palette_sheet(
     tokenizers: Sequence[PixelTokenizer],
     scale: int | None = None,
 ) -> Image.Image:
-    """Show images under several palettes, with PSNR and colors used.
+    """Return a sheet with a row per image: the original, then each palette.
+
+    Captions tell the PSNR and the number of colors.
 
     Args:
         images: Paths, http(s) addresses or uint8 arrays.
         tokenizers: One per palette, all with the same `image_size`.
-        scale: Enlargement.
-
-    Returns:
-        A sheet with a row per image: the original, then each palette.
+        scale: See `contact_sheet`.
 
     Raises:
         UserError: If an image is not usable.
@@ -36,10 +35,9 @@ def palette_sheet(
         for tokenizer in tokenizers:
             token_ids = tokenizer.tokenize(original)
             decoded = tokenizer.detokenize(token_ids).numpy()
-            used = count_colors(decoded)
-            quality = psnr(original, decoded)
-            likeness = "exact" if np.isinf(quality) else f"{quality:.1f} dB"
-            caption = f"{likeness}, {used} colors"
+            decibels = psnr(original, decoded)
+            quality = "exact" if np.isinf(decibels) else f"{decibels:.1f} dB"
+            caption = f"{quality}, {count_colors(decoded)} colors"
             tiles.append(Tile(decoded, caption))
         rows.append(tiles)
     headings = ["original", *(t.palette.name for t in tokenizers)]

@@ -1,4 +1,4 @@
-"""A user's request, for every kind of painter."""
+"""The request of a user, for every kind of painter."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ from pixace_tf.sampling.sampling_config import (
 # A path, an http(s) address, or uint8 `(any_height, any_width, 3)`.
 ImageLike = str | os.PathLike[str] | np.ndarray
 MAX_COUNT = 2**20
-# Below the limit of int64, since digests and counts are added.
+# Digests and counts are added, and the sum must fit int64.
 MAX_SEED = 2**62
 _INTEGERS = {
     "samples": (1, MAX_COUNT),
@@ -57,8 +57,8 @@ class Request:
             or the most that a server can weigh.
         samples: Completions per image and temperature, or new images per
             temperature; the k-th one has the seed `seed + k`.
-        best: Number of images to draw for each sample; the one that the model
-            finds likeliest, given the label, is kept.
+        best: Number of images to draw for each sample; the likeliest, given
+            the label, is kept.
         label: The name of a class that the model knows.
         guidance: How strongly to prefer the label, from 1 to 100; 1 keeps the
             model's distribution.
@@ -91,7 +91,7 @@ class Request:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        # An address is downloaded once, however often it is used.
+        # An `Address` is downloaded once, however often it is used.
         for name in ("images", "mask"):
             value = image_files.Address.of(getattr(self, name))
             object.__setattr__(self, name, value)
@@ -99,12 +99,12 @@ class Request:
         for name, (low, high) in _INTEGERS.items():
             value = getattr(self, name)
             if value is not None or name not in ("particles", "prefix_length"):
-                # Python's own: small integers of NumPy would overflow.
+                # Sums of small integers of NumPy would overflow.
                 number = check_integer(name, value, low, high)
                 object.__setattr__(self, name, number)
         for name in ("guidance", "top_k", "top_p", "min_p"):
             check_is_one(name, check_setting(name, getattr(self, name)))
-        if np.ndim(check_setting("temperature", self.temperatures)) != 1:
+        if check_setting("temperature", self.temperatures).ndim != 1:
             raise UserError(
                 "temperatures must be a list of numbers. Received: "
                 f"{self.temperatures!r}"
@@ -122,7 +122,7 @@ class Request:
             )
 
     def _check_images(self) -> None:
-        """Check the images, and the options that hide a part of them."""
+        """Check the images and the options that hide a part of them."""
         images = self.images
         is_list = isinstance(images, Sequence | np.ndarray)
         is_scalar = isinstance(images, np.ndarray) and not images.ndim
@@ -137,14 +137,10 @@ class Request:
                     "An image must be a path, an address or a uint8 array. "
                     f"Received: {image!r}"
                 )
-        keep = check_numbers(
-            "keep",
-            self.keep,
-            "a number from 0 to 1",
-            lambda x: (x >= 0) & (x <= 1),
-            np.float64,
+        rule = "a number from 0 to 1", lambda x: (x >= 0) & (x <= 1)
+        check_is_one(
+            "keep", check_numbers("keep", self.keep, *rule, np.float64)
         )
-        check_is_one("keep", keep)
         names = ("prefix_length", "cover", "mask")
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:
@@ -165,13 +161,10 @@ class Request:
             raise UserError("Give a list of at least one image to complete.")
 
     def label_number(self, labels: Sequence[str]) -> int:
-        """Return the number of the label, 0 if there is none.
-
-        Args:
-            labels: The names that a model knows.
+        """Return the number of the label, or 0 if there is none.
 
         Raises:
-            UserError: If the model does not know the label.
+            UserError: If `labels`, the model's, do not include the label.
         """
         if self.label is None:
             return 0
@@ -190,17 +183,14 @@ class Request:
         )
 
     def prefix_in(self, length: int) -> int:
-        """Return how many pixels to keep.
-
-        Args:
-            length: Pixels of an image.
+        """Return how many of an image's pixels to keep.
 
         Raises:
-            UserError: If `prefix_length` is out of range.
+            UserError: If `prefix_length` is larger than `length`.
         """
         if self.prefix_length is None:
             return round(self.keep * length)
-        if not 0 <= self.prefix_length <= length:
+        if self.prefix_length > length:
             raise UserError(
                 f"prefix_length must lie in [0, {length}]. "
                 f"Received: {self.prefix_length}"
@@ -208,17 +198,10 @@ class Request:
         return self.prefix_length
 
     def hidden_in(self, height: int, width: int) -> np.ndarray:
-        """Return which pixels are painted if there is no mask.
-
-        Args:
-            height: Height of the small image, in pixels.
-            width: Its width.
-
-        Returns:
-            bool `(height, width)`.
+        """Return which pixels to paint without a mask, bool `(height, width)`.
 
         Raises:
-            UserError: If `prefix_length` is out of range.
+            UserError: If `prefix_length` is larger than the image.
         """
         if self.cover is not None:
             return masks.cover(self.cover, height, width)
@@ -226,7 +209,7 @@ class Request:
         return position >= self.prefix_in(height * width)
 
     def masks(self) -> list[Any]:
-        """Return a mask for each image; `mask` is not None."""
+        """Return a mask for each image, if `mask` is not None."""
         if isinstance(self.mask, list | tuple):
             return list(self.mask)
         return [self.mask] * len(self.images)
@@ -236,32 +219,27 @@ class Request:
         """Number of images drawn for each row of the answer."""
         return len(self.temperatures) * self.samples * self.best
 
-    def shape(self, num_rows: int) -> tuple[int, int, int]:
-        """Return the shape of the answer: rows, temperatures, samples."""
-        return num_rows, len(self.temperatures), self.samples
-
     def seeds(self, token_ids: np.ndarray | None = None) -> np.ndarray:
         """Return the seed of each drawn image.
 
         Args:
             token_ids: Integers `(rows, T)`, the images to complete, or None for
-                new images. The seeds depend on them, so that images with the
-                same kept part are completed differently.
+                new images. The seeds depend on the tokens, so that images with
+                the same kept part are completed differently.
 
         Returns:
             int64 `(rows * columns,)`, row by row.
         """
-        own = int(self.seed) + np.arange(self.samples * self.best)
-        row = np.tile(own, len(self.temperatures))
+        row = self.seed + np.arange(self.samples * self.best)
+        row = np.tile(row, len(self.temperatures))
         if token_ids is None:
             return row
         digests = [
-            int.from_bytes(
-                hashlib.blake2b(row.tobytes(), digest_size=7).digest(), "big"
-            )
-            for row in np.asarray(token_ids, "<i4")
+            hashlib.blake2b(tokens.tobytes(), digest_size=7).digest()
+            for tokens in np.asarray(token_ids, "<i4")
         ]
-        return np.add.outer(np.array(digests, np.int64), row).reshape(-1)
+        first = np.array([int.from_bytes(d, "big") for d in digests], np.int64)
+        return np.add.outer(first, row).reshape(-1)
 
     def sampling_config(self, num_rows: int) -> SamplingConfig:
         """Return the settings, with a temperature for each drawn image."""
@@ -282,22 +260,13 @@ class Request:
         Returns:
             `(rows, temperatures, samples, ...)`.
         """
-        groups = np.reshape(bits, (-1, self.best)).argmin(axis=1)
-        chosen = images.reshape(-1, self.best, *images.shape[1:])
-        chosen = chosen[np.arange(len(chosen)), groups]
-        rows = len(images) // self.columns
-        return chosen.reshape(*self.shape(rows), *images.shape[1:])
+        best = np.reshape(bits, (-1, self.best)).argmin(axis=1)
+        chosen = images[np.arange(len(best)) * self.best + best]
+        shape = -1, len(self.temperatures), self.samples, *images.shape[1:]
+        return chosen.reshape(shape)
 
 
 def generation(count: int, **options: Any) -> Request:
-    """Return a request for new images.
-
-    Args:
-        count: Images for each temperature.
-        **options: Further fields of `Request`.
-
-    Raises:
-        UserError: If a value is out of range.
-    """
+    """Return a `Request` for new images, `count` for each temperature."""
     check_integer("count", count, 1, MAX_COUNT)
     return Request(samples=count, **options)

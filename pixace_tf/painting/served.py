@@ -1,4 +1,4 @@
-"""Painting on a TensorFlow Serving: the same images, over the wire.
+"""Painting with a TensorFlow Serving, which gives the same images.
 
 Shapes: B rows of a request, T pixels.
 """
@@ -23,21 +23,16 @@ from pixace_tf.painting.sheets import Completions, hide
 from pixace_tf.painting.wire import Arrays, Server
 from pixace_tf.sampling import MAX_SERVED_PARTICLES
 
-# Most rows in a batch of the server.
+# Largest batch of the server.
 MAX_ROWS = 8
-# Simultaneous requests, so that the server can batch them.
+# The server can batch simultaneous requests.
 NUM_CONNECTIONS = 4
-
-_DTYPES = {"prefix_length": np.int32, "top_k": np.int32, "seed": np.int64}
 
 
 class ServedPainter:
     """A `Painter` with a model on a server.
 
-    A server shows only finished images, so `watch` is called once.
-
-    Args:
-        server: Where the model is.
+    A server returns only finished images, so `watch` is called once.
     """
 
     def __init__(self, server: Server) -> None:
@@ -50,48 +45,40 @@ class ServedPainter:
         progress: ProgressCallback | None = None,
         watch: WatchCallback | None = None,
     ) -> Completions:
-        """See `Painter`.
-
-        Raises:
-            ServerError: If the server does not answer as it should.
-        """
+        """See `Painter`."""
         request.check_has_images()
         files, scored = self._score(request.images)
         originals = _decode(scored["image_bytes"])
         token_ids, columns = scored["token_ids"], request.columns
-        rows = {
-            **_sampling(request, len(files)),
-            "seed": request.seeds(token_ids),
-        }
+        image_size = originals.shape[1:3]
+        rows = _sampling(request, token_ids)
         if request.cover is request.mask is request.label is None:
-            prefix_length = request.prefix_in(token_ids.shape[1])
+            length = token_ids.shape[1]
             rows["token_ids"] = np.repeat(token_ids, columns, axis=0)
-            rows["prefix_length"] = np.array(
-                [prefix_length] * len(rows["seed"])
+            rows["prefix_length"] = np.full(
+                len(rows["seed"]), request.prefix_in(length), np.int32
             )
             answer = self._predict_all("complete_tokens", rows, progress)
-            is_hidden = np.arange(token_ids.shape[1]) >= prefix_length
-            is_hidden = np.tile(is_hidden, (len(files), 1))
+            is_hidden = request.hidden_in(*image_size)
         else:
             rows |= _filling(request, len(files))
             rows["image_bytes"] = np.repeat(files, columns)
-            mask_files = _mask_files(request, originals.shape[1:3])
+            mask_files = _mask_files(request, image_size)
             rows["mask_bytes"] = np.repeat(mask_files, columns)
             answer = self._predict_all("fill", rows, progress)
-            is_hidden = answer["mask"][::columns]
+            is_hidden = answer["mask"][::columns].reshape(-1, *image_size)
             if request.mask is not None:
                 masks.check_paints(is_hidden)
-        completed = _decode(answer["image_bytes"])
-        # Kept pixels are the same in every column.
-        kept = [
-            hide(image, mask.reshape(originals.shape[1:3]))
-            for image, mask in zip(completed[::columns], is_hidden, strict=True)
-        ]
-        completed = request.choose(completed, answer["bits_per_pixel"])
+        drawn = _decode(answer["image_bytes"])
+        completed = request.choose(drawn, answer["bits_per_pixel"])
         if watch is not None:
             watch(completed)
-        temperatures = tuple(float(t) for t in request.temperatures)
-        return Completions(originals, np.stack(kept), completed, temperatures)
+        return Completions(
+            originals,
+            hide(drawn[::columns], is_hidden),  # All columns keep the same.
+            completed,
+            tuple(float(t) for t in request.temperatures),
+        )
 
     def generate(
         self,
@@ -99,13 +86,8 @@ class ServedPainter:
         progress: ProgressCallback | None = None,
         watch: WatchCallback | None = None,
     ) -> np.ndarray:
-        """See `Painter`.
-
-        Raises:
-            ServerError: If the server does not answer as it should.
-        """
-        rows = {**_sampling(request, 1), "seed": request.seeds()}
-        name = "generate"
+        """See `Painter`."""
+        rows, name = _sampling(request), "generate"
         if request.label is not None:
             name = "fill"
             nothing = np.array([b""] * request.columns, object)
@@ -119,18 +101,12 @@ class ServedPainter:
         return images
 
     def shrink(self, image: ImageLike) -> np.ndarray:
-        """See `Painter`.
-
-        Raises:
-            ServerError: If the server does not answer as it should.
-        """
+        """See `Painter`."""
         _, scored = self._score([image])
-        rows = {
-            **_sampling(Request(), 1),
-            "seed": np.array([0]),
-            "token_ids": scored["token_ids"],
-            "prefix_length": np.array([scored["token_ids"].shape[1]]),
-        }
+        rows = _sampling(Request())
+        rows["token_ids"] = scored["token_ids"]
+        length = scored["token_ids"].shape[1]
+        rows["prefix_length"] = np.array([length], np.int32)
         answer = self._predict_all("complete_tokens", rows)
         return _decode(answer["image_bytes"])[0]
 
@@ -139,7 +115,7 @@ class ServedPainter:
         return np.zeros((0, 1, 1, 3), np.uint8)
 
     def _score(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, Arrays]:
-        """Return images as files, and the answers of `score`."""
+        """Return images as files, and the server's answer to `score`."""
 
         def score(is_plain: bool | None) -> tuple[np.ndarray, Arrays]:
             files = np.array([_encode(i, is_plain) for i in images], object)
@@ -150,7 +126,7 @@ class ServedPainter:
         except UserError:
             if all(isinstance(image, np.ndarray) for image in images):
                 raise
-            # Only Pillow reads some rare kinds of JPEG and PNG.
+            # Pillow reads rare kinds of JPEG and PNG that a server cannot.
             return score(False)
 
     def _predict_all(
@@ -160,10 +136,6 @@ class ServedPainter:
         progress: ProgressCallback | None = None,
     ) -> Arrays:
         """Run a signature on any number of rows, `MAX_ROWS` at a time."""
-        rows = {
-            name: value.astype(_DTYPES.get(name, value.dtype))
-            for name, value in rows.items()
-        }
         count = len(next(iter(rows.values())))
         requests = [
             {name: value[i : i + MAX_ROWS] for name, value in rows.items()}
@@ -182,14 +154,15 @@ class ServedPainter:
         }
 
 
-def _sampling(request: Request, num_rows: int) -> Arrays:
-    """Return the sampling configuration of each image to sample."""
-    count = num_rows * request.columns
-    return {**request.sampling_config(num_rows).arrays(count)}
+def _sampling(request: Request, token_ids: np.ndarray | None = None) -> Arrays:
+    """Return filters, temperature and seed of each image to sample."""
+    seeds = request.seeds(token_ids)
+    config = request.sampling_config(len(seeds) // request.columns)
+    return {**config.arrays(len(seeds)), "seed": seeds}
 
 
 def _filling(request: Request, num_rows: int) -> Arrays:
-    """Return the inputs of `fill` besides image, mask and sampling."""
+    """Return particles, label and guidance of each image to sample."""
     count = num_rows * request.columns
     num_particles = request.particles or MAX_SERVED_PARTICLES
     if num_particles > MAX_SERVED_PARTICLES:
@@ -206,7 +179,7 @@ def _filling(request: Request, num_rows: int) -> Arrays:
 
 
 def _mask_files(request: Request, image_size: tuple[int, ...]) -> np.ndarray:
-    """Return a PNG for each image whose white is painted."""
+    """Return the mask of each image as PNG."""
     height, width = image_size
     if request.mask is None:
         hidden = request.hidden_in(height, width)

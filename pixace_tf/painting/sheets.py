@@ -1,7 +1,7 @@
-"""Contact sheets and plots: what a person looks at.
+"""Contact sheets and plots.
 
-All that is saved here carries a mark (`image_files.own_mark`), so that a scan
-does not take it for images to train on.
+Images saved here carry a mark (`image_files.own_mark`), so that a scan does not
+collect them as images to train on.
 """
 
 import dataclasses
@@ -123,11 +123,11 @@ def _font(letters: frozenset[str]) -> ImageFont.FreeTypeFont | None:
 
 @dataclasses.dataclass(frozen=True)
 class Completions:
-    """Images, what was kept of them, and how the model completed them.
+    """Images, the parts that were kept, and their completions.
 
     Attributes:
         originals: uint8 `(N, height, width, 3)`, scaled down.
-        kept: uint8 `(N, height, width, 3)`, the rest covered.
+        kept: uint8 `(N, height, width, 3)`, the hidden parts covered.
         images: uint8 `(N, temperatures, samples, height, width, 3)`.
         temperatures: One per column.
     """
@@ -143,25 +143,19 @@ class Completions:
         headings = ["original", "kept"]
         for temperature in self.temperatures:
             headings += [f"T {temperature:g}"] * samples
+        shape = len(self.kept), -1, *self.kept.shape[1:]
+        every = zip(
+            self.originals, self.kept, self.images.reshape(shape), strict=True
+        )
         rows = [
-            [Tile(pixels) for pixels in (original, kept, *flat)]
-            for original, kept, flat in zip(
-                self.originals,
-                self.kept,
-                self.images.reshape(len(self.images), -1, *self.kept.shape[1:]),
-                strict=True,
-            )
+            [Tile(pixels) for pixels in (original, kept, *completed)]
+            for original, kept, completed in every
         ]
         return contact_sheet(rows, headings, scale)
 
 
 def grid(images: np.ndarray, scale: int | None = None) -> Image.Image:
-    """Lay images out in a near-square grid.
-
-    Args:
-        images: uint8 `(N, height, width, 3)`.
-        scale: Enlargement; see `contact_sheet`.
-    """
+    """Lay images, uint8 `(N, height, width, 3)`, out in a near-square grid."""
     columns = int(np.ceil(np.sqrt(len(images))))
     rows = [
         [Tile(pixels) for pixels in images[start : start + columns]]
@@ -171,20 +165,16 @@ def grid(images: np.ndarray, scale: int | None = None) -> Image.Image:
 
 
 def strip(images: np.ndarray) -> Image.Image:
-    """Set small images side by side, at their own size.
-
-    Args:
-        images: uint8 `(N, height, width, 3)`.
-    """
+    """Set images, uint8 `(N, height, width, 3)`, side by side."""
     return Image.fromarray(np.concatenate(list(images), axis=1))
 
 
 def cut_strip(image: Image.Image, width: int) -> np.ndarray:
-    """Return the images of a strip, uint8 `(N, height, width, 3)`.
+    """Return the images of a `strip`, uint8 `(N, height, width, 3)`.
 
     Args:
-        image: As `strip` returns it.
-        width: Of one image.
+        image: The strip.
+        width: Width of each of its images.
     """
     pixels = np.asarray(image.convert("RGB"))
     count = pixels.shape[1] // width
@@ -192,11 +182,11 @@ def cut_strip(image: Image.Image, width: int) -> np.ndarray:
 
 
 def strips(paths: Mapping[str, StrPath], height: int) -> Image.Image:
-    """Return strips of images below each other, with a line below each.
+    """Lay strips of images out below each other, with a caption below each.
 
     Args:
-        paths: Files that hold strips, by the lines.
-        height: To scale each strip to.
+        paths: Files with strips, by caption.
+        height: Height of each strip on the sheet.
     """
     scaled = []
     for path in paths.values():
@@ -213,52 +203,38 @@ def strips(paths: Mapping[str, StrPath], height: int) -> Image.Image:
 
 
 def enlarge(pixels: np.ndarray, scale: int) -> Image.Image:
-    """Enlarge an image with the Lanczos filter.
-
-    Args:
-        pixels: uint8 `(height, width, 3)`.
-        scale: The factor.
-    """
+    """Enlarge uint8 `(height, width, 3)` with the Lanczos filter."""
     image = Image.fromarray(pixels)
     size = image.width * scale, image.height * scale
     return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def hide(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Cover some pixels of an image with a chequered grey.
+    """Cover the pixels of a mask with a gray checkerboard.
 
     Args:
-        pixels: uint8 `(height, width, 3)`.
-        mask: bool `(height, width)`.
+        pixels: uint8 `(..., height, width, 3)`.
+        mask: bool `(..., height, width)`.
 
     Returns:
-        uint8 `(height, width, 3)`.
+        uint8 `(..., height, width, 3)`.
     """
-    row, column = np.indices(mask.shape)
-    chequers = np.array(_MISSING, np.uint8)[(row // 4 + column // 4) % 2]
-    return np.where(mask[..., None], chequers, pixels)
+    row, column = np.indices(mask.shape[-2:])
+    checkers = np.array(_MISSING, np.uint8)[(row // 4 + column // 4) % 2]
+    return np.where(mask[..., None], checkers, pixels)
 
 
 def hide_after(pixels: np.ndarray, prefix_length: int) -> np.ndarray:
-    """Cover all but the first pixels of an image with a chequered grey.
-
-    Args:
-        pixels: uint8 `(height, width, 3)`.
-        prefix_length: Pixels to keep, in raster order.
-
-    Returns:
-        uint8 `(height, width, 3)`.
-    """
+    """Cover all but the first pixels, in raster order; see `hide`."""
     height, width, _ = pixels.shape
     position = np.arange(height * width).reshape(height, width)
     return hide(pixels, position >= prefix_length)
 
 
 def check_image_path(path: StrPath) -> None:
-    """Check that an image can be saved there, before long work.
+    """Raise UserError if an image cannot be saved there.
 
-    Raises:
-        UserError: If the folder is missing or the ending names no format.
+    The folder may be missing, or the name may end in no image format.
     """
     folder, name = os.path.split(path)
     if folder and not os.path.isdir(folder):
@@ -267,10 +243,10 @@ def check_image_path(path: StrPath) -> None:
 
 
 def save_image(image: Image.Image, path: StrPath) -> None:
-    """Save an image, whole or not at all; the ending chooses the format.
+    """Save an image atomically in the format that the file name ends in.
 
     Raises:
-        UserError: If the ending names no format.
+        UserError: If it ends in no image format.
     """
     kind = _format(path)
     buffer = io.BytesIO()
@@ -279,12 +255,7 @@ def save_image(image: Image.Image, path: StrPath) -> None:
 
 
 def save_tiles(images: Iterable[np.ndarray], folder: StrPath) -> None:
-    """Save images one by one, as `000.png` and so on, at their own size.
-
-    Args:
-        images: uint8 `(height, width, 3)` each.
-        folder: Made where it is missing.
-    """
+    """Save images, uint8 `(height, width, 3)` each, as `000.png` and so on."""
     os.makedirs(folder, exist_ok=True)
     for i, pixels in enumerate(images):
         path = os.path.join(folder, f"{i:03d}.png")
@@ -292,13 +263,7 @@ def save_tiles(images: Iterable[np.ndarray], folder: StrPath) -> None:
 
 
 def save_figure(figure: "Figure", path: StrPath, dpi: int) -> None:
-    """Save a plot as PNG, whole or not at all.
-
-    Args:
-        figure: What to save.
-        path: The PNG to write.
-        dpi: Pixels per inch of the figure.
-    """
+    """Save a plot as PNG atomically, with `dpi` pixels per inch."""
     buffer = io.BytesIO()
     mark = {"Software": storage.SOFTWARE}
     figure.savefig(buffer, format="png", dpi=dpi, metadata=mark)
@@ -309,8 +274,8 @@ def save_learning_curve(history: list[dict[str, float]], path: StrPath) -> None:
     """Plot bits per pixel against minutes of training.
 
     Args:
-        history: Entries with `seconds`, `bits_per_pixel` and, where there was
-            a validation, `val_bits_per_pixel`.
+        history: Entries with `seconds`, `bits_per_pixel` and, if there is
+            validation, `val_bits_per_pixel`.
         path: The PNG to write.
     """
     from matplotlib.figure import Figure
@@ -332,10 +297,10 @@ def save_learning_curve(history: list[dict[str, float]], path: StrPath) -> None:
 
 
 def _format(path: StrPath) -> str:
-    """Return the format that the ending names, as Pillow calls it."""
+    """Return the format that a file name ends in, as Pillow calls it."""
     ending = os.path.splitext(path)[1].lower()
     kind = Image.registered_extensions().get(ending, "")
-    try:  # Some formats are only read, and some take no colors.
+    try:  # Some formats are read-only, and some have no colors.
         Image.new("RGB", (1, 1)).save(io.BytesIO(), kind)
     except (KeyError, OSError, ValueError):
         raise UserError(

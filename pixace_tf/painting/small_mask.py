@@ -1,4 +1,4 @@
-"""From a mask at its own size to the small pixels it paints, in graph ops."""
+"""Scales a mask together with its image, in graph ops."""
 
 import tensorflow as tf
 
@@ -10,9 +10,9 @@ from pixace_tf.typing import Tensor
 def small_mask(
     mask: Tensor, image: Tensor, tokenizer: PixelTokenizer
 ) -> Tensor:
-    """Return which small pixels of an image its mask paints.
+    """Return which pixels of the scaled image to paint.
 
-    The mask is scaled as its image is; a mask of the small size is kept.
+    The mask is scaled like its image, unless it already has the small size.
 
     Args:
         mask: uint8 `(any_height, any_width)`; 255 is painted.
@@ -24,7 +24,7 @@ def small_mask(
     """
 
     def scaled() -> Tensor:
-        # The border of `resize="pad"` is white, so kept pixels must be.
+        # `resize="pad"` adds a white border, which is kept; so white is kept.
         kept = tf.repeat(255 - mask[..., None], 3, axis=2)
         return 255 - tokenizer.resize_like(kept, image)[..., 0]
 

@@ -1,6 +1,6 @@
 """The client of a TensorFlow Serving, over REST and gRPC, with retries.
 
-Only gRPC needs TensorFlow, because its messages do.
+Only the messages of gRPC need TensorFlow.
 
 Shapes: B rows of a request.
 """
@@ -19,14 +19,15 @@ import urllib3.exceptions
 
 from pixace_tf.errors import UserError
 
-# Calls of an unavailable server, and the factor of the growing pauses between.
+# An unavailable server is called so often, with growing pauses from this one.
 TRIES = 5
 PAUSE_S = 0.5
 TIMEOUT_S = 600.0
 
 Arrays = dict[str, np.ndarray]
+_Call = Callable[[str, Arrays], Arrays]
 
-# Status codes of gRPC by those of HTTP, as TF Serving translates them.
+# Status codes of HTTP and gRPC, as TF Serving translates them.
 _CODES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED"}
 _CODES |= {501: "UNIMPLEMENTED", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
 _ADVICE = {
@@ -56,7 +57,7 @@ class Server:
     Args:
         address: `http://HOST:PORT` or `https://...` for REST,
             `grpc://HOST:PORT` for gRPC.
-        model: The name that the server gives the model.
+        model: The model's name on the server.
         timeout_s: Time for one request.
 
     Raises:
@@ -77,20 +78,18 @@ class Server:
                 f"Received: {address!r}"
             )
         self.address = address.rstrip("/")
-        self.model = model
-        self.timeout_s = timeout_s
         self._call = (
-            _grpc_call(parts.netloc)
-            if parts.scheme == "grpc"
-            else _rest_call(self.address)
+            _grpc_call(parts.netloc, model, timeout_s)
+            if scheme == "grpc"
+            else _rest_call(self.address, model, timeout_s)
         )
 
     def predict(self, signature_name: str, inputs: Arrays) -> Arrays:
         """Run a signature; try again while the server is unavailable.
 
         Args:
-            signature_name: Such as `complete`; see `ServedModel`.
-            inputs: Arrays `(B, ...)`; images as arrays of `bytes` objects.
+            signature_name: For example `complete`; see `ServedModel`.
+            inputs: Arrays `(B, ...)`; image files as arrays of `bytes` objects.
 
         Returns:
             Arrays `(B, ...)`.
@@ -100,9 +99,7 @@ class Server:
             ServerError: For every other failure.
         """
         try:
-            return self._call(
-                self.model, signature_name, inputs, self.timeout_s
-            )
+            return self._call(signature_name, inputs)
         except _StatusError as error:
             if error.code == "INVALID_ARGUMENT":
                 raise UserError(f"The server refused: {error}") from None
@@ -113,7 +110,7 @@ class Server:
 
 
 class _Retry(urllib3.Retry):
-    """Retries that do not repeat what would fail again, or only after long."""
+    """Retries, except after a timeout or an error that would come again."""
 
     def increment(self, *args: Any, **kwargs: Any) -> Any:
         error = kwargs.get("error")
@@ -127,23 +124,21 @@ class _Retry(urllib3.Retry):
         return super().increment(*args, **kwargs)
 
 
-def _rest_call(address: str) -> Callable[..., Arrays]:
+def _rest_call(address: str, model: str, timeout_s: float) -> _Call:
     session = requests.Session()
     retry = _Retry(
         TRIES - 1,
         backoff_factor=PAUSE_S,
-        # Not all clients at the same moment.
+        # Clients must not all call again at the same moment.
         backoff_jitter=PAUSE_S,
         status_forcelist=[503],
         allowed_methods=None,
         raise_on_status=False,
     )
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
+    session.mount(address, requests.adapters.HTTPAdapter(max_retries=retry))
+    name = urllib.parse.quote(model, safe="")
 
-    def call(
-        model: str, signature_name: str, inputs: Arrays, timeout_s: float
-    ) -> Arrays:
+    def call(signature_name: str, inputs: Arrays) -> Arrays:
         body = {
             "signature_name": signature_name,
             "inputs": {
@@ -153,7 +148,6 @@ def _rest_call(address: str) -> Callable[..., Arrays]:
                 for name, value in inputs.items()
             },
         }
-        name = urllib.parse.quote(model, safe="")
         try:
             response = session.post(
                 f"{address}/v1/models/{name}:predict",
@@ -162,9 +156,8 @@ def _rest_call(address: str) -> Callable[..., Arrays]:
                 timeout=timeout_s,
             )
         except requests.Timeout:
-            raise _StatusError(
-                "DEADLINE_EXCEEDED", "no answer in time;"
-            ) from None
+            message = "no answer in time;"
+            raise _StatusError("DEADLINE_EXCEEDED", message) from None
         except requests.RequestException as error:
             raise _StatusError("UNAVAILABLE", f"{_reason(error)};") from None
         return _arrays_in(response)
@@ -174,44 +167,34 @@ def _rest_call(address: str) -> Callable[..., Arrays]:
 
 def _reason(error: requests.RequestException) -> BaseException:
     """Return the innermost cause of an error."""
-    reason: BaseException = error
-    while isinstance(inner := _inner(reason), BaseException):
+    inner: Any = error
+    while isinstance(inner, BaseException):
         reason = inner
+        inner = getattr(inner, "reason", None) or (inner.args or (None,))[0]
     return reason
-
-
-def _inner(error: BaseException) -> Any:
-    return getattr(error, "reason", None) or (error.args or (None,))[0]
 
 
 def _arrays_in(response: requests.Response) -> Arrays:
     if not response.ok:
         code = _CODES.get(response.status_code, f"HTTP {response.status_code}")
-        raise _StatusError(code, _message(response))
-    try:
-        answer = response.json()
-    except ValueError:
-        raise _StatusError("UNIMPLEMENTED", "no JSON in the answer;") from None
+        try:
+            message = response.json()["error"]
+        except (ValueError, KeyError, TypeError):
+            message = response.reason
+        raise _StatusError(code, str(message))
     try:
         return {
             name: np.array([base64.b64decode(v["b64"]) for v in value], object)
             if name.endswith("_bytes")
             else np.array(value)
-            for name, value in answer["outputs"].items()
+            for name, value in response.json()["outputs"].items()
         }
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise _StatusError("UNIMPLEMENTED", "no such answer known;") from None
+        message = "the answer has an unknown form;"
+        raise _StatusError("UNIMPLEMENTED", message) from None
 
 
-def _message(response: requests.Response) -> str:
-    """Return the server's own words, or those of HTTP."""
-    try:
-        return str(response.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        return str(response.reason)
-
-
-def _grpc_call(target: str) -> Callable[..., Arrays]:
+def _grpc_call(target: str, model: str, timeout_s: float) -> _Call:
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import (
@@ -235,25 +218,19 @@ def _grpc_call(target: str) -> Callable[..., Arrays]:
             [
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_receive_message_length", -1),
-                # Longer messages are not repeated.
+                # Messages above this are not sent again.
                 ("grpc.per_rpc_retry_buffer_size", 2**28),
                 ("grpc.service_config", json.dumps({"methodConfig": [policy]})),
             ],
         )
     )
 
-    def call(
-        model: str, signature_name: str, inputs: Arrays, timeout_s: float
-    ) -> Arrays:
+    def call(signature_name: str, inputs: Arrays) -> Arrays:
         request = predict_pb2.PredictRequest()
         request.model_spec.name = model
         request.model_spec.signature_name = signature_name
         for name, value in inputs.items():
-            # TF Serving expects float32.
-            narrow = (
-                value.astype(np.float32) if value.dtype.kind == "f" else value
-            )
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(narrow))
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
         try:
             answer = stub.Predict(request, timeout=timeout_s)
         except grpc.RpcError as error:

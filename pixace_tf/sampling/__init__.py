@@ -1,13 +1,13 @@
 """From a model to new tokens, and the likelihood of given tokens.
 
-`sampler.Sampler` generates and completes: it sorts images into blocks, which
-`decode_loop` decodes with the mathematics of `draws`. `SamplingConfig` holds
-temperature and filters. `particles` lets known pixels shape the pixels before
-them. `likelihood.Scorer` computes bits per pixel.
+`sampler.Sampler` sorts images into blocks, which `decode_loop` decodes with the
+mathematics of `draws`. `SamplingConfig` holds temperature and filters.
+`particles` lets known pixels shape the pixels before them. `likelihood.Scorer`
+computes bits per pixel.
 """
 
-# Default number of particles for each image; see `particles`.
+# Default number of particles per image; see `particles`.
 NUM_PARTICLES = 64
-# Rows of an exported model's block, and so its largest number of particles.
+# Rows of a block of an exported model, hence its largest number of particles.
 MAX_SERVED_PARTICLES = 16
 MAX_GUIDANCE = 100.0

@@ -1,4 +1,4 @@
-"""The values that decoding takes and passes along.
+"""The arguments of decoding, and the values passed from step to step.
 
 Shapes: R rows of a block, T pixels.
 """
@@ -11,7 +11,7 @@ from pixace_tf.typing import Tensor
 
 
 class Block(NamedTuple):
-    """Images to decode in step, all read in their own raster order.
+    """Images to decode in step, each read in its own raster order.
 
     Attributes:
         token_ids: int32 `(R, T)`, zeros where pixels are hidden.
@@ -33,8 +33,8 @@ class Carry(NamedTuple):
 
     Attributes:
         state: The decoder's state; with guidance two rows for each image.
-        token_ids: int32 `(R, T)`, filled up to the position, and where pixels
-            are not hidden.
+        token_ids: int32 `(R, T)`, known before the position and wherever
+            pixels are not hidden.
         nats: float32 `(R,)`, the cost of the known pixels for each particle
             since the last resampling; zeros without particles.
     """
@@ -45,7 +45,7 @@ class Carry(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """The values that decoding reads and never changes.
+    """The values that decoding reads but never changes.
 
     Attributes:
         mask: bool `(R, T)`, True where pixels are to be sampled.

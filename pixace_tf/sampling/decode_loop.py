@@ -1,8 +1,8 @@
 """The loop over the pixels of a block of images, as graph functions.
 
 The model computes one step; this module owns the loop over steps. `decode`
-drives it from Python, some pixels at a time; `run` and `run_particles` drive it
-from within a graph. All of them use `advance`.
+drives the loop from Python, some pixels at a time; `run` and `run_particles`
+drive it within a graph. All of them use `advance`.
 
 Shapes: R rows of a block, T pixels.
 """
@@ -30,7 +30,7 @@ from pixace_tf.sampling.draws import (
 from pixace_tf.sampling.sampling_config import SamplingConfig
 from pixace_tf.typing import Tensor
 
-# An image is decoded in at most this many spans.
+# Largest number of spans of an image.
 NUM_SPANS = 4
 
 
@@ -38,15 +38,12 @@ class DecodeLoop:
     """Decodes blocks of images; each program is compiled once.
 
     Attributes:
-        rows: Images of a block.
-        has_particles: Whether the rows are particles of one image.
-        is_guided: Whether guidance acts.
-        span_length: Pixels that one call of `advance` decodes at most; spans
+        span_length: The most pixels that one call of `advance` decodes; spans
             begin at multiples of it.
 
     Args:
         model: The model to sample from.
-        rows: Images of a block.
+        rows: Number of images in a block.
         jit_compile: Whether XLA compiles the loop.
         has_particles: Whether the rows are particles of one image; the loop
             then adds up the costs of the known pixels; see `particles`.
@@ -121,7 +118,7 @@ class DecodeLoop:
         )
 
     def _prefill_program(self, num_patches: int) -> Any:
-        """Return the program that reads a number of patches."""
+        """Return the program that reads the first patches."""
         length = self._model.sequence_length
         return _graph_function(
             lambda token_ids, condition: self._model.prefill(
@@ -134,12 +131,8 @@ class DecodeLoop:
     def trace(self, is_filtered: bool, position: int) -> None:
         """Trace the programs that decode from a position on, once.
 
-        Threads that trace at the same time would trace programs twice, and
-        number them by chance; see `compile_cache.align_names`.
-
-        Args:
-            is_filtered: Whether the filters act.
-            position: A multiple of the decoder's `prefill_stride`.
+        Threads that traced at the same time would trace programs twice and
+        name them at random; see `compile_cache.align_names`.
         """
         functions = [self.noise, self._programs[is_filtered]]
         if self.has_particles:
@@ -160,23 +153,23 @@ class DecodeLoop:
     ) -> Iterator[tuple[np.ndarray, int]]:
         """Decode a block from one position to another.
 
-        `Sampler` needs nothing else of an engine.
+        This is all that `Sampler` needs from an engine.
 
         Args:
             block: At most `rows` images; one for particles. Its configuration
                 has `guidance` if and only if the loop is guided.
             start: The first pixel, a multiple of the decoder's
                 `prefill_stride`.
-            end: Where to end, another one or T.
+            end: Where to stop: a multiple of `prefill_stride`, or T.
             is_watched: Whether to yield after each row of pixels.
 
         Returns:
             An iterator that decodes some pixels at a time; it yields int32
-            `(R, T)`, of which the first rows are the images of the block, and
-            the position that comes next.
+            `(R, T)`, whose first rows are the images of the block, and the
+            next position.
         """
         is_filtered = bool(has_filters(block.config))
-        # Here, since the iterators advance in threads.
+        # Iterators advance in threads, so the tracing happens here.
         self.trace(is_filtered, start)
         return self._decode_block(is_filtered, block, start, end, is_watched)
 
@@ -188,8 +181,7 @@ class DecodeLoop:
         end: int,
         is_watched: bool,
     ) -> Iterator[tuple[np.ndarray, int]]:
-        # Padded here, not before: the particles of many images would fill the
-        # memory.
+        # Padding all blocks beforehand would fill the memory with particles.
         token_ids, mask, seeds, condition, config = tf.nest.map_structure(
             lambda array: tf.constant(batches.pad(array, self.rows)), block
         )
@@ -218,7 +210,7 @@ class DecodeLoop:
         """Return the carry before the first step.
 
         Args:
-            token_ids: int32 `(R, T)`, filled up to the position, and where
+            token_ids: int32 `(R, T)`, given before the position and wherever
                 pixels are not hidden.
             position: A multiple of the decoder's `prefill_stride`.
             condition: int32 `(R, 2)`, as in `PixaceCausalLM`.
@@ -227,16 +219,16 @@ class DecodeLoop:
             The carry for `advance` from this position, or from the beginning of
             an earlier span.
         """
+        length = self._model.sequence_length
         condition = self._in_state(condition)
         if self.is_guided:
             is_null = tf.range(tf.shape(condition)[0]) % 2 == 1
             label = tf.where(is_null, NULL_LABEL, condition[:, 1])
             condition = tf.stack([condition[:, 0], label], axis=1)
-        if not 0 < position < self._model.sequence_length:
-            state = self._model.empty_state(condition.shape[0], condition)
-            return Carry(state, token_ids, tf.zeros(self.rows))
         prefill = self._prefill(self._patches_before(position))
-        if self.has_particles:
+        if not 0 < position < length:
+            state = self._model.empty_state(condition.shape[0], condition)
+        elif self.has_particles:
             # Before the first hidden pixel, all particles are the same.
             first = tf.zeros(self.rows, tf.int32)
             state = prefill(token_ids[:1], condition[: 1 + self.is_guided])
@@ -257,9 +249,10 @@ class DecodeLoop:
 
         Args:
             is_filtered: Whether the filters act.
-            carry: From `begin`, or from the call before.
+            carry: From `begin`, or from the previous call.
             start: int32 scalar, a multiple of the decoder's `prefill_stride`.
-            stop: int32 scalar, another one, or T, in the same span or its end.
+            stop: int32 scalar: a multiple of `prefill_stride`, or T, at most
+                the end of the span.
             drawing: Which pixels to sample, and how.
 
         Returns:
@@ -267,7 +260,7 @@ class DecodeLoop:
             of the known pixels on the way.
         """
         if self._model.decoder.has_growing_cache:
-            # Outside of the program, since XLA needs fixed shapes.
+            # XLA needs fixed shapes, so this is not part of the program.
             patch = start // self._model.decoder.patch_length
             carry = carry._replace(state=self._begin_patch(carry, patch))
         return self._programs[is_filtered](carry, start, stop, drawing)
@@ -275,13 +268,13 @@ class DecodeLoop:
     def run(
         self, is_filtered: bool, carry: Carry, start: Tensor, drawing: Drawing
     ) -> Tensor:
-        """Decode from the beginning of a span to the end, within a graph.
+        """Decode to the end, within a graph; see `advance`.
 
         Args:
-            is_filtered: See `advance`.
-            carry: See `advance`.
+            is_filtered: Whether the filters act.
+            carry: From `begin`.
             start: int32 scalar, a multiple of `span_length`.
-            drawing: See `advance`.
+            drawing: Which pixels to sample, and how.
 
         Returns:
             int32 `(R, T)`.
@@ -305,14 +298,13 @@ class DecodeLoop:
         uniform: Tensor,
         count: Tensor,
     ) -> Tensor:
-        """Fill one image by particles, within a graph; filters act.
+        """Fill one image with particles, within a graph; filters act.
 
         Args:
-            carry: See `advance`.
-            start: int32 scalar, the first pixel, a multiple of the decoder's
-                `prefill_stride`.
-            end: int32 scalar, another one, or T.
-            drawing: See `advance`.
+            carry: From `begin`.
+            start: int32 scalar, a multiple of the decoder's `prefill_stride`.
+            end: int32 scalar, a multiple of `prefill_stride`, or T.
+            drawing: Which pixels to sample, and how.
             uniform: float32 `(T + 1,)`, from `particles.choice_noise`.
             count: int32 scalar from 1 to R; later rows are not particles.
 
@@ -342,10 +334,12 @@ class DecodeLoop:
         """Repeat `body` while its position is below `end`, within a graph."""
 
         def with_shapes(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-            return body(
-                position,
-                tf.nest.map_structure(_set_shape, carry, self._carry_spec),
+            carry = tf.nest.map_structure(
+                lambda tensor, spec: tf.ensure_shape(tensor, spec.shape),
+                carry,
+                self._carry_spec,
             )
+            return body(position, carry)
 
         _, carry = tf.while_loop(
             lambda position, _: position < end,
@@ -358,12 +352,8 @@ class DecodeLoop:
     def chunk_end(self, position: int | Tensor) -> Any:
         """Return where the row of pixels that begins at a position ends.
 
-        Args:
-            position: An integer, or an int32 scalar.
-
-        Returns:
-            The same, a multiple of the decoder's `prefill_stride`, in the same
-            span or at its end.
+        The end is a multiple of the decoder's `prefill_stride`, and at most the
+        end of the span. It is an integer or an int32 scalar, as `position` is.
         """
         stride = self._model.decoder.prefill_stride
         row = -(-self._model.image_size[1] // stride) * stride
@@ -373,7 +363,7 @@ class DecodeLoop:
         return min(position + row, span_end)
 
     def _in_state(self, tensor: Tensor) -> Tensor:
-        """Return rows of a block as rows of the state."""
+        """Repeat the rows of a block as the state repeats them."""
         return tf.repeat(tensor, 2, axis=0) if self.is_guided else tensor
 
     def _patches_before(self, position: int) -> int:
@@ -394,7 +384,7 @@ class DecodeLoop:
         stop: Tensor,
         drawing: Drawing,
     ) -> Carry:
-        """Decode as `advance` does; XLA can compile this."""
+        """Do the part of `advance` that XLA can compile."""
         decoder = self._model.decoder
 
         def step(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
@@ -463,18 +453,13 @@ class DecodeLoop:
 def _graph_function(
     function: Callable[..., Any], *signature: Any, jit_compile: bool = False
 ) -> Any:
-    # Converting Python's control flow would take most of the time of tracing.
+    # AutoGraph would take most of the time of tracing.
     return tf.function(
         function,
         input_signature=signature,
         autograph=False,
         jit_compile=jit_compile,
     )
-
-
-def _set_shape(tensor: Tensor, spec: tf.TensorSpec) -> Tensor:
-    """Return a tensor whose shape is known as far as the spec says."""
-    return tf.ensure_shape(tensor, spec.shape)
 
 
 def _relax(tensor: Tensor) -> tf.TensorSpec:

@@ -38,10 +38,10 @@ def uniform_noise(seeds: Tensor, length: int, num_draws: int) -> Tensor:
 
 
 def guide(logits: Tensor, null_logits: Tensor, guidance: Tensor) -> Tensor:
-    """Move logits away from those without a label, beyond those with it.
+    """Move logits with a label further away from those without it.
 
-    Choices that are nearly impossible under the label are removed first, since
-    their ratio of probabilities may be huge (arXiv 2502.17437).
+    Choices that are nearly impossible given the label are removed, since their
+    ratio of probabilities may be huge (arXiv 2502.17437).
 
     Args:
         logits: float32 `(B, n)`, given a label.
@@ -64,16 +64,16 @@ def inverse_transform(logits: Tensor, uniform: Tensor) -> Tensor:
     Args:
         logits: float32 `(B, n)`; a choice whose probability is 0 in float32 is
             never drawn.
-        uniform: float32 `(B,)` in `[0, 1)`: its product with a sum is below
-            the sum in float32 too, so a draw exists.
+        uniform: float32 `(B,)` in `[0, 1)`; even in float32, its product with
+            a sum stays below the sum, so a draw always exists.
 
     Returns:
         int32 `(B,)` in `[0, n)`.
     """
     top = tf.reduce_max(logits, axis=-1, keepdims=True)
     weights = tf.exp(logits - top)
-    # XLA adds in several parts, so the sums may sink by a rounding error, and
-    # cross the threshold at a choice of no weight.
+    # XLA adds in several parts. By rounding, its sums may decrease and then
+    # cross the threshold at a choice without weight.
     cumulative = tf.where(weights > 0, tf.cumsum(weights, axis=-1), -1.0)
     total = tf.reduce_max(cumulative, axis=-1, keepdims=True)
     is_above = cumulative > uniform[:, None] * total
@@ -110,14 +110,12 @@ def filter_logits(logits: Tensor, config: dict[str, Tensor]) -> Tensor:
 
 
 def has_filters(config: dict[str, Any]) -> Tensor:
-    """Tell whether any filter of any image may remove choices.
+    """Tell whether a filter may remove choices of any image.
 
     Args:
         config: Arrays or tensors `(B,)` by name, as in `SamplingConfig`.
     """
+    names = ("top_k", "top_p", "min_p")
     return tf.reduce_any(
-        [
-            tf.reduce_any(config[name] != getattr(SamplingConfig, name))
-            for name in ("top_k", "top_p", "min_p")
-        ]
+        [config[name] != getattr(SamplingConfig, name) for name in names]
     )

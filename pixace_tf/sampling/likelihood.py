@@ -21,11 +21,11 @@ from pixace_tf.typing import Tensor
 
 
 class Scorer:
-    """Computes the cost of whole images; compiled once.
+    """Computes the cost of whole images with a program that is compiled once.
 
     Args:
         model: The model that scores.
-        batch_size: Images at a time; the last batch is padded.
+        batch_size: Images at a time.
         jit_compile: Whether XLA compiles the program.
     """
 
@@ -71,7 +71,7 @@ class Scorer:
 
         Returns:
             float32 `(N, T, 3)` in plain order: minus log2 probability of each
-            channel, given those before it in the order of
+            channel, given the channels before it in the order of
             `Palette.channel_names`.
         """
         count = len(token_ids)
@@ -101,20 +101,16 @@ class Scorer:
         labels: Any = NULL_LABEL,
         orders: Any = 0,
     ) -> np.ndarray:
-        """Return the cost of each pixel; see `channel_bits`.
+        """Return minus log2 probability of each pixel, float32 `(N, T)`.
 
-        Returns:
-            float32 `(N, T)`: minus log2 probability.
+        The arguments are those of `channel_bits`.
         """
         return self.channel_bits(token_ids, progress, labels, orders).sum(-1)
 
 
 @functools.lru_cache(maxsize=4)
 def colors_per_token(palette: Palette) -> np.ndarray:
-    """Count the 8-bit colors that become each token, over all 2**24.
-
-    Args:
-        palette: The palette.
+    """Count how many of the 2**24 8-bit colors become each token.
 
     Returns:
         int64 `(vocabulary_size,)`, read-only; 0 for codes that no color has,
@@ -137,7 +133,7 @@ def bits_per_dim(
 ) -> np.ndarray:
     """Bound the cost of the 8-bit RGB images behind tokens.
 
-    A code stands for several colors, taken as equally likely. So a pixel costs
+    A token stands for several colors, taken as equally likely. So a pixel costs
     its token plus log2 of the number of its colors, spread over three channels.
     This is an upper bound for the best model of the 8-bit images that predicts
     these tokens first; for RGB 888 it is exact.
@@ -145,11 +141,11 @@ def bits_per_dim(
     Args:
         bits: float `(N, T)` of the tokens, as `Scorer.bits` returns them.
         token_ids: integers `(N, T)`, tokens of 8-bit images.
-        tokenizer: Its palette defines the tokens.
+        tokenizer: Defines the palette.
 
     Returns:
         float64 `(N,)`: bits per channel and pixel, the mean of each image.
     """
     counts = colors_per_token(tokenizer.palette)
-    within = np.log2(counts[token_ids])
-    return np.mean(bits.astype(np.float64) + within, axis=1) / 3
+    within_token = np.log2(counts[token_ids])
+    return np.mean(bits.astype(np.float64) + within_token, axis=1) / 3

@@ -1,8 +1,8 @@
-"""Particles: how known pixels behind a hidden region shape what fills it.
+"""Particles let known pixels behind a hidden region shape its filling.
 
-A model of raster order samples each pixel from those before it and ignores
-those that follow. So several particles fill the region at the same time, each
-from its own noise. They meet the same known pixels, whose cost gives each
+A model of raster order samples each pixel given the pixels before it and
+ignores all later ones. So several particles fill the region at the same time,
+each from its own noise. They meet the same known pixels, whose cost gives each
 particle its weight. After each row, heavy particles may be copied in place of
 light ones; in the end, one is chosen by weight (sequential Monte Carlo, Doucet
 and others 2001). As the number of particles grows, the hidden pixels follow the
@@ -23,14 +23,9 @@ _SEEDS, _CHOICES = 1, 2
 
 
 def seeds(seed: Tensor, count: int) -> Tensor:
-    """Derive the seeds of the particles from the seed of their image.
+    """Derive the seeds of particles, int64 `(count,)`, from their image's.
 
-    Args:
-        seed: int64 scalar.
-        count: Number of particles.
-
-    Returns:
-        int64 `(count,)`; the first one is `seed` itself.
+    The first one is `seed`, an int64 scalar, itself.
     """
     others = tf.random.stateless_uniform(
         (count - 1,),
@@ -80,63 +75,53 @@ def resample(carry: Carry, uniform: Tensor, count: Tensor) -> Carry:
     particles is below half of their number.
 
     Args:
-        carry: Each tensor of its state has a multiple of R rows.
+        carry: The particles.
         uniform: float32 scalar in `[0, 1)`.
         count: int32 scalar from 1 to R; later rows are not particles.
 
     Returns:
         The carry of the new particles.
     """
-    nats = carry.nats
-    rows = nats.shape[0]
+    rows = carry.nats.shape[0]
     number = tf.cast(count, tf.float32)
-    weights = tf.nn.softmax(-_of_particles(nats, count))
+    weights = tf.nn.softmax(_log_weights(carry, count))
     effective = 1 / tf.reduce_sum(tf.square(weights))
     points = (uniform + tf.range(rows, dtype=tf.float32)) / number
     is_below = tf.cumsum(weights)[None] <= points[:, None]
     drawn = tf.reduce_sum(tf.cast(is_below, tf.int32), axis=-1)
-    # Rounding may keep the sum below the last point.
+    # By rounding, the sum may stay below the last point.
     drawn = tf.minimum(drawn, count - 1)
     return tf.cond(
         effective < number / 2,
         lambda: Carry(
             take_rows(carry.state, drawn, rows),
             tf.gather(carry.token_ids, drawn),
-            tf.zeros_like(nats),
+            tf.zeros_like(carry.nats),
         ),
         lambda: carry,
     )
 
 
 def choose(carry: Carry, uniform: Tensor, count: Tensor) -> Tensor:
-    """Draw one of the particles by weight.
-
-    Args:
-        carry: The particles.
-        uniform: float32 scalar in `[0, 1)`.
-        count: int32 scalar; see `resample`.
-
-    Returns:
-        int32 `(1, T)`.
-    """
-    nats = _of_particles(carry.nats, count)
-    chosen = inverse_transform(-nats[None], uniform[None])
+    """Draw one of the particles by weight, int32 `(1, T)`; see `resample`."""
+    logits = _log_weights(carry, count)[None]
+    chosen = inverse_transform(logits, uniform[None])
     return tf.gather(carry.token_ids, chosen)
 
 
-def _of_particles(nats: Tensor, count: Tensor) -> Tensor:
-    """Return the costs, infinite for rows that are not particles."""
-    return tf.where(tf.range(nats.shape[0]) < count, nats, np.inf)
+def _log_weights(carry: Carry, count: Tensor) -> Tensor:
+    is_particle = tf.range(carry.nats.shape[0]) < count
+    return tf.where(is_particle, -carry.nats, -np.inf)
 
 
 def take_rows(state: Tensor, index: Tensor, count: int) -> Tensor:
     """Return the state of the rows in `index`.
 
     Args:
-        state: A structure of tensors; each has as many rows as there are
-            images or a multiple, such as the heads of attention.
+        state: A structure of tensors, each with a multiple of `count` rows:
+            attention, for example, has one for each head.
         index: int32 `(R,)` in `[0, count)`.
-        count: Images of the state.
+        count: Number of images in the state.
     """
 
     def take(tensor: Tensor) -> Tensor:

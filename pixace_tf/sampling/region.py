@@ -1,4 +1,4 @@
-"""From which pixel to which a masked image is decoded.
+"""Which pixels of a masked image to decode.
 
 The functions take NumPy arrays, or tensors with `xp=tf.experimental.numpy`.
 
@@ -20,7 +20,7 @@ ROWS_BEHIND = 3
 def spans(
     model: PixaceCausalLM, mask: Tensor, num_particles: Any, xp: Any = np
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return which pixels of each image to decode, and whether by particles.
+    """Return which pixels of each image to decode, and if particles are needed.
 
     Args:
         model: The model that decodes.
@@ -30,8 +30,8 @@ def spans(
         xp: The module of the arrays.
 
     Returns:
-        Integers `(B,)`, the first pixel and the end, multiples of the decoder's
-        `prefill_stride` or T; and bool `(B,)`.
+        Integers `(B,)`, the first pixel and the end, each a multiple of the
+        decoder's `prefill_stride` or T; and bool `(B,)`.
     """
     length, stride = model.sequence_length, model.decoder.prefill_stride
     position = xp.arange(length)

@@ -2,16 +2,17 @@
 
 All noise is drawn before the loop from each image's own seed, so an image does
 not depend on the rest of its batch. Images are decoded in blocks of a fixed
-number of rows: matrix kernels round differently for other shapes, and one image
-in 300 would differ between alone and in a batch. On a CPU a block is one image,
-whose cache stays near the core, and every core has a block of its own; on a GPU
-a step of many rows takes hardly longer than one of a single row.
+number of rows: matrix kernels round differently for other shapes, and 1 image
+in 300 would differ between alone and in a batch. On a CPU, each core decodes
+one image at a time, whose cache stays near the core; on a GPU, a step of many
+rows takes hardly longer than a step of a single row.
 
 Shapes: B batch, T pixels.
 """
 
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
@@ -41,9 +42,10 @@ from pixace_tf.sampling.sampling_config import (
 
 ROWS_ON_GPU = 32
 
-# Rows of decoded images, their tokens, and the next position.
-Decoded = tuple[np.ndarray, np.ndarray, int]
-# Called with int32 token_ids `(B, T)`, and bool `(B, T)`: the missing ones.
+# Indices of a block's images, and an iterator over their int32 tokens `(R, T)`
+# and the next position.
+Job = tuple[np.ndarray, Iterator[tuple[np.ndarray, int]]]
+# Called with int32 token_ids `(B, T)`, and bool `(B, T)`: True where missing.
 Watch = Callable[[np.ndarray, np.ndarray], None]
 
 
@@ -52,7 +54,7 @@ class Sampler:
 
     Args:
         model: The model to sample from.
-        rows: Images of a block, decoded in step; by default 1 on a CPU.
+        rows: Images in a block; by default 1 on a CPU, 32 on a GPU.
         jit_compile: Whether XLA compiles the loop.
     """
 
@@ -64,8 +66,8 @@ class Sampler:
     ) -> None:
         if keras.backend.backend() != "tensorflow":
             raise UserError(
-                "Only TensorFlow paints. Do without KERAS_BACKEND="
-                f"{keras.backend.backend()}."
+                "Painting needs the TensorFlow backend of Keras. Unset "
+                f"KERAS_BACKEND={keras.backend.backend()}."
             )
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
         self.model = model
@@ -86,19 +88,7 @@ class Sampler:
         labels: Any = NULL_LABEL,
         guidance: Any = 1.0,
     ) -> np.ndarray:
-        """Sample new images.
-
-        Args:
-            seeds: Integers `(B,)`, one for each image.
-            config: Temperature and filters.
-            progress: Called with the pixels sampled so far and in total.
-            watch: Shown the images, row by row.
-            labels: See `fill`.
-            guidance: See `fill`.
-
-        Returns:
-            int32 `(B, T)`.
-        """
+        """Sample new images, int32 `(B, T)`; see `fill` for the arguments."""
         shape = len(seeds), self.model.sequence_length
         return self.fill(
             np.zeros(shape, np.int32),
@@ -120,22 +110,19 @@ class Sampler:
         progress: ProgressCallback | None = None,
         watch: Watch | None = None,
     ) -> np.ndarray:
-        """Keep the first pixels of each image and sample the rest.
+        """Keep the first pixels of each image and sample the rest; see `fill`.
 
         Args:
-            token_ids: Integers `(B, T)`, canonical codes; read up to each
-                prefix only.
+            token_ids: Integers `(B, T)`, canonical codes; ignored behind each
+                prefix.
             prefix_length: Integers, one or `(B,)`, in `[0, T]`.
             seeds: Integers `(B,)`.
             config: Temperature and filters.
             progress: Called with the pixels sampled so far and in total.
-            watch: Shown the images, row by row.
+            watch: Called with the images after each row of pixels.
 
         Returns:
             int32 `(B, T)`.
-
-        Raises:
-            UserError: If a shape or a value is out of range.
         """
         length = self.model.sequence_length
         prefix = check_integers("prefix_length", prefix_length, 0, length)
@@ -163,9 +150,9 @@ class Sampler:
     ) -> np.ndarray:
         """Sample the hidden pixels of each image, given all others.
 
-        Each image is read in the raster order of the model that leaves the
-        fewest known pixels behind hidden ones. Known pixels before a hidden one
-        condition it exactly, known pixels behind it by means of particles; see
+        Each image is read in the raster order that leaves the fewest known
+        pixels behind hidden ones. Known pixels condition the hidden pixels
+        behind them exactly, and those before them by particles; see
         `particles`.
 
         Args:
@@ -175,9 +162,9 @@ class Sampler:
             seeds: Integers `(B,)`.
             config: Temperature and filters.
             num_particles: For images with known pixels behind hidden ones; 1
-                ignores those pixels.
+                ignores these pixels.
             progress: Called with the pixels sampled so far and in total.
-            watch: Shown the images, row by row.
+            watch: Called with the images after each row of pixels.
             labels: Integers, one or `(B,)`: 1 to L for the model's labels, 0
                 for none.
             guidance: Numbers from 1 to 100, one or `(B,)`: how strongly to
@@ -195,9 +182,9 @@ class Sampler:
         when = self._sequences[order]
         block = self._in_order(block, order, when)
         tokens, mask = block.token_ids, block.mask
-        span = spans(self.model, mask, num_particles)
-        jobs = self._jobs(block, span, num_particles, watch is not None)
-        starts, ends, _ = span
+        starts, ends, is_weighed = spans(self.model, mask, num_particles)
+        counts = np.where(is_weighed, num_particles, 0)
+        jobs = self._jobs(block, starts, ends, counts, watch is not None)
         done, total = starts.copy(), int(np.sum(ends - starts))
         position = np.arange(self.model.sequence_length)
         for rows, sampled, stop in self._in_parallel(jobs):
@@ -217,7 +204,7 @@ class Sampler:
             mask: bool `(B, T)`, True where pixels are to be sampled.
 
         Returns:
-            Integers `(B,)`, from 0 to `len(model.orders) - 1`.
+            Integers `(B,)`, indices of `model.orders`.
         """
         return best_orders(mask, self._sequences)
 
@@ -228,7 +215,7 @@ class Sampler:
     def _in_order(
         self, block: Block, order: np.ndarray, when: np.ndarray
     ) -> Block:
-        """Return a block of images that are read in the orders given."""
+        """Rearrange a block of images in plain order."""
         condition = block.condition.copy()
         condition[:, 0] = np.array(self.model.orders)[order]
         return block._replace(
@@ -240,31 +227,36 @@ class Sampler:
     def _jobs(
         self,
         block: Block,
-        span: tuple[np.ndarray, np.ndarray, np.ndarray],
-        num_particles: int,
+        starts: np.ndarray,
+        ends: np.ndarray,
+        counts: np.ndarray,
         is_watched: bool,
-    ) -> list[tuple[np.ndarray, Iterator[tuple[np.ndarray, int]]]]:
-        """Return the blocks to decode: which images, and their iterator.
+    ) -> list[Job]:
+        """Split images into blocks: the indices of each block, its iterator.
 
         All images of a block have the same start, so the result for an image
         does not depend on the others.
+
+        Args:
+            block: All images.
+            starts: Integers `(B,)`, the first pixel to decode.
+            ends: Integers `(B,)`.
+            counts: Integers `(B,)`, particles; 0 decodes without.
+            is_watched: See `DecodeLoop.decode`.
         """
-        starts, ends, is_weighed = span
         guided = is_guided(block.condition[:, 1], block.config["guidance"])
-        kinds = np.stack([starts, is_weighed, guided], axis=1)
+        kinds = np.stack([starts, counts, guided], axis=1)
         jobs = []
         for kind in np.unique(kinds, axis=0):
-            start, weighed, with_guidance = kind.tolist()
+            start, count, with_guidance = kind.tolist()
             loop = self._loop(
-                num_particles if weighed else self._rows,
-                bool(weighed),
-                bool(with_guidance),
+                count or self._rows, bool(count), bool(with_guidance)
             )
             same = np.flatnonzero(np.all(kinds == kind, axis=1))
-            size = 1 if weighed else loop.rows
+            size = 1 if count else self._rows
             for first in range(0, len(same), size):
                 rows = same[first : first + size]
-                own = Block(*(_take(field, rows) for field in block))
+                own = tf.nest.map_structure(operator.itemgetter(rows), block)
                 if not with_guidance:
                     del own.config["guidance"]
                 end = int(ends[rows].max())
@@ -280,7 +272,7 @@ class Sampler:
         labels: Any,
         guidance: Any,
     ) -> Block:
-        """Return all images as a block in plain order."""
+        """Check the arguments of `fill`; return all images as a block."""
         seeds = check_integers("seeds", seeds, -(2**63), 2**63 - 1)
         count, length = len(token_ids), self.model.sequence_length
         if seeds.shape != (count,):
@@ -322,15 +314,13 @@ class Sampler:
         )
 
     def _in_parallel(
-        self,
-        jobs: Iterable[tuple[np.ndarray, Iterator[tuple[np.ndarray, int]]]],
-    ) -> Iterator[Decoded]:
+        self, jobs: Iterable[Job]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         """Advance the blocks, as many at once as there are workers.
 
         Yields:
-            The images of a block and the values of its iterator, in the
-            caller's thread: an exception raised there stops all blocks after
-            their chunk.
+            The indices of a block's images and the values of its iterator, in
+            the caller's thread, where an exception stops all blocks.
         """
         waiting = iter(jobs)
         with ThreadPoolExecutor(self.num_workers) as pool:
@@ -348,10 +338,3 @@ class Sampler:
                         running[pool.submit(next, job[1], None)] = job
                     if passed is not None:
                         yield rows, *passed
-
-
-def _take(field: Any, rows: np.ndarray) -> Any:
-    """Return some rows of a field of a `Block`."""
-    if isinstance(field, dict):
-        return {name: values[rows] for name, values in field.items()}
-    return field[rows]

@@ -1,4 +1,4 @@
-"""Temperature and filters, and the rules for numbers; needs no TensorFlow."""
+"""Temperature and filters, and checks of numbers, without TensorFlow."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from pixace_tf.errors import UserError
 from pixace_tf.sampling import MAX_GUIDANCE
 from pixace_tf.typing import Tensor
 
-# Rules for arrays and for tensors; NaN fails all of them.
+# Rules in words, and for arrays or tensors; NaN breaks all of them.
 RULES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "temperature": ("from 0.001 to 1000", lambda x: (x >= 1e-3) & (x <= 1e3)),
     "top_k": (
@@ -28,24 +28,19 @@ RULES: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def is_guided(labels: Tensor, guidance: Tensor) -> Tensor:
-    """Tell which images guidance changes.
-
-    Args:
-        labels: Integers `(B,)`.
-        guidance: float32 `(B,)`.
-    """
+    """Tell which images guidance changes, bool `(B,)`."""
     return (guidance > 1) & (labels != NULL_LABEL)
 
 
 def check_setting(name: str, value: Any) -> np.ndarray:
-    """Return a setting of `RULES` as float32, or `top_k` as int32.
+    """Check a setting of `RULES`; see `check_numbers`.
 
     Args:
-        name: Its name.
+        name: The name of the setting.
         value: One number, or an array of them.
 
-    Raises:
-        UserError: If a value is no number or out of range.
+    Returns:
+        An array of the same shape: float32, or int32 for `top_k`.
     """
     rule, is_good = RULES[name]
     dtype = np.int32 if name == "top_k" else np.float32
@@ -64,18 +59,17 @@ def check_integers(name: str, value: Any, low: int, high: int) -> np.ndarray:
 
 
 def check_integer(name: str, value: Any, low: int, high: int) -> int:
-    """Return one integer; see `check_integers`."""
-    number = check_integers(name, value, low, high)
-    check_is_one(name, number)
-    return int(number)
+    """Return one integer in `[low, high]`; see `check_numbers`."""
+    return int(check_is_one(name, check_integers(name, value, low, high)))
 
 
-def check_is_one(name: str, value: np.ndarray) -> None:
-    """Raise UserError for an array of several numbers."""
+def check_is_one(name: str, value: np.ndarray) -> np.ndarray:
+    """Return an array of no dimensions; raise UserError for any other."""
     if value.ndim:
         raise UserError(
             f"{name} must be one number. Received: shape={value.shape}"
         )
+    return value
 
 
 def check_numbers(
@@ -85,18 +79,18 @@ def check_numbers(
     is_good: Callable[[Any], Any],
     dtype: type[np.generic],
 ) -> np.ndarray:
-    """Return numbers as an array of another type, altered by rounding only.
+    """Convert numbers to an array; only rounding may change them.
 
     Args:
         name: The name that the error shows.
-        value: One number, or an array of them. Bools and texts are not numbers;
-            floats are not integers.
+        value: One number, or an array of them. Bools and strings are not
+            numbers; floats are not integers.
         rule: The rule in words, for the error.
         is_good: The rule for arrays.
         dtype: Type of the result.
 
     Raises:
-        UserError: If a value is no number or breaks the rule.
+        UserError: If a value is not a number or breaks the rule.
     """
     given = _as_numbers(value, "iu" if issubclass(dtype, np.integer) else "iuf")
     if given is not None:
@@ -108,15 +102,10 @@ def check_numbers(
 
 
 def _as_numbers(value: Any, kinds: str) -> np.ndarray | None:
-    """Return an array, or None if a value is not a number.
-
-    Args:
-        value: One number, or an array of them.
-        kinds: Kinds of NumPy types, of `"iuf"`.
-    """
+    """Return an array, or None if a value is not of these kinds of dtype."""
     try:
         if isinstance(value, list | tuple):
-            # Beside numbers, NumPy would take bools for numbers.
+            # In a list with numbers, NumPy would convert bools to numbers.
             each = np.asarray(value, object).ravel()
             if any(isinstance(x, bool | np.bool_) for x in each):
                 return None
@@ -127,16 +116,7 @@ def _as_numbers(value: Any, kinds: str) -> np.ndarray | None:
 
 
 def per_image(name: str, value: np.ndarray, count: int) -> np.ndarray:
-    """Return one value for each image.
-
-    Args:
-        name: The name that the error shows.
-        value: One, or `(count,)`.
-        count: Number of images.
-
-    Raises:
-        UserError: If the shape is another one.
-    """
+    """Return `(count,)` values, from one or as many."""
     if value.ndim and value.shape != (count,):
         raise UserError(
             f"{name} must be one value, or one for each of the {count} images. "
@@ -153,13 +133,13 @@ class SamplingConfig:
 
     Attributes:
         temperature: From 0.001 to 1000; values below 1 favor likely choices.
-        top_k: Keep the k likeliest choices; 0 keeps all.
+        top_k: Keep the k likeliest choices; 0 keeps all of them.
         top_p: Keep the likeliest choices up to this probability, in `(0, 1]`.
         min_p: Keep choices with at least this share of the likeliest one's
             probability, in `[0, 1]`.
 
     Raises:
-        UserError: If a value is no number or out of range.
+        UserError: If a value is not a number or out of range.
     """
 
     temperature: Any = 1.0
@@ -171,13 +151,7 @@ class SamplingConfig:
         self._settings()
 
     def arrays(self, count: int) -> dict[str, np.ndarray]:
-        """Return one value per image.
-
-        Args:
-            count: Number of images.
-
-        Returns:
-            float32 `(count,)` arrays by name; `top_k` is int32.
+        """Return float32 `(count,)` arrays by name; `top_k` is int32.
 
         Raises:
             UserError: If a field has another number of values.

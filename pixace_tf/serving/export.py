@@ -1,15 +1,17 @@
-"""From a run to numbered SavedModels in its folder, as TF Serving wants them.
+"""Exports a run as a numbered SavedModel in its folder, for TF Serving.
 
     saved_models/NAME/
         1/, 2/, ...      versions; the server takes the highest
-        README.md        what the model is and how to call it
+        README.md        the model card, which shows how to call the model
 
-A version appears whole or not at all, and is never written again.
+A version is written atomically and never changed.
 """
 
 import contextlib
 import io
+import itertools
 import os
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -38,9 +40,9 @@ def export(
 
     Args:
         run: A trained model.
-        keep: Versions to keep, this one included; older ones are removed. By
-            default all.
-        say: Takes each line of the report.
+        keep: Number of versions to keep, including this one; older ones are
+            removed. By default, all are kept.
+        say: Called with each line of the report.
 
     Returns:
         The folder of the version.
@@ -75,12 +77,7 @@ def versions(path: str) -> list[int]:
 
 
 def example_inputs(run: Run, count: int) -> dict[str, np.ndarray]:
-    """Return inputs of `complete` that cost little.
-
-    Args:
-        run: The run.
-        count: Number of rows.
-    """
+    """Return `count` rows of inputs of `complete` that cost little."""
     height, width = run.tokenizer.image_size
     buffer = io.BytesIO()
     Image.new("RGB", (width, height), "gray").save(buffer, "PNG")
@@ -94,30 +91,28 @@ def example_inputs(run: Run, count: int) -> dict[str, np.ndarray]:
 
 def _write_version(run: Run) -> str:
     served = ServedModel(run.model, run.tokenizer)
-    number = max(versions(run.path), default=0) + 1
-    while True:
+    for number in itertools.count(max(versions(run.path), default=0) + 1):
         path = run.file(str(number))
-        # Another export may have taken the number.
+        # Another export may take the number in the meantime.
         with contextlib.suppress(FileExistsError):
             with storage.new_folder(path) as temporary:
                 served.save(temporary)
                 _write_warmup(run, os.path.join(temporary, WARMUP_FILE))
-            return path
-        number += 1
+            break
+    return path
 
 
 def _write_warmup(run: Run, path: str) -> None:
-    """Write requests that the server plays when it loads the version."""
+    """Write requests that the server runs when it loads the version."""
     os.makedirs(os.path.dirname(path))
+    name = os.path.basename(os.path.abspath(run.path))
     with tf.io.TFRecordWriter(path) as writer:
         for count in BATCH_SIZES:
             request = predict_pb2.PredictRequest()
-            request.model_spec.name = os.path.basename(
-                os.path.abspath(run.path)
-            )
+            request.model_spec.name = name
             request.model_spec.signature_name = "serving_default"
-            for name, value in example_inputs(run, count).items():
-                request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            for key, value in example_inputs(run, count).items():
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
             log = prediction_log_pb2.PredictionLog(
                 predict_log=prediction_log_pb2.PredictLog(request=request)
             )
@@ -125,11 +120,5 @@ def _write_warmup(run: Run, path: str) -> None:
 
 
 def _megabytes(path: str) -> float:
-    return (
-        sum(
-            os.path.getsize(os.path.join(folder, name))
-            for folder, _, names in os.walk(path)
-            for name in names
-        )
-        / 1e6
-    )
+    files = pathlib.Path(path).rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6

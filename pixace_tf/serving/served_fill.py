@@ -1,8 +1,8 @@
 """The signature `fill` of a SavedModel: any region, any label, in plain ops.
 
-An image is filled in a block of its own, whose rows are its particles.
+Each image is filled in its own block, whose rows are its particles.
 
-Shapes: B batch, T pixels, P rows of a block.
+Shapes: B batch, T pixels.
 """
 
 import numpy as np
@@ -19,15 +19,11 @@ from pixace_tf.sampling.block import Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.region import spans
 from pixace_tf.sampling.sampling_config import is_guided
+from pixace_tf.typing import Tensor
 
 
 class ServedFill:
-    """Fills hidden pixels as `Sampler.fill` does, as graph functions.
-
-    Args:
-        model: The model.
-        tokenizer: What its tokens mean.
-    """
+    """Fills hidden pixels as `Sampler.fill` does, as graph functions."""
 
     def __init__(
         self, model: PixaceCausalLM, tokenizer: PixelTokenizer
@@ -49,8 +45,8 @@ class ServedFill:
         self._places = np.argsort(self._sequences, axis=1).astype(np.int32)
 
     def decode(
-        self, image_bytes: tf.Tensor, mask_bytes: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        self, image_bytes: Tensor, mask_bytes: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Decode an image and its mask.
 
         Args:
@@ -77,124 +73,106 @@ class ServedFill:
         small = self._tokenizer.resize_image(image)
         return small, tf.reshape(mask, (height * width,))
 
-    def orders(self, masks: tf.Tensor) -> tf.Tensor:
-        """Return the raster order in which to read each image.
-
-        Args:
-            masks: bool `(B, T)`, True where pixels are to be sampled.
-
-        Returns:
-            int32 `(B,)`.
-        """
-        orders = raster_orders.best_orders(
-            masks, self._sequences, tf.experimental.numpy
-        )
-        return tf.cast(orders, tf.int32)
-
-    def in_order(self, values: tf.Tensor, orders: tf.Tensor) -> tf.Tensor:
-        """Return values `(B, T)` in the orders `(B,)`, from the plain one."""
-        return tf.gather(
-            values, tf.gather(self._sequences, orders), batch_dims=1
-        )
-
-    def to_plain(self, values: tf.Tensor, orders: tf.Tensor) -> tf.Tensor:
-        """Return values `(B, T)` in plain order, from the orders `(B,)`."""
-        return tf.gather(values, tf.gather(self._places, orders), batch_dims=1)
-
-    def condition(self, orders: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """Return conditions, int32 `(B, 2)`; see `PixaceCausalLM`.
-
-        Args:
-            orders: int32 `(B,)`, raster orders.
-            labels: int32 `(B,)`, numbers of labels.
-        """
-        rows = tf.gather(tf.constant(self._model.orders), orders)
-        return tf.stack([rows, labels], axis=1)
-
     def fill(
         self,
-        tokens: tf.Tensor,
-        mask: tf.Tensor,
-        condition: tf.Tensor,
-        count: tf.Tensor,
-        guidance: tf.Tensor,
-        seed: tf.Tensor,
-        config: dict[str, tf.Tensor],
-    ) -> tf.Tensor:
-        """Fill one image, read in its order; see `Sampler.fill`.
+        token_ids: Tensor,
+        mask: Tensor,
+        labels: Tensor,
+        options: dict[str, Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Fill the hidden pixels of each image.
 
         Args:
-            tokens: int32 `(T,)`.
-            mask: bool `(T,)`, True where pixels are to be sampled.
-            condition: int32 `(2,)`, as in `PixaceCausalLM`.
-            count: int32 scalar from 1 to `MAX_SERVED_PARTICLES`, the particles.
-            guidance: float32 scalar from 1 on.
-            seed: int64 scalar.
-            config: Scalars, named as in `SamplingConfig`.
+            token_ids: int32 `(B, T)`, in plain order.
+            mask: bool `(B, T)`, True where pixels are to be sampled.
+            labels: int32 `(B,)`.
+            options: `(B,)` tensors: `particles`, `guidance`, `seed` and the
+                fields of `SamplingConfig`.
 
         Returns:
-            int32 `(T,)`.
+            int32 `(B, T)`, the images in plain order; int32 `(B, T)`, the same
+            in the order of painting; and int32 `(B, 2)`, their conditions, as
+            in `PixaceCausalLM`.
         """
-        tokens = tf.where(mask, 0, tokens)
-        arguments = tokens, mask, condition, count, seed
-        if not self._model.labels:
-            return self._run(self._loops[False], *arguments, config)
-        return tf.cond(
-            is_guided(condition[1], guidance),
-            lambda: self._run(
-                self._loops[True],
-                *arguments,
-                {**config, "guidance": guidance},
+        orders = raster_orders.best_orders(
+            mask, self._sequences, tf.experimental.numpy
+        )
+        when = tf.gather(self._sequences, orders)
+        rows = tf.gather(tf.constant(self._model.orders), orders)
+        condition = tf.stack([rows, labels], axis=1)
+        tokens = tf.map_fn(
+            lambda row: self._fill_one(*row),
+            (
+                tf.gather(token_ids, when, batch_dims=1),
+                tf.gather(mask, when, batch_dims=1),
+                condition,
+                options,
             ),
-            lambda: self._run(self._loops[False], *arguments, config),
+            fn_output_signature=tf.TensorSpec(token_ids.shape[1:], tf.int32),
+            parallel_iterations=1,
+        )
+        places = tf.gather(self._places, orders)
+        return tf.gather(tokens, places, batch_dims=1), tokens, condition
+
+    def _fill_one(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        condition: Tensor,
+        options: dict[str, Tensor],
+    ) -> Tensor:
+        """Fill one image, whose pixels lie in the order of painting."""
+        arguments = tf.where(mask, 0, tokens), mask, condition, options
+        if not self._model.labels:
+            return self._run(False, *arguments)
+        return tf.cond(
+            is_guided(condition[1], options["guidance"]),
+            lambda: self._run(True, *arguments),
+            lambda: self._run(False, *arguments),
         )
 
     def _run(
         self,
-        loop: DecodeLoop,
-        tokens: tf.Tensor,
-        mask: tf.Tensor,
-        condition: tf.Tensor,
-        count: tf.Tensor,
-        seed: tf.Tensor,
-        config: dict[str, tf.Tensor],
-    ) -> tf.Tensor:
-        """Fill one image in a block of its own; return int32 `(T,)`."""
-        length = self._model.sequence_length
+        guided: bool,
+        tokens: Tensor,
+        mask: Tensor,
+        condition: Tensor,
+        options: dict[str, Tensor],
+    ) -> Tensor:
+        loop, length = self._loops[guided], self._model.sequence_length
+        config = dict(options)
+        count, seed = config.pop("particles"), config.pop("seed")
+        if not guided:
+            del config["guidance"]
         starts, ends, is_weighed = spans(
             self._model, mask[None], count, tf.experimental.numpy
         )
         tokens, mask, condition, config = tf.nest.map_structure(
-            lambda value: tf.repeat(value[None], loop.rows, axis=0),
+            lambda value: tf.repeat(value[None], MAX_SERVED_PARTICLES, axis=0),
             (tokens, mask, condition, config),
         )
-        # One prefill program serves every beginning.
+        # One prefill program serves every first pixel.
         last_span = (length - 1) // loop.span_length * loop.span_length
-        noise = loop.noise(particles.seeds(seed, loop.rows))
-        (filled,) = tf.unstack(
-            loop.run_particles(
-                loop.begin(tokens, last_span, condition),
-                tf.cast(starts[0], tf.int32),
-                tf.cast(ends[0], tf.int32),
-                Drawing(mask, noise, config),
-                particles.choice_noise(seed, length),
-                tf.where(is_weighed[0], count, 1),
-            ),
-            num=1,
+        noise = loop.noise(particles.seeds(seed, MAX_SERVED_PARTICLES))
+        filled = loop.run_particles(
+            loop.begin(tokens, last_span, condition),
+            tf.cast(starts[0], tf.int32),
+            tf.cast(ends[0], tf.int32),
+            Drawing(mask, noise, config),
+            particles.choice_noise(seed, length),
+            tf.where(is_weighed[0], count, 1),
         )
-        return filled
+        return filled[0]
 
-    def _small_mask(self, mask_bytes: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    def _small_mask(self, mask_bytes: Tensor, image: Tensor) -> Tensor:
         """Return bool `(height, width)`, as `complete` reads a mask."""
-        rgb = tf.cast(
-            self._tokenizer.decode_whole(
-                mask_bytes, is_mask=True, max_pixels=MAX_SERVED_PIXELS
-            ),
-            tf.int32,
+        rgb = self._tokenizer.decode_whole(
+            mask_bytes, is_mask=True, max_pixels=MAX_SERVED_PIXELS
         )
-        # As Pillow weighs them.
+        # Pillow's weights.
         weights = tf.constant([19595, 38470, 7471])
-        pixels = (tf.reduce_sum(rgb * weights, axis=-1) + 0x8000) // 0x10000
+        pixels = tf.reduce_sum(tf.cast(rgb, tf.int32) * weights, axis=-1)
+        pixels = (pixels + 0x8000) // 0x10000
         size, full = tf.shape(pixels), tf.shape(image)[:2]
         is_small = tf.reduce_all(size == self._tokenizer.image_size)
         check = tf.debugging.Assert(

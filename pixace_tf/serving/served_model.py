@@ -1,10 +1,8 @@
-"""What a server runs: image bytes in, image bytes out, in plain ops.
+"""The functions of a SavedModel: image bytes in, image bytes out.
 
-TensorFlow Serving switches XLA off and knows nothing of this package, so the
-functions here hold built-in ops only. The rows of a batch belong to different
-people: they are sampled in blocks of a fixed number of rows, of images whose
-prefixes end in the same span, so that an image is the same alone and in any
-batch.
+TensorFlow Serving does not use XLA and does not know this package, so the
+functions use built-in ops only. A block has a fixed number of images, whose
+prefixes end in the same span, so an image is the same alone and in any batch.
 
 Shapes: B batch, T pixels.
 """
@@ -31,17 +29,18 @@ from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.draws import has_filters
 from pixace_tf.sampling.sampling_config import RULES, SamplingConfig
 from pixace_tf.serving.served_fill import ServedFill
+from pixace_tf.typing import Tensor
 
-# Images of a block. Fewer would make a batch slower, more a single image.
+# Images in a block. Fewer would slow a batch down, more a single image.
 BLOCK_ROWS = 8
-# Labels that an error names.
+# An error names at most this many labels.
 _MAX_NAMED = 10
 
-Tensors = dict[str, tf.Tensor]
+Tensors = dict[str, Tensor]
 
 
 class ServedModel:
-    """The functions of a SavedModel, each with a signature.
+    """The signatures of a SavedModel.
 
     - `complete` takes `image_bytes` string (JPEG or PNG), `prefix_length`
       int32, the fields of `SamplingConfig` float32 (`top_k` int32), `seed`
@@ -51,25 +50,21 @@ class ServedModel:
     - `fill` takes `image_bytes` (empty for none), `mask_bytes` (JPEG or PNG,
       white is painted; empty paints everything), `particles` int32, `label`
       string (empty for none), `guidance` float32, and the options of
-      `complete` but the prefix.
-    - `generate` takes neither an image nor a prefix.
+      `complete` except the prefix.
+    - `generate` takes the options of `complete` except image and prefix.
     - `score` takes `image_bytes` alone.
 
     All but `score` return the completed images as `image_bytes`, their
-    `token_ids` int32 `(B, T)`, and `bits_per_pixel` float32 `(B,)`, what an
-    image costs the model. `score` returns the same for the given images; its
-    `image_bytes` is the image scaled down, before the palette.
+    `token_ids` int32 `(B, T)`, and `bits_per_pixel` float32 `(B,)`, the cost of
+    an image. `score` returns the same for the given images; its `image_bytes`
+    are the images scaled down, before the palette.
 
-    `fill` also returns `mask`, bool `(B, T)`: what it has painted; its
+    `fill` also returns `mask`, bool `(B, T)`, the painted pixels; its
     `bits_per_pixel` is the cost given the label, in the order of painting.
 
-    Every input is `(B, ...)`, and one of a single row counts for all rows.
-    Every output is `(B, ...)`; those that end in `_bytes` are PNG files. What
-    is out of range is refused with InvalidArgumentError and a sentence.
-
-    Args:
-        model: The model.
-        tokenizer: What its tokens mean.
+    Every input is `(B, ...)`; a single row counts for all rows. Every output is
+    `(B, ...)`; outputs that end in `_bytes` are PNG files. A value out of range
+    raises InvalidArgumentError with the rule.
     """
 
     def __init__(
@@ -100,7 +95,7 @@ class ServedModel:
                 for name, value in SamplingConfig().arrays(1).items()
             },
         }
-        # Functions of their own, for the signatures to share.
+        # Signatures share these functions.
         self._decode = tf.function(
             self._decode_all, input_signature=[row], autograph=False
         )
@@ -128,14 +123,10 @@ class ServedModel:
         }
 
     def save(self, path: str) -> None:
-        """Write a SavedModel.
-
-        Args:
-            path: A folder; made here.
-        """
+        """Write a SavedModel into a new folder."""
         module = tf.Module()
-        # Nothing but these: a Keras model would store its weights twice, and
-        # the loader of TensorFlow Serving would not find them.
+        # With a Keras model, the weights would be stored twice, and the loader
+        # of TensorFlow Serving would not find them.
         module.weights = [variable.value for variable in self._model.weights]
         tf.saved_model.save(
             module,
@@ -145,22 +136,20 @@ class ServedModel:
         )
         _shorten_names(path)
 
-    def _complete(
-        self, image_bytes: tf.Tensor, **options: tf.Tensor
-    ) -> Tensors:
+    def _complete(self, image_bytes: Tensor, **options: Tensor) -> Tensors:
         given = self._check(image_bytes=image_bytes, **options)
         images = self._decode(given.pop("image_bytes"))
         return self._sample(token_ids=self._tokenize(images), **given)
 
-    def _complete_tokens(self, **given: tf.Tensor) -> Tensors:
+    def _complete_tokens(self, **given: Tensor) -> Tensors:
         return self._sample(**self._check(**given))
 
     def _fill_masks(
         self,
-        image_bytes: tf.Tensor,
-        mask_bytes: tf.Tensor,
-        label: tf.Tensor,
-        **options: tf.Tensor,
+        image_bytes: Tensor,
+        mask_bytes: Tensor,
+        label: Tensor,
+        **options: Tensor,
     ) -> Tensors:
         given = self._check(
             image_bytes=image_bytes,
@@ -179,37 +168,20 @@ class ServedModel:
             parallel_iterations=1,
         )
         labels = self._label_numbers(given.pop("label"))
-        orders = self._fill.orders(masks)
-        tokens = self._fill.in_order(self._tokenize(images), orders)
-        condition = self._fill.condition(orders, labels)
-        tokens = tf.map_fn(
-            lambda row: self._fill.fill(*row),
-            (
-                tokens,
-                self._fill.in_order(masks, orders),
-                condition,
-                given.pop("particles"),
-                given.pop("guidance"),
-                given.pop("seed"),
-                given,
-            ),
-            fn_output_signature=tf.TensorSpec(
-                (self._tokenizer.sequence_length,), tf.int32
-            ),
-            parallel_iterations=1,
+        token_ids, tokens, condition = self._fill.fill(
+            self._tokenize(images), masks, labels, given
         )
-        token_ids = self._fill.to_plain(tokens, orders)
         return {
-            **self._images(self._tokenizer.detokenize(token_ids)),
+            "image_bytes": _png_files(self._tokenizer.detokenize(token_ids)),
             "token_ids": token_ids,
             "bits_per_pixel": self._bits(tokens, condition),
             "mask": masks,
         }
 
-    def _label_numbers(self, names: tf.Tensor) -> tf.Tensor:
-        """Return the numbers of labels, int32 `(B,)`; refuse unknown ones."""
+    def _label_numbers(self, names: Tensor) -> Tensor:
+        """Return the numbers of labels, int32 `(B,)`; refuse unknown names."""
         labels = self._model.labels
-        is_it = names[:, None] == [b"", *map(os.fsencode, labels)]
+        is_equal = names[:, None] == [b"", *map(os.fsencode, labels)]
         some = ", ".join(map(printable, labels[:_MAX_NAMED]))
         rule = (
             f"be empty or a label of the model, such as {some}."
@@ -217,25 +189,25 @@ class ServedModel:
             else "be empty: the model was trained without labels."
         )
         check = _assert(
-            tf.reduce_any(is_it, axis=1), f"label must {rule}", names
+            tf.reduce_any(is_equal, axis=1), f"label must {rule}", names
         )
         with tf.control_dependencies([check]):
-            return tf.argmax(is_it, axis=1, output_type=tf.int32)
+            return tf.argmax(is_equal, axis=1, output_type=tf.int32)
 
-    def _generate(self, **given: tf.Tensor) -> Tensors:
+    def _generate(self, **given: Tensor) -> Tensors:
         given = self._check(**given)
         given["prefix_length"] = tf.zeros_like(given["top_k"])
         shape = tf.size(given["seed"]), self._tokenizer.sequence_length
         return self._sample(token_ids=tf.zeros(shape, tf.int32), **given)
 
-    def _score(self, image_bytes: tf.Tensor) -> Tensors:
+    def _score(self, image_bytes: Tensor) -> Tensors:
         images = self._decode(
             self._check(image_bytes=image_bytes)["image_bytes"]
         )
         return self._outputs(images, self._tokenize(images))
 
-    def _check(self, **given: tf.Tensor) -> Tensors:
-        """Refuse what is out of range; return as many rows of each input."""
+    def _check(self, **given: Tensor) -> Tensors:
+        """Refuse values out of range; return inputs with B rows each."""
         length = self._tokenizer.sequence_length
         sizes = [tf.shape(tensor)[0] for tensor in given.values()]
         count = tf.reduce_max(sizes)
@@ -266,7 +238,7 @@ class ServedModel:
             for name, (text, rule) in rules.items()
             if name in given
         ]
-        # Nothing may begin before this.
+        # All work depends on these tensors, so it begins after the checks.
         with tf.control_dependencies(checks):
             return {
                 name: tf.gather(
@@ -275,7 +247,7 @@ class ServedModel:
                 for name, tensor in given.items()
             }
 
-    def _decode_all(self, image_bytes: tf.Tensor) -> tf.Tensor:
+    def _decode_all(self, image_bytes: Tensor) -> Tensor:
         """Return uint8 `(B, height, width, 3)`, scaled down."""
         return tf.map_fn(
             functools.partial(
@@ -289,16 +261,16 @@ class ServedModel:
             parallel_iterations=1,
         )
 
-    def _tokenize(self, images: tf.Tensor) -> tf.Tensor:
+    def _tokenize(self, images: Tensor) -> Tensor:
         shape = (None, self._tokenizer.sequence_length)
         return tf.ensure_shape(self._tokenizer.tokenize(images), shape)
 
     def _complete_all(
         self,
-        token_ids: tf.Tensor,
-        prefix_length: tf.Tensor,
-        seed: tf.Tensor,
-        **config: tf.Tensor,
+        token_ids: Tensor,
+        prefix_length: Tensor,
+        seed: Tensor,
+        **config: Tensor,
     ) -> Tensors:
         length = self._tokenizer.sequence_length
         is_given = tf.range(length) < prefix_length[:, None]
@@ -307,19 +279,18 @@ class ServedModel:
         is_color = (token_ids >= 0) & (token_ids < vocabulary_size)
         check = _assert(
             is_color,
-            f"token_ids must lie within the prefix from 0 to "
-            f"{vocabulary_size - 1}.",
+            f"token_ids must be from 0 to {vocabulary_size - 1} in the prefix.",
             tf.boolean_mask(token_ids, ~is_color),
         )
         with tf.control_dependencies([check]):
             token_ids = tf.identity(token_ids)
         span_length = self._loop.span_length
         num_spans = math.ceil(length / span_length)
-        # A whole image is in no span.
+        # A complete image is in no span.
         first_span = tf.where(
             prefix_length < length, prefix_length // span_length, num_spans
         )
-        # The images of a block are sampled from the same span on.
+        # Sampling begins in the same span for all images of a block.
         blocks = [
             _blocks(tf.where(first_span == span)[:, 0])
             for span in range(num_spans)
@@ -345,16 +316,16 @@ class ServedModel:
 
     def _complete_block(
         self,
-        span: tf.Tensor,
-        token_ids: tf.Tensor,
-        prefix_length: tf.Tensor,
-        seeds: tf.Tensor,
+        span: Tensor,
+        token_ids: Tensor,
+        prefix_length: Tensor,
+        seeds: Tensor,
         config: Tensors,
-    ) -> tf.Tensor:
+    ) -> Tensor:
         """Complete the images of a block from the beginning of a span on.
 
         Args:
-            span: int32 scalar; every prefix ends in this span or behind it.
+            span: int32 scalar; every prefix ends in this span or a later one.
             token_ids: int32 `(BLOCK_ROWS, T)`, zeros behind each prefix.
             prefix_length: int32 `(BLOCK_ROWS,)`.
             seeds: int64 `(BLOCK_ROWS,)`.
@@ -364,16 +335,15 @@ class ServedModel:
             int32 `(BLOCK_ROWS, T)`. A row depends on its own arguments and on
             `span` only, not on the other rows.
         """
-        loop = self._loop
+        loop, length = self._loop, self._model.sequence_length
         start = span * loop.span_length
-        last_start = (self._model.sequence_length - 1) // loop.span_length
-        # One prefill program serves every beginning.
+        # One prefill program serves every span.
         carry = loop.begin(
             token_ids,
-            last_start * loop.span_length,
+            (length - 1) // loop.span_length * loop.span_length,
             tf.constant([[0, NULL_LABEL]] * BLOCK_ROWS),
         )
-        mask = tf.range(token_ids.shape[1]) >= prefix_length[:, None]
+        mask = tf.range(length) >= prefix_length[:, None]
         drawing = Drawing(mask, loop.noise(seeds), config)
         return tf.cond(
             has_filters(config),
@@ -381,30 +351,16 @@ class ServedModel:
             lambda: loop.run(False, carry, start, drawing),
         )
 
-    def _outputs(self, images: tf.Tensor, token_ids: tf.Tensor) -> Tensors:
+    def _outputs(self, images: Tensor, token_ids: Tensor) -> Tensors:
         plain = tf.tile([[0, NULL_LABEL]], [tf.shape(token_ids)[0], 1])
         return {
-            **self._images(images),
+            "image_bytes": _png_files(images),
             "token_ids": token_ids,
             "bits_per_pixel": self._bits(token_ids, plain),
         }
 
-    def _images(self, images: tf.Tensor) -> Tensors:
-        return {
-            "image_bytes": tf.map_fn(
-                tf.io.encode_png,
-                images,
-                fn_output_signature=tf.TensorSpec((), tf.string),
-            )
-        }
-
-    def _bits(self, tokens: tf.Tensor, condition: tf.Tensor) -> tf.Tensor:
-        """Return bits per pixel, float32 `(B,)`.
-
-        Args:
-            tokens: int32 `(B, T)`, in the order of the condition.
-            condition: int32 `(B, 2)`, as in `PixaceCausalLM`.
-        """
+    def _bits(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        """Return bits per pixel of tokens in the order of the condition."""
         count, length = tf.shape(tokens)[0], tokens.shape[1]
         nats = tf.map_fn(
             lambda index: self._nats(
@@ -418,10 +374,10 @@ class ServedModel:
 
 
 def _shorten_names(path: str) -> None:
-    """Number the nodes of a SavedModel's functions.
+    """Number the nodes of a SavedModel's functions, and drop their shapes.
 
-    Their names tell all the layers that they are in; with shapes that loaders
-    find by themselves they would be more than half of the graph.
+    Names contain the path of layers, and loaders infer shapes; together they
+    would be more than half of the graph.
     """
     file = pathlib.Path(path, "saved_model.pb")
     model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
@@ -446,31 +402,33 @@ def _shorten_names(path: str) -> None:
             for key, place in list(places.items()):
                 places[key] = renamed(place)
     file.write_bytes(model.SerializeToString())
-    # It is that of the file before.
+    # The fingerprint of the file as it was is optional.
     file.with_name("fingerprint.pb").unlink()
 
 
 def _function(
-    function: Callable[..., Tensors], **inputs: tf.Tensor | tf.TensorSpec
+    function: Callable[..., Tensors], **inputs: Tensor | tf.TensorSpec
 ) -> Any:
     """Return a `tf.function` with named inputs.
 
     Args:
-        function: Takes them as keywords.
-        **inputs: A spec, or the default of a single row.
+        function: Takes the inputs as keywords.
+        **inputs: A spec, or a default with a single row.
     """
 
-    def call(*values: tf.Tensor) -> Tensors:
+    def call(*values: Tensor) -> Tensors:
         return function(**dict(zip(inputs, values, strict=True)))
 
+    kind, none = (
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.empty,
+    )
     call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(
                 name,
-                inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                default=inspect.Parameter.empty
-                if isinstance(value, tf.TensorSpec)
-                else value,
+                kind,
+                default=none if isinstance(value, tf.TensorSpec) else value,
             )
             for name, value in inputs.items()
         ]
@@ -485,15 +443,20 @@ def _function(
     )
 
 
-def _blocks(index: tf.Tensor) -> tf.Tensor:
-    """Return `(N, BLOCK_ROWS)` of an index, filled up with its last entry."""
+def _blocks(index: Tensor) -> Tensor:
+    """Reshape an index to `(N, BLOCK_ROWS)`, padded with its last entry."""
     count = tf.shape(index)[0]
     num_blocks = -(-count // BLOCK_ROWS)
     full = tf.minimum(tf.range(num_blocks * BLOCK_ROWS), count - 1)
     return tf.reshape(tf.gather(index, full), (-1, BLOCK_ROWS))
 
 
-def _assert(is_good: tf.Tensor, rule: str, received: Any) -> tf.Operation:
+def _png_files(images: Tensor) -> Tensor:
+    spec = tf.TensorSpec((), tf.string)
+    return tf.map_fn(tf.io.encode_png, images, fn_output_signature=spec)
+
+
+def _assert(is_good: Tensor, rule: str, received: Any) -> tf.Operation:
     return tf.debugging.Assert(
         tf.reduce_all(is_good), [rule, "Received:", received]
     )
