@@ -343,16 +343,11 @@ def _completions(
     studio: Studio, image: gr.State, small: gr.State, cover: list[Any]
 ) -> None:
     kind, keep, drawing = cover
-    with gr.Row():
-        samples = gr.Slider(1, 4, 4, step=1, label="Completions", **_INPUT)
-        temperature = _temperature()
-        seed = _seed()
-
-    label = _label(studio)
+    settings, label = _settings(studio, "Completions", 4, 4)
     go = gr.Button("Finish it", variant="primary")
     go.click(
         _stream(studio.complete),
-        [image, keep, samples, temperature, seed, small, kind, drawing, *label],
+        [image, keep, *settings, small, kind, drawing, *label],
         [_painting("completed", studio.finished), _download()],
         show_progress="hidden",
         **_ONE_AT_A_TIME,
@@ -360,15 +355,11 @@ def _completions(
 
 
 def _new_images(studio: Studio) -> None:
-    with gr.Row():
-        count = gr.Slider(1, 16, 9, step=1, label="Pictures", **_INPUT)
-        temperature = _temperature()
-        seed = _seed()
-    label = _label(studio)
+    settings, label = _settings(studio, "Pictures", 16, 9)
     go = gr.Button("Paint", variant="primary")
     go.click(
         _stream(studio.generate),
-        [count, temperature, seed, *label],
+        [*settings, *label],
         [_painting("painted"), _download()],
         show_progress="hidden",
         **_ONE_AT_A_TIME,
@@ -544,25 +535,37 @@ def _painting(name: str, begin_with: Image.Image | None = None) -> gr.Image:
     )
 
 
-def _temperature() -> gr.Slider:
-    return gr.Slider(
-        0.5,
-        1.5,
-        0.9,
-        step=0.05,
-        label="Temperature",
-        info="Higher values are wilder.",
-        **_INPUT,
-    )
-
-
-def _label(studio: Studio) -> list[Any]:
-    """Add components for a label, if the model knows any."""
+def _settings(
+    studio: Studio, name: str, largest: int, value: int
+) -> tuple[list[Any], list[Any]]:
+    """Add components for number, temperature and seed; and for a label."""
+    with gr.Row():
+        settings = [
+            gr.Slider(1, largest, value, step=1, label=name, **_INPUT),
+            gr.Slider(
+                0.5,
+                1.5,
+                0.9,
+                step=0.05,
+                label="Temperature",
+                info="Higher values are wilder.",
+                **_INPUT,
+            ),
+            gr.Number(
+                0,
+                label="Seed",
+                info="The same seed paints the same.",
+                precision=0,
+                minimum=0,
+                maximum=MAX_SEED,
+                **_INPUT,
+            ),
+        ]
     if not studio.labels:
-        return []
+        return settings, []
     names = [(printable(name), name) for name in studio.labels]
     with gr.Row():
-        return [
+        label = [
             gr.Dropdown([ANYTHING, *names], label="What", **_INPUT),
             gr.Slider(
                 1,
@@ -574,6 +577,7 @@ def _label(studio: Studio) -> list[Any]:
                 **_INPUT,
             ),
         ]
+    return settings, label
 
 
 def _options(
@@ -584,15 +588,3 @@ def _options(
     if label == ANYTHING:
         return options
     return {**options, "label": label, "guidance": guidance}
-
-
-def _seed() -> gr.Number:
-    return gr.Number(
-        0,
-        label="Seed",
-        info="The same seed paints the same.",
-        precision=0,
-        minimum=0,
-        maximum=MAX_SEED,
-        **_INPUT,
-    )

@@ -194,7 +194,7 @@ def test_sizes_that_patches_do_not_divide(decoder, size):
 
 
 def test_seeds_must_be_as_many_as_pictures(sampler):
-    with pytest.raises(ValueError, match="one for each of the 3 images"):
+    with pytest.raises(ValueError, match="seeds must have"):
         sampler.complete(np.zeros((3, 96), int), 0, [1, 2])
 
 

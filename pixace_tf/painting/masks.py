@@ -45,20 +45,20 @@ def cover(text: str, height: int, width: int) -> np.ndarray:
         UserError: If the text has another form.
     """
     side, share = parse_cover(text)
-    row, column = np.indices((height, width))
-    if side == "center":
-        # Both sides scale by the root, so that the area has the share.
-        rows, columns = (max(1, round(n * share**0.5)) for n in (height, width))
-        top, left = (height - rows) // 2, (width - columns) // 2
-        is_inside = (row >= top) & (row < top + rows)
-        return is_inside & (column >= left) & (column < left + columns)
-    place, length = (
-        (row, height) if side in ("top", "bottom") else (column, width)
-    )
-    hidden = max(1, round(share * length))
-    if side in ("top", "left"):
-        return place < hidden
-    return place >= length - hidden
+    # Both sides of the center scale by the root, so its area has the share.
+    share = share**0.5 if side == "center" else share
+    rows, columns = (max(1, round(n * share)) for n in (height, width))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    is_hidden = np.zeros((height, width), bool)
+    areas = {
+        "top": np.s_[:rows],
+        "bottom": np.s_[height - rows :],
+        "left": np.s_[:, :columns],
+        "right": np.s_[:, width - columns :],
+        "center": np.s_[top : top + rows, left : left + columns],
+    }
+    is_hidden[areas[side]] = True
+    return is_hidden
 
 
 def read_mask(mask: Any) -> np.ndarray:

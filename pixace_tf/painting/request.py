@@ -14,6 +14,7 @@ from pixace_tf.errors import UserError
 from pixace_tf.painting import masks
 from pixace_tf.sampling.sampling_config import (
     SamplingConfig,
+    between,
     check_integer,
     check_is_one,
     check_numbers,
@@ -137,10 +138,8 @@ class Request:
                     "An image must be a path, an address or a uint8 array. "
                     f"Received: {image!r}"
                 )
-        rule = "a number from 0 to 1", lambda x: (x >= 0) & (x <= 1)
-        check_is_one(
-            "keep", check_numbers("keep", self.keep, *rule, np.float64)
-        )
+        rule = between(0, 1, "a number")
+        check_is_one("keep", check_numbers("keep", self.keep, rule, np.float64))
         names = ("prefix_length", "cover", "mask")
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:

@@ -55,9 +55,6 @@ def contact_sheet(
         rows: Tiles of one size, row by row.
         headings: A line above each column.
         scale: Enlargement, Lanczos; by default tiles of about 128 pixels.
-
-    Returns:
-        An RGB image.
     """
     height, width = rows[0][0].pixels.shape[:2]
     scale = scale or default_scale((height, width))
@@ -91,9 +88,9 @@ def contact_sheet(
 
 
 def readable(captions: Sequence[str]) -> list[str]:
-    """Return captions, or numbers from 1 on if no font here has their letters.
+    """Return captions, or numbers from 1 if no font here has their letters.
 
-    The numbers need a legend elsewhere, for instance in the terminal.
+    The numbers need a legend elsewhere, for example in the terminal.
     """
     if _font(frozenset("".join(captions))) is not None:
         return list(captions)

@@ -10,4 +10,4 @@ computes bits per pixel.
 NUM_PARTICLES = 64
 # Rows of a block of an exported model, hence its largest number of particles.
 MAX_SERVED_PARTICLES = 16
-MAX_GUIDANCE = 100.0
+MAX_GUIDANCE = 100

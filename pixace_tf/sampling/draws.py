@@ -18,12 +18,7 @@ MIN_GUIDED = 0.01
 
 
 def uniform_noise(seeds: Tensor, length: int, num_draws: int) -> Tensor:
-    """Draw the noise of each image from its own seed.
-
-    Args:
-        seeds: int64 `(B,)`.
-        length: Pixels per image.
-        num_draws: Draws per pixel.
+    """Draw the noise of each image from its own seed, int64 `(B,)`.
 
     Returns:
         float32 `(B, length, num_draws)` in `[0, 1)`.

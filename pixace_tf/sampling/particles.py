@@ -41,26 +41,20 @@ def seeds(seed: Tensor, count: int) -> Tensor:
 def choice_noise(seed: Tensor, length: int) -> Tensor:
     """Draw the noise of resampling and of the final choice.
 
-    Args:
-        seed: int64 scalar, the seed of the image.
-        length: T; resampling before pixel t uses entry t.
-
     Returns:
-        float32 `(T + 1,)` in `[0, 1)`.
+        float32 `(length + 1,)` in `[0, 1)`; resampling before pixel t uses
+        entry t.
     """
     key = tf.stack([seed, _CHOICES])
     return tf.random.stateless_uniform((length + 1,), key, alg="philox")
 
 
 def cost(logits: Tensor, choice: Tensor) -> Tensor:
-    """Return the cost of a known choice for each particle.
+    """Return the cost of known choices in nats, float32 `(R,)`.
 
     Args:
         logits: float32 `(R, n)`; minus infinity for impossible choices.
         choice: int32 `(R,)`, or -1 where the code forces the choice.
-
-    Returns:
-        float32 `(R,)`, nats.
     """
     logarithms = tf.nn.log_softmax(logits)
     chosen = tf.gather(logarithms, tf.maximum(choice, 0), batch_dims=1)
@@ -78,9 +72,6 @@ def resample(carry: Carry, uniform: Tensor, count: Tensor) -> Carry:
         carry: The particles.
         uniform: float32 scalar in `[0, 1)`.
         count: int32 scalar from 1 to R; later rows are not particles.
-
-    Returns:
-        The carry of the new particles.
     """
     rows = carry.nats.shape[0]
     number = tf.cast(count, tf.float32)

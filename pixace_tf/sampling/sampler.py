@@ -198,7 +198,7 @@ class Sampler:
         return to_plain(tokens, when)
 
     def orders(self, mask: np.ndarray) -> np.ndarray:
-        """Return the raster order in which `fill` reads each image.
+        """Return the raster orders in which `fill` reads images.
 
         Args:
             mask: bool `(B, T)`, True where pixels are to be sampled.
@@ -235,14 +235,8 @@ class Sampler:
         """Split images into blocks: the indices of each block, its iterator.
 
         All images of a block have the same start, so the result for an image
-        does not depend on the others.
-
-        Args:
-            block: All images.
-            starts: Integers `(B,)`, the first pixel to decode.
-            ends: Integers `(B,)`.
-            counts: Integers `(B,)`, particles; 0 decodes without.
-            is_watched: See `DecodeLoop.decode`.
+        does not depend on the others. Images with a count of 0 need no
+        particles.
         """
         guided = is_guided(block.condition[:, 1], block.config["guidance"])
         kinds = np.stack([starts, counts, guided], axis=1)
@@ -273,18 +267,17 @@ class Sampler:
         guidance: Any,
     ) -> Block:
         """Check the arguments of `fill`; return all images as a block."""
-        seeds = check_integers("seeds", seeds, -(2**63), 2**63 - 1)
         count, length = len(token_ids), self.model.sequence_length
-        if seeds.shape != (count,):
-            raise UserError(
-                f"seeds must be one for each of the {count} images. "
-                f"Received: shape={seeds.shape}"
-            )
+        seeds = check_integers("seeds", seeds, -(2**63), 2**63 - 1)
         mask, tokens = np.asarray(mask), np.asarray(token_ids)
-        for name, array in {"token_ids": tokens, "mask": mask}.items():
-            if array.shape != (count, length):
+        for name, array, shape in (
+            ("seeds", seeds, (count,)),
+            ("token_ids", tokens, (count, length)),
+            ("mask", mask, (count, length)),
+        ):
+            if array.shape != shape:
                 raise UserError(
-                    f"{name} must have the shape ({count}, {length}). "
+                    f"{name} must have the shape {shape} for {count} images. "
                     f"Received: shape={array.shape}"
                 )
         if mask.dtype != bool:

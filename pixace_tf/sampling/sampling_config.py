@@ -11,19 +11,22 @@ from pixace_tf.errors import UserError
 from pixace_tf.sampling import MAX_GUIDANCE
 from pixace_tf.typing import Tensor
 
-# Rules in words, and for arrays or tensors; NaN breaks all of them.
-RULES: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "temperature": ("from 0.001 to 1000", lambda x: (x >= 1e-3) & (x <= 1e3)),
-    "top_k": (
-        "0 (off) or a positive integer",
-        lambda x: (x >= 0) & (x <= 2**31 - 1),
-    ),
+# A rule in words, and for arrays or tensors; NaN breaks every rule.
+Rule = tuple[str, Callable[[Any], Any]]
+
+
+def between(low: float, high: float, kind: str = "") -> Rule:
+    """Return the rule that numbers of a kind lie in `[low, high]`."""
+    text = f"{kind} from {low} to {high}".strip()
+    return text, lambda x: (x >= low) & (x <= high)
+
+
+RULES: dict[str, Rule] = {
+    "temperature": between(0.001, 1000),
+    "top_k": ("0 (off) or a positive integer", between(0, 2**31 - 1)[1]),
     "top_p": ("above 0 and at most 1", lambda x: (x > 0) & (x <= 1)),
-    "min_p": ("from 0 to 1", lambda x: (x >= 0) & (x <= 1)),
-    "guidance": (
-        f"from 1 to {MAX_GUIDANCE:g}",
-        lambda x: (x >= 1) & (x <= MAX_GUIDANCE),
-    ),
+    "min_p": between(0, 1),
+    "guidance": between(1, MAX_GUIDANCE),
 }
 
 
@@ -33,28 +36,15 @@ def is_guided(labels: Tensor, guidance: Tensor) -> Tensor:
 
 
 def check_setting(name: str, value: Any) -> np.ndarray:
-    """Check a setting of `RULES`; see `check_numbers`.
-
-    Args:
-        name: The name of the setting.
-        value: One number, or an array of them.
-
-    Returns:
-        An array of the same shape: float32, or int32 for `top_k`.
-    """
-    rule, is_good = RULES[name]
+    """Return a setting as float32, or `top_k` as int32; see `check_numbers`."""
     dtype = np.int32 if name == "top_k" else np.float32
-    return check_numbers(name, value, rule, is_good, dtype)
+    return check_numbers(name, value, RULES[name], dtype)
 
 
 def check_integers(name: str, value: Any, low: int, high: int) -> np.ndarray:
     """Return int64 values, all in `[low, high]`; see `check_numbers`."""
     return check_numbers(
-        name,
-        value,
-        f"an integer from {low} to {high}",
-        lambda x: (x >= low) & (x <= high),
-        np.int64,
+        name, value, between(low, high, "an integer"), np.int64
     )
 
 
@@ -73,11 +63,7 @@ def check_is_one(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def check_numbers(
-    name: str,
-    value: Any,
-    rule: str,
-    is_good: Callable[[Any], Any],
-    dtype: type[np.generic],
+    name: str, value: Any, rule: Rule, dtype: type[np.generic]
 ) -> np.ndarray:
     """Convert numbers to an array; only rounding may change them.
 
@@ -85,20 +71,20 @@ def check_numbers(
         name: The name that the error shows.
         value: One number, or an array of them. Bools and strings are not
             numbers; floats are not integers.
-        rule: The rule in words, for the error.
-        is_good: The rule for arrays.
+        rule: Must hold before and after the conversion.
         dtype: Type of the result.
 
     Raises:
         UserError: If a value is not a number or breaks the rule.
     """
+    text, is_good = rule
     given = _as_numbers(value, "iu" if issubclass(dtype, np.integer) else "iuf")
     if given is not None:
         with np.errstate(over="ignore", under="ignore"):
             array = given.astype(dtype)
         if np.all(is_good(given) & is_good(array)):
             return array
-    raise UserError(f"{name} must be {rule}. Received: {name}={value!r}")
+    raise UserError(f"{name} must be {text}. Received: {name}={value!r}")
 
 
 def _as_numbers(value: Any, kinds: str) -> np.ndarray | None:

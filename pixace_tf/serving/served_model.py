@@ -27,7 +27,7 @@ from pixace_tf.sampling import MAX_SERVED_PARTICLES
 from pixace_tf.sampling.block import Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.draws import has_filters
-from pixace_tf.sampling.sampling_config import RULES, SamplingConfig
+from pixace_tf.sampling.sampling_config import RULES, SamplingConfig, between
 from pixace_tf.serving.served_fill import ServedFill
 from pixace_tf.typing import Tensor
 
@@ -224,14 +224,8 @@ class ServedModel:
         )
         rules = {
             **RULES,
-            "prefix_length": (
-                f"from 0 to {length}",
-                lambda x: (x >= 0) & (x <= length),
-            ),
-            "particles": (
-                f"from 1 to {MAX_SERVED_PARTICLES}",
-                lambda x: (x >= 1) & (x <= MAX_SERVED_PARTICLES),
-            ),
+            "prefix_length": between(0, length),
+            "particles": between(1, MAX_SERVED_PARTICLES),
         }
         checks += [
             _assert(rule(given[name]), f"{name} must be {text}.", given[name])
@@ -322,18 +316,11 @@ class ServedModel:
         seeds: Tensor,
         config: Tensors,
     ) -> Tensor:
-        """Complete the images of a block from the beginning of a span on.
+        """Complete `BLOCK_ROWS` images from the beginning of a span on.
 
-        Args:
-            span: int32 scalar; every prefix ends in this span or a later one.
-            token_ids: int32 `(BLOCK_ROWS, T)`, zeros behind each prefix.
-            prefix_length: int32 `(BLOCK_ROWS,)`.
-            seeds: int64 `(BLOCK_ROWS,)`.
-            config: `(BLOCK_ROWS,)` tensors, named as in `SamplingConfig`.
-
-        Returns:
-            int32 `(BLOCK_ROWS, T)`. A row depends on its own arguments and on
-            `span` only, not on the other rows.
+        Every prefix ends in this span or a later one. A row of the result,
+        int32 `(BLOCK_ROWS, T)`, depends on its own arguments and on the span
+        only, not on the other rows.
         """
         loop, length = self._loop, self._model.sequence_length
         start = span * loop.span_length
@@ -409,12 +396,7 @@ def _shorten_names(path: str) -> None:
 def _function(
     function: Callable[..., Tensors], **inputs: Tensor | tf.TensorSpec
 ) -> Any:
-    """Return a `tf.function` with named inputs.
-
-    Args:
-        function: Takes the inputs as keywords.
-        **inputs: A spec, or a default with a single row.
-    """
+    """Return a `tf.function` of named inputs: specs, or one-row defaults."""
 
     def call(*values: Tensor) -> Tensors:
         return function(**dict(zip(inputs, values, strict=True)))
