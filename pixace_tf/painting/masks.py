@@ -50,7 +50,7 @@ def cover(text: str, height: int, width: int) -> np.ndarray:
     rows, columns = (max(1, round(n * share)) for n in (height, width))
     top, left = (height - rows) // 2, (width - columns) // 2
     is_hidden = np.zeros((height, width), bool)
-    areas = {
+    areas: dict[str, Any] = {
         "top": np.s_[:rows],
         "bottom": np.s_[height - rows :],
         "left": np.s_[:, :columns],

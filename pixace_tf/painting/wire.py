@@ -135,8 +135,9 @@ def _rest_call(address: str, model: str, timeout_s: float) -> _Call:
         allowed_methods=None,
         raise_on_status=False,
     )
-    session.mount(address, requests.adapters.HTTPAdapter(max_retries=retry))
-    name = urllib.parse.quote(model, safe="")
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
+    url = f"{address}/v1/models/{urllib.parse.quote(model, safe='')}:predict"
 
     def call(signature_name: str, inputs: Arrays) -> Arrays:
         body = {
@@ -150,7 +151,7 @@ def _rest_call(address: str, model: str, timeout_s: float) -> _Call:
         }
         try:
             response = session.post(
-                f"{address}/v1/models/{name}:predict",
+                url,
                 json.dumps(body).encode(),
                 headers={"Content-Type": "application/json"},
                 timeout=timeout_s,

@@ -152,7 +152,7 @@ class Sampler:
 
         Each image is read in the raster order that leaves the fewest known
         pixels behind hidden ones. Known pixels condition the hidden pixels
-        behind them exactly, and those before them by particles; see
+        behind them exactly, and the hidden pixels before them by particles; see
         `particles`.
 
         Args:

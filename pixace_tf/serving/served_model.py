@@ -136,27 +136,16 @@ class ServedModel:
         )
         _shorten_names(path)
 
-    def _complete(self, image_bytes: Tensor, **options: Tensor) -> Tensors:
-        given = self._check(image_bytes=image_bytes, **options)
+    def _complete(self, **given: Tensor) -> Tensors:
+        given = self._check(**given)
         images = self._decode(given.pop("image_bytes"))
         return self._sample(token_ids=self._tokenize(images), **given)
 
     def _complete_tokens(self, **given: Tensor) -> Tensors:
         return self._sample(**self._check(**given))
 
-    def _fill_masks(
-        self,
-        image_bytes: Tensor,
-        mask_bytes: Tensor,
-        label: Tensor,
-        **options: Tensor,
-    ) -> Tensors:
-        given = self._check(
-            image_bytes=image_bytes,
-            mask_bytes=mask_bytes,
-            label=label,
-            **options,
-        )
+    def _fill_masks(self, **given: Tensor) -> Tensors:
+        given = self._check(**given)
         images, masks = tf.map_fn(
             lambda row: self._fill.decode(*row),
             (given.pop("image_bytes"), given.pop("mask_bytes")),
@@ -200,10 +189,8 @@ class ServedModel:
         shape = tf.size(given["seed"]), self._tokenizer.sequence_length
         return self._sample(token_ids=tf.zeros(shape, tf.int32), **given)
 
-    def _score(self, image_bytes: Tensor) -> Tensors:
-        images = self._decode(
-            self._check(image_bytes=image_bytes)["image_bytes"]
-        )
+    def _score(self, **given: Tensor) -> Tensors:
+        images = self._decode(self._check(**given)["image_bytes"])
         return self._outputs(images, self._tokenize(images))
 
     def _check(self, **given: Tensor) -> Tensors:
@@ -235,10 +222,10 @@ class ServedModel:
         # All work depends on these tensors, so it begins after the checks.
         with tf.control_dependencies(checks):
             return {
-                name: tf.gather(
-                    tensor, tf.range(count) % tf.shape(tensor)[0], axis=0
+                name: tf.gather(tensor, tf.range(count) % size)
+                for (name, tensor), size in zip(
+                    given.items(), sizes, strict=True
                 )
-                for name, tensor in given.items()
             }
 
     def _decode_all(self, image_bytes: Tensor) -> Tensor:
