@@ -194,7 +194,7 @@ class LocalPainter:
 
 
 def _kept_examples(run: Run) -> np.ndarray:
-    """Return the examples of a run whose tokens are not there."""
+    """Return the examples of a run without tokens."""
     path = run.file(EXAMPLES_FILE)
     height, width = run.tokenizer.image_size
     if not os.path.exists(path):
@@ -205,10 +205,6 @@ def _kept_examples(run: Run) -> np.ndarray:
 
 def hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
     """Return which pixels of the scaled images to paint.
-
-    Args:
-        request: A request with at least one image.
-        tokenizer: Scales images, and masks with them.
 
     Returns:
         bool `(B, height, width)`.

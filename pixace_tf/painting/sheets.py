@@ -33,7 +33,7 @@ TILE_SIDE = 128
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A small image, uint8 `(height, width, 3)`, and a line below it."""
+    """A small image, uint8 `(height, width, 3)`, and the text below it."""
 
     pixels: np.ndarray
     caption: str = ""
@@ -53,7 +53,7 @@ def contact_sheet(
 
     Args:
         rows: Tiles of one size, row by row.
-        headings: A line above each column.
+        headings: A line of text above each column.
         scale: Enlargement, Lanczos; by default tiles of about 128 pixels.
     """
     height, width = rows[0][0].pixels.shape[:2]
@@ -99,7 +99,7 @@ def readable(captions: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _font(letters: frozenset[str]) -> ImageFont.FreeTypeFont | None:
-    """Return a font that has these letters, None if none is installed."""
+    """Return an installed font that has these letters, or None."""
     if all(letter.isascii() for letter in letters):
         font = ImageFont.load_default(size=_TEXT_SIZE)
         assert isinstance(font, ImageFont.FreeTypeFont)
@@ -167,19 +167,14 @@ def strip(images: np.ndarray) -> Image.Image:
 
 
 def cut_strip(image: Image.Image, width: int) -> np.ndarray:
-    """Return the images of a `strip`, uint8 `(N, height, width, 3)`.
-
-    Args:
-        image: The strip.
-        width: Width of each of its images.
-    """
+    """Cut a `strip` into its images, uint8 `(N, height, width, 3)`."""
     pixels = np.asarray(image.convert("RGB"))
     count = pixels.shape[1] // width
     return np.stack(np.split(pixels[:, : count * width], count, axis=1))
 
 
 def strips(paths: Mapping[str, StrPath], height: int) -> Image.Image:
-    """Lay strips of images out below each other, with a caption below each.
+    """Lay out strips below each other, scaled to a height, with captions.
 
     Args:
         paths: Files with strips, by caption.

@@ -268,16 +268,9 @@ class DecodeLoop:
     def run(
         self, is_filtered: bool, carry: Carry, start: Tensor, drawing: Drawing
     ) -> Tensor:
-        """Decode to the end, within a graph; see `advance`.
+        """Decode from a multiple of `span_length` to the end, within a graph.
 
-        Args:
-            is_filtered: Whether the filters act.
-            carry: From `begin`.
-            start: int32 scalar, a multiple of `span_length`.
-            drawing: Which pixels to sample, and how.
-
-        Returns:
-            int32 `(R, T)`.
+        The arguments are those of `advance`; returns int32 `(R, T)`.
         """
         length = self._model.sequence_length
 
@@ -301,10 +294,10 @@ class DecodeLoop:
         """Fill one image with particles, within a graph; filters act.
 
         Args:
-            carry: From `begin`.
-            start: int32 scalar, a multiple of the decoder's `prefill_stride`.
+            carry: See `advance`.
+            start: See `advance`.
             end: int32 scalar, a multiple of `prefill_stride`, or T.
-            drawing: Which pixels to sample, and how.
+            drawing: See `advance`.
             uniform: float32 `(T + 1,)`, from `particles.choice_noise`.
             count: int32 scalar from 1 to R; later rows are not particles.
 

@@ -112,17 +112,8 @@ class Sampler:
     ) -> np.ndarray:
         """Keep the first pixels of each image and sample the rest; see `fill`.
 
-        Args:
-            token_ids: Integers `(B, T)`, canonical codes; ignored behind each
-                prefix.
-            prefix_length: Integers, one or `(B,)`, in `[0, T]`.
-            seeds: Integers `(B,)`.
-            config: Temperature and filters.
-            progress: Called with the pixels sampled so far and in total.
-            watch: Called with the images after each row of pixels.
-
-        Returns:
-            int32 `(B, T)`.
+        Tokens behind a prefix are ignored. `prefix_length` is one integer in
+        `[0, T]`, or one for each image.
         """
         length = self.model.sequence_length
         prefix = check_integers("prefix_length", prefix_length, 0, length)
