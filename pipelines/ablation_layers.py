@@ -161,7 +161,7 @@ class SkipStack(TransformerStack):
         super().__init__(*arguments, **kwargs)
         self.weights_of_layers = self.add_weight(
             name="weights_of_layers",
-            shape=(self.num_layers, 2),
+            shape=(len(self.blocks), 2),
             initializer=lambda shape, dtype=None: ops.tile(
                 ops.convert_to_tensor([[1.0, 0.0]], dtype), (shape[0], 1)
             ),
@@ -244,7 +244,7 @@ def looking(layer: type[NeighborStates]) -> Any:
         def __init__(self, *arguments: Any, **kwargs: Any) -> None:
             super().__init__(*arguments, **kwargs)
             self.looks = [
-                layer(self.image_size, self.hidden_dim)
+                layer(self.positions.image_size, self.hidden_dim)
                 for _ in self.local_stack.blocks
             ]
 
