@@ -30,14 +30,13 @@ TIMEOUT_MS = 60_000
 def address(trained_run):
     """The page of a run, served by the command."""
     command = [sys.executable, "-m", "pixace_tf", "app", trained_run.path]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--port", "0"], stdout=subprocess.PIPE, text=True
-    )
-    line = process.stdout.readline()
-    yield re.search(r"http://127.0.0.1:\d+", line)[0]
-    assert process.poll() is None, "the page did not live until the end"
-    process.terminate()
-    process.wait(20)
+    ) as process:
+        line = process.stdout.readline()
+        yield re.search(r"http://127.0.0.1:\d+", line)[0]
+        assert process.poll() is None, "the page did not live until the end"
+        process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,7 @@ def test_without_a_run_the_page_offers_all(browser, trained_run, tmp_path):
         page.close()
     finally:
         process.terminate()
-        process.wait(20)
+        process.communicate(timeout=20)
 
 
 @needs_chromium
