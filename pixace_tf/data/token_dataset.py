@@ -42,6 +42,7 @@ _NUM_COINS = 1 << 40
 # The default of `tf.random.experimental.index_shuffle`, 4, leaves neighbors
 # together.
 _ROUNDS = 16
+_FOREVER = np.iinfo(np.int64).max
 
 
 class MemoryRows:
@@ -317,34 +318,29 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Serve training batches without end.
 
-    Seed, epoch and place in the epoch decide which image is served, in which
-    order and whether with its label. So a run that starts at `(epoch, step)`
-    sees what an uninterrupted one would, whatever the batch size.
+    Seed, epoch and place in the epoch alone decide what is served and how.
 
     Args:
         rows: N images, each with its label.
         image_size: `(height, width)`.
         batch_size: At most N; an epoch drops what does not fill a batch.
         seed: Seed of the shuffle, the orders and the dropped labels.
-        orders: The raster orders to show, as in `PixaceCausalLM`; by default
-            half of the images are mirrored left to right.
+        orders: As in `PixaceCausalLM`; by default plain and mirrored.
         epoch: The first epoch to serve.
         step: Elements of that epoch to skip.
-        steps_per_epoch: Elements of an epoch; by default all full batches.
+        steps_per_epoch: Elements of an epoch; by default all batches.
         share: `(i, n)`: serve the i-th of n equal shares of each batch, from 0.
         parts: Number of elements of equal size that a batch is cut into.
 
     Returns:
         Elements `((token_ids, conditions), token_ids)` of int32 `(B, T)` and
-        `(B, 2)`; B is `batch_size` over n and over `parts`, rounded up. Where
-        this rounds, images are repeated, and a third tensor, float32 `(B, 1)`,
-        weights them: 0 for repeated images, and equal numbers otherwise, so
-        that the mean over the parts is that over the batch.
+        `(B, 2)`; B is `batch_size` over n and `parts`, rounded up. If rounded,
+        images repeat, and a third tensor, float32 `(B, 1)`, gives repeated ones
+        the weight 0 and scales the others to keep the mean over the batch.
     """
     size = -(-batch_size // (share[1] * parts))
     num_images, length = rows.shape
     steps = steps_per_epoch or num_images // batch_size * parts
-    is_padded = size * parts * share[1] != batch_size
     read = _read_in_orders(rows, image_size, orders)
 
     @tf.autograph.experimental.do_not_convert
@@ -360,19 +356,14 @@ def training_batches(
         token_ids, condition = read(index, *coins)
         token_ids = tf.ensure_shape(token_ids, (size, length))
         inputs = token_ids, tf.ensure_shape(condition, (size, 2))
-        if not is_padded:
+        if size * parts * share[1] == batch_size:
             return inputs, token_ids
         weight = tf.where(offset < batch_size, size * parts / batch_size, 0.0)
         return inputs, token_ids, weight[:, None]
 
-    options = tf.data.Options()
-    options.deterministic = True
-    return (
-        tf.data.Dataset.range(epoch * steps + step, np.iinfo(np.int64).max)
-        .map(batch, num_parallel_calls=1)
-        .prefetch(2)
-        .with_options(options)
-    )
+    dataset = tf.data.Dataset.range(epoch * steps + step, _FOREVER)
+    dataset = dataset.map(batch, num_parallel_calls=1, deterministic=True)
+    return dataset.prefetch(2)
 
 
 def _read_in_orders(
