@@ -357,7 +357,7 @@ def chain_head() -> None:
         drawing.note(left + 75, base + 14, f"{count} logits: {question}")
     for start in (132, 307, 483):
         drawing.arrow((start, 130), (start + 18, 130))
-    # What is known by then: a gray, all hues of it, and the color.
+    # The colors that remain: a gray, all hues of it, and the color.
     known = ([(0, 0, 12)], [(4 * i, 10, 12) for i in range(8)], [(2, 10, 12)])
     for (_, left, _, _, _), stripes in zip(charts, known, strict=True):
         x, width = left + 55, 40 / len(stripes)

@@ -22,7 +22,7 @@ DOCS = "docs/"
 OUTSIDE = "repository/"
 # The target of a link or an image in Markdown, without its anchor.
 _TARGET = re.compile(r"(?<=\]\()[^)\s#:]+(?=[)#])")
-# What a help text means as it stands; not what is escaped already.
+# Characters that are meant literally in a help text, unless escaped.
 _SPECIAL = re.compile(r"(?<!\\)[\[<*]")
 
 

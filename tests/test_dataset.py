@@ -104,7 +104,7 @@ def test_neighbors_and_epochs_have_nothing_in_common():
             *((first[:-lag], first[lag:]) for lag in (1, 2, 3, 4, 8)),
             (first, second),
         ):
-            # Of independent ones it is within 3 / sqrt(4000).
+            # Independent orders correlate by at most 3 / sqrt(4000).
             assert abs(np.corrcoef(a, b)[0, 1]) < 0.05
     np.testing.assert_array_equal(np.sort(places[0]), np.arange(4000))
     assert is_mirrored.mean() == pytest.approx(0.5, abs=0.03)

@@ -1,4 +1,4 @@
-"""What `export` writes, as a server's loader and a stranger's client see it."""
+"""Exported versions, seen by the loader of a server and by a plain client."""
 
 import base64
 import io
@@ -330,7 +330,7 @@ def test_a_mask_is_read_as_complete_reads_it(kind, tmp_path):
     run, _, served = kind
     rng = np.random.default_rng(5)
     image = rng.integers(0, 256, (80, 120, 3), np.uint8)
-    # Of pure colors, blue alone is too dark.
+    # Blue is the only pure color that is too dark.
     blocks = rng.choice([0, 255], (*IMAGE_SIZE, 4)).astype(np.uint8)
     blocks = blocks.repeat(10, axis=0).repeat(10, axis=1)
     cases = {
@@ -381,7 +381,7 @@ def test_the_signatures_agree(kind):
     token_ids = run.tokenizer.tokenize(tf.stack(images)).numpy()
     completed = call(served, "complete", inputs)
     given = {k: v for k, v in inputs.items() if k != "image_bytes"}
-    # What lies behind the prefix is not read.
+    # Pixels behind the prefix are not read.
     behind = np.arange(LENGTH) >= inputs["prefix_length"][:, None]
     given["token_ids"] = np.where(behind, -5, token_ids).astype(np.int32)
     from_tokens = call(served, "complete_tokens", given)

@@ -33,7 +33,7 @@ CASES = {
 
 
 def machine():
-    """What bits depend on: kernels differ by processor, cores and version."""
+    """Return the machine; kernels differ by processor, cores and version."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
     first = text.split("\n\n")[0]

@@ -58,7 +58,7 @@ def test_channels_of_the_packed_head_are_its_own_sums():
     "head", ["packed", pytest.param("chain", marks=pytest.mark.slow)]
 )
 def test_probabilities_of_all_pictures_sum_to_one(head):
-    """Of all tokens, and so of all 8-bit pictures, on a tiny palette."""
+    """Sums over all tokens, and so over all 8-bit pictures, are 1."""
     tokenizer = PixelTokenizer((1, 2), "hsv 2,1,1")
     palette = tokenizer.palette
     counts = colors_per_token(palette)

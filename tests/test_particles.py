@@ -144,7 +144,7 @@ def test_a_seed_fills_a_hole_alike_alone_and_among_others(sampler, images):
         kept = ~masks[row]
         np.testing.assert_array_equal(together[row, kept], images[row, kept])
         assert np.any(together[row] != images[row])
-    # What is behind matters to the particles, and to them alone.
+    # Only the particles depend on the pixels behind the hole.
     other = images.copy()
     other[:, 60:] = images[::-1, 60:]
     for count, is_same in ((1, True), (5, False)):

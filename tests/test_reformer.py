@@ -237,7 +237,7 @@ def test_memory_does_not_grow_with_depth(mode):
 
 
 def brute_force(query, key, value, buckets, chunk_length):
-    """What each position sees, position by position."""
+    """Return the attention of each position, computed one by one."""
     length, rounds = query.shape[0], buckets.shape[0]
     output = np.zeros_like(value)
     for t in range(length):

@@ -25,7 +25,7 @@ def test_parameters_are_about_those_of_the_model(decoder):
 
 
 def test_a_flat_model_uses_each_weight_once_per_pixel():
-    """What attention adds is apart; patches share the global stack."""
+    """Attention is counted apart; patches share the global stack."""
     flat = decoder_config("nano", "transformer")
     weights = size_law.num_parameters(flat)
     attention = flat["num_layers"] * flat["hidden_dim"] * 1024

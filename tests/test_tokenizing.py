@@ -186,7 +186,7 @@ def test_what_validates_never_trains(tmp_path):
         save_noise(tmp_path / "in" / "val" / f"{i}.png", i)
     shards, _ = tokenize(tmp_path / "in", tmp_path / "out", chunk_size=7)
     train, validation = (rows_of(shards, part) for part in PARTS)
-    # Of the twenty that validate, ten are among those that train.
+    # Ten of the twenty validation images are also training images.
     assert len(train) == 40
     assert len(validation) == 10
     assert not set(train) & set(validation)
