@@ -1,5 +1,7 @@
 """Two processes on loopback that train one model with JAX."""
 
+import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -25,9 +27,11 @@ OPTIONS = (
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a port that the system gives to nobody by itself."""
+    for port in itertools.count(20_000 + os.getpid() % 10_000):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def start(folder, runs_dir, name, epochs, count=1):
