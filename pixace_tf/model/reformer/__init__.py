@@ -1,4 +1,7 @@
-"""The reformer: a reversible stack with exact or LSH attention."""
+"""The reformer: a reversible stack with exact or LSH attention.
+
+It works on any sequences of vectors, not only on images.
+"""
 
 from pixace_tf.model.reformer.branches import (
     CausalSelfAttention,
