@@ -20,6 +20,8 @@ import pytest
 # that distributes the tests to the workers does not need it.
 DECODERS = ("multiscale", "transformer", "reformer")
 SLOW_FIXTURES = {"kind", "served", "trained_run"}
+# These take half a minute or more.
+SOAK_FIXTURES = {"killed_sweep", "of_two", "report"}
 # The longest files start first, so that no worker ends alone with one.
 LONGEST = {
     *("test_training", "test_export", "test_tuning", "test_model"),
@@ -28,8 +30,10 @@ LONGEST = {
 
 
 def pytest_collection_modifyitems(items):
-    """Mark soak tests, and tests that need a trained run, as slow too."""
+    """Mark tests by the fixtures that they need; soak tests are slow, too."""
     for item in items:
+        if SOAK_FIXTURES & set(item.fixturenames):
+            item.add_marker("soak")
         if "soak" in item.keywords or SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker("slow")
     items.sort(key=lambda item: item.path.stem not in LONGEST)

@@ -109,7 +109,7 @@ def download(page, button):
 
 
 @needs_chromium
-@pytest.mark.slow
+@pytest.mark.soak
 def test_without_a_run_the_page_offers_all(browser, trained_run, tmp_path):
     for name in ("first", "second"):
         path = tmp_path / "saved_models" / name
@@ -174,7 +174,7 @@ def test_upload_drag_finish_download(page, cat, tmp_path):
 
 
 @needs_chromium
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
 def test_what_is_brushed_is_painted_anew(page, cat, tmp_path, width):
     page.set_viewport_size({"width": width, "height": 860})

@@ -62,7 +62,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert min(ratios) < 4
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_labels_paint_a_row_each(trained_run, tmp_path):
     out = tmp_path / "all.png"
     options = ("--count", 2, "--out", out)
@@ -154,7 +154,7 @@ def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):
     assert "pixace-tf:" not in done.output
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_main_job_from_the_command_line(
     cartoon_folder, tmp_path, monkeypatch
 ):
@@ -256,7 +256,7 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     assert "Traceback" not in done.output
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_terminal_shows_a_bar_and_no_chatter(cartoon_folder, tmp_path):
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))

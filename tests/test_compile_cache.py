@@ -31,6 +31,7 @@ def programs(cache):
     }
 
 
+@pytest.mark.soak
 def test_a_later_process_finds_what_was_compiled(trained_run, tmp_path):
     cache = tmp_path / "cache"
     first = generate(trained_run, tmp_path / "first.png", cache)

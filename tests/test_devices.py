@@ -67,7 +67,7 @@ def test_two_devices_learn_what_one_learns(cartoon_folder, tmp_path, of_two):
             np.testing.assert_allclose(two[name], array, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_devices_go_on_after_a_kill(cartoon_folder, tmp_path, of_two):
     process = start(cartoon_folder, tmp_path, "2", "float32")
     begin = time.monotonic()

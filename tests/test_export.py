@@ -224,7 +224,7 @@ def run_with_c_loader(path, signature_name, requests):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "kind", ["multiscale", "reformer with LSH"], indirect=True
 )
@@ -272,7 +272,7 @@ def test_the_signature_draws_what_the_sampler_draws(kind, prefix_length):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["multiscale", "transformer"], indirect=True)
 def test_fill_draws_what_the_sampler_draws(kind):
     run, _, served = kind
@@ -372,7 +372,7 @@ def test_bad_masks_and_labels_are_refused(kind, name, value, message):
         call(served, "fill", inputs)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["multiscale"], indirect=True)
 def test_the_signatures_agree(kind):
     run, _, served = kind
@@ -581,6 +581,7 @@ def test_transparent_pictures_lie_on_white_as_in_training(served):
         assert np.all(np.asarray(picture) == 255)
 
 
+@pytest.mark.soak
 def test_versions_count_up_and_old_ones_go(tmp_path, traced_before):
     run = make_run(tmp_path / "run")
     os.mkdir(run.file("7"))

@@ -17,8 +17,6 @@ from pixace_tf.storage import read_npz
 from pixace_tf.training import hosts
 from pixace_tf.training.training_arguments import TrainingArguments
 
-# One worker runs all of them, since they share one training.
-pytestmark = pytest.mark.xdist_group("hosts")
 OPTIONS = (
     *("--preset", "pico", "--image-size", "8", "--batch-size", "8"),
     *("--decoder", "transformer", "--head", "packed"),

@@ -227,6 +227,7 @@ print("equal")
 """
 
 
+@pytest.mark.soak
 def test_fused_attention_of_jax_equals_blocks():
     pytest.importorskip("jax")
     done = subprocess.run(

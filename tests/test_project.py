@@ -164,7 +164,7 @@ def _paint_little(previews, *_, **__):
     strip.save(previews._run.file(SAMPLES_FILE))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_command_and_block_of_the_docs_runs(workplace):
     """In the order of the pages, the README first; each command once."""
     commands = list(dict.fromkeys(c for p in PAGES for c in commands_of(p)))

@@ -42,7 +42,7 @@ def test_a_seed_gives_one_picture_alone_and_in_a_batch(sampler):
     assert len({row.tobytes() for row in together}) == 10
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("model", "is_compiled"),
     [("multiscale", True), ("transformer", False), ("reformer", True)],

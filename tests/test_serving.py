@@ -293,6 +293,7 @@ def test_an_address_of_another_form_is_refused():
         wire.Server("localhost:8501")
 
 
+@pytest.mark.soak
 def test_the_client_paints_what_the_server_paints(stand_in, server):
     pictures = [np.asarray(cartoons.draw("cat", s)) for s in ("1", "2", "3")]
     options = {"samples": 3, "temperatures": (0.8, 1.0), "seed": 5, "keep": 0.3}
@@ -313,6 +314,7 @@ def test_the_client_paints_what_the_server_paints(stand_in, server):
     )
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "options",
     [

@@ -52,7 +52,7 @@ def assert_same_training(*arguments):
         np.testing.assert_allclose(found, wanted, atol=2e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_shards_update_the_weights_as_the_whole_batch():
     assert_same_training(1, 4)
 

@@ -321,7 +321,7 @@ def test_a_tfds_data_set_is_read_in_chunks(tiny_zoo, tmp_path):
     assert len(shards.manifest["chunks"]) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_training_from_shards_is_training_from_images(
     folder, shards, tmp_path, monkeypatch
 ):

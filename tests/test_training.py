@@ -228,6 +228,7 @@ def snapshots_of_training(folder, runs_dir, monkeypatch, **options):
     return copies
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("eager")
 def test_a_kill_at_any_write_changes_nothing(
     cartoon_folder, tmp_path, monkeypatch
@@ -288,7 +289,7 @@ def kill_after_a_checkpoint(command, checkpoint, signum, wait_s):
     return process.returncode != 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_killed_process_resumes_exactly(cartoon_folder, tmp_path):
     killed, options = tmp_path / "killed", ("--epochs", "20")
     checkpoint = killed / "animals" / "checkpoint.npz"
@@ -748,6 +749,7 @@ def test_a_run_resumes_with_xla_as_if_it_had_not_stopped(
     )
 
 
+@pytest.mark.soak
 def test_shards_train_with_xla_what_their_images_do(cartoon_folder, tmp_path):
     shards = tmp_path / "shards"
     tokenizing.tokenize(

@@ -114,14 +114,14 @@ def test_a_run_of_other_settings_is_no_start(
     assert not os.path.exists(tmp_path / "new")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_goes_on_when_its_start_is_gone(folders, old_run, tmp_path):
     start = shutil.copytree(old_run.path, tmp_path / "start")
     fit(folders / "new", start, tmp_path)
     shutil.rmtree(start)
     said = []
     run = fit(folders / "new", start, tmp_path, said.append, epochs=2)
-    assert f"begun already, from {start}" in said[0]
+    assert f"already started from {start}." in said[0]
     assert run_config.best_entry(run.path) is not None
     with pytest.raises(UserError, match="did not start from another run"):
         fit(folders / "old", run.path, os.path.dirname(old_run.path))
