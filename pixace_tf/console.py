@@ -4,8 +4,8 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Called with the number of items done and their total, 0 if it is unknown.
 ProgressCallback = Callable[[int, int], None]
+_Item = TypeVar("_Item")
 
 DELAY_S = 2.0
 LOG_INTERVAL_S = 30.0
@@ -23,8 +24,8 @@ _STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
 def open_standard_streams() -> None:
     """Open the null device in place of closed standard streams.
 
-    Otherwise the next file to be opened would take the place of a closed
-    stream, and receive the messages that libraries write there.
+    Otherwise the next file to be opened would take the place of a closed stream
+    and receive what libraries write there.
     """
     for number, (name, mode) in enumerate(_STREAMS.items()):
         try:
@@ -45,17 +46,24 @@ def is_terminal(stream: Any) -> bool:
         return False
 
 
+def counted(
+    items: Iterable[_Item], total: int, progress: ProgressCallback | None
+) -> Iterator[_Item]:
+    """Yield items and report how many are done."""
+    for done, item in enumerate(items, 1):
+        yield item
+        if progress is not None:
+            progress(done, total)
+
+
 class ProgressBar:
     """A bar that appears when work takes longer than two seconds.
 
     If standard error is not a terminal, a line is printed every half minute
-    instead. `count` is a `ProgressCallback`:
+    instead. `title` is a few words about the work.
 
         with ProgressBar("Reading images") as bar:
             scan(folder, progress=bar.count)
-
-    Args:
-        title: A few words about the work.
     """
 
     def __init__(self, title: str) -> None:
@@ -67,34 +75,30 @@ class ProgressBar:
     def update(self, share: float, note: str = "") -> None:
         """Show which share of the work, in `[0, 1]`, is done, and a note."""
         now = time.monotonic()
-        if self._is_terminal:
-            if self._bar is None and now - self._begin >= DELAY_S:
-                self._bar = _start_bar(self._title)
-            if self._bar is not None:
-                (task,) = self._bar.task_ids
-                self._bar.update(task, completed=min(share, 1.0), note=note)
-        elif now - self._printed_at > LOG_INTERVAL_S:
-            self._printed_at = now
-            click.echo(f"{self._title}: {share:4.0%} {note}", err=True)
+        if not self._is_terminal:
+            if now - self._printed_at > LOG_INTERVAL_S:
+                self._printed_at = now
+                click.echo(f"{self._title}: {share:4.0%} {note}", err=True)
+        elif self._bar or now - self._begin >= DELAY_S:
+            self._bar = self._bar or _start_bar(self._title)
+            (task,) = self._bar.task_ids
+            self._bar.update(task, completed=min(share, 1.0), note=note)
 
     def count(self, done: int, total: int) -> None:
         """Show how many items are done; a `ProgressCallback`."""
-        if total:
-            self.update(done / total, f"{done}/{total}")
-        else:
-            self.update(0.0, f"{done}")
+        note = f"{done}/{total}" if total else f"{done}"
+        self.update(done / total if total else 0.0, note)
 
     @contextlib.contextmanager
     def above(self) -> Iterator[None]:
         """Hide the bar while lines are printed."""
-        if self._bar is None:
-            yield
-            return
-        self._bar.stop()
+        if self._bar is not None:
+            self._bar.stop()
         try:
             yield
         finally:
-            self._bar.start()
+            if self._bar is not None:
+                self._bar.start()
 
     def close(self) -> None:
         """Remove the bar."""

@@ -3,10 +3,10 @@
 import contextlib
 import errno
 import fcntl
-import glob
 import json
 import math
 import os
+import pathlib
 import secrets
 import shutil
 import struct
@@ -43,8 +43,7 @@ def write_atomic(path: StrPath, content: bytes) -> None:
     """Write a file so that a reader sees the old or the new one, complete.
 
     Raises:
-        OSError: If the disk is full or the folder read-only; an old file stays
-            as it was.
+        OSError: If it cannot be written; an old file stays as it was.
     """
     with new_file(path) as temporary, open(temporary, "wb") as file:
         file.write(content)
@@ -67,8 +66,8 @@ def write_npz(
 class Npz:
     """The arrays of an open `.npz` file, each read only when asked for.
 
-    They must be uncompressed, as `write_npz` writes them, so reading one takes
-    no more memory than its share of the file.
+    They must be uncompressed, so none needs more memory than its share of the
+    file.
 
     Attributes:
         meta: The dict that `write_npz` was given.
@@ -116,16 +115,15 @@ class Npz:
     def _read_header(self, info: zipfile.ZipInfo) -> None:
         """Note the shape, type and place of an array."""
         name = info.filename.removesuffix(".npy")
-        # Skip the local header: 30 bytes that end in the lengths of the name
-        # and of an extra field, and then these two.
+        # A local header has 30 bytes, which end in the lengths of the name and
+        # of the extra field that follow.
         self._file.seek(info.header_offset + 26)
         lengths = struct.unpack("<HH", self._file.read(4))
         begin = self._file.seek(sum(lengths), os.SEEK_CUR)
         if np.lib.format.read_magic(self._file) != (1, 0):
             raise ValueError(f"{name} has an unknown version.")
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(
-            self._file
-        )
+        header = np.lib.format.read_array_header_1_0(self._file)
+        shape, is_fortran, dtype = header
         offset = self._file.tell()
         size = offset - begin + math.prod(shape) * dtype.itemsize
         if not size == info.file_size == info.compress_size:
@@ -179,9 +177,7 @@ def mark_folder(path: StrPath) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: StrPath) -> Iterator[str]:
-    """Yield a temporary folder that becomes `path` when the block ends.
-
-    After an error it is removed.
+    """Yield a temporary folder that becomes `path` unless the block fails.
 
     Raises:
         FileExistsError: If `path` exists by then.
@@ -218,13 +214,11 @@ def remove_folder(path: StrPath) -> None:
 def _temporary_folder(parent: str, name: str) -> Iterator[str]:
     """Make a hidden folder in `parent`; remove it unless it is renamed.
 
-    Each such folder holds a file that its writer keeps locked. If the writer
-    was killed, the folder is removed here.
+    Folders of killed writers, whose files are not locked, are removed first.
     """
-    for other in glob.glob(f".*{_NEW}", root_dir=parent):
-        folder = os.path.join(parent, other)
-        if _is_abandoned(os.path.join(folder, _WRITER_FILE)):
-            shutil.rmtree(folder, ignore_errors=True)
+    for other in pathlib.Path(parent).glob(f".*{_NEW}"):
+        if _is_abandoned(other / _WRITER_FILE):
+            shutil.rmtree(other, ignore_errors=True)
     temporary = _temporary_name(parent, name, _NEW)
     os.mkdir(temporary)
     try:
@@ -236,9 +230,9 @@ def _temporary_folder(parent: str, name: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def new_file(path: StrPath) -> Iterator[str]:
-    """Yield the path of an empty file that replaces `path` when the block ends.
+    """Yield an empty file, to be written in place, that replaces `path`.
 
-    The file must be written in place. After an error it is removed.
+    After an error it is removed.
     """
     folder, name = os.path.split(os.path.abspath(path))
     temporary = _temporary_name(folder, name, _UNFINISHED)
@@ -247,20 +241,18 @@ def new_file(path: StrPath) -> Iterator[str]:
             yield temporary
             _sync(temporary)
             os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
+    finally:
+        with contextlib.suppress(OSError):  # It has replaced `path`.
             os.unlink(temporary)
-        raise
     _sync(folder)
 
 
 def remove_unfinished(folder: StrPath) -> None:
     """Remove the files of `new_file` whose writers were killed."""
-    for name in glob.glob(f".*{_UNFINISHED}", root_dir=folder):
-        path = os.path.join(folder, name)
+    for path in pathlib.Path(folder).glob(f".*{_UNFINISHED}"):
         if _is_abandoned(path):
             with contextlib.suppress(OSError):
-                os.unlink(path)
+                path.unlink()
 
 
 @contextlib.contextmanager
@@ -269,13 +261,9 @@ def lock(
 ) -> Iterator[None]:
     """Hold a folder by the file `.lock`, so that no two processes work in it.
 
-    Where the file system has no locks, as on some network drives, a line on
-    standard error says so and nothing keeps other processes out.
-
-    Args:
-        folder: The folder.
-        message: The message of the error if another process holds it.
-        error: The class of that error.
+    If another process holds it, `error` is raised with the message. Where the
+    file system has no locks, as on some network drives, a line on standard
+    error says so and nothing keeps other processes out.
     """
     with open(os.path.join(folder, ".lock"), "w") as file:
         try:
@@ -308,7 +296,7 @@ def _new_locked_file(path: str) -> Iterator[None]:
         os.close(file)
 
 
-def _is_abandoned(path: str) -> bool:
+def _is_abandoned(path: pathlib.Path) -> bool:
     """Return whether a file of `_new_locked_file` has no living writer."""
     try:
         with open(path, "r+b") as file:

@@ -2,6 +2,7 @@
 
 import colorsys
 import dataclasses
+import itertools
 import math
 import os
 import random
@@ -9,7 +10,7 @@ import tempfile
 
 from PIL import Image, ImageDraw
 
-from pixace_tf.console import ProgressCallback
+from pixace_tf.console import ProgressCallback, counted
 from pixace_tf.errors import UserError
 from pixace_tf.storage import StrPath
 
@@ -19,6 +20,7 @@ _INK = (45, 38, 42)
 _WHITE = (252, 250, 246)
 
 Color = tuple[int, int, int]
+Point = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,6 @@ SPECIES = {
     "cat": Species(
         ((30, 0.7, 0.95), (30, 0.08, 0.55), (250, 0.1, 0.35), (40, 0.25, 0.95)),
         "pointed",
-        muzzle="light",
         whiskers=True,
     ),
     "dog": Species(
@@ -112,14 +113,12 @@ def draw_folder(
     # The folder is renamed at the end, so it is complete or missing.
     with tempfile.TemporaryDirectory(prefix=".draw-", dir=parent) as temporary:
         folder = os.path.join(temporary, "images")
-        for i in range(count):
+        for i in counted(range(count), count, progress):
             species = sorted(SPECIES)[i % len(SPECIES)]
             os.makedirs(os.path.join(folder, species), exist_ok=True)
             name = f"{species}-{i // len(SPECIES):05d}.png"
             names.append(os.path.join(species, name))
             draw(species, f"{seed}-{i}").save(os.path.join(folder, names[-1]))
-            if progress is not None:
-                progress(i + 1, count)
         os.rename(folder, path)
     return [os.path.join(path, name) for name in names]
 
@@ -143,23 +142,17 @@ def draw(species: str, seed: str) -> Image.Image:
     return image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Pen:
     """Draws in face coordinates: the head is a circle of radius 1 at 0."""
 
-    def __init__(
-        self,
-        canvas: ImageDraw.ImageDraw,
-        center: tuple[float, float],
-        scale: float,
-        tilt: float,
-    ) -> None:
-        self._canvas = canvas
-        self._center = center
-        self._scale = scale
-        self._cos, self._sin = math.cos(tilt), math.sin(tilt)
+    canvas: ImageDraw.ImageDraw
+    center: Point
+    scale: float
+    tilt: float
 
-    def polygon(self, points: list[tuple[float, float]], color: Color) -> None:
-        self._canvas.polygon([self._place(p) for p in points], color)
+    def polygon(self, points: list[Point], color: Color) -> None:
+        self.canvas.polygon([self._place(p) for p in points], color)
 
     def ellipse(
         self,
@@ -170,27 +163,28 @@ class _Pen:
         color: Color,
         turn: float = 0.0,
     ) -> None:
-        cos, sin = math.cos(turn), math.sin(turn)
         points = []
         for i in range(48):
             dx = half_width * math.cos(i * math.tau / 48)
             dy = half_height * math.sin(i * math.tau / 48)
-            points.append((x + dx * cos - dy * sin, y + dx * sin + dy * cos))
+            dx, dy = _turned(dx, dy, turn)
+            points.append((x + dx, y + dy))
         self.polygon(points, color)
 
-    def line(
-        self, points: list[tuple[float, float]], width: float, color: Color
-    ) -> None:
+    def line(self, points: list[Point], width: float, color: Color) -> None:
         placed = [self._place(p) for p in points]
-        thickness = round(width * self._scale)
-        self._canvas.line(placed, color, thickness, joint="curve")
+        thickness = round(width * self.scale)
+        self.canvas.line(placed, color, thickness, joint="curve")
 
-    def _place(self, point: tuple[float, float]) -> tuple[float, float]:
-        x, y = point
-        return (
-            self._center[0] + self._scale * (x * self._cos - y * self._sin),
-            self._center[1] + self._scale * (x * self._sin + y * self._cos),
-        )
+    def _place(self, point: Point) -> Point:
+        x, y = _turned(*point, self.tilt)
+        left, top = self.center
+        return left + self.scale * x, top + self.scale * y
+
+
+def _turned(x: float, y: float, angle: float) -> Point:
+    cos, sin = math.cos(angle), math.sin(angle)
+    return x * cos - y * sin, x * sin + y * cos
 
 
 class _Face:
@@ -245,10 +239,8 @@ class _Face:
         elif ears == "floppy":
             pen.ellipse(side * 0.95, -0.1, 0.28, 0.68, self._dark, -side * 0.2)
         elif ears == "folded":
-            tip = (side * 0.95, -0.42)
-            pen.polygon(
-                [(side * 0.2, -0.8), (side * 0.92, -1.12), tip], self._dark
-            )
+            corners = (0.2, -0.8), (0.92, -1.12), (0.95, -0.42)
+            pen.polygon([(side * x, y) for x, y in corners], self._dark)
         else:
             pen.ellipse(side * 0.55, -0.72, 0.36, 0.36, self._fur)
 
@@ -270,12 +262,12 @@ class _Face:
         is_frog = self._look.ears == "eyes"
         x = side * (0.55 if is_frog else 0.4) + self._x * 0.8
         y = (-0.74 if is_frog else -0.14) + self._y
+        size = 0.17
         if self._look.patches:
             pen.ellipse(x, y + 0.04, 0.27, 0.34, self._dark, side * 0.5)
-        size = 0.21 if is_frog or self._look.patches else 0.17
         if is_frog or self._look.patches:
-            pen.ellipse(x, y, size, size, _WHITE)
-            size *= 0.62
+            pen.ellipse(x, y, 0.21, 0.21, _WHITE)
+            size = 0.21 * 0.62
         pen.ellipse(x + self._x * 0.3, y, size, size * 1.1, _INK)
         glint = 0.36 * size
         pen.ellipse(x - glint + self._x * 0.3, y - glint, glint, glint, _WHITE)
@@ -315,11 +307,10 @@ class _Face:
         self._pen.line(points, 0.075, _INK)
 
     def _draw_whiskers(self) -> None:
-        for side in (-1, 1):
-            for slope in (-0.12, 0.06):
-                start = (self._x + side * 0.34, 0.42 + self._y)
-                end = (self._x + side * 1.08, 0.36 + self._y + slope * 1.6)
-                self._pen.line([start, end], 0.035, _INK)
+        for side, slope in itertools.product((-1, 1), (-0.12, 0.06)):
+            start = (self._x + side * 0.34, 0.42 + self._y)
+            end = (self._x + side * 1.08, 0.36 + self._y + slope * 1.6)
+            self._pen.line([start, end], 0.035, _INK)
 
 
 def _draw_background(
@@ -347,17 +338,15 @@ def _draw_background(
         canvas.ellipse((x - radius, -radius, x + radius, radius), other)
     elif kind == "dots":
         radius = side * 0.05
-        for row in range(4):
-            for column in range(4):
-                left = (column + 0.25 + 0.5 * (row % 2)) * side / 4 - radius
-                top = (row + 0.5) * side / 4 - radius
-                box = (left, top, left + 2 * radius, top + 2 * radius)
-                canvas.ellipse(box, other)
+        for row, column in itertools.product(range(4), repeat=2):
+            left = (column + 0.25 + 0.5 * (row % 2)) * side / 4 - radius
+            top = (row + 0.5) * side / 4 - radius
+            box = (left, top, left + 2 * radius, top + 2 * radius)
+            canvas.ellipse(box, other)
 
 
 def _color(hue: float, saturation: float, value: float) -> Color:
-    rgb = colorsys.hsv_to_rgb(
-        hue % 360 / 360, min(max(saturation, 0), 1), min(max(value, 0), 1)
-    )
+    saturation, value = min(max(saturation, 0), 1), min(max(value, 0), 1)
+    rgb = colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value)
     red, green, blue = (round(255 * c) for c in rgb)
     return red, green, blue

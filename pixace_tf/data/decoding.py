@@ -41,8 +41,7 @@ class Decoder:
     """Checks, decodes and scales down image files in parallel.
 
     The caller's thread reads the headers with Pillow; a pool of threads decodes
-    the files with TensorFlow. Pillow takes the files that TensorFlow cannot
-    decode, or says what is wrong with them.
+    with TensorFlow, or with Pillow what TensorFlow cannot decode.
 
     Args:
         tokenizer: Decodes and resizes.
@@ -60,11 +59,10 @@ class Decoder:
     def decode(self, files: Iterable[File]) -> Iterator[Result]:
         """Yield a uint8 `(height, width, 3)` per file, or why there is none.
 
-        A bounded number of files is read ahead, and their bytes are dropped as
-        soon as they are decoded. Errors of `files` are raised.
+        A bounded number of files is held in memory. Errors of `files` are
+        raised.
         """
-        under_way: collections.deque[tuple[int, Future[list[Result]]]]
-        under_way = collections.deque()
+        under_way = collections.deque[tuple[int, Future[list[Result]]]]()
         num_threads = num_cores()
         with ThreadPoolExecutor(num_threads) as pool:
             for size, block in self._blocks(files):
@@ -75,8 +73,8 @@ class Decoder:
                     yield from under_way.popleft()[1].result()
                 future = pool.submit(self._decode_block, block)
                 under_way.append((size, future))
-            while under_way:
-                yield from under_way.popleft()[1].result()
+            for _, future in under_way:
+                yield from future.result()
 
     def _blocks(
         self, files: Iterable[File]
@@ -107,18 +105,16 @@ class Decoder:
         good = [(f, h) for f, h in block if isinstance(h, Header)]
         plain = [os.fsencode(file) for file, header in good if header.is_plain]
         most_pixels = max((h.num_pixels for _, h in good), default=0)
-        results: list[Result] = []
         with image_files.DECODING.hold(most_pixels):
             images = iter(self._decode_plain(plain))
-            for file, header in block:
+
+            def result(file: File, header: Header | str) -> Result:
                 if isinstance(header, str):
-                    results.append(header)
-                    continue
+                    return header
                 image = next(images) if header.is_plain else None
-                results.append(
-                    self._normalize(file) if image is None else image
-                )
-        return results
+                return self._normalize(file) if image is None else image
+
+            return [result(file, header) for file, header in block]
 
     def _decode_plain(self, files: list[bytes]) -> list[np.ndarray | None]:
         """Decode with TensorFlow; None for files to try with Pillow."""

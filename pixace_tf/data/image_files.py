@@ -1,6 +1,8 @@
 """Finds, checks and reads image files.
 
-Paths are decoded as by `os.fsdecode`, so every file name survives.
+Paths are decoded as by `os.fsdecode`, so every file name survives. A `source`
+is a path or the bytes of a file, and `max_pixels` the largest image to decode,
+by its header. An UnloadableError tells why a source cannot be used.
 """
 
 import contextlib
@@ -19,24 +21,25 @@ import urllib.request
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from pixace_tf.console import ProgressCallback
+from pixace_tf.console import ProgressCallback, counted
 from pixace_tf.data.parts import OUTSIDE, TEST, parts_of, place
 from pixace_tf.errors import UserError
 from pixace_tf.machine import num_cores
 from pixace_tf.storage import MARK_FILE, RUN_FILE, SOFTWARE, StrPath
 
+Source = StrPath | io.BytesIO
+
 MAX_PIXELS = 64_000_000
-# Limit for servers and the page, which decode several images of strangers at
-# once.
+# For servers and the page, which decode images of several strangers at once.
 MAX_SERVED_PIXELS = 16_000_000
 MAX_DOWNLOAD_BYTES = 32 * 2**20
-# Limit for a download as a whole: names, redirects, headers and content.
+# Of a whole download: names, redirects, headers and content.
 DOWNLOAD_TIMEOUT_S = 20.0
 # Formats that Pillow reads without running another program. TGA files have no
 # signature, so they are tried last.
@@ -114,8 +117,8 @@ class Header:
     """Facts from the header of an image file.
 
     Attributes:
-        is_plain: Whether `PixelTokenizer.decode` reads the file as it is;
-            otherwise `normalize` must turn it into a PNG first.
+        is_plain: Whether `PixelTokenizer.decode` reads the file as it is,
+            without `normalize`.
         num_pixels: Pixels to count in a `PixelBudget`: a quarter of those of a
             JPEG, whose decoder needs fewer bytes per pixel.
     """
@@ -164,8 +167,7 @@ class Listing:
         root: The folder.
         places: Part and label (see `ImageFile`) by path, sorted by path.
         skipped: Files and folders skipped because of their name or place.
-        parts: The part of each folder whose name says one; see
-            `parts.parts_of`.
+        parts: The folders that are parts; see `parts.parts_of`.
     """
 
     root: str
@@ -194,19 +196,17 @@ def list_files(root: StrPath) -> Listing:
         paths, skipped = _walk(root)
     parts = parts_of(path.split(os.sep)[0] for path in paths if os.sep in path)
     places = {path: place(path.split(os.sep)[:-1], parts) for path in paths}
-    names = " and ".join(f"{top}/" for top in parts)
-    skipped += [
-        Skipped(top, f"kept for testing: the folder {top}/")
-        for top, part in parts.items()
-        if part == TEST
-    ]
-    skipped += [
-        Skipped(path, f"lies outside {names}")
-        for path, (part, _) in places.items()
-        if part == OUTSIDE
-    ]
-    used = {p: at for p, at in places.items() if at[0] not in (OUTSIDE, TEST)}
-    return Listing(root, used, skipped, parts)
+    for top, part in parts.items():
+        if part == TEST:
+            reason = f"kept for testing: the folder {top}/"
+            skipped.append(Skipped(top, reason))
+    outside = "lies outside " + " and ".join(f"{top}/" for top in parts)
+    for path, (part, _) in list(places.items()):
+        if part == OUTSIDE:
+            skipped.append(Skipped(path, outside))
+        if part in (OUTSIDE, TEST):
+            del places[path]
+    return Listing(root, places, skipped, parts)
 
 
 def scan(
@@ -216,15 +216,14 @@ def scan(
 ) -> Scan:
     """Check every file below a folder by decoding all of it.
 
-    The folder may be flat or hold class folders, each of any depth. It may
-    hold parts instead, such as `train/` and `val/`, which are flat or hold
-    class folders; see `parts.parts_of`. Links are followed, and each folder is
-    visited once. Run folders, folders with a mark (`storage.mark_folder`) and
-    images with a mark (`own_mark`) are skipped.
+    The folder, or each of its parts such as `train/` and `val/` (see
+    `parts.parts_of`), is flat or holds class folders of any depth. Links are
+    followed, and each folder is visited once. Run folders, folders with a mark
+    (`storage.mark_folder`) and images with a mark (`own_mark`) are skipped.
 
     Args:
         root: A folder, or a single file.
-        max_pixels: Largest image to decode, by its header.
+        max_pixels: See the module.
         progress: Called with the number of files checked, and of all files.
 
     Raises:
@@ -244,33 +243,21 @@ def scan(
         return ImageFile(path, label, part)
 
     with ThreadPoolExecutor(num_cores()) as pool:
-        results = []
-        for result in pool.map(check, listing.places):
-            results.append(result)
-            if progress is not None:
-                progress(len(results), len(listing.places))
+        checked = pool.map(check, listing.places)
+        results = [*counted(checked, len(listing.places), progress)]
+    loads = [r for r in results if isinstance(r, ImageFile)]
     skipped = [r for r in results if isinstance(r, Skipped)] + listing.skipped
-    return Scan(
-        listing.root,
-        [r for r in results if isinstance(r, ImageFile)],
-        sorted(skipped, key=lambda s: s.path),
-    )
+    return Scan(listing.root, loads, sorted(skipped, key=lambda s: s.path))
 
 
 def read_header(
-    source: StrPath | io.BytesIO,
-    max_pixels: int = MAX_PIXELS,
-    allow_own: bool = True,
+    source: Source, max_pixels: int = MAX_PIXELS, allow_own: bool = True
 ) -> Header:
-    """Read the header of an image file without decoding any pixels.
-
-    Args:
-        source: A path, or the bytes of a file.
-        max_pixels: Largest image to accept.
-        allow_own: Whether to accept images that have the `own_mark`.
+    """Read the header of an image without decoding any pixels.
 
     Raises:
-        UnloadableError: With the reason why the image cannot be used.
+        UnloadableError: Also if the image has the `own_mark`, unless
+            `allow_own`.
     """
     with _open(source, max_pixels) as image:
         if not allow_own and _has_own_mark(image):
@@ -278,18 +265,8 @@ def read_header(
         return _header(image)
 
 
-def inspect(
-    source: StrPath | io.BytesIO, max_pixels: int = MAX_PIXELS
-) -> Header:
-    """Check one image by decoding all of it.
-
-    Args:
-        source: A path, or the bytes of a file.
-        max_pixels: Largest image to decode, by its header.
-
-    Raises:
-        UnloadableError: With the reason why the image cannot be used.
-    """
+def inspect(source: Source, max_pixels: int = MAX_PIXELS) -> Header:
+    """Check one image by decoding all of it, or raise UnloadableError."""
     with _open(source, max_pixels) as image:
         header = _header(image)
         # A JPEG is decoded at an eighth of its size; all data is still read.
@@ -299,20 +276,11 @@ def inspect(
     return header
 
 
-def load(
-    source: StrPath | io.BytesIO, max_pixels: int = MAX_PIXELS
-) -> Image.Image:
-    """Decode any image with Pillow.
-
-    Args:
-        source: A path, or the bytes of a file.
-        max_pixels: Largest image to decode, by its header.
+def load(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode any image with Pillow, or raise UnloadableError.
 
     Returns:
         An upright image without metadata: RGBA if it has transparency, or RGB.
-
-    Raises:
-        UnloadableError: With the reason why the image cannot be used.
     """
     with _open(source, max_pixels) as image:
         # How the samples of a PNG lie in its file, such as `L;2`.
@@ -330,9 +298,7 @@ def load(
     return Image.frombytes(upright.mode, upright.size, upright.tobytes())
 
 
-def normalize(
-    source: StrPath | io.BytesIO, max_pixels: int = MAX_PIXELS
-) -> bytes:
+def normalize(source: Source, max_pixels: int = MAX_PIXELS) -> bytes:
     """Return the image of `load` as the bytes of a plain 8-bit PNG file."""
     buffer = io.BytesIO()
     load(source, max_pixels).save(buffer, "PNG", compress_level=1)
@@ -348,7 +314,7 @@ def read(
 
     Args:
         location: A path, or an address; see `Address`.
-        max_pixels: Largest image to decode, by its header.
+        max_pixels: See the module.
         is_plain: Whether to return the file as it is; by default if
             `Header.is_plain`.
 
@@ -356,17 +322,12 @@ def read(
         The bytes of a JPEG or PNG that `PixelTokenizer.decode` reads.
 
     Raises:
-        UnloadableError: With the location, and the reason why it has no usable
-            image.
+        UnloadableError: With the location and the reason.
     """
     with _naming(location) as source:
         if is_plain is None:
             is_plain = inspect(source, max_pixels).is_plain
-        if not is_plain:
-            return normalize(source, max_pixels)
-        if isinstance(source, io.BytesIO):
-            return source.getvalue()
-        return _read_file(source)
+        return _bytes(source) if is_plain else normalize(source, max_pixels)
 
 
 def read_upright(location: StrPath) -> Image.Image:
@@ -389,9 +350,9 @@ def _naming(location: StrPath) -> Iterator[str | io.BytesIO]:
 def own_mark(kind: str) -> dict[str, Any]:
     """Return options of `PIL.Image.save` that mark an image as made here.
 
-    A scan skips marked images, so that no model trains on the output of
-    another. `kind` is the format: PNG, GIF, JPEG, WEBP and TIFF carry the mark,
-    other formats have no place for it.
+    Scans skip marked images, so that no model trains on another's output.
+    `kind` is the format: PNG, GIF, JPEG, WEBP or TIFF; others have no place for
+    a mark.
     """
     if kind == "PNG":
         text = PngInfo()
@@ -471,23 +432,18 @@ def _enter(
     return entries
 
 
-def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
+def _open(source: Source, max_pixels: int) -> Image.Image:
     Image.init()  # Registers every format; does nothing the second time.
     try:
-        if isinstance(source, io.BytesIO):
-            if not source.getbuffer().nbytes:
-                raise UnloadableError("empty file")
-        else:
-            status = os.stat(source)
-            if stat.S_ISDIR(status.st_mode):
+        if not isinstance(source, io.BytesIO):
+            mode = os.stat(source).st_mode
+            if stat.S_ISDIR(mode):
                 raise UnloadableError("a folder, not a picture")
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(mode):
                 raise UnloadableError("not a regular file")
-            if status.st_size == 0:
-                raise UnloadableError("empty file")
         image = Image.open(source, formats=FORMATS)
     except UnidentifiedImageError:
-        raise UnloadableError(_unknown(source)) from None
+        raise UnloadableError(_unknown(_bytes(source, 4))) from None
     except Image.DecompressionBombError:
         raise UnloadableError(_too_large(max_pixels)) from None
     except (UnloadableError, MemoryError):
@@ -497,27 +453,22 @@ def _open(source: StrPath | io.BytesIO, max_pixels: int) -> Image.Image:
     except Exception as error:  # A broken header can raise anything.
         raise UnloadableError(f"broken header: {error}") from None
     width, height = image.size
-    if width * height > max_pixels:
-        image.close()
-        raise UnloadableError(
-            f"{width} x {height} pixels, {_too_large(max_pixels)}"
-        )
-    if width * height == 0:
-        image.close()
+    if 0 < width * height <= max_pixels:
+        return image
+    image.close()
+    if not width * height:
         raise UnloadableError("no pixels")
-    return image
+    raise UnloadableError(
+        f"{width} x {height} pixels, {_too_large(max_pixels)}"
+    )
 
 
-def _unknown(source: StrPath | io.BytesIO) -> str:
-    """Return why a file in an unknown format is skipped."""
-    if isinstance(source, io.BytesIO):
-        start = source.getvalue()[:4]
-    else:
-        start = _read_file(source, 4)
+def _unknown(start: bytes) -> str:
+    """Return why a file with these first four bytes is skipped."""
     if start == b"\0\0\1\0":
         # Pillow decodes icons of any size while it opens them.
         return "an icon (ICO); save its picture as a PNG file"
-    return "not a picture in a known format"
+    return "not a picture in a known format" if start else "empty file"
 
 
 def _load(image: Image.Image) -> None:
@@ -540,23 +491,16 @@ def _check_depth(image: Image.Image) -> None:
 
 
 def _header(image: Image.Image) -> Header:
-    num_pixels = image.width * image.height
-    if image.format == "JPEG":
-        num_pixels //= 4
-    return Header(_is_plain(image), num_pixels)
-
-
-def _is_plain(image: Image.Image) -> bool:
-    """Return whether TensorFlow, which ignores orientations, decodes it well.
-
-    Only headers are read.
-    """
-    is_jpeg = image.format == "JPEG" and image.mode in ("L", "RGB")
-    return (
-        (is_jpeg or image.format == "PNG")
+    is_jpeg = image.format == "JPEG"
+    is_known = image.format == "PNG" or (image.mode in ("L", "RGB") and is_jpeg)
+    # TensorFlow ignores orientations.
+    is_plain = (
+        is_known
         and _exif_tag(image, ExifTags.Base.Orientation) in (None, 1)
         and not (isinstance(image, PngImageFile) and _has_late_exif(image))
     )
+    num_pixels = image.width * image.height
+    return Header(is_plain, num_pixels // 4 if is_jpeg else num_pixels)
 
 
 def _to_rgb(image: Image.Image, raw_mode: Any) -> Image.Image:
@@ -622,18 +566,11 @@ def _has_own_mark(image: Image.Image) -> bool:
     )
 
 
-# Follows redirects to http and https only.
-_OPENER = urllib.request.OpenerDirector()
-for _handler in (
-    urllib.request.ProxyHandler,
-    urllib.request.HTTPHandler,
-    urllib.request.HTTPSHandler,
-    urllib.request.HTTPRedirectHandler,
-    urllib.request.HTTPDefaultErrorHandler,
-    urllib.request.HTTPErrorProcessor,
-    urllib.request.UnknownHandler,
-):
-    _OPENER.add_handler(_handler())
+class _NoFtp(urllib.request.FTPHandler):
+    """Refuses redirects to ftp; `urllib` allows these and http(s) only."""
+
+    def ftp_open(self, req: urllib.request.Request) -> NoReturn:
+        raise urllib.error.URLError("redirected to ftp")
 
 
 def _download(address: str) -> bytes:
@@ -656,7 +593,8 @@ def _fetch(address: str) -> bytes:
     headers = {"User-Agent": "pixace-tf"}
     request = urllib.request.Request(address, headers=headers)
     content = b""
-    with _OPENER.open(request, timeout=DOWNLOAD_TIMEOUT_S) as response:
+    opener = urllib.request.build_opener(_NoFtp)
+    with opener.open(request, timeout=DOWNLOAD_TIMEOUT_S) as response:
         while part := response.read1(1 << 16):
             content += part
             if len(content) > MAX_DOWNLOAD_BYTES:
@@ -668,10 +606,14 @@ def _fetch(address: str) -> bytes:
     return content
 
 
-def _read_file(path: StrPath, num_bytes: int = -1) -> bytes:
+def _bytes(source: Source, count: int = -1) -> bytes:
+    """Return the first bytes of a source, by default all."""
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+        return source.read(count)
     try:
-        with open(path, "rb") as file:
-            return file.read(num_bytes)
+        with open(source, "rb") as file:
+            return file.read(count)
     except OSError as error:
         raise UnloadableError(_reason(error)) from None
 

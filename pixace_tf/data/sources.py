@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pixace_tf.console import ProgressCallback
+from pixace_tf.console import ProgressCallback, counted
 from pixace_tf.data import image_files
 from pixace_tf.data.decoding import Decoder, Result
 from pixace_tf.data.image_files import Skipped
@@ -76,7 +77,17 @@ class SmallImages:
         other side, and equal small images lie on one side. The split depends
         on the tokenizer's `image_size`, `resize` and `trim`.
         """
-        return _split([digest_of(image) for image in self.images], self.parts)
+        digests = [digest_of(image) for image in self.images]
+        if VALIDATION in self.parts:
+            # A validation image that also trains would flatter the model.
+            pairs = zip(digests, self.parts, strict=True)
+            train = {digest for digest, part in pairs if part == TRAIN}
+        else:
+            # Each side gets an image, if two of them differ.
+            distinct = sorted(set(digests))
+            count = max(1, sum(map(is_held_out, distinct)))
+            train = set(distinct[min(count, len(distinct) - 1) :])
+        return np.array([digest in train for digest in digests])
 
 
 def digest_of(image: np.ndarray) -> bytes:
@@ -94,8 +105,7 @@ class Source(abc.ABC):
 
     Attributes:
         num_chunks: Number of chunks.
-        parts: The part of each folder, tar file or split whose name says one;
-            see `parts.parts_of`.
+        parts: The part of each folder, tar file or split; see `parts.parts_of`.
         skipped: Files and folders that are skipped without being read.
     """
 
@@ -154,12 +164,16 @@ def load_images(
 
 
 def open_source(
-    source: str, tokenizer: PixelTokenizer, max_pixels: int, download: bool
+    source: str,
+    tokenizer: PixelTokenizer,
+    max_pixels: int,
+    download: bool,
+    chunk_size: int | None = None,
 ) -> Source:
     """Open a folder or a TensorFlow data set; see `load_images`."""
     if source.startswith(TFDS_PREFIX):
-        return TfdsSource(source, tokenizer, download)
-    return FolderSource(source, tokenizer, max_pixels)
+        return TfdsSource(source, tokenizer, download, chunk_size)
+    return FolderSource(source, tokenizer, max_pixels, chunk_size)
 
 
 def read_all(
@@ -167,8 +181,8 @@ def read_all(
 ) -> SmallImages:
     """Read all chunks of a source; `name` is for errors. See `load_images`."""
     chunks = [opened.read(i, progress) for i in range(opened.num_chunks)]
-    skipped = [s for chunk in chunks for s in chunk.skipped]
-    skipped = sorted([*opened.skipped, *skipped], key=lambda s: s.path)
+    skipped = [*opened.skipped, *(s for c in chunks for s in c.skipped)]
+    skipped.sort(key=lambda s: s.path)
     filled = [chunk.images for chunk in chunks if len(chunk.images)]
     if not filled:
         raise UserError(nothing_usable(name, skipped))
@@ -204,10 +218,12 @@ class FolderSource(Source):
         self._decoder = Decoder(tokenizer, max_pixels, are_paths=True)
         paths = list(self._listing.places)
         size = chunk_size or max(1, len(paths))
+        # One chunk, if there are no files.
         self._chunks = [
-            paths[start : start + size] for start in range(0, len(paths), size)
+            paths[start : start + size]
+            for start in range(0, max(1, len(paths)), size)
         ]
-        self.num_chunks = max(1, len(self._chunks))
+        self.num_chunks = len(self._chunks)
         self.skipped = self._listing.skipped
         self.parts = self._listing.parts
 
@@ -215,7 +231,7 @@ class FolderSource(Source):
         self, chunk: int, progress: ProgressCallback | None = None
     ) -> SmallImages:
         """See `Source`."""
-        paths = self._chunks[chunk] if self._chunks else []
+        paths = self._chunks[chunk]
         results = self._decoder.decode(
             os.path.join(self._listing.root, path) for path in paths
         )
@@ -266,19 +282,19 @@ class TfdsSource(Source):
             )
         splits = list(self._builder.info.splits)
         self.parts = {split: ""} if split else _tfds_parts(splits)
-        self._parts: list[str] = []
-        self._examples: list[tf.data.Dataset] = []
-        for name, part in self.parts.items():
-            if part == TEST:
-                continue
-            for piece in self._pieces(name, chunk_size):
-                self._parts.append(part)
-                self._examples.append(piece)
-        self.num_chunks = len(self._parts)
+        chunks = [
+            (part, examples)
+            for name, part in self.parts.items()
+            if part != TEST
+            for examples in self._pieces(name, chunk_size)
+        ]
+        self._parts = [part for part, _ in chunks]
+        self._examples = [examples for _, examples in chunks]
+        self.num_chunks = len(chunks)
         # A size below 0 is unknown or infinite.
         sizes = [int(e.cardinality()) for e in self._examples]
         self._total = sum(sizes) if min(sizes) >= 0 else 0
-        self._before = [sum(sizes[:i]) for i in range(len(sizes))]
+        self._before = [0, *itertools.accumulate(sizes)]
 
     def read(
         self, chunk: int, progress: ProgressCallback | None = None
@@ -320,24 +336,11 @@ class TfdsSource(Source):
             yield _tfds_split(self._source, self._builder, piece)
 
 
-def counted(
-    results: Iterable[Result], total: int, progress: ProgressCallback | None
-) -> Iterator[Result]:
-    """Yield results and report how many there were."""
-    for done, result in enumerate(results, 1):
-        yield result
-        if progress is not None:
-            progress(done, total)
-
-
 def _tfds_parts(splits: list[str]) -> dict[str, str]:
     """Return the part of each split that is read or kept for testing."""
-    parts = parts_of(splits)
-    if parts:
-        return parts
     plain = [split for split in splits if not part_of(split)]
     train = [split for split in splits if part_of(split) == TRAIN]
-    return {[*train, *plain, "train"][0]: ""}
+    return parts_of(splits) or {[*train, *plain, "train"][0]: ""}
 
 
 def _tfds_split(source: str, builder: Any, name: str) -> tf.data.Dataset:
@@ -394,20 +397,6 @@ def _to_rgb(image: tf.Tensor) -> tf.Tensor:
     if image.shape[-1] == 4:
         return over_white(image[..., :3], image[..., 3:])
     return tf.broadcast_to(image, [*tf.unstack(tf.shape(image)[:2]), 3])
-
-
-def _split(digests: list[bytes], parts: list[str]) -> np.ndarray:
-    """Return bool `(N,)`: which images train; see `SmallImages.in_train`."""
-    if VALIDATION in parts:
-        train = {d for d, p in zip(digests, parts, strict=True) if p == TRAIN}
-        # A validation image that also trains would flatter the model.
-        return np.array([digest in train for digest in digests])
-    distinct = sorted(set(digests))
-    # The digests of the held out images are the lowest. Each side gets one, if
-    # two images differ.
-    count = max(1, sum(map(is_held_out, distinct)))
-    held_out = set(distinct[: min(count, len(distinct) - 1)])
-    return np.array([digest not in held_out for digest in digests])
 
 
 def nothing_usable(source: str, skipped: Sequence[Skipped]) -> str:

@@ -2,8 +2,7 @@
 
 The members of a sample are adjacent and share their name up to the first dot
 that no number follows, such as `0001.jpg` and `0001.cls`, which holds the
-class. Without the latter, the folder in the name is the class. Nothing is
-unpacked to disk.
+class; without it, the folder is the class. Nothing is unpacked to disk.
 """
 
 import contextlib
@@ -17,17 +16,23 @@ from typing import Literal
 
 import tensorflow as tf
 
-from pixace_tf.console import ProgressCallback
+from pixace_tf.console import ProgressCallback, counted
 from pixace_tf.data.decoding import MAX_FILE_BYTES, Decoder
 from pixace_tf.data.image_files import Skipped
-from pixace_tf.data.parts import OUTSIDE, TEST, part_of, parts_of, place
-from pixace_tf.data.sources import SmallImages, Source, counted
+from pixace_tf.data.parts import (
+    OUTSIDE,
+    TEST,
+    VALIDATION,
+    part_of,
+    parts_of,
+    place,
+)
+from pixace_tf.data.sources import SmallImages, Source
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError, first_line
 
 # The ending of a source of tar files, which may have wildcards and braces.
 ENDING = re.compile(r"\.(tar(\.gz|\.bz2|\.xz)?|tgz|tbz2?|txz)$", re.IGNORECASE)
-# Endings of images.
 _IMAGES = {
     *("jpg", "jpeg", "jfif", "png", "apng", "webp", "gif", "bmp", "tif"),
     *("tiff", "ppm", "pgm", "pbm", "pnm", "avif", "ico", "tga"),
@@ -35,8 +40,7 @@ _IMAGES = {
 _CLASS = "cls"
 # The name of a sample, and the rest.
 _NAME = re.compile(r"([^.]*(?:\.\d+(?=\.))*)\.?(.*)", re.DOTALL)
-# Limits of a sample, lest a tar file whose names all begin alike fill the
-# memory.
+# Limits of a sample, lest equal names fill the memory.
 _MAX_MEMBERS, _MAX_BYTES = 64, 64 * 2**20
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 _BROKEN = (
@@ -56,9 +60,8 @@ class TarSource(Source):
     as with folders; see `parts.parts_of`.
 
     Args:
-        pattern: A path, or a pattern with wildcards or, as in WebDataset,
-            braces (`a-{00..12}.tar`, `{a,b}.tar`), on any file system that
-            TensorFlow reads, such as `gs://`.
+        pattern: A path, or a pattern with wildcards or braces as in WebDataset
+            (`a-{00..12}.tar`, `{a,b}.tar`), also on `gs://` and the like.
         tokenizer: Decodes and resizes.
         max_pixels: Largest image to decode, by its header.
 
@@ -69,20 +72,18 @@ class TarSource(Source):
     def __init__(
         self, pattern: str, tokenizer: PixelTokenizer, max_pixels: int
     ) -> None:
-        paths = _paths(pattern)
-        words = {path: _part_word(path) for path in paths}
+        words = {path: _part_word(path) for path in _paths(pattern)}
         self.parts = parts_of(words.values())
-        self._parts = {path: self.parts.get(words[path], "") for path in paths}
-        has_parts = "validation" in self.parts.values()
-        reasons = {"test": "kept for testing: the word test in its name"}
-        if has_parts:
+        self._parts = {p: self.parts.get(word, "") for p, word in words.items()}
+        reasons = {TEST: "kept for testing: the word test in its name"}
+        if VALIDATION in self.parts.values():
             reasons[""] = "no word in its name says to which part it belongs"
         self.skipped = [
             Skipped(path, reasons[part])
             for path, part in self._parts.items()
             if part in reasons
         ]
-        self._paths = [p for p in paths if self._parts[p] not in reasons]
+        self._paths = [p for p, n in self._parts.items() if n not in reasons]
         self._decoder = Decoder(tokenizer, max_pixels, are_paths=False)
         self.num_chunks = len(self._paths)
 
@@ -109,10 +110,8 @@ class TarSource(Source):
                     places.append((f"{path}/{name}", part, label))
                     yield content
 
-        results = self._decoder.decode(contents())
-        small = SmallImages.of(
-            counted(results, 0, progress), places.__getitem__
-        )
+        results = counted(self._decoder.decode(contents()), 0, progress)
+        small = SmallImages.of(results, places.__getitem__)
         for name, reason in left_out.items():
             small.skipped.append(Skipped(f"{path}/{name}", reason))
         return small
@@ -185,9 +184,8 @@ def _open(path: str, mode: Literal["r:*", "r|*"]) -> Iterator[tarfile.TarFile]:
         ):
             yield tar
     except _BROKEN as error:
-        raise UserError(
-            f"The tar file {path} is broken: {first_line(error)}"
-        ) from None
+        message = f"The tar file {path} is broken: {first_line(error)}"
+        raise UserError(message) from None
 
 
 def _bounded(
@@ -245,6 +243,5 @@ def _kind(ending: str) -> str:
 
 def _part_word(path: str) -> str:
     """Return the word in the name of a tar file that tells its part, or ""."""
-    name = path.rpartition("/")[2].lower()
-    words = [word for word in re.split("[^a-z]+", name) if part_of(word)]
-    return words[0] if words else ""
+    words = re.split("[^a-z]+", path.rpartition("/")[2].lower())
+    return next(filter(part_of, words), "")

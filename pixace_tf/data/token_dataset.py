@@ -46,15 +46,12 @@ _FOREVER = np.iinfo(np.int64).max
 
 
 class MemoryRows:
-    """Rows of tokens in memory.
+    """Rows of tokens in memory; their `shape` is `(N, T)`.
 
     Args:
         token_ids: Integers `(N, T)`.
         label_numbers: int32 `(N,)`, labels as in `PixaceCausalLM`; by default
             all images have the null label.
-
-    Attributes:
-        shape: `(N, T)`.
     """
 
     failure = None  # Memory does not fail; see `ShardRows`.
@@ -69,10 +66,9 @@ class MemoryRows:
         self._label_numbers = tf.constant(label_numbers, tf.int32)
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return int32 tokens `(B, T)` and label numbers `(B,)` in a graph.
+        """Return int32 tokens `(B, T)` and label numbers `(B,)` of some rows.
 
-        Args:
-            index: int64 `(B,)`.
+        Works in a graph; `index` is int64 `(B,)`.
         """
         token_ids = tf.cast(tf.gather(self._token_ids, index), tf.int32)
         return token_ids, tf.gather(self._label_numbers, index)
@@ -89,8 +85,8 @@ class TokenDataset:
         validation_labels: int32 `(M,)`.
         label_names: The classes in order; `[""]` if there are none.
         skipped: Files that do not load.
-        fingerprint: Changes when a file is touched or the tokenizer changes;
-            "" if the source cannot tell.
+        fingerprint: Changes with files and tokenizer; "" if the source cannot
+            tell.
         is_cached: Whether the tokens were read from a cache.
         parts: See `sources.Source`.
     """
@@ -129,15 +125,13 @@ class TokenDataset:
         """Write the tokens as `.npz`, unless they come from that file."""
         if self.is_cached:
             return
-        write_npz(
-            path,
-            {name: getattr(self, name) for name in _ARRAYS},
-            {
-                "label_names": self.label_names,
-                "skipped": [dataclasses.asdict(s) for s in self.skipped],
-                "fingerprint": self.fingerprint,
-            },
-        )
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        meta = {
+            "label_names": self.label_names,
+            "skipped": [dataclasses.asdict(s) for s in self.skipped],
+            "fingerprint": self.fingerprint,
+        }
+        write_npz(path, arrays, meta)
 
 
 class ShardedDataset:
@@ -145,9 +139,6 @@ class ShardedDataset:
 
     Its interface is that of `TokenDataset`, except for the labels of single
     images.
-
-    Args:
-        shards: The folder.
 
     Attributes:
         train: The training rows.
@@ -187,16 +178,13 @@ class ShardedDataset:
         train, train_labels = _sample(self.train)
         held_out, held_out_labels = self.validation, self._validation_labels
         arrays = (train, held_out, train_labels, held_out_labels)
-        write_npz(
-            path,
-            dict(zip(_ARRAYS, arrays, strict=True)),
-            {
-                "label_names": self.label_names,
-                "skipped": [],
-                "fingerprint": "",
-                "num_train": len(self.train),
-            },
-        )
+        meta = {
+            "label_names": self.label_names,
+            "skipped": [],
+            "fingerprint": "",
+            "num_train": len(self.train),
+        }
+        write_npz(path, dict(zip(_ARRAYS, arrays, strict=True)), meta)
 
 
 def _sample(rows: ShardRows) -> tuple[np.ndarray, np.ndarray]:
@@ -223,9 +211,8 @@ def load(
     Args:
         source: A folder of images, or `tfds:NAME[/CONFIG][:SPLIT]`.
         tokenizer: Makes the tokens.
-        cache_path: A file of `TokenDataset.save`, which is read instead of the
-            images if neither files nor tokenizer have changed. A TensorFlow
-            data set is read in any case.
+        cache_path: A file of `TokenDataset.save` to read instead of a folder
+            whose files, and the tokenizer, have not changed.
         max_pixels: Largest image to decode, by its header.
         download: Whether a TensorFlow data set may be downloaded.
         progress: Called with the images done and their number.
@@ -241,9 +228,8 @@ def load(
     fingerprint = ""
     if not source.startswith(TFDS_PREFIX):
         fingerprint = _fingerprint(opened, tokenizer, max_pixels)
-    if cache_path is not None and fingerprint:
-        cached = _load_cache(cache_path, fingerprint)
-        if cached is not None:
+        cached = cache_path and _load_cache(cache_path, fingerprint)
+        if cached:
             return dataclasses.replace(cached, parts=opened.parts)
     small = read_all(opened, source, progress)
     in_train = small.in_train()
@@ -268,20 +254,13 @@ def load(
 
 
 def tokenize(small: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
-    """Tokenize any number of small images in bounded memory.
-
-    Args:
-        small: uint8 `(N, height, width, 3)`.
-        tokenizer: Makes the tokens.
+    """Tokenize small images, uint8 `(N, height, width, 3)`, in bounded memory.
 
     Returns:
         int32 `(N, height*width)`.
     """
-    chunks = [
-        tokenizer.tokenize(small[start : start + _CHUNK]).numpy()
-        for start in range(0, len(small), _CHUNK)
-    ]
-    return np.concatenate(chunks)
+    chunks = np.split(small, range(_CHUNK, len(small), _CHUNK))
+    return np.concatenate([tokenizer.tokenize(c).numpy() for c in chunks])
 
 
 def _fingerprint(
@@ -335,8 +314,8 @@ def training_batches(
     Returns:
         Elements `((token_ids, conditions), token_ids)` of int32 `(B, T)` and
         `(B, 2)`; B is `batch_size` over n and `parts`, rounded up. If rounded,
-        images repeat, and a third tensor, float32 `(B, 1)`, gives repeated ones
-        the weight 0 and scales the others to keep the mean over the batch.
+        images repeat, and a third tensor, float32 `(B, 1)`, weighs repeated
+        ones with 0 and the others so that the mean over the batch stays.
     """
     size = -(-batch_size // (share[1] * parts))
     num_images, length = rows.shape
@@ -374,9 +353,7 @@ def _read_in_orders(
     """Return a function from places and coins to tokens and conditions."""
     vectors = tf.constant(orders, tf.int32)
     bounds = tf.constant(np.cumsum(raster_orders.shares(tuple(orders)))[:-1])
-    permutations = tf.constant(
-        raster_orders.permutations(len(orders), image_size)
-    )
+    sequences = raster_orders.permutations(len(orders), image_size)
 
     def read(
         index: Tensor, order_coins: Tensor, label_coins: Tensor
@@ -385,7 +362,7 @@ def _read_in_orders(
         share = tf.cast(order_coins, tf.float64) / _NUM_COINS
         order = tf.searchsorted(bounds, share, side="right")
         if len(orders) > 1:
-            when = tf.gather(permutations, order)
+            when = tf.gather(sequences, order)
             token_ids = tf.gather(token_ids, when, batch_dims=1)
         is_kept = label_coins >= int(NULL_SHARE * _NUM_COINS)
         label = tf.where(is_kept, label, NULL_LABEL)

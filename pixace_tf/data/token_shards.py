@@ -46,9 +46,9 @@ _OTHER_FILES = 256
 def row_dtype(length: int, vocabulary_size: int) -> np.dtype:
     """Return the dtype of a record of T = `length` tokens.
 
-    It is a packed structure of `token_ids` `(T,)`, uint16 where that is enough,
-    else int32; `label`, int32, an index into the labels of the chunk; and
-    `digest`, the 16 bytes of `sources.digest_of`. All are little-endian.
+    It packs `token_ids` `(T,)`, uint16 where that is enough, else int32;
+    `label`, int32, an index into the labels of the chunk; and `digest`, the 16
+    bytes of `sources.digest_of`; all little-endian.
     """
     token = "<u2" if vocabulary_size <= 1 << 16 else "<i4"
     label, digest = ("label", "<i4"), ("digest", "S16")
@@ -61,11 +61,10 @@ def shard_name(chunk: int, part: str) -> str:
 
 
 def write_shard(path: StrPath, rows: np.ndarray) -> dict[str, Any]:
-    """Write rows `(N,)` of `row_dtype` as `storage.new_file` does.
+    """Write rows `(N,)` of `row_dtype` as `storage.new_file` does, if any.
 
     Returns:
-        The entry of the manifest: count, bytes and checksum. Without rows, no
-        file is written.
+        The entry of the manifest: count, bytes and checksum.
     """
     if not len(rows):
         return {"count": 0, "bytes": 0, "blake2b": ""}
@@ -83,11 +82,8 @@ def read_shard(path: StrPath, dtype: np.dtype) -> np.ndarray:
     Raises:
         UserError: If it is missing or damaged.
     """
-    reader = _open(os.fspath(path))
-    try:
+    with contextlib.closing(_open(os.fspath(path))) as reader:
         return _joined(path, reader.read_all, dtype)
-    finally:
-        reader.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,11 +134,7 @@ class Shards:
                     yield os.path.join(self.path, name), entry[part]
 
     def verify(self) -> None:
-        """Compare every shard with its checksum.
-
-        Raises:
-            UserError: If one differs.
-        """
+        """Raise UserError if a shard differs from its checksum."""
         for path, entry in self.files():
             if _measured(path)["blake2b"] != entry["blake2b"]:
                 raise UserError(_damaged(path))
@@ -158,8 +150,7 @@ class Shards:
             [[entry[part]["blake2b"] for part in PARTS], entry["labels"]]
             for entry in self.manifest["chunks"]
         ]
-        text = json.dumps(chunks).encode()
-        digest = hashlib.blake2b(text, digest_size=16)
+        digest = hashlib.blake2b(json.dumps(chunks).encode(), digest_size=16)
         for part in PARTS:
             digest.update(self.left_out(part).tobytes())
         return digest.hexdigest()
@@ -187,10 +178,7 @@ class ShardRows:
     """
 
     def __init__(
-        self,
-        shards: Shards,
-        part: str,
-        label_numbers: np.ndarray | None = None,
+        self, shards: Shards, part: str, label_numbers: np.ndarray | None = None
     ) -> None:
         self._path, self._part = shards.path, part
         chunks = shards.manifest["chunks"]
@@ -229,14 +217,10 @@ class ShardRows:
         return self.read(np.asarray(index))[0]
 
     def read(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read some rows.
-
-        Args:
-            index: integers `(B,)` in `[0, N)`.
+        """Read the rows of some integers `(B,)` in `[0, N)`.
 
         Returns:
-            The tokens `(B, T)`, and int32 indices into `Shards.label_names`
-            `(B,)`.
+            Tokens `(B, T)`, and int32 indices into `Shards.label_names` `(B,)`.
 
         Raises:
             UserError: If a shard is missing or damaged.
@@ -253,11 +237,7 @@ class ShardRows:
         return rows["token_ids"], labels
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return int32 tokens `(B, T)` and label numbers `(B,)` in a graph.
-
-        Args:
-            index: int64 `(B,)`.
-        """
+        """See `MemoryRows.gather`."""
         token_ids, labels = tf.numpy_function(
             self._read_or_note, [index], [tf.int32, tf.int32], stateful=False
         )

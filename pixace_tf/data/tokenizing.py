@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import tempfile
@@ -18,19 +19,17 @@ from typing import Any
 import numpy as np
 
 from pixace_tf import storage
-from pixace_tf.console import ProgressCallback
+from pixace_tf.console import ProgressCallback, counted
 from pixace_tf.data import image_files, token_shards
 from pixace_tf.data.parts import TRAIN, describe
 from pixace_tf.data.sources import (
-    TFDS_PREFIX,
-    FolderSource,
     SmallImages,
     Source,
-    TfdsSource,
     digest_of,
     is_held_out,
     nothing_to_train,
     nothing_usable,
+    open_source,
 )
 from pixace_tf.data.tar_files import ENDING, TarSource
 from pixace_tf.data.token_dataset import tokenize as tokenize_images
@@ -74,13 +73,10 @@ class Job:
     @functools.cached_property
     def images(self) -> Source:
         """The images of the job, as they are now."""
-        if self.source.startswith(TFDS_PREFIX):
-            size = self.chunk_size
-            return TfdsSource(self.source, self.tokenizer, self.download, size)
         options = self.source, self.tokenizer, self.max_pixels
         if ENDING.search(self.source):
             return TarSource(*options)
-        return FolderSource(*options, self.chunk_size)
+        return open_source(*options, self.download, self.chunk_size)
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker opens the images itself.
@@ -120,25 +116,32 @@ class Job:
             raise UserError(
                 f"{self.path} is neither empty nor a folder of token shards."
             )
+        begun = f"{self.path} was begun"
         if set(before) != set(self.plan):
             raise UserError(
-                f"{self.path} was begun by another version of this program. "
-                "Choose another folder."
+                f"{begun} by another version of this program. Choose another "
+                "folder."
             )
         names = [n for n in self.plan if before[n] != self.plan[n]]
-        if not names:
-            return
-        if set(names) <= {"images", "num_chunks", "parts"}:
-            raise UserError(f"{self.path} was begun with other images.")
-        name = names[0]
-        raise UserError(
-            f"{self.path} was begun with another {name}: {before[name]}, "
-            f"now {self.plan[name]}."
-        )
+        if names and set(names) <= {"images", "num_chunks", "parts"}:
+            raise UserError(f"{begun} with other images.")
+        if names:
+            name, value = names[0], self.plan[names[0]]
+            raise UserError(
+                f"{begun} with another {name}: {before[name]}, now {value}."
+            )
 
-    def is_done(self, chunk: int) -> bool:
-        """Tell whether a chunk is written."""
-        return os.path.exists(self.file(_entry_name(chunk)))
+    @functools.cached_property
+    def row_dtype(self) -> np.dtype:
+        """The dtype of the rows."""
+        size = self.tokenizer.palette.vocabulary_size
+        return token_shards.row_dtype(self.tokenizer.sequence_length, size)
+
+    def missing_chunks(self) -> list[int]:
+        """Return the chunks that are not written yet."""
+        chunks = range(self.images.num_chunks)
+        entries = ((n, self.file(_entry_name(n))) for n in chunks)
+        return [n for n, path in entries if not os.path.exists(path)]
 
 
 # Writes the chunks of a job.
@@ -161,11 +164,9 @@ def tokenize(
     Args:
         source: A folder, `tfds:NAME[/CONFIG][:SPLIT]`, or tar files (see
             `TarSource`).
-        out: The folder of the shards; missing, empty, or begun by the same
-            call.
+        out: Their folder; missing, empty, or begun by the same call.
         tokenizer: Makes the tokens.
-        shard: `(i, n)`: this machine is the i-th of n, from 1 on, that write
-            into `out`, and takes its share of the chunks.
+        shard: `(i, n)`: write the share of the i-th of n machines, from 1 on.
         run: Writes the chunks; by default one after the other.
         progress: Called with the chunks done and their number.
         say: Takes each line of the report.
@@ -182,15 +183,16 @@ def tokenize(
     _begin(job)
     if job.images.parts:
         say(f"Parts: {describe(job.images.parts)}.")
-    count = job.images.num_chunks
-    missing = [chunk for chunk in range(count) if not job.is_done(chunk)]
+    missing = job.missing_chunks()
     mine = [chunk for chunk in missing if chunk % shard[1] == shard[0] - 1]
-    if run is None:
-        run = functools.partial(_write_chunks, progress=progress)
-    run(job, mine)
-    left = [chunk for chunk in range(count) if not job.is_done(chunk)]
-    if left:
-        say(f"{len(left)} of {count} chunks are left to the other machines.")
+    if run is not None:
+        run(job, mine)
+    else:
+        for chunk in counted(mine, len(mine), progress):
+            write_chunk(job, chunk)
+    if left := len(job.missing_chunks()):
+        count = job.images.num_chunks
+        say(f"{left} of {count} chunks are left to the other machines.")
         return None
     is_joined = os.path.exists(job.file(token_shards.MANIFEST_FILE))
     if missing or not is_joined:
@@ -213,7 +215,12 @@ def write_chunk(job: Job, chunk: int) -> None:
     small = job.images.read(chunk)
     labels = sorted(set(small.labels))
     digests = [digest_of(image) for image in small.images]
-    rows = _rows(small, labels, digests, job.tokenizer)
+    rows = np.empty(len(digests), job.row_dtype)
+    if digests:
+        rows["token_ids"] = tokenize_images(small.images, job.tokenizer)
+        places = {name: i for i, name in enumerate(labels)}
+        rows["label"] = [places[label] for label in small.labels]
+        rows["digest"] = digests
     in_train = _in_train(small, digests, job.images)
     entry: dict[str, Any] = {"labels": labels}
     for part, chosen in zip(PARTS, (in_train, ~in_train), strict=True):
@@ -224,33 +231,6 @@ def write_chunk(job: Job, chunk: int) -> None:
     entry["has_parts"] = any(small.parts)
     entry["skipped"] = [[s.path, s.reason] for s in small.skipped]
     storage.write_json(job.file(_entry_name(chunk)), entry)
-
-
-def _write_chunks(
-    job: Job, chunks: Sequence[int], progress: ProgressCallback | None
-) -> None:
-    for done, chunk in enumerate(chunks):
-        if progress is not None:
-            progress(done, len(chunks))
-        write_chunk(job, chunk)
-
-
-def _rows(
-    small: SmallImages,
-    labels: Sequence[str],
-    digests: Sequence[bytes],
-    tokenizer: PixelTokenizer,
-) -> np.ndarray:
-    """Return images as `(N,)` of `row_dtype`."""
-    size = tokenizer.palette.vocabulary_size
-    dtype = token_shards.row_dtype(tokenizer.sequence_length, size)
-    rows = np.empty(len(digests), dtype)
-    if digests:
-        places = {name: i for i, name in enumerate(labels)}
-        rows["token_ids"] = tokenize_images(small.images, tokenizer)
-        rows["label"] = [places[label] for label in small.labels]
-        rows["digest"] = digests
-    return rows
 
 
 def _in_train(
@@ -268,8 +248,7 @@ def _in_train(
 def _begin(job: Job) -> None:
     """Write the plan, or compare it with that of the folder."""
     os.makedirs(job.path, exist_ok=True)
-    is_empty = all(name.startswith(".") for name in os.listdir(job.path))
-    if is_empty:
+    if all(name.startswith(".") for name in os.listdir(job.path)):
         storage.mark_folder(job.path)
         _write_plan(job)
     # Another machine may have written its plan first.
@@ -330,15 +309,13 @@ def _join(job: Job) -> None:
 def _label_counts(chunks: Sequence[dict[str, Any]]) -> dict[str, int]:
     """Return how many images each class has, 0 if none of them train."""
     counts = {part: collections.Counter[str]() for part in PARTS}
-    for chunk in chunks:
-        for part in PARTS:
-            numbers = chunk[part].pop("label_counts")
-            pairs = zip(chunk["labels"], numbers, strict=True)
-            counts[part].update(dict(pairs))
-    train, validation = counts["train"], counts["validation"]
+    for chunk, part in itertools.product(chunks, PARTS):
+        numbers = chunk[part].pop("label_counts")
+        pairs = zip(chunk["labels"], numbers, strict=True)
+        counts[part].update(dict(pairs))
     return {
-        name: count and count + validation[name]
-        for name, count in sorted(train.items())
+        name: count and count + counts["validation"][name]
+        for name, count in sorted(counts["train"].items())
     }
 
 
@@ -372,13 +349,11 @@ def _digests(
 ) -> Iterator[np.ndarray]:
     """Yield the digests of each chunk, S16 `(N,)`, after an empty array."""
     yield np.zeros(0, "S16")
-    dtype = token_shards.row_dtype(
-        job.tokenizer.sequence_length, job.tokenizer.palette.vocabulary_size
-    )
     for chunk, entry in enumerate(chunks):
         if entry[part]["count"]:
             path = job.file(token_shards.shard_name(chunk, part))
-            yield token_shards.read_shard(path, dtype)["digest"].copy()
+            rows = token_shards.read_shard(path, job.row_dtype)
+            yield rows["digest"].copy()
 
 
 def _describe(shards: Shards) -> str:
