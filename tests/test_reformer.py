@@ -13,15 +13,17 @@ from conftest import stir
 from pixace_tf.model.attention import causal_attention
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
-from pixace_tf.model.reformer import (
+from pixace_tf.model.reformer.branches import (
     CausalSelfAttention,
     FeedForward,
     LSHSelfAttention,
-    ReversibleStack,
+)
+from pixace_tf.model.reformer.lsh_attention import (
     bucket_layout,
     hash_vectors,
     lsh_attention,
 )
+from pixace_tf.model.reformer.reversible import ReversibleStack
 
 WIDTH = 16
 
@@ -191,9 +193,8 @@ def test_an_odd_number_of_branches_is_an_error():
 MEMORY = """
 import re, sys
 import tensorflow as tf
-from pixace_tf.model.reformer import (
-    CausalSelfAttention, FeedForward, ReversibleStack
-)
+from pixace_tf.model.reformer.branches import CausalSelfAttention, FeedForward
+from pixace_tf.model.reformer.reversible import ReversibleStack
 
 def plain(stack, a, b):
     for branch in stack.branches:

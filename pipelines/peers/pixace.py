@@ -13,7 +13,10 @@ from pixace_tf.data import token_dataset
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
-from pixace_tf.model.reformer import CausalSelfAttention, LSHSelfAttention
+from pixace_tf.model.reformer.branches import (
+    CausalSelfAttention,
+    LSHSelfAttention,
+)
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.training.compile import compile_model
 from pixace_tf.training.fit import fit

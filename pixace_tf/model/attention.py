@@ -104,11 +104,7 @@ def _fused_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def _scores(
     query: Tensor, key: Tensor, start: int, stop: int, sees_itself: bool
 ) -> Tensor:
-    """Return the scores of the queries from `start` to `stop`.
-
-    They are float32 `(B, H, stop - start, stop)`; `query` holds only these
-    queries, `key` all keys.
-    """
+    """Return the scores of some queries, `(B, H, stop - start, stop)`."""
     own, seen = ops.arange(start, stop)[:, None], ops.arange(stop)[None]
     scores = ops.matmul(query, _transpose(key[:, :, :stop]))
     scores = ops.cast(scores, "float32")
@@ -147,10 +143,7 @@ def _backward(
     blocks: Blocks,
     sees_itself: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of `inputs`: query, key and value.
-
-    `saved` holds the results of `_forward`, `upstream` the output's gradient.
-    """
+    """Return the gradients of the inputs: query, key and value."""
     (query, key, value), (output, totals) = inputs, saved
     products = ops.cast(upstream, "float32") * ops.cast(output, "float32")
     means = ops.sum(products, axis=-1, keepdims=True)
@@ -232,14 +225,11 @@ def cached_attention(
     The parts are not concatenated: only their scores meet, in the softmax.
 
     Args:
-        query: float32 `(B*H, 1, D)`, already scaled.
+        query: float32 `(B*H, 1, D)`, already scaled; so is the result.
         parts: float32 keys `(B*H, D, S)` and values `(B*H, S, D)` of each
             part, any S.
         bias: float32 `(S,)`, added to the scores of the last part: minus
             infinity hides a position. The other parts are fully visible.
-
-    Returns:
-        float32 `(B*H, 1, D)`.
     """
     scores = [ops.matmul(query, keys) for keys, _ in parts]
     scores[-1] = scores[-1] + bias

@@ -171,17 +171,14 @@ class PixaceCausalLM(keras.Model):
     def pixel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
         """Return the loss of each pixel, float32 `(B, T)`, in nats.
 
-        Args:
-            token_ids: int32 `(B, T)`.
-            logits: float32 `(B, T, L)` as returned by the call.
+        `token_ids` are int32 `(B, T)`, `logits` what the call returned.
         """
         return self.head.nats(ops.cast(token_ids, "int32"), logits)
 
     def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
         """Return the loss of each channel, float32 `(B, T, 3)`, in nats.
 
-        The arguments are those of `pixel_nats`; the channels are in the order
-        of `palette.channel_names`.
+        They are in the order of `palette.channel_names`; see `pixel_nats`.
         """
         return self.head.channel_nats(ops.cast(token_ids, "int32"), logits)
 
@@ -189,8 +186,7 @@ class PixaceCausalLM(keras.Model):
         """Return the output of each layer for int32 `(B, T)`.
 
         They are float `(B, positions, width)`, of the stack that reads the
-        whole image: one position per pixel in a flat decoder, one per patch in
-        the multiscale decoder.
+        whole image; a position is a pixel, or a patch if multiscale.
         """
         condition = self._embed_condition(None, ops.shape(token_ids)[0])
         return self.decoder.layer_states(*self._inputs(token_ids), condition)
@@ -210,10 +206,8 @@ class PixaceCausalLM(keras.Model):
     ) -> Tensor:
         """Return the decoder's state after the first patches, in one pass.
 
-        Args:
-            token_ids: int32 `(B, T)`; later patches are not read.
-            num_patches: At least 1.
-            condition: int32 `(B, 2)` or None, as in a call.
+        `token_ids` are int32 `(B, T)`; later patches, after at least one, are
+        not read. The condition is as in a call.
         """
         condition = self._embed_condition(condition, ops.shape(token_ids)[0])
         return self.decoder.prefill(

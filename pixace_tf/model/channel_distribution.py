@@ -53,9 +53,8 @@ class ChannelDistribution(abc.ABC):
     def parameters(self, outputs: Tensor, known: Sequence[Tensor]) -> Tensor:
         """Return the parameters, float32 `(..., P)`.
 
-        Args:
-            outputs: float32 `(..., num_outputs)`.
-            known: float32 `(...)` from -1 to 1 for each earlier channel.
+        `outputs` are float32 `(..., num_outputs)`; each of the earlier channels
+        `known` is float32 `(...)` from -1 to 1.
         """
 
     @abc.abstractmethod
@@ -66,9 +65,7 @@ class ChannelDistribution(abc.ABC):
     def nats(self, level: Tensor, parameters: Tensor) -> Tensor:
         """Return minus the log probability of a level, float32 `(...)`.
 
-        Args:
-            level: int32 `(...)`, from 0 to L - 1.
-            parameters: float32 `(..., P)`.
+        The level is int32 `(...)`, from 0 to L - 1; parameters `(..., P)`.
         """
 
     @abc.abstractmethod

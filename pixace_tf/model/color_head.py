@@ -92,11 +92,7 @@ class ChainHead(keras.layers.Layer):
         self.built = True
 
     def call(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
-        """Score every channel, given the true channels before it.
-
-        Args:
-            hidden: float `(B, T, W)`.
-            token_ids: int32 `(B, T)`, the true colors.
+        """Score float `(B, T, W)`, given the true colors, int32 `(B, T)`.
 
         Returns:
             float32 `(B, T, L)`: for each channel in chain order, a logit per
@@ -113,9 +109,7 @@ class ChainHead(keras.layers.Layer):
     def nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
         """Return minus log probability of each pixel, float32 `(B, T)`, nats.
 
-        Args:
-            token_ids: int32 `(B, T)`, canonical codes.
-            logits: float32 `(B, T, L)` as returned by the call.
+        `token_ids` are canonical int32 `(B, T)`, `logits` the call's result.
         """
         return sum(self._nats(token_ids, logits))
 
@@ -237,15 +231,9 @@ class PackedHead(keras.layers.Layer):
         self.built = True
 
     def call(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
-        """Score every code.
+        """Return float32 `(B, T, vocabulary_size)` for float `(B, T, W)`.
 
-        Args:
-            hidden: float `(B, T, W)`.
-            token_ids: Not used here.
-
-        Returns:
-            float32 `(B, T, vocabulary_size)`; minus infinity for codes
-            that are not canonical.
+        Codes that are not canonical get minus infinity.
         """
         logits = self.write(self.norm(hidden))
         codes = ops.arange(self.palette.vocabulary_size, dtype="int32")

@@ -54,10 +54,9 @@ class Decoder(keras.layers.Layer, abc.ABC):
     def layer_states(
         self, pixels: Tensor, neighbors: Tensor, condition: Tensor = None
     ) -> list[Tensor]:
-        """Return float `(B, positions, width)` after each layer.
+        """Return float `(B, positions, width)` after each layer of a call.
 
-        The layers are those of the stack that reads the whole image. The
-        arguments are those of a call.
+        The layers are those of the stack that reads the whole image.
         """
 
     @abc.abstractmethod
@@ -74,37 +73,26 @@ class Decoder(keras.layers.Layer, abc.ABC):
         num_patches: int,
         condition: Tensor = None,
     ) -> Tensor:
-        """Return the state after the first `num_patches` patches, at least 1.
-
-        The other arguments are those of a call.
-        """
+        """Return the state after some patches of a call, at least one."""
 
     @abc.abstractmethod
     def begin_patch(
         self, state: Any, last_pixels: Tensor, patch: Tensor
     ) -> Any:
-        """Prepare a state for the pixels of a patch; idempotent.
+        """Prepare the state of all earlier pixels for a patch; idempotent.
 
-        Args:
-            state: A state that holds all pixels before the patch.
-            last_pixels: float `(B, patch_length, E)`, the patch before;
-                ignored for the first patch.
-            patch: int32 scalar, the number of the patch.
+        `patch` is its number, an int32 scalar, and `last_pixels` the patch
+        before, float `(B, patch_length, E)`; the first patch ignores it.
         """
 
     @abc.abstractmethod
     def step(
         self, state: Any, neighbors: Tensor, position: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Decode one pixel.
+        """Decode the pixel at `position`, an int32 scalar in `[0, T)`.
 
-        Args:
-            state: The state that `begin_patch` or the previous step returned.
-            neighbors: float `(B, 1, N*E)` of this position.
-            position: int32 scalar in `[0, T)`.
-
-        Returns:
-            float `(B, W)`, and the new state.
+        The state is that of `begin_patch` or the previous step, `neighbors` are
+        float `(B, 1, N*E)`. Return float `(B, W)`, and the new state.
         """
 
 

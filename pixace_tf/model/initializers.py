@@ -19,12 +19,7 @@ def level_initializer(
 ) -> Callable[..., Tensor]:
     """Return an initializer for rows that stand for the levels of channels.
 
-    Args:
-        levels: Number of levels of each channel, in the order of the rows.
-        stddev: Standard deviation of the weights.
-
-    Returns:
-        `smooth_levels` if a channel has many levels, else `RandomNormal`.
+    It is `smooth_levels` if a channel has many levels, else `RandomNormal`.
     """
     levels = (levels,) if isinstance(levels, int) else levels
     if max(levels) < MIN_SMOOTH_LEVELS:
@@ -43,14 +38,11 @@ def smooth_levels(
     nano.
 
     Args:
-        levels: Levels of each channel; further rows, and channels with few
-            levels, are independent.
+        levels: Levels of each channel, in the order of the rows; further rows,
+            and channels with few levels, are independent.
         stddev: Standard deviation of the weights.
         shape: `(rows, columns)`.
         dtype: The dtype of the weights.
-
-    Returns:
-        float `(rows, columns)`.
     """
     weights = keras.random.normal(shape, 0.0, stddev, dtype=dtype)
     parts, row = [], 0

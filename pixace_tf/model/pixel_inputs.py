@@ -119,12 +119,7 @@ class RowColumnEmbedding(keras.layers.Layer):
 def pad_grid(
     token_ids: Tensor, image_size: tuple[int, int], start_token_id: int
 ) -> Tensor:
-    """Reshape a sequence to an image with a margin of start tokens.
-
-    Args:
-        token_ids: int32 `(B, height*width)`.
-        image_size: `(height, width)`.
-        start_token_id: The token outside the image.
+    """Reshape int32 `(B, height*width)` to images with margins of start tokens.
 
     Returns:
         int32 `(B, height + MARGIN, width + 2 * MARGIN)`, with margins above,
@@ -140,13 +135,9 @@ def pad_grid(
 
 
 def gather_neighbors(grid: Tensor) -> Tensor:
-    """Concatenate the causal neighbors of every pixel.
+    """Concatenate the causal neighbors of every pixel: `(B, T, N * E)`.
 
-    Args:
-        grid: `(B, height + MARGIN, width + 2 * MARGIN, E)`, as from `pad_grid`.
-
-    Returns:
-        `(B, height*width, N * E)`.
+    `grid` is `(B, height + MARGIN, width + 2 * MARGIN, E)`, as from `pad_grid`.
     """
     height = grid.shape[1] - MARGIN
     width = grid.shape[2] - 2 * MARGIN
@@ -169,16 +160,10 @@ def neighbor_tokens(
     image_size: tuple[int, int],
     start_token_id: int,
 ) -> Tensor:
-    """Look up the neighbors of one position.
+    """Return the neighbors of one position, int32 `(B, N)`.
 
-    Args:
-        token_ids: int32 `(B, height*width)`; read at earlier positions only.
-        position: int32 scalar in `[0, height*width)`.
-        image_size: `(height, width)`.
-        start_token_id: The token outside the image.
-
-    Returns:
-        int32 `(B, N)`.
+    `token_ids` are int32 `(B, T)`, read at earlier positions only; `position`
+    is an int32 scalar.
     """
     _, width = image_size
     down = ops.convert_to_tensor([row for row, _ in NEIGHBORS], "int32")

@@ -114,9 +114,8 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
         self, x: Tensor, attended: Tensor, training: bool | None
     ) -> Tensor:
         x = x + self._self_attention_dropout(attended, training=training)
-        hidden = self._feedforward_layer_norm(x)
         hidden = feed_forward(
-            hidden,
+            self._feedforward_layer_norm(x),
             self._feedforward_intermediate_dense,
             self._feedforward_output_dense,
         )
@@ -198,16 +197,9 @@ class TransformerStack(keras.layers.Layer):
     def step(
         self, x: Tensor, frozen: Cache | None, tail: Cache, index: Tensor
     ) -> tuple[Tensor, Cache]:
-        """Run one position through every layer.
+        """Run one position, float `(B, 1, W)`, through every layer.
 
-        Args:
-            x: float `(B, 1, W)`.
-            frozen: Cache of positions that are all visible, or None.
-            tail: Cache whose positions below `index` are visible.
-            index: int32 scalar, index of this position in the tail.
-
-        Returns:
-            float `(B, 1, W)`, and the tail with this position filled in.
+        See `attention.step_attention` for the cache.
         """
         filled = []
         for i, block in enumerate(self.blocks):

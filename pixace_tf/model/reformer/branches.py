@@ -27,8 +27,9 @@ from pixace_tf.model.reformer.reversible import Branch
 from pixace_tf.typing import Tensor
 
 
-class _Attention(Branch):
-    """Pre-norm self-attention; abstract.
+@keras.saving.register_keras_serializable("pixace_tf")
+class CausalSelfAttention(Branch):
+    """Exact causal self-attention, pre-norm and blockwise.
 
     Args:
         num_heads: Attention heads; they divide the width.
@@ -72,10 +73,9 @@ class _Attention(Branch):
         self.built = True
 
     def prefill(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run exactly over a whole sequence, float32 `(B, T, W)`.
+        """Return float `(B, T, W)`, exact, and its keys and values.
 
-        Returns:
-            float `(B, T, W)`, and keys and values `(B, H, T, D)`.
+        They are `(B, H, T, D)`; the input is float32 `(B, T, W)`.
         """
         query, key, value = self._project(x)
         attended = causal_attention(
@@ -106,12 +106,12 @@ class _Attention(Branch):
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value `(B, H, T, D)`."""
-        raise NotImplementedError
+        query, key, value = self._parts(x)
+        return query * query.shape[-1] ** -0.5, key, value
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, plan: Tensor
     ) -> Tensor:
-        """Return `(B, H, T, D)`, by default exact causal attention."""
         return causal_attention(query, key, value)
 
     def _parts(self, x: Tensor) -> list[Tensor]:
@@ -122,16 +122,7 @@ class _Attention(Branch):
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
-class CausalSelfAttention(_Attention):
-    """Exact causal attention, blockwise; see `_Attention`."""
-
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = self._parts(x)
-        return query * query.shape[-1] ** -0.5, key, value
-
-
-@keras.saving.register_keras_serializable("pixace_tf")
-class LSHSelfAttention(_Attention):
+class LSHSelfAttention(CausalSelfAttention):
     """Attention among positions that hash alike, for long sequences.
 
     Query and key are one vector, the key scaled to length 1, and a position

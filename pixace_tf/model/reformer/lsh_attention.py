@@ -63,10 +63,7 @@ def bucket_layout(
 ) -> Layout:
     """Cut every bucket into chunks, in order of position.
 
-    Args:
-        buckets: int32 `(B, H, R, T)` in `[0, num_buckets)`.
-        num_buckets: Buckets per round.
-        chunk_length: Slots of a chunk.
+    `buckets` are int32 `(B, H, R, T)` in `[0, num_buckets)`.
     """
     length = buckets.shape[-1]
     num_chunks = -(-length // chunk_length) + num_buckets

@@ -3,6 +3,7 @@
 Shapes: B batch, T positions, W hidden_dim.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from pixace_tf.model.reformer.branches import (
     FeedForward,
     LSHSelfAttention,
 )
-from pixace_tf.model.reformer.reversible import ReversibleStack
+from pixace_tf.model.reformer.reversible import Branch, ReversibleStack
 from pixace_tf.typing import Tensor
 
 
@@ -58,24 +59,22 @@ class ReformerStack(keras.layers.Layer):
         super().__init__(**kwargs)
         self.hidden_dim = hidden_dim
         self.num_heads = num_heads
-        shared: dict[str, Any] = {
-            "dropout": dropout,
-            "dtype": self.dtype_policy.name,
-        }
-        lsh: dict[str, Any] = {
-            "num_hashes": num_hashes,
-            "num_buckets": num_buckets,
-            "chunk_length": chunk_length,
-        }
-        branches = []
+        policy = self.dtype_policy.name
+        shared: dict[str, Any] = {"dropout": dropout, "dtype": policy}
+        attention = functools.partial(CausalSelfAttention, num_heads)
+        if num_hashes:
+            attention = functools.partial(
+                LSHSelfAttention,
+                num_heads,
+                num_hashes,
+                num_buckets,
+                chunk_length,
+            )
+        branches: list[Branch] = []
         for i in range(num_layers):
             # Unique in the model: run folders name weights by it.
             name = f"{self.name}_attention_{i}"
-            branches.append(
-                LSHSelfAttention(num_heads, **lsh, name=name, **shared)
-                if num_hashes
-                else CausalSelfAttention(num_heads, name=name, **shared)
-            )
+            branches.append(attention(name=name, **shared))
             name = f"{self.name}_feed_forward_{i}"
             branches.append(FeedForward(intermediate_dim, name=name, **shared))
         self.reversible = ReversibleStack(
@@ -92,11 +91,7 @@ class ReformerStack(keras.layers.Layer):
 
     def layer_states(self, x: Tensor) -> list[Tensor]:
         """Return the output of each layer for `(B, T, W)`."""
-
-        def attend(i: int, attention: Any, x: Tensor) -> Tensor:
-            return attention(x)
-
-        return self._run(x, attend)
+        return self._run(x, lambda i, attention, x: attention(x))
 
     def prefill(self, x: Tensor) -> Cache:
         """Return every layer's cache for a whole sequence `(B, T, W)`."""
