@@ -54,6 +54,12 @@ def write_json(path: StrPath, value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def read_json(path: StrPath) -> Any:
+    """Read a JSON file."""
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
 def write_npz(
     path: StrPath, arrays: dict[str, np.ndarray], meta: dict[str, Any]
 ) -> None:

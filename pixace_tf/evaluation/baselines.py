@@ -77,14 +77,8 @@ def _witten_bell(
     It is `(count of the pixel + kinds of pixels * shorter) / (count of all
     pixels + kinds)` in this context, and `shorter` in an unknown context.
 
-    Args:
-        contexts: int64 `(M*T + N*T,)`, of the pixels to count, then of those
-            to score.
-        pixels: int64 `(M*T + N*T,)`.
-        shorter: float64 `(N*T,)`, the probabilities in a shorter context.
-
-    Returns:
-        float64 `(N*T,)`.
+    Contexts and pixels, int64 `(M*T + N*T,)`, are those to count, then those to
+    score; `shorter`, float64 `(N*T,)`, are probabilities in shorter contexts.
     """
     num_counted = len(pixels) - len(shorter)
     # Dense ranks: the product of a context and a pixel must fit 64 bits.
@@ -111,14 +105,17 @@ def lossless_bits_per_pixel(
 ) -> dict[str, float]:
     """Return the bits per pixel of PNG and WebP files, headers included.
 
-    Args:
-        images: uint8 `(N, height, width, 3)`; each becomes one file.
-        progress: Told the images done and their number.
+    Each of the images, uint8 `(N, height, width, 3)`, becomes one file.
     """
+
+    def file_size(image: Image.Image, name: str) -> int:
+        buffer = io.BytesIO()
+        image.save(buffer, name, **LOSSLESS[name])
+        return buffer.tell()
 
     def sizes(pixels: np.ndarray) -> list[int]:
         image = Image.fromarray(pixels)
-        return [_file_size(image, *choice) for choice in LOSSLESS.items()]
+        return [file_size(image, name) for name in LOSSLESS]
 
     total = np.zeros(len(LOSSLESS))
     with ThreadPoolExecutor(num_cores()) as pool:
@@ -128,11 +125,3 @@ def lossless_bits_per_pixel(
                 progress(done, len(images))
     bits = 8 * total / images[..., 0].size
     return dict(zip(LOSSLESS, bits.tolist(), strict=True))
-
-
-def _file_size(
-    image: Image.Image, name: str, options: dict[str, object]
-) -> int:
-    buffer = io.BytesIO()
-    image.save(buffer, name, **options)
-    return buffer.tell()

@@ -36,10 +36,6 @@ _MAX_SCORED = 64
 def paint_classes(evidence: Evidence, judge: Callable[[], Judge]) -> Part:
     """Draw images of each label, and let a classifier name what they show.
 
-    Args:
-        evidence: A run, and images that it was not trained on.
-        judge: Returns a classifier of the training images.
-
     Returns:
         The number of `pictures` drawn for each label; the `judge_accuracy` on
         real images, None if unknown; for each of `agreement` the `guidance` and
@@ -64,11 +60,8 @@ def paint_classes(evidence: Evidence, judge: Callable[[], Judge]) -> Part:
         "judge_accuracy": judged_by.accuracy,
         "shown_guidance": SHOWN_GUIDANCE,
         "agreement": [
-            {
-                "guidance": guidance,
-                "share": _agreement(judged_by, images, names),
-            }
-            for guidance, images in drawn.items()
+            {"guidance": g, "share": _agreement(judged_by, images, names)}
+            for g, images in drawn.items()
         ],
         "labels": bits_of_labels(evidence, names),
     }

@@ -31,7 +31,7 @@ def complete_halves(evidence: Evidence) -> Part:
     """Hide lower halves, complete each of them several times, and compare.
 
     The PSNR is that of the hidden half against the image before the palette,
-    at most `CEILING_DB`, as a mean over images:
+    at most `CEILING_DB`, as a mean over `NUM_IMAGES` evenly spaced images:
 
     - `drawn`: all completions; `drawn_best`: the best one of each image;
     - `mirrored`: the upper half, turned upside down;
@@ -41,9 +41,6 @@ def complete_halves(evidence: Evidence) -> Part:
       completions; both are left out if the run has lost its training images;
     - `palette`: the hidden half in the colors of the palette, which
       completions can hardly exceed.
-
-    Args:
-        evidence: `NUM_IMAGES` of its images, evenly spaced, are completed.
 
     Returns:
         The numbers of `pictures` and `samples`, `hidden_rows` of all `rows`,
@@ -87,17 +84,13 @@ def hidden_psnr(
     Returns:
         float64 `(N, K)`.
     """
-    return np.array(
-        [
-            [
-                min(fidelity.psnr(original[mask], image[mask]), CEILING_DB)
-                for image in images
-            ]
-            for original, images, mask in zip(
-                originals, candidates, masks, strict=True
-            )
-        ]
-    )
+    quality = [
+        [fidelity.psnr(original[mask], image[mask]) for image in images]
+        for original, images, mask in zip(
+            originals, candidates, masks, strict=True
+        )
+    ]
+    return np.minimum(quality, CEILING_DB)
 
 
 def _candidates(evidence: Evidence, num_kept: int) -> dict[str, np.ndarray]:

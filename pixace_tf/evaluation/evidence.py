@@ -74,14 +74,9 @@ class Evidence:
     def sample(self, count: int) -> "Evidence":
         """Return evidence of at most `count` of the images, evenly spaced."""
         rows = evenly_spaced(len(self.images), count)
-        return dataclasses.replace(
-            self,
-            images=self.images[rows],
-            labels=self.labels[rows],
-            token_ids=self.token_ids[rows],
-            quantized=self.quantized[rows],
-            is_held_out=self.is_held_out[rows],
-        )
+        names = ("images", "labels", "token_ids", "quantized", "is_held_out")
+        sampled = {name: getattr(self, name)[rows] for name in names}
+        return dataclasses.replace(self, **sampled)
 
     def require_training(self) -> TrainingData:
         """Return `training`, or raise a `MissingDataError`."""
@@ -94,12 +89,8 @@ class Evidence:
     def training_images(self) -> np.ndarray:
         """Return the training images in the colors of the palette.
 
-        Returns:
-            uint8 `(M, height, width, 3)`, or `(2*M, height, width, 3)` if the
-            run was also trained on the mirrored images.
-
-        Raises:
-            MissingDataError: If the run has lost them.
+        They are uint8 `(M, height, width, 3)`, or `(2*M, height, width, 3)` if
+        the run was also trained on the mirrored images.
         """
         token_ids = self.require_training().token_ids
         images = detokenize(token_ids, self.run.tokenizer)
@@ -107,11 +98,7 @@ class Evidence:
 
 
 def gather(run: Run, images: np.ndarray, labels: list[str]) -> Evidence:
-    """Prepare images, uint8 `(N, height, width, 3)`, with labels or "".
-
-    Raises:
-        UserError: If the run's tokens are damaged.
-    """
+    """Prepare images, uint8 `(N, height, width, 3)`, with labels or ""."""
     token_ids = tokenize(images, run.tokenizer)
     training, is_held_out = None, np.ones(len(images), bool)
     if os.path.exists(run.file(TOKENS_FILE)):
@@ -156,11 +143,7 @@ def are_among(token_ids: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def detokenize(token_ids: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
-    """Turn integer tokens `(N, T)` into images, 1,024 at a time.
-
-    Returns:
-        uint8 `(N, height, width, 3)`.
-    """
+    """Return the images of `(N, T)`, uint8 `(N, height, width, 3)`."""
     starts = range(0, len(token_ids), _CHUNK)
     return np.concatenate(
         [tokenizer.detokenize(token_ids[i : i + _CHUNK]) for i in starts]

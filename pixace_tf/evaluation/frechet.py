@@ -249,8 +249,7 @@ def train_classifier(
 
     Args:
         images: uint8 `(N, height, width, 3)`, some thousands at most.
-        classes: integers `(N,)`, each of 0 to K - 1 at least once, K at least
-            2.
+        classes: integers `(N,)`, each of 0 to K - 1 at least once; K > 1.
         flip: Whether mirror images belong to the same class.
         num_steps: Number of batches of 64 images.
 

@@ -15,14 +15,11 @@ def find_nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the nearest images by the root of the mean squared difference.
 
-    Args:
-        queries: uint8 `(Q, height, width, 3)`.
-        references: uint8 `(R, height, width, 3)`, R at least 1.
-        num_neighbors: K, the number of references to find for each query.
+    Queries and references are uint8, `(Q, height, width, 3)` and `(R, ...)`.
 
     Returns:
-        Indices of references, int64 `(Q, min(K, R))`, nearest first, and
-        their distances, float64 of that shape, in levels of 0 to 255.
+        Indices of references, int64 `(Q, min(num_neighbors, R))`, nearest
+        first, and their distances, float64, in levels of 0 to 255.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -47,12 +44,8 @@ def compare_with_training(
     distance. New images that lie much nearer to a training image than held-out
     ones do are memorized.
 
-    Args:
-        new: uint8 `(N, height, width, 3)`, drawn by the model, N at least 1.
-        held_out: uint8 `(M, height, width, 3)`, real images that are no
-            training images; M may be 0.
-        training: uint8 `(R, height, width, 3)`, training images, with their
-            mirror images if the model was trained on them.
+    Images are uint8 `(..., height, width, 3)`; `held_out` may be empty, and
+    `training` holds mirror images if the model was trained on them.
 
     Returns:
         `new_median` and `new_least`, distances of the `new` images,

@@ -56,8 +56,7 @@ def bits_by_place(bits: np.ndarray) -> bytes:
     # On a scale with the first pixel, all others would look dark.
     top = bits.ravel()[1:].max(initial=0)
     drawn = axes.imshow(bits, cmap="magma", vmin=0, vmax=top)
-    axes.set_xlabel("column")
-    axes.set_ylabel("row")
+    axes.set(xlabel="column", ylabel="row")
     figure.colorbar(drawn, label="bits per pixel", extend="max")
     return _plot(figure)
 
@@ -128,8 +127,7 @@ def probe_by_layer(probe: dict[str, Any]) -> bytes:
     ):
         axes.axhline(100 * probe[key], color="#7a746a", ls=style, label=label)
     axes.set_xticks(numbers)
-    axes.set_xlabel("layer")
-    axes.set_ylabel("right answers, %")
+    axes.set(xlabel="layer", ylabel="right answers, %")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)

@@ -32,12 +32,8 @@ def probe_layers(evidence: Evidence) -> Part:
     """Learn classes from each layer's states, with a logistic regression.
 
     As in Image GPT (Chen et al., 2020), it sees the mean states of a layer over
-    all places, standardized; the model does not change. Cross-validation on
-    training images chooses the layer.
-
-    Args:
-        evidence: At most 2,000 training images, evenly spaced, train the probe;
-            held-out images test it.
+    all places, standardized; the model does not change. Cross-validation on at
+    most 2,000 training images chooses the layer; held-out images test it.
 
     Returns:
         `classes`; the numbers of `train_pictures` and `pictures`; for each of
@@ -74,9 +70,7 @@ def probe_layers(evidence: Evidence) -> Part:
 def shared_classes(train: np.ndarray, test: np.ndarray) -> list[str]:
     """Return the classes with three images to learn from and one to test.
 
-    Args:
-        train: str `(N,)`, labels to learn from, "" for none.
-        test: str `(M,)`, labels to test.
+    Labels are str `(N,)` and `(M,)`, "" for none.
     """
     names, counts = np.unique(train, return_counts=True)
     known = set(names[counts >= _FOLDS].tolist()) & set(test.tolist())
@@ -134,14 +128,7 @@ def layer_means(
 ) -> list[np.ndarray]:
     """Return the mean state of each layer over all places of an image.
 
-    Args:
-        model: The model.
-        token_ids: integers `(N, T)`.
-        jit_compile: Whether XLA compiles the program.
-        progress: Told the images done and their number.
-
-    Returns:
-        float32 `(N, hidden_dim)` for each layer.
+    The tokens are integers `(N, T)`, the states float32 `(N, hidden_dim)`.
     """
 
     def means(token_ids: Tensor) -> Tensor:

@@ -41,19 +41,14 @@ def fill_regions(evidence: Evidence) -> Part:
     down to two rows below its last one. Their bits per pixel tell how well they
     continue the original image, a fill by particles (`filled`), and a fill
     that ignores them (`naive`). A lower half has no seam. PSNR compares the
-    hidden pixels with the image before the palette; see
-    `completion.hidden_psnr`.
-
-    Args:
-        evidence: `NUM_IMAGES` of its images, evenly spaced, are filled,
-            `NUM_FILLS` times by particles.
+    hidden pixels with the image before the palette, as in `hidden_psnr`.
 
     Returns:
-        The numbers of `pictures`, `fills` and `particles`; and for each of
-        `regions` its `hidden_share`; the mean bits per pixel of the `seam` (or
-        None) and of the `whole` image, each for `original`, `filled` and
-        `naive`; the mean `psnr` in dB of the fills, and of the `best` one of
-        each image; and a PNG `regions`.
+        The numbers of `pictures` (evenly spaced), `fills` and `particles`; and
+        for each of `regions` its `hidden_share`; the mean bits per pixel of the
+        `seam` (or None) and of the `whole` image, each for `original`, `filled`
+        and `naive`; the mean `psnr` in dB of the fills, and of the `best` one
+        of each image; and a PNG `regions`.
 
     Raises:
         MissingDataError: If the images have one row.
@@ -127,9 +122,7 @@ def _surprise(
 ) -> dict[str, Any]:
     """Return mean bits per pixel of the seam and of the whole, by kind.
 
-    Args:
-        costs: float `(N * times, T)` by kind.
-        is_seam: bool `(N, H, W)`.
+    `costs` are float `(N * times, T)` by kind, `is_seam` is bool `(N, H, W)`.
     """
     flat = is_seam.reshape(len(is_seam), -1)
     seams = {
@@ -142,14 +135,9 @@ def _surprise(
 
 
 def seam(is_hidden: np.ndarray) -> np.ndarray:
-    """Return the known pixels that tell how well a region was filled.
+    """Return the known pixels, bool `(N, H, W)`, that tell how well it fits.
 
-    Args:
-        is_hidden: bool `(N, H, W)`.
-
-    Returns:
-        bool `(N, H, W)`: not hidden, behind the first hidden pixel, and at most
-        two rows below the last one.
+    They lie behind the first hidden pixel, and at most two rows below the last.
     """
     flat = is_hidden.reshape(len(is_hidden), -1)
     width = is_hidden.shape[2]
@@ -193,7 +181,5 @@ def _sheet(evidence: Evidence, fills: dict[str, np.ndarray]) -> bytes:
             kept = hide(evidence.quantized[i], hidden[name][i])
             row += [Tile(kept), Tile(images[i, 0])]
         rows.append(row)
-    headings = ["original"]
-    for name in fills:
-        headings += [name, "filled"]
+    headings = ["original", *(h for name in fills for h in (name, "filled"))]
     return png(contact_sheet(rows, headings))

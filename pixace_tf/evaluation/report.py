@@ -199,18 +199,11 @@ def _counted(number: int, noun: str) -> str:
 
 
 def write_report(report: Report, folder: str) -> str:
-    """Write the page, its figures and its images, whole or not at all.
+    """Write the page, its figures and its images; return the path of the page.
 
-    A new folder appears with all its files. In the folder of an older report,
-    each file is replaced in one step. The page comes last and needs no other
-    file, so a whole page exists at any time.
-
-    Args:
-        report: The content.
-        folder: A path that `check_report` accepts.
-
-    Returns:
-        The path of the page.
+    A new folder, which `check_report` must accept, appears with all its files.
+    In the folder of an older report, each file is replaced in one step. The
+    page comes last and needs no other file, so a whole page exists at any time.
     """
     files = {f"{name}.png": png for name, png in report.images.items()}
     # JSON has no infinity.

@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from pixace_tf import storage
+
 # Workers touch their claims twice a second; machines and drives may stall.
 SILENCE_S = 60.0
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
@@ -92,8 +94,7 @@ class Watch:
 def read_claim(path: str) -> dict[str, Any]:
     """Read "machine" and "progress"; a claim may be empty or withdrawn."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return dict(json.load(file))
+        return dict(storage.read_json(path))
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
 

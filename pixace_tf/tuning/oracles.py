@@ -22,16 +22,10 @@ _NEVER = 10**9
 def propose(
     sweep: Sweep, trials: list[Trial], state: dict[str, Any] | None
 ) -> Proposal | None:
-    """Choose the next trial of a sweep.
+    """Choose the next trial, given those so far.
 
-    Args:
-        sweep: The sweep.
-        trials: Its trials so far.
-        state: The state of the oracle after it proposed the last trial; None
-            without trials.
-
-    Returns:
-        The choice; None if the oracle waits for trials to end, or has finished.
+    `state` is that of the oracle after it proposed the last trial. Return None
+    if the oracle waits for trials to end, or has finished.
     """
     oracle = make_oracle(sweep)
     for trial in trials:

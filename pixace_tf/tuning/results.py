@@ -75,18 +75,14 @@ def by_size(trials: list[Trial]) -> list[list[Trial]]:
 
 def best_trials(trials: list[Trial], objective: str) -> list[Trial]:
     """Return the best completed trial of each size, the first of equals."""
-    return [
-        min(group, key=lambda t: t.figures[objective])
-        for group in by_size(trials)
-    ]
+    return [min(g, key=lambda t: t.figures[objective]) for g in by_size(trials)]
 
 
 def pareto_front(trials: list[Trial]) -> list[Trial]:
     """Return the completed trials that no other trial of their size dominates.
 
     A trial dominates another if neither its PSNR nor its bits/pixel are worse
-    and one of them is better. The front goes from the lowest PSNR to the
-    highest.
+    and one of them is better. The lowest PSNR comes first.
     """
 
     def place(trial: Trial) -> tuple[float, float]:
@@ -123,11 +119,7 @@ def winner_command(sweep: Sweep, trial: Trial, name: str) -> str:
 
 
 def write_report(folder: str, sweep: Sweep) -> str:
-    """Write table, plot and strips into the folder of a sweep.
-
-    Returns:
-        The table, and the commands that train the best models for longer.
-    """
+    """Write table, plot and strips; return the table and commands."""
     trials = read_trials(folder, sweep)
     best = best_trials(trials, sweep.arguments.objective)
     name = os.path.basename(folder)
@@ -240,8 +232,7 @@ def plot_pareto(trials: list[Trial], best: list[Trial], path: str) -> None:
         for group in by_size(front) if key == "bits_per_pixel" else []:
             points = [(min(t.psnr, edge), t.figures[key]) for t in group]
             axes.plot(*zip(*points, strict=True), color="0.6", lw=1, zorder=0)
-        axes.set_xlabel("PSNR of the palette, dB")
-        axes.set_ylabel(f"validation {unit}")
+        axes.set(xlabel="PSNR of the palette, dB", ylabel=f"validation {unit}")
         axes.margins(0.2, 0.12)
         axes.grid(alpha=0.3)
     sheets.save_figure(figure, path, dpi=120)

@@ -1,7 +1,6 @@
 """A sweep: the choices of its trials, shared arguments, and its files."""
 
 import dataclasses
-import json
 import os
 from typing import Any
 
@@ -48,9 +47,7 @@ class Sweep:
     def space(self) -> dict[str, list[Any]]:
         """The values to try, by name; names without values are left out.
 
-        These are "palette" (such as `"hsv 5,4,4"`; excluded ones are left out),
-        "image_size" (`"32x32"`), "num_layers", "hidden_dim" and
-        "learning_rate".
+        Excluded palettes are left out, too.
         """
         tried = self.arguments
         excluded = {p["palette"] for p in self.palettes if p["is_excluded"]}
@@ -88,18 +85,11 @@ class Sweep:
 
 
 def load_sweep(folder: str) -> Sweep:
-    """Read the sweep of a folder.
-
-    Raises:
-        UserError: If there is no sweep, another version made it, or its file
-            is damaged.
-    """
+    """Read the sweep of a folder; a UserError says why it is unusable."""
     path = os.path.join(folder, SWEEP_FILE)
     try:
-        with open(path, encoding="utf-8") as file:
-            state = json.load(file)
-        is_known = state.pop("format") == FORMAT
-        if is_known:
+        state = storage.read_json(path)
+        if state.pop("format") == FORMAT:
             arguments = SweepArguments(**state.pop("arguments"))
             training = TrainingArguments(**state.pop("training"))
             return Sweep(arguments=arguments, training=training, **state)
@@ -119,10 +109,7 @@ def load_sweep(folder: str) -> Sweep:
 def trial_arguments(sweep: Sweep, values: dict[str, Any]) -> TrainingArguments:
     """Return the arguments of `fit` for the values of a trial.
 
-    Args:
-        sweep: The sweep.
-        values: The choices of keras-tuner by name. Hyperband also sets
-            "tuner/epochs"; its other entries, named "tuner/...", are ignored.
+    Of the names that Hyperband adds, only "tuner/epochs" matters here.
     """
     chosen = {name: v for name, v in values.items() if "/" not in name}
     palette = Palette.parse(chosen.pop("palette"))

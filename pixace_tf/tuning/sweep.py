@@ -101,11 +101,10 @@ def _join(folder: str, source: str, given: dict[str, Any]) -> Sweep:
     # The images may be in another place on this machine.
     sweep = dataclasses.replace(load_sweep(folder), source=source)
     before = {**vars(sweep.training), **vars(sweep.arguments)}
-    bound = [name for name in given if name not in FREE]
     refuse_changes(
         folder,
-        {name: before[name] for name in bound},
-        {name: given[name] for name in bound},
+        {name: before[name] for name in given if name not in FREE},
+        {name: given[name] for name in given if name not in FREE},
         "Leave that out to continue, or start a new sweep with --name.",
     )
     return sweep
@@ -178,13 +177,7 @@ def _open(
 ) -> Sweep:
     """Begin a new sweep, or check the images of an existing one.
 
-    Args:
-        folder: The folder of the sweep.
-        sweep: A new sweep, or the one in the folder.
-        given: The arguments that were given, in case another machine begins the
-            sweep first.
-        download: Whether to download a data set.
-        say: Takes each line of the report.
+    The arguments `given` count if another machine begins the sweep first.
     """
     images = {
         size: _read(sweep, size, download)

@@ -7,7 +7,6 @@ completes the trial.
 """
 
 import functools
-import json
 import math
 import os
 import shutil
@@ -71,21 +70,16 @@ def run_trial(folder: str, source: str, trial_id: str) -> None:
 def measure(run: Run) -> dict[str, float]:
     """Return the figures of a trained run on its validation images.
 
-    Returns:
-        `bits_per_pixel`, `bits_per_dim`, the number of `parameters`, and
-        `tokens_per_second` of training, validation included. If there are more
-        epochs, the first one, which compiles, does not count.
-
-    Raises:
-        UserError: If there are no validation images.
+    They are `bits_per_pixel`, `bits_per_dim`, the number of `parameters`, and
+    `tokens_per_second` of training, validation included. If there are more
+    epochs, the first one, which compiles, does not count.
     """
     with storage.open_npz(run.file(TOKENS_FILE)) as tokens:
         held_out = tokens.read("validation")
         num_tokens = math.prod(tokens.shapes["train"])
     if not len(held_out):
         raise UserError("A sweep needs validation images; add more images.")
-    with open(run.file(HISTORY_FILE), encoding="utf-8") as file:
-        history = json.load(file)
+    history = storage.read_json(run.file(HISTORY_FILE))
     key = "val_bits_per_pixel"
     bits = min(entry[key] for entry in history if key in entry)
     colors = colors_per_token(run.tokenizer.palette)

@@ -14,7 +14,6 @@ at any moment, and need no lock.
 import contextlib
 import dataclasses
 import glob
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -95,10 +94,10 @@ def read_trial(folder: str, trial_id: str) -> Trial:
     failed = os.path.join(path, _FAILED_FILE)
     figures, message = {}, ""
     if os.path.exists(completed):  # Even if another process reported a failure.
-        figures = _read_json(completed)
+        figures = storage.read_json(completed)
     elif os.path.exists(failed):
-        message = _read_json(failed)["message"]
-    values = _read_json(os.path.join(path, _VALUES_FILE))
+        message = storage.read_json(failed)["message"]
+    values = storage.read_json(os.path.join(path, _VALUES_FILE))
     return Trial(trial_id, values, figures, message)
 
 
@@ -109,11 +108,7 @@ def fail(folder: str, trial_id: str, message: str) -> None:
 
 
 class Search:
-    """Hands out the trials of a sweep to this process.
-
-    Args:
-        folder: The folder of the sweep.
-        oracle: Chooses trials.
+    """Hands out the trials of the sweep in a folder to this process.
 
     Attributes:
         is_over: Whether all trials have ended and the oracle wants no more.
@@ -129,8 +124,7 @@ class Search:
     def next(self) -> Claim | None:
         """Claim a trial that no process works on; add one if needed.
 
-        Returns:
-            The claim, or None if there is nothing to do now.
+        Return None if there is nothing to do now.
         """
         while True:
             trials = read_trials(self.folder)
@@ -161,9 +155,8 @@ class Search:
         if not trials:
             return self._oracle(trials, None)
         last = os.path.join(self.folder, TRIALS, trials[-1].trial_id)
-        return self._oracle(
-            trials, _read_json(os.path.join(last, _ORACLE_FILE))
-        )
+        state = storage.read_json(os.path.join(last, _ORACLE_FILE))
+        return self._oracle(trials, state)
 
     def _claim(self, trial_id: str) -> Claim | None:
         claims = self._claims(trial_id)
@@ -195,8 +188,3 @@ def _progress(folder: str, trial_id: str) -> int:
     """Return a number that changes with each checkpoint of a trial."""
     path = os.path.join(folder, RUNS, trial_id, CHECKPOINT_FILE)
     return os.stat(path).st_mtime_ns if os.path.exists(path) else 0
-
-
-def _read_json(path: str) -> Any:
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)

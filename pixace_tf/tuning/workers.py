@@ -50,11 +50,9 @@ def work(
         command: Returns the command line that trains a trial.
         workers: Number of trials to train at a time.
         limits: The limits of each trial.
-        stop: Ends this early; the trials save their state first.
+        stop: Ends this early, by InterruptedTraining; the trials save their
+            state first.
         on_poll: Called about twice a second.
-
-    Raises:
-        InterruptedTraining: If a signal asked to stop.
     """
     jobs: list[Job] = []
     try:
