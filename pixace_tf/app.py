@@ -3,6 +3,7 @@
 Nothing leaves the machine: no analytics, no fonts or scripts from elsewhere.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import os
@@ -112,17 +113,9 @@ class Studio:
     ) -> _Shown:
         """Yield completions while they grow, at last with the sheet.
 
-        Args:
-            image: A path or an array.
-            keep: Share to keep from the top if `kind` is `TOP`.
-            samples: Number of completions.
-            temperature: See `SamplingConfig`.
-            seed: See `Request`.
-            small: The image as the model sees it; strokes are scaled to it.
-            kind: `TOP` or `BRUSH`.
-            drawing: The value of `gr.ImageEditor`, with strokes as layers.
-            label: A label of the model, or `ANYTHING`.
-            guidance: See `Request`; ignored without a label.
+        The image is a path or an array, `small` how the model sees it. `TOP`
+        keeps the share `keep`; `BRUSH` scales the strokes of `drawing`, a value
+        of `gr.ImageEditor`, to `small`. `ANYTHING` ignores the guidance.
         """
         if image is None:
             raise UserError("Choose a picture first.")
@@ -183,11 +176,9 @@ class Studio:
 def build(
     names: Sequence[str], open_model: Callable[[str], Studio]
 ) -> gr.Blocks:
-    """Lay out the page. A model is opened when a visitor chooses it.
+    """Lay out the page of one or more models.
 
-    Args:
-        names: The models to choose from, at least one.
-        open_model: Returns the actions with a model.
+    A model is opened when a visitor chooses it.
     """
     with gr.Blocks(
         title=f"pixace-tf: {names[0]}" if len(names) == 1 else "pixace-tf",
@@ -263,13 +254,15 @@ def _choose_image(
         drawing = _drawing()
     gallery = _gallery(studio)
 
+    choose = _messages()(studio.choose)
+
     def pick(event: gr.SelectData) -> Any:
-        return studio.choose(studio.examples[event.index])
+        return choose(studio.examples[event.index])
 
     both = [image, small]
     chosen = [
-        upload.upload(_clear(studio.choose), upload, both, **_ONE_AT_A_TIME),
-        gallery.select(_clear(pick), None, both, **_ONE_AT_A_TIME),
+        upload.upload(choose, upload, both, **_ONE_AT_A_TIME),
+        gallery.select(pick, None, both, **_ONE_AT_A_TIME),
     ]
     keep.input(
         studio.preview,
@@ -381,7 +374,7 @@ def _palettes(studio: Studio, image: gr.State, chosen: list[Any]) -> None:
         ]
     choices.append(space)
     shown = _painting("palette")
-    update = _clear(studio.palette), [image, *choices], shown
+    update = _messages()(studio.palette), [image, *choices], shown
     for event in chosen:
         event.success(*update, **_ONE_AT_A_TIME)
     for choice in choices:
@@ -389,18 +382,10 @@ def _palettes(studio: Studio, image: gr.State, chosen: list[Any]) -> None:
 
 
 def launch(page: gr.Blocks, host: str, port: int) -> str:
-    """Serve the page in the background.
+    """Serve the page in the background; return its address.
 
-    Args:
-        page: The page from `build`.
-        host: Address to listen on; 127.0.0.1 lets in this machine only.
-        port: 0 chooses a free port.
-
-    Returns:
-        The address of the page.
-
-    Raises:
-        OSError: If the port is in use.
+    `127.0.0.1` lets in this machine only; port 0 chooses a free port. An
+    OSError says that the port is in use.
     """
     font = ["system-ui", "sans-serif"]
     _, address, _ = page.launch(
@@ -416,21 +401,10 @@ def launch(page: gr.Blocks, host: str, port: int) -> str:
     return str(address)
 
 
-def _clear(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn errors that a visitor can fix into messages on the page."""
-
-    @functools.wraps(handler)
-    def call(*arguments: Any) -> Any:
-        with _messages():
-            return handler(*arguments)
-
-    return call
-
-
 def _stream(
     handler: Callable[..., _Shown],
 ) -> Callable[..., Iterator[tuple[Image.Image, Any]]]:
-    """Turn sheets into downloads, and errors into messages as `_clear` does."""
+    """Turn sheets into downloads, and errors into messages."""
 
     @functools.wraps(handler)
     def call(*arguments: Any) -> Iterator[tuple[Image.Image, Any]]:
@@ -449,6 +423,7 @@ def _stream(
 
 @contextlib.contextmanager
 def _messages() -> Iterator[None]:
+    """Turn errors that a visitor can fix into messages on the page."""
     try:
         yield
     except (UserError, OSError) as error:
@@ -478,32 +453,29 @@ def _growing(
         The growing images and None, at most once in `FRAME_S`; at the end None
         and the result.
     """
-    frames: queue.Queue[tuple[str, Any]] = queue.Queue()
+    frames: queue.Queue[np.ndarray | None] = queue.Queue()
+    result: concurrent.futures.Future[Any] = concurrent.futures.Future()
     is_closed = threading.Event()
 
     def show(images: np.ndarray) -> None:
         if is_closed.is_set():
             raise RuntimeError("The visitor has left.")
-        frames.put(("frame", images))
+        frames.put(images)
 
     def work() -> None:
         try:
-            frames.put(("done", function(request, watch=show)))
+            result.set_result(function(request, watch=show))
         except Exception as error:
-            frames.put(("error", error))
+            result.set_exception(error)
+        frames.put(None)
 
     threading.Thread(target=work, daemon=True).start()
     try:
-        while True:
-            kind, value = frames.get()
-            while kind == "frame" and not frames.empty():
-                kind, value = frames.get()
-            if kind == "error":
-                raise value
-            yield (value, None) if kind == "frame" else (None, value)
-            if kind == "done":
-                return
-            time.sleep(FRAME_S)
+        while (images := frames.get()) is not None:
+            if frames.empty():
+                yield images, None
+                time.sleep(FRAME_S)
+        yield None, result.result()
     finally:
         is_closed.set()
 

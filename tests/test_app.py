@@ -320,11 +320,11 @@ def test_errors_become_messages(tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_text("no picture")
     with pytest.raises(gr.Error, match=r"bad\.png"):
-        app._clear(studio.choose)(str(bad))
+        app._messages()(studio.choose)(str(bad))
     Image.new("1", (5000, 4000)).save(tmp_path / "large.png")
     with pytest.raises(gr.Error, match=r"^'large\.png: .* 16 megapixels"):
-        app._clear(studio.choose)(str(tmp_path / "large.png"))
+        app._messages()(studio.choose)(str(tmp_path / "large.png"))
     with pytest.raises(gr.Error, match="Choose a file"):
-        app._clear(studio.choose)("http://127.0.0.1:9/cat.png")
+        app._messages()(studio.choose)("http://127.0.0.1:9/cat.png")
     with pytest.raises(gr.Error, match="Choose a picture"):
         list(app._stream(studio.complete)(None, 0.5, 1, 1.0, 0))

@@ -89,14 +89,9 @@ def _fail(message: str, code: int) -> None:
 
 
 def say(text: str, err: bool = False) -> None:
-    """Print text, with control characters spelled out.
+    """Print lines of text, with control characters spelled out.
 
-    Names of files, texts of a `run.json` and answers of a server can hold
-    them.
-
-    Args:
-        text: One or more lines.
-        err: Whether to print to standard error.
+    Names of files, texts of a `run.json` and answers of a server can hold them.
     """
     safe = "".join(
         c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text
@@ -161,11 +156,8 @@ def import_tensorflow() -> None:
 def typed_command(ctx: click.Context, left_out: Sequence[str] = ()) -> str:
     """Return a command as a user would type it, in one line.
 
-    Options that equal their defaults are left out.
-
-    Args:
-        ctx: The context of the command.
-        left_out: Names of parameters that do not change the result.
+    Options that equal their defaults are left out, and parameters that do not
+    change the result can be.
     """
     words = ["pixace-tf", str(ctx.info_name)]
     for parameter in ctx.command.get_params(ctx):

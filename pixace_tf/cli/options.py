@@ -63,12 +63,7 @@ TEMPERATURES = Parsed(
 
 
 def options_of(arguments: Any, *names: str) -> Callable[[Any], Any]:
-    """Return a decorator that adds options for arguments.
-
-    Args:
-        arguments: A dataclass of `argument` fields.
-        *names: Names of fields; all fields by default.
-    """
+    """Return a decorator that adds options for some fields, or for all."""
     names = names or tuple(f.name for f in dataclasses.fields(arguments))
     return together(*(option_of(arguments, name) for name in names))
 
@@ -76,12 +71,12 @@ def options_of(arguments: Any, *names: str) -> Callable[[Any], Any]:
 def handing_over(**classes: type[Any]) -> Callable[[Any], Any]:
     """Return a decorator that hands a command objects instead of options.
 
-    The objects get only the options that the user gave, defaults included.
+    The objects get only the options that the user gave, defaults included. If
+    two dataclasses share a field, the first one takes the option.
 
     Args:
         **classes: For each parameter of the command, a dataclass that takes the
-            options named like its fields. If two dataclasses share a field, the
-            first one takes the option.
+            options named like its fields.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -105,12 +100,9 @@ def handing_over(**classes: type[Any]) -> Callable[[Any], Any]:
 
 
 def option_of(arguments: Any, name: str, **changes: Any) -> Callable[..., Any]:
-    """Return the option for an argument.
+    """Return the option for a field of `argument`s.
 
-    Args:
-        arguments: A dataclass of `argument` fields.
-        name: Name of a field.
-        **changes: Arguments of `click.option` that override those of the field.
+    `changes` are arguments of `click.option` that override those of the field.
     """
     field = arguments.__dataclass_fields__[name]
     spelled = "--" + name.replace("_", "-")

@@ -82,13 +82,9 @@ class Arguments:
 def refuse_changes(
     what: str, before: Mapping[str, Any], now: Mapping[str, Any], advice: str
 ) -> None:
-    """Raise a UserError that names each argument that differs.
+    """Raise a UserError that names the arguments of something that differ.
 
-    Args:
-        what: The owner of the arguments, for the message.
-        before: The arguments so far, by name.
-        now: The arguments as given now, by name.
-        advice: What to do instead, in whole sentences.
+    `advice` says in whole sentences what to do instead.
     """
     differ = [
         f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
@@ -132,8 +128,7 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
 def _converted(kind: Any, value: Any) -> Any:
     """Return a value as its kind.
 
-    Raises:
-        TypeError, ValueError, OverflowError: If the value is of another kind.
+    A TypeError, ValueError or OverflowError says if it is of another kind.
     """
     parts = typing.get_args(kind)
     if typing.get_origin(kind) is tuple:

@@ -21,12 +21,10 @@ def locate(name: StrPath, say: Callable[[str], None] = print) -> str:
     """Return the folder of a run.
 
     Args:
-        name: A path; else a name in `saved_models/`, else one in the box; or
-            an address on the Hugging Face Hub, `hf://USER/NAME[@REVISION]`.
+        name: A path, which is returned as it is, usable or not; else a name in
+            `saved_models/`, else one in the box; or an address on the Hugging
+            Face Hub, `hf://USER/NAME[@REVISION]`.
         say: Takes the line that says which revision of the Hub is used.
-
-    Returns:
-        The path of the folder; a path is returned as it is, usable or not.
 
     Raises:
         UserError: If no run has that name, or the Hub does not give it.
@@ -55,12 +53,9 @@ def is_in_box(path: StrPath) -> bool:
 
 
 def locate_own(name: StrPath, say: Callable[[str], None] = print) -> str:
-    """Return the folder of a run that may be written to.
+    """Return the folder of a run that may be written to; see `locate`.
 
-    Args:
-        name: See `locate`. A run in the box or on the Hub is copied to
-            `saved_models/`.
-        say: Takes the lines that report it.
+    A run in the box or on the Hub is copied to `saved_models/`, which is said.
 
     Raises:
         UserError: If no run has that name, or the copy's place is taken.

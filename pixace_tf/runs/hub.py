@@ -22,6 +22,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from pixace_tf import storage
 from pixace_tf.errors import UserError, first_line
 from pixace_tf.runs import model_card
 
@@ -81,11 +82,7 @@ def is_address(text: str) -> bool:
 
 
 def parse(text: str) -> Address:
-    """Return the address `hf://USER/NAME` or `hf://USER/NAME@REVISION`.
-
-    Raises:
-        UserError: If the text has another form.
-    """
+    """Return an address; a UserError says if the text has another form."""
     match = _ADDRESS.fullmatch(text)
     if not match or ".." in text or "--" in match[1] or match[1][-4:] == ".git":
         page = _PAGE.fullmatch(text)
@@ -100,11 +97,8 @@ def parse(text: str) -> Address:
 def fetch(address: Address, say: Callable[[str], None] = print) -> str:
     """Fetch a run into the cache of `huggingface_hub`, unless it is there.
 
-    Without a connection, the cached copy of that revision is used.
-
-    Args:
-        address: The run.
-        say: Takes the line that says which commit is used.
+    Without a connection, the cached copy of that revision is used. A line says
+    which commit is used.
 
     Returns:
         The folder of the run. It is shared with other programs: only read it.
@@ -137,8 +131,8 @@ def fetch(address: Address, say: Callable[[str], None] = print) -> str:
         cached = _find_cached(address)
         if cached is None:
             raise UserError(f"{error} The cache has no {address}.") from None
-        commit = os.path.basename(cached)
-        say(f"{error} Using {address.at(commit)} from the cache.")
+        used = address.at(os.path.basename(cached))
+        say(f"{error} Using {used} from the cache.")
         return cached
 
 
@@ -326,8 +320,7 @@ def _contents(
 
 def _public_config(path: str) -> bytes:
     """Return run.json with absolute paths shortened to their last names."""
-    with open(os.path.join(path, _RUN), encoding="utf-8") as file:
-        config = json.load(file)
+    config = storage.read_json(os.path.join(path, _RUN))
     config["arguments"] = {
         name: os.path.basename(os.path.normpath(value))
         if isinstance(value, str) and os.path.isabs(value)
@@ -357,12 +350,7 @@ def _explained(
 ) -> Iterator[None]:
     """Turn the errors of the Hub and of the connection into one clear line.
 
-    Errors of the disk stay as they are.
-
-    Args:
-        verb: What the user wants, `read` or `write`.
-        repository: `USER/NAME`.
-        revision: One of its revisions.
+    The user wants to "read" or "write". Errors of the disk stay as they are.
     """
     from huggingface_hub import errors
 
@@ -378,8 +366,7 @@ def _explained(
             cause = cause.__cause__
         if isinstance(cause, OSError) and cause.errno is not None:
             raise cause from None
-        page = _page(repository)
-        raise _explanation(cause, verb, page, revision) from None
+        raise _explanation(cause, verb, _page(repository), revision) from None
 
 
 def _explanation(

@@ -109,29 +109,13 @@ def is_own(path: storage.StrPath) -> bool:
 
 
 def for_hub(path: str, address: str) -> str:
-    """Return the card of a run on the Hub, as Markdown.
-
-    Args:
-        path: The run folder.
-        address: `hf://USER/NAME`.
-
-    Raises:
-        UserError: If the folder is no trained run.
-    """
+    """Return the card of a trained run for an address `hf://USER/NAME`."""
     known = KnownRun.read(address.rpartition("/")[2], path)
     return _card(known, _HUB, run=address)
 
 
 def for_export(path: str, version: str) -> str:
-    """Return the card of a run with exported versions, as Markdown.
-
-    Args:
-        path: The run folder.
-        version: The newest version.
-
-    Raises:
-        UserError: If the folder is no trained run.
-    """
+    """Return the card of a trained run with exported versions, as Markdown."""
     name = os.path.basename(os.path.abspath(path))
     known = KnownRun.read(name, path)
     height, width = known.image_size

@@ -17,12 +17,11 @@ Loading runs no code from these files: they are JSON and plain arrays, from
 which this package builds its own classes. This module needs no TensorFlow.
 """
 
-import json
 import os
 from typing import Any
 
 from pixace_tf.errors import UserError
-from pixace_tf.storage import RUN_FILE, StrPath
+from pixace_tf.storage import RUN_FILE, StrPath, read_json
 
 FORMAT = 2
 WEIGHTS_FILE = "weights.npz"
@@ -35,12 +34,7 @@ EXAMPLES_FILE = "examples.png"
 
 
 def read_config(path: StrPath) -> dict[str, Any]:
-    """Read and check the `run.json` of a run folder.
-
-    Raises:
-        UserError: If the folder or file is missing, damaged or made by
-            another version.
-    """
+    """Read and check `run.json`; a UserError says why a run is unusable."""
     path = os.fspath(path)
     if not os.path.isdir(path):
         raise UserError(f"There is no run folder {path!r}.")
@@ -48,8 +42,7 @@ def read_config(path: StrPath) -> dict[str, Any]:
     if not os.path.exists(file):
         raise UserError(f"{path!r} is no run folder: it has no {RUN_FILE}.")
     try:
-        with open(file, encoding="utf-8") as opened:
-            config: dict[str, Any] = json.load(opened)
+        config: dict[str, Any] = read_json(file)
         version = config["format"]
         sections = {"tokenizer", "model", "arguments"}
         missing = sections - set(config)
@@ -70,11 +63,7 @@ def read_config(path: StrPath) -> dict[str, Any]:
     # Older runs lack these keys; mirrored images had no order of their own.
     config["tokenizer"] = {"trim": False, **config["tokenizer"]}
     plain = (0, 0) if config["arguments"].get("flip") else (0,)
-    added: dict[str, Any] = {
-        "head_hidden_dim": None,
-        "orders": plain,
-        "labels": [],
-    }
+    added = {"head_hidden_dim": None, "orders": plain, "labels": []}
     config["model"] = {**added, **config["model"]}
     return config
 
@@ -86,8 +75,7 @@ def best_entry(path: StrPath) -> dict[str, float] | None:
     """
     key = "val_bits_per_pixel"
     try:
-        with open(os.path.join(path, HISTORY_FILE), encoding="utf-8") as file:
-            history = json.load(file)
+        history = read_json(os.path.join(path, HISTORY_FILE))
         scored = [
             {name: float(value) for name, value in entry.items()}
             for entry in history
