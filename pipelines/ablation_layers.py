@@ -8,7 +8,7 @@ from keras import ops
 
 from pixace_tf.model import multiscale_decoder, transformer_stack
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.model.decoder import with_condition
+from pixace_tf.model.decoder import Inputs, with_condition
 from pixace_tf.model.multiscale_decoder import MultiscaleDecoder
 from pixace_tf.model.pixel_inputs import (
     MARGIN,
@@ -248,17 +248,10 @@ def looking(layer: type[NeighborStates]) -> Any:
                 for _ in self.local_stack.blocks
             ]
 
-        def call(
-            self,
-            pixels: Any,
-            neighbors: Any,
-            condition: Any = None,
-            training: bool | None = None,
-        ) -> Any:
-            of_global, of_local = self._parts(condition)
-            patches = self._read(pixels, of_global)
-            patches = self.global_stack(patches, training=training)
-            x = self.positions(self.project_neighbors(neighbors))
+        def call(self, inputs: Inputs, training: bool | None = None) -> Any:
+            _, of_local = self._parts(inputs.condition)
+            patches = self.global_stack(self._read(inputs), training=training)
+            x = self.positions(self.project_neighbors(inputs.neighbors))
             x = with_condition(x, of_local)
             x = x + ops.reshape(self._context(patches), ops.shape(x))
             shape = ops.shape(x)

@@ -61,8 +61,7 @@ def test_the_condition_travels_in_the_state(decoder, start, images):
     model = build(decoder)
     tokens = tf.constant(images[:2])
     condition = tf.constant([[1, 2], [3, 0]])
-    vectors = model.condition(condition)
-    whole = model.decoder(*model._inputs(tokens), vectors).numpy()
+    whole = model.decoder(model._inputs(tokens, condition)).numpy()
     length = model.decoder.patch_length
     state = model.empty_state(2, condition)
     if start:

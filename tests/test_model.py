@@ -92,7 +92,7 @@ def test_a_pixel_sees_all_pixels_before_it(decoder):
 def test_cached_steps_equal_the_whole_sequence(decoder, start):
     model = build(decoder)
     tokens = tf.constant(random_tokens())
-    whole = model.decoder(*model._inputs(tokens)).numpy()
+    whole = model.decoder(model._inputs(tokens)).numpy()
     patch_length = model.decoder.patch_length
     position = start // model.decoder.prefill_stride
     position *= model.decoder.prefill_stride

@@ -416,8 +416,8 @@ def test_sampling_from_hashed_attention_attends_to_all():
     tokens = np.zeros((2, length), np.int32)
     tokens[1, ::3] = 8160
     inputs = hashed._inputs(tokens)
-    whole = exact.decoder(*inputs).numpy()
-    assert np.abs(whole - hashed.decoder(*inputs)).max() > 0.01
+    whole = exact.decoder(inputs).numpy()
+    assert np.abs(whole - hashed.decoder(inputs)).max() > 0.01
     for start in (0, 24, 30):
         state = hashed.empty_state(2)
         if start:

@@ -13,7 +13,7 @@ from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
 from pixace_tf.model.color_head import ChainHead, PackedHead
 from pixace_tf.model.condition import ConditionEmbedding
-from pixace_tf.model.decoder import Decoder
+from pixace_tf.model.decoder import Decoder, Inputs
 from pixace_tf.model.flat_decoder import FlatDecoder
 from pixace_tf.model.multiscale_decoder import MultiscaleDecoder
 from pixace_tf.model.pixel_inputs import (
@@ -161,11 +161,8 @@ class PixaceCausalLM(keras.Model):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         is_pair = isinstance(inputs, list | tuple)
         token_ids, condition = inputs if is_pair else (inputs, None)
-        hidden = self.decoder(
-            *self._inputs(token_ids),
-            self._embed_condition(condition, ops.shape(token_ids)[0]),
-            training=training,
-        )
+        inputs = self._inputs(token_ids, condition)
+        hidden = self.decoder(inputs, training=training)
         return self.head(hidden, token_ids)
 
     def pixel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
@@ -188,8 +185,7 @@ class PixaceCausalLM(keras.Model):
         They are float `(B, positions, width)`, of the stack that reads the
         whole image; a position is a pixel, or a patch if multiscale.
         """
-        condition = self._embed_condition(None, ops.shape(token_ids)[0])
-        return self.decoder.layer_states(*self._inputs(token_ids), condition)
+        return self.decoder.layer_states(self._inputs(token_ids))
 
     def empty_state(
         self, batch_size: Tensor, condition: Tensor = None
@@ -209,10 +205,8 @@ class PixaceCausalLM(keras.Model):
         `token_ids` are int32 `(B, T)`; later patches, after at least one, are
         not read. The condition is as in a call.
         """
-        condition = self._embed_condition(condition, ops.shape(token_ids)[0])
-        return self.decoder.prefill(
-            *self._inputs(token_ids), num_patches, condition
-        )
+        inputs = self._inputs(token_ids, condition)
+        return self.decoder.prefill(inputs, num_patches)
 
     def begin_patch(self, state: Any, token_ids: Tensor, patch: Tensor) -> Any:
         """Prepare the state for a patch; see `Decoder.begin_patch`.
@@ -254,8 +248,8 @@ class PixaceCausalLM(keras.Model):
             condition = ops.broadcast_to(plain, (batch_size, 2))
         return self.condition(condition)
 
-    def _inputs(self, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed pixels `(B, T, E)` and their neighbors `(B, T, N*E)`."""
+    def _inputs(self, token_ids: Tensor, condition: Tensor = None) -> Inputs:
+        condition = self._embed_condition(condition, ops.shape(token_ids)[0])
         token_ids = ops.cast(token_ids, "int32")
         grid = self.embed(
             pad_grid(token_ids, self.image_size, self.palette.start_token_id)
@@ -263,4 +257,4 @@ class PixaceCausalLM(keras.Model):
         neighbors = gather_neighbors(grid)
         pixels = grid[:, MARGIN:, MARGIN:-MARGIN]
         shape = (-1, self.sequence_length, grid.shape[-1])
-        return ops.reshape(pixels, shape), neighbors
+        return Inputs(ops.reshape(pixels, shape), neighbors, condition)

@@ -5,11 +5,25 @@ condition_dim.
 """
 
 import abc
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from pixace_tf.typing import Tensor
+
+
+class Inputs(NamedTuple):
+    """The inputs of a decoder for whole images.
+
+    Attributes:
+        pixels: float `(B, T, E)`, the embedded pixels.
+        neighbors: float `(B, T, N*E)`, the embedded neighbors of each pixel.
+        condition: float `(B, C)`, or None.
+    """
+
+    pixels: Tensor
+    neighbors: Tensor
+    condition: Tensor = None
 
 
 class Decoder(keras.layers.Layer, abc.ABC):
@@ -35,9 +49,7 @@ class Decoder(keras.layers.Layer, abc.ABC):
             state, so that a program compiled by XLA covers one patch only.
 
     Call arguments:
-        pixels: float `(B, T, E)`, the embedded pixels.
-        neighbors: float `(B, T, N*E)`, the embedded neighbors of each pixel.
-        condition: float `(B, C)`, or None.
+        inputs: See `Inputs`.
         training: Whether dropout acts.
 
     Returns:
@@ -51,10 +63,8 @@ class Decoder(keras.layers.Layer, abc.ABC):
     has_growing_cache: bool
 
     @abc.abstractmethod
-    def layer_states(
-        self, pixels: Tensor, neighbors: Tensor, condition: Tensor = None
-    ) -> list[Tensor]:
-        """Return float `(B, positions, width)` after each layer of a call.
+    def layer_states(self, inputs: Inputs) -> list[Tensor]:
+        """Return float `(B, positions, width)` after each layer.
 
         The layers are those of the stack that reads the whole image.
         """
@@ -66,14 +76,8 @@ class Decoder(keras.layers.Layer, abc.ABC):
         """Return the state before the first pixel."""
 
     @abc.abstractmethod
-    def prefill(
-        self,
-        pixels: Tensor,
-        neighbors: Tensor,
-        num_patches: int,
-        condition: Tensor = None,
-    ) -> Tensor:
-        """Return the state after some patches of a call, at least one."""
+    def prefill(self, inputs: Inputs, num_patches: int) -> Tensor:
+        """Return the state after some patches of images, at least one."""
 
     @abc.abstractmethod
     def begin_patch(

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.model.decoder import Decoder, with_condition
+from pixace_tf.model.decoder import Decoder, Inputs, with_condition
 from pixace_tf.model.kv_cache import (
     Cache,
     cut_cache,
@@ -73,19 +73,11 @@ class FlatDecoder(Decoder):
             self.stack.build((*neighbors_shape[:-1], self.hidden_dim))
         self.built = True
 
-    def call(
-        self,
-        pixels: Tensor,
-        neighbors: Tensor,
-        condition: Tensor = None,
-        training: bool | None = None,
-    ) -> Tensor:
-        return self.stack(self._read(neighbors, condition), training=training)
+    def call(self, inputs: Inputs, training: bool | None = None) -> Tensor:
+        return self.stack(self._read(inputs), training=training)
 
-    def layer_states(
-        self, pixels: Tensor, neighbors: Tensor, condition: Tensor = None
-    ) -> list[Tensor]:
-        return self.stack.layer_states(self._read(neighbors, condition))
+    def layer_states(self, inputs: Inputs) -> list[Tensor]:
+        return self.stack.layer_states(self._read(inputs))
 
     def empty_state(
         self, batch_size: Tensor, condition: Tensor = None
@@ -96,19 +88,13 @@ class FlatDecoder(Decoder):
             condition,
         )
 
-    def prefill(
-        self,
-        pixels: Tensor,
-        neighbors: Tensor,
-        num_patches: int,
-        condition: Tensor = None,
-    ) -> dict[str, Any]:
+    def prefill(self, inputs: Inputs, num_patches: int) -> dict[str, Any]:
         length = self.patch_length
-        x = self._read(neighbors, condition)[:, : num_patches * length]
+        x = self._read(inputs)[:, : num_patches * length]
         frozen, tail = split_cache(
             self.stack.prefill(x), (num_patches - 1) * length
         )
-        return self._state(frozen, pad_cache(tail, length), condition)
+        return self._state(frozen, pad_cache(tail, length), inputs.condition)
 
     def begin_patch(
         self, state: dict[str, Any], last_pixels: Tensor, patch: Tensor
@@ -139,6 +125,6 @@ class FlatDecoder(Decoder):
         state: dict[str, Any] = {"frozen": frozen, "tail": tail}
         return state if condition is None else {**state, "condition": condition}
 
-    def _read(self, neighbors: Tensor, condition: Tensor) -> Tensor:
-        x = self.positions(self.project_neighbors(neighbors))
-        return with_condition(x, condition)
+    def _read(self, inputs: Inputs) -> Tensor:
+        x = self.positions(self.project_neighbors(inputs.neighbors))
+        return with_condition(x, inputs.condition)

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.model.decoder import Decoder, with_condition
+from pixace_tf.model.decoder import Decoder, Inputs, with_condition
 from pixace_tf.model.kv_cache import Cache, pad_cache
 from pixace_tf.model.pixel_inputs import RowColumnEmbedding
 from pixace_tf.model.presets import PATCH_LENGTH
@@ -100,17 +100,10 @@ class MultiscaleDecoder(Decoder):
         self.project_neighbors.build(neighbors_shape)
         self.built = True
 
-    def call(
-        self,
-        pixels: Tensor,
-        neighbors: Tensor,
-        condition: Tensor = None,
-        training: bool | None = None,
-    ) -> Tensor:
-        of_global, of_local = self._parts(condition)
-        patches = self._read(pixels, of_global)
-        patches = self.global_stack(patches, training=training)
-        x = self.positions(self.project_neighbors(neighbors))
+    def call(self, inputs: Inputs, training: bool | None = None) -> Tensor:
+        _, of_local = self._parts(inputs.condition)
+        patches = self.global_stack(self._read(inputs), training=training)
+        x = self.positions(self.project_neighbors(inputs.neighbors))
         x = self._pad(with_condition(x, of_local))
         x = x + ops.reshape(self._context(patches), ops.shape(x))
         x = ops.reshape(x, (-1, self.patch_length, self.hidden_dim))
@@ -119,11 +112,8 @@ class MultiscaleDecoder(Decoder):
         x = ops.reshape(x, (-1, length, self.hidden_dim))
         return x[:, : self.sequence_length]
 
-    def layer_states(
-        self, pixels: Tensor, neighbors: Tensor, condition: Tensor = None
-    ) -> list[Tensor]:
-        of_global, _ = self._parts(condition)
-        return self.global_stack.layer_states(self._read(pixels, of_global))
+    def layer_states(self, inputs: Inputs) -> list[Tensor]:
+        return self.global_stack.layer_states(self._read(inputs))
 
     def empty_state(
         self, batch_size: Tensor, condition: Tensor = None
@@ -131,17 +121,11 @@ class MultiscaleDecoder(Decoder):
         cache = self.global_stack.empty_cache(batch_size, self.num_patches)
         return self._state(cache, batch_size, condition)
 
-    def prefill(
-        self,
-        pixels: Tensor,
-        neighbors: Tensor,
-        num_patches: int,
-        condition: Tensor = None,
-    ) -> dict[str, Any]:
-        of_global, _ = self._parts(condition)
-        patches = self._read(pixels, of_global)[:, :num_patches]
+    def prefill(self, inputs: Inputs, num_patches: int) -> dict[str, Any]:
+        patches = self._read(inputs)[:, :num_patches]
         cache = pad_cache(self.global_stack.prefill(patches), self.num_patches)
-        return self._state(cache, ops.shape(pixels)[0], condition)
+        batch_size = ops.shape(inputs.pixels)[0]
+        return self._state(cache, batch_size, inputs.condition)
 
     def begin_patch(
         self, state: dict[str, Any], last_pixels: Tensor, patch: Tensor
@@ -188,16 +172,15 @@ class MultiscaleDecoder(Decoder):
         width = self.global_stack.hidden_dim
         return condition[:, :width], condition[:, width:]
 
-    def _read(self, pixels: Tensor, condition: Tensor) -> Tensor:
+    def _read(self, inputs: Inputs) -> Tensor:
         """Project each patch and shift by one patch: `(B, P, G)`."""
-        patch_dim = self.patch_length * pixels.shape[-1]
-        patches = ops.reshape(
-            self._pad(pixels), (-1, self.num_patches, patch_dim)
-        )
+        patch_dim = self.patch_length * inputs.pixels.shape[-1]
+        pixels = self._pad(inputs.pixels)
+        patches = ops.reshape(pixels, (-1, self.num_patches, patch_dim))
         patches = self.project_patch(patches[:, :-1])
         patches = ops.pad(patches, ((0, 0), (1, 0), (0, 0)))
         patches = patches + ops.cast(self.patch_positions, patches.dtype)
-        return with_condition(patches, condition)
+        return with_condition(patches, self._parts(inputs.condition)[0])
 
     def _context(self, patches: Tensor) -> Tensor:
         return self.project_context(self.global_norm(patches))
