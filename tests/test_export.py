@@ -1,12 +1,14 @@
 """Exported versions, seen by the loader of a server and by a plain client."""
 
 import base64
+import functools
 import io
 import json
 import operator
 import os
 import pathlib
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,7 +17,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import stir
+from conftest import make_once, stir
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
@@ -31,7 +33,7 @@ from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.sampling.sampling_config import SamplingConfig
 from pixace_tf.serving import export
-from pixace_tf.serving.served_model import BLOCK_ROWS, ServedModel
+from pixace_tf.serving.served_model import BLOCK_ROWS
 
 TESTS = pathlib.Path(__file__).parent
 IMAGE_SIZE = (8, 12)
@@ -165,29 +167,53 @@ def meta_graph(path):
     return graph
 
 
+def exported(tmp_path_factory, name):
+    """Return the folder of a run of a kind that has a version 1."""
+    decoder = name.split()[0]
+
+    def make(folder):
+        run = make_run(folder / "run", decoder, **KINDS[name])
+        export.export(run, say=lambda line: None)
+
+    return make_once(tmp_path_factory, f"exported-{decoder}", make) / "run"
+
+
+@functools.cache
+def loaded(path):
+    """Return a run, its version 1, and that as TensorFlow loads it."""
+    run = run_folder.load_run(path, jit_compile=False)
+    return run, run.file("1"), tf.saved_model.load(run.file("1"))
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request, tmp_path_factory):
-    """A run of each kind, its version 1, and its functions in Python."""
-    options = dict(KINDS[request.param])
-    decoder = request.param.split()[0]
-    run = make_run(tmp_path_factory.mktemp("runs") / "run", decoder, **options)
-    served = ServedModel(run.model, run.tokenizer)
-    with pytest.MonkeyPatch.context() as patch:  # Tracing it takes long.
-        patch.setattr(export, "ServedModel", lambda *_: served)
-        path = export.export(run, say=lambda line: None)
-    return run, path, served
+    return loaded(exported(tmp_path_factory, request.param))
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    run = make_run(tmp_path_factory.mktemp("runs") / "run")
-    return ServedModel(run.model, run.tokenizer)
+    _, _, served = loaded(exported(tmp_path_factory, "multiscale"))
+    return served
 
 
 @pytest.fixture
-def traced_before(monkeypatch, served):
+def traced_before(monkeypatch, tmp_path_factory):
     """Export what was traced before, where only the files matter."""
-    monkeypatch.setattr(export, "ServedModel", lambda *_: served)
+    path = exported(tmp_path_factory, "multiscale") / "1"
+
+    class Saved:
+        def __init__(self, model, tokenizer):
+            pass
+
+        def save(self, folder):
+            shutil.copytree(
+                path,
+                folder,
+                ignore=shutil.ignore_patterns("assets.extra"),
+                dirs_exist_ok=True,
+            )
+
+    monkeypatch.setattr(export, "ServedModel", Saved)
 
 
 def run_with_c_loader(path, signature_name, requests):

@@ -31,9 +31,11 @@ from test_export import (
     BAD_INPUTS,
     LENGTH,
     call,
+    exported,
     fill_here,
     fill_inputs,
     inputs_of,
+    loaded,
     make_run,
     png,
 )
@@ -53,10 +55,8 @@ STAND_IN = pathlib.Path(__file__).parent / "stand_in.py"
 class StandIn:
     """The process, and what it serves."""
 
-    def __init__(self, folder):
-        self.run = make_run(folder / "run")
-        export.export(self.run, say=lambda line: None)
-        self.served = ServedModel(self.run.model, self.run.tokenizer)
+    def __init__(self, run, served):
+        self.run, self.served = run, served
         self.process = subprocess.Popen(
             [sys.executable, str(STAND_IN), self.run.path, "animals"],
             stdin=subprocess.PIPE,
@@ -85,7 +85,8 @@ class StandIn:
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory):
-    stand_in = StandIn(tmp_path_factory.mktemp("serving"))
+    run, _, served = loaded(exported(tmp_path_factory, "multiscale"))
+    stand_in = StandIn(run, served)
     yield stand_in
     stand_in.stop()
 
