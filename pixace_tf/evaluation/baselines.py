@@ -34,12 +34,8 @@ def count_models(
     is smoothed with the one before it (Witten and Bell, 1991), the first one
     with equal probabilities, so that no color has the probability 0.
 
-    Args:
-        train: integers `(M, T)`, tokens to count, M at least 1.
-        token_ids: integers `(N, T)`, tokens to score.
-        image_size: `(height, width)`.
-        num_colors: Number of codes that a pixel can have.
-        progress: Told the models done and their number.
+    Integer tokens are counted in `train`, `(M, T)`, M at least 1, and scored in
+    `token_ids`, `(N, T)`; a pixel can have `num_colors` codes.
 
     Returns:
         float64 `(N, T)` by name of the model, minus log2 probability.

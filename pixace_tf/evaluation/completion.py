@@ -74,15 +74,10 @@ def complete_halves(evidence: Evidence) -> Part:
 def hidden_psnr(
     originals: np.ndarray, candidates: np.ndarray, masks: np.ndarray
 ) -> np.ndarray:
-    """Return the PSNR of hidden pixels in dB, at most `CEILING_DB`.
+    """Return the PSNR of hidden pixels in dB, at most `CEILING_DB`: `(N, K)`.
 
-    Args:
-        originals: uint8 `(N, height, width, 3)`.
-        candidates: uint8 `(N, K, height, width, 3)`.
-        masks: bool `(N, height)` or `(N, height, width)`, True where hidden.
-
-    Returns:
-        float64 `(N, K)`.
+    Originals are uint8 `(N, height, width, 3)`, candidates `(N, K, ...)`; masks
+    are bool `(N, height)` or `(N, height, width)`, True where hidden.
     """
     quality = [
         [fidelity.psnr(original[mask], image[mask]) for image in images]

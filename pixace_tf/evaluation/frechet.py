@@ -59,9 +59,8 @@ def compare_features(
     Args:
         evidence: Images to compare with, and the training images.
         new: uint8 `(N, height, width, 3)`, drawn by the model.
-        judge: Returns a classifier, whose last hidden layer gives the features
-            if there is no `network`.
-        network: Gives the features.
+        judge: Returns a classifier; see `network`.
+        network: Gives the features; by default the judge's last hidden layer.
 
     Returns:
         Distances to `reference_pictures` training images, each from the same
@@ -71,8 +70,7 @@ def compare_features(
         and the `held_out_accuracy` of the judge, None if unknown. No images.
 
     Raises:
-        MissingDataError: If there are fewer than two images of a kind, or no
-            classes to train a network with.
+        MissingDataError: If there are fewer than two images or classes.
     """
     training = evidence.require_training()
     count = min(len(new), len(evidence.images))
@@ -138,7 +136,11 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     the means and covariances of float features `(N, D)`, N at least 2. It
     depends on the number of images, so figures compare only for equal numbers.
     """
-    return gaussian_distance(*_moments(first), *_moments(second))
+    moments = []
+    for features in (first.astype(np.float64), second.astype(np.float64)):
+        covariance = np.atleast_2d(np.cov(features, rowvar=False))
+        moments += [features.mean(axis=0), covariance]
+    return gaussian_distance(*moments)
 
 
 def gaussian_distance(
@@ -162,12 +164,6 @@ def gaussian_distance(
         - 2 * np.sum(np.sqrt(np.maximum(product, 0)))
     )
     return float(max(distance, 0))
-
-
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    features = features.astype(np.float64)
-    covariance = np.cov(features, rowvar=False)
-    return features.mean(axis=0), np.atleast_2d(covariance)
 
 
 def load_network(path: str) -> keras.Model:
@@ -203,13 +199,10 @@ def extract(
     images: np.ndarray,
     progress: ProgressCallback | None = None,
 ) -> np.ndarray:
-    """Return the features of images.
+    """Return the features of uint8 `(N, any_height, any_width, 3)`.
 
-    Args:
-        network: Takes float32 `(N, height, width, 3)` with values from 0 to
-            255. Images are resized, antialiased, if its size is fixed.
-        images: uint8 `(N, any_height, any_width, 3)`.
-        progress: Told the images done and their number.
+    The network takes float32 `(N, height, width, 3)` with values from 0 to 255.
+    Images are resized, antialiased, if its size is fixed.
 
     Returns:
         float64 `(N, D)`: vectors as they are, maps as their mean over places.
@@ -245,17 +238,12 @@ def train_classifier(
     flip: bool,
     num_steps: int,
 ) -> keras.Model:
-    """Train a small convolutional classifier.
+    """Train a small convolutional classifier on batches of 64 images.
 
-    Args:
-        images: uint8 `(N, height, width, 3)`, some thousands at most.
-        classes: integers `(N,)`, each of 0 to K - 1 at least once; K > 1.
-        flip: Whether mirror images belong to the same class.
-        num_steps: Number of batches of 64 images.
-
-    Returns:
-        A model that takes float32 `(N, 32, 32, 3)` images with values from 0 to
-        255 and returns logits `(N, K)`.
+    Images are uint8 `(N, height, width, 3)`, some thousands at most, classes
+    integers `(N,)`, each of 0 to K - 1 at least once, K at least 2. The model
+    takes float32 `(N, 32, 32, 3)` with values from 0 to 255 and returns logits
+    `(N, K)`. With `flip`, mirror images belong to the same class.
     """
     if flip:
         images, classes = with_mirrored(images), np.tile(classes, 2)

@@ -40,18 +40,16 @@ def compare_with_training(
 ) -> Part:
     """Measure how far new images are from the nearest training image.
 
-    All images are in the colors of the palette; see `find_nearest` for the
-    distance. New images that lie much nearer to a training image than held-out
-    ones do are memorized.
-
-    Images are uint8 `(..., height, width, 3)`; `held_out` may be empty, and
-    `training` holds mirror images if the model was trained on them.
+    Images, uint8 `(..., height, width, 3)`, are in the colors of the palette;
+    `held_out` may be empty, and `training` holds mirror images if the model was
+    trained on them. New images that lie much nearer to a training image than
+    held-out ones do are memorized.
 
     Returns:
-        `new_median` and `new_least`, distances of the `new` images,
-        `held_out_median` and `held_out_least`, distances of the `held_out`
-        images (None if there are none), and `copies`, the number of new images
-        that equal a training image; and a PNG `nearest` of the nearest pairs.
+        `new_median` and `new_least`, distances of the `new` images as in
+        `find_nearest`, `held_out_median` and `held_out_least`, distances of the
+        `held_out` images (None if there are none), and `copies`, the number of
+        new images that equal one; and a PNG `nearest` of the nearest pairs.
     """
     indices, distances = find_nearest(new, training)
     nearest, distances = training[indices[:, 0]], distances[:, 0]

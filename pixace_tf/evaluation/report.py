@@ -102,12 +102,8 @@ def build_report(
 ) -> Report:
     """Draw images, compare them, and probe the model; takes some minutes.
 
-    Args:
-        evidence: A run and images.
-        measurement: The result of `measure`.
-        num_samples: Number of new images to draw, with seeds from 0.
-        network: Gives the features of `frechet`; by default a small classifier
-            is trained, if the training images have classes.
+    New images are drawn with seeds from 0. The network gives the features of
+    `frechet`; by default a classifier is trained, if images have classes.
 
     Returns:
         The figures of `measurement` and of `completion`, `filling`

@@ -23,17 +23,11 @@ def relu_squared(x: Tensor) -> Tensor:
 def feed_forward(
     x: Tensor, read: keras.layers.Dense, write: keras.layers.Dense
 ) -> Tensor:
-    """Apply two dense layers with a squared ReLU between them.
+    """Apply dense layers to float `(B, T, W)`, the first with `relu_squared`.
 
-    Args:
-        x: float `(B, T, W)`.
-        read: The first layer; its activation is `relu_squared`.
-        write: The second layer, without activation.
-
-    Returns:
-        float `(B, T, width of write)`, in the compute dtype of the layers. In
-        float16, the activations of each position are divided by a number, and
-        the result is multiplied by its square.
+    The result has the compute dtype of the layers. In float16, the activations
+    of each position are divided by a number, and the result is multiplied by
+    its square.
     """
     if read.compute_dtype != "float16":
         return write(read(x))

@@ -41,12 +41,9 @@ def causal_attention(
     (FlashAttention, arXiv 2205.14135). On a GPU, JAX does the same in one
     kernel.
 
-    Args:
-        query: float `(B, H, T, D)`, already scaled.
-        key: float `(B, H, T, D)`.
-        value: float `(B, H, T, D)`.
-        block_length: Queries per block; by default 64 or more.
-        sees_itself: Whether a position attends to itself if it is not alone.
+    Query (already scaled), key and value are float `(B, H, T, D)`. Blocks have
+    64 queries or more by default. Unless it `sees_itself`, a position attends
+    to itself only if it is alone.
 
     Returns:
         float `(B, H, T, D)`: for each position, the mean of the values up to
@@ -185,15 +182,9 @@ def step_attention(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Attend from one position to those before it and to itself.
 
-    Args:
-        query: float `(B, H, 1, D)`, already scaled.
-        key: float `(B, H, 1, D)`.
-        value: float `(B, H, 1, D)`.
-        frozen: Cached keys and values of S positions that are all visible, or
-            None; see `kv_cache`.
-        tail: Cached keys and values of L positions, visible below `index`.
-        index: int32 scalar, index of this position in the tail.
-        sees_itself: Whether it attends to itself if it is not alone.
+    Query (already scaled), key and value are float `(B, H, 1, D)`. The keys and
+    values of S `frozen` positions, if any, are all visible; those of the L
+    positions in the `tail` below `index`, an int32 scalar. See `kv_cache`.
 
     Returns:
         float `(B, H, 1, D)`, and the tail with this position filled in.
@@ -226,8 +217,7 @@ def cached_attention(
 
     Args:
         query: float32 `(B*H, 1, D)`, already scaled; so is the result.
-        parts: float32 keys `(B*H, D, S)` and values `(B*H, S, D)` of each
-            part, any S.
+        parts: float32 keys `(B*H, D, S)` and values `(B*H, S, D)` of any S.
         bias: float32 `(S,)`, added to the scores of the last part: minus
             infinity hides a position. The other parts are fully visible.
     """

@@ -3,7 +3,6 @@
 Shapes: `...` any, L levels, K components, P parameters, F features.
 """
 
-import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,57 +23,18 @@ MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 5.0
 MEAN_RATE = 0.125
 
 
-class ChannelDistribution(abc.ABC):
-    """The distribution of a channel; abstract.
+class Categorical:
+    """One logit for each level.
+
+    `LogisticMixture` has the same methods. The initializers are those of the
+    weights and biases that compute the outputs, and of the weights that read
+    the features.
 
     Attributes:
-        num_outputs: Number of outputs that the head computes for it.
+        num_outputs: Number of outputs that the head computes for a channel.
         num_parameters: P.
         num_features: F.
     """
-
-    num_outputs: int
-    num_parameters: int
-    num_features: int
-
-    @abc.abstractmethod
-    def kernel_initializer(self) -> Any:
-        """Return the initializer of the weights that compute the outputs."""
-
-    @abc.abstractmethod
-    def bias_initializer(self) -> Any:
-        """Return the initializer of the biases of the outputs."""
-
-    @abc.abstractmethod
-    def features_initializer(self) -> Any:
-        """Return the initializer of the weights that read the features."""
-
-    @abc.abstractmethod
-    def parameters(self, outputs: Tensor, known: Sequence[Tensor]) -> Tensor:
-        """Return the parameters, float32 `(..., P)`.
-
-        `outputs` are float32 `(..., num_outputs)`; each of the earlier channels
-        `known` is float32 `(...)` from -1 to 1.
-        """
-
-    @abc.abstractmethod
-    def logits(self, parameters: Tensor) -> Tensor:
-        """Return float32 `(..., L)`, given the parameters `(..., P)`."""
-
-    @abc.abstractmethod
-    def nats(self, level: Tensor, parameters: Tensor) -> Tensor:
-        """Return minus the log probability of a level, float32 `(...)`.
-
-        The level is int32 `(...)`, from 0 to L - 1; parameters `(..., P)`.
-        """
-
-    @abc.abstractmethod
-    def features(self, level: Tensor) -> Tensor:
-        """Return what later channels learn of a level, float32 `(..., F)`."""
-
-
-class Categorical(ChannelDistribution):
-    """One logit for each level."""
 
     def __init__(self, levels: int, hidden_dim: int) -> None:
         self.num_outputs = self.num_parameters = self.num_features = levels
@@ -98,21 +58,29 @@ class Categorical(ChannelDistribution):
         return level_initializer(self.num_features, stddev=0.1)
 
     def parameters(self, outputs: Tensor, known: Sequence[Tensor]) -> Tensor:
+        """Return the parameters, float32 `(..., P)`.
+
+        The outputs are float32 `(..., num_outputs)`; each of the earlier
+        channels `known` is float32 `(...)` from -1 to 1.
+        """
         return outputs
 
     def logits(self, parameters: Tensor) -> Tensor:
+        """Return float32 `(..., L)`, given the parameters `(..., P)`."""
         return parameters
 
     def nats(self, level: Tensor, parameters: Tensor) -> Tensor:
+        """Return minus the log probability `(...)` of int32 levels `(...)`."""
         hot = ops.one_hot(level, self.num_parameters, dtype=parameters.dtype)
         total = ops.logsumexp(parameters, axis=-1)
         return total - ops.sum(hot * parameters, axis=-1)
 
     def features(self, level: Tensor) -> Tensor:
+        """Return what later channels learn of a level, float32 `(..., F)`."""
         return ops.one_hot(level, self.num_features, dtype="float32")
 
 
-class LogisticMixture(ChannelDistribution):
+class LogisticMixture:
     """A mixture of logistic distributions (PixelCNN++, arXiv 1701.05517).
 
     Each is cut into levels; the lowest and the highest level also take the

@@ -13,7 +13,6 @@ from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
 from pixace_tf.model.channel_distribution import (
     Categorical,
-    ChannelDistribution,
     LogisticMixture,
     centered,
 )
@@ -59,7 +58,7 @@ class ChainHead(keras.layers.Layer):
         )
         mixed = mixture_channels(self.palette) if use_mixtures else ()
         sizes = self.palette.channel_sizes
-        self.distributions: list[ChannelDistribution] = [
+        self.distributions: list[Categorical | LogisticMixture] = [
             LogisticMixture(sizes[c], num_known=i)
             if c in mixed
             else Categorical(sizes[c], hidden_dim)

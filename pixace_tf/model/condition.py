@@ -12,16 +12,8 @@ from pixace_tf.typing import Tensor
 class ConditionEmbedding(keras.layers.Layer):
     """Embed the raster order and the label of an image as one vector.
 
-    Args:
-        num_orders: Number of raster orders.
-        num_labels: Number of labels besides the null label.
-        condition_dim: Width C of the vectors.
-
-    Call arguments:
-        condition: int32 `(B, 2)`, order and label; see `PixaceCausalLM`.
-
-    Returns:
-        float `(B, C)`.
+    The null label comes on top of `num_labels`. Conditions, int32 `(B, 2)`, as
+    in `PixaceCausalLM`, become float `(B, condition_dim)`.
     """
 
     def __init__(

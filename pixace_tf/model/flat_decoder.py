@@ -30,16 +30,11 @@ NUM_PATCHES = 4
 
 @keras.saving.register_keras_serializable("pixace_tf")
 class FlatDecoder(Decoder):
-    """One stack over all pixels.
+    """One stack, `"transformer"` or `"reformer"`, over all pixels.
 
     The cache of finished patches is frozen; a step rewrites only the tail,
-    which holds the pixels of the current patch.
-
-    Args:
-        image_size: `(height, width)`.
-        stack: `"transformer"` or `"reformer"`.
-        sizes: Arguments of the stack; `hidden_dim` is one of them.
-        dropout: Rate in `[0, 1)`.
+    which holds the pixels of the current patch. `sizes` are arguments of the
+    stack, `hidden_dim` among them.
     """
 
     prefill_stride = 1

@@ -37,12 +37,8 @@ def smooth_levels(
     on photos of 32x32 cost 15.44 bits/pixel instead of 15.70 after 600 steps of
     nano.
 
-    Args:
-        levels: Levels of each channel, in the order of the rows; further rows,
-            and channels with few levels, are independent.
-        stddev: Standard deviation of the weights.
-        shape: `(rows, columns)`.
-        dtype: The dtype of the weights.
+    Of `shape`, `(rows, columns)`, the first rows stand for the levels of each
+    channel; further rows, and channels with few levels, are independent.
     """
     weights = keras.random.normal(shape, 0.0, stddev, dtype=dtype)
     parts, row = [], 0

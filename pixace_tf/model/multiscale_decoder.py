@@ -26,13 +26,9 @@ class MultiscaleDecoder(Decoder):
     its own context vector; the local stack adds the earlier pixels of the same
     patch (MegaByte, arXiv 2305.07185).
 
-    Args:
-        image_size: `(height, width)`.
-        sizes: `num_layers`, `hidden_dim`, `num_heads` and `intermediate_dim` of
-            the global stack, the same of the local stack with the prefix
-            `local_`, and `patch_length`, the pixels per patch in raster order,
-            16 by default.
-        dropout: Rate in `[0, 1)`.
+    `sizes` has `num_layers`, `hidden_dim`, `num_heads`, `intermediate_dim` of
+    the global stack, the same of the local stack with the prefix `local_`, and
+    `patch_length`, the pixels per patch in raster order, 16 by default.
     """
 
     has_growing_cache = False

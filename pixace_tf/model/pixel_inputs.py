@@ -35,11 +35,7 @@ class PixelEmbedding(keras.layers.Layer):
     All tables are one weight, multiplied by a multi-hot row per pixel: as fast
     as a lookup on a CPU, with a dense gradient. The weight is stored divided by
     `TABLE_RATE`, so a step of Adam moves the output that many times as far.
-
-    Args:
-        palette: The colors, or their text, such as `"hsv 5,4,4"`. Each channel
-            has a row per level; the start token has one more row.
-        embedding_dim: Width of an embedded pixel.
+    Each channel has a row per level; the start token has one more row.
 
     Call arguments:
         token_ids: int32 `(...)`, codes or the start token.
@@ -79,18 +75,7 @@ class PixelEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("pixace_tf")
 class RowColumnEmbedding(keras.layers.Layer):
-    """Add one learned vector per row and one per column of the image.
-
-    Args:
-        image_size: `(height, width)`.
-        hidden_dim: Width W of the vectors.
-
-    Call arguments:
-        x: float `(B, T, W)`, a whole sequence.
-
-    Returns:
-        float `(B, T, W)`.
-    """
+    """Add one learned vector per row and column to float `(B, T, W)`."""
 
     def __init__(
         self, image_size: tuple[int, int], hidden_dim: int, **kwargs: Any

@@ -78,10 +78,10 @@ def decoder_config(
     num_layers: int | None = None,
     hidden_dim: int | None = None,
 ) -> dict[str, int]:
-    """Return the sizes of a decoder.
+    """Return the sizes of a decoder, arguments of its constructor.
 
     Args:
-        preset: `"pico"`, `"micro"`, `"nano"`, `"small"` or `"base"`.
+        preset: One of `PRESETS`.
         decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
         image_width: Pixels of a row. Patches of the multiscale decoder have
             about 16 pixels and divide a row evenly if the width allows it.
@@ -89,9 +89,6 @@ def decoder_config(
         num_layers: Overrides the layers of the (global) stack.
         hidden_dim: Overrides the width of the (global) stack, a multiple of the
             preset's width per head; heads and feed-forward width follow.
-
-    Returns:
-        Arguments for the decoder's constructor.
 
     Raises:
         UserError: If a name is unknown, a size is out of range, or

@@ -28,11 +28,8 @@ def vjp(
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Return a function's value and its vector-Jacobian product.
 
-    `keras.ops` has no such operation.
-
-    Args:
-        function: A function of float tensors or structures of them.
-        *inputs: Its arguments.
+    The inputs are float tensors or structures of them. `keras.ops` has no such
+    operation.
 
     Raises:
         NotImplementedError: On a backend other than TensorFlow and JAX.

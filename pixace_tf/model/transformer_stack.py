@@ -29,11 +29,6 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
     gets queries, keys and values from one product, attends block by block, and
     touches only its own row in a step. `dropout` acts on the two residual
     branches, not on attention weights.
-
-    Args:
-        intermediate_dim: Width of the feed-forward layer.
-        num_heads: Attention heads.
-        dropout: Rate in `[0, 1)` on the residual branches.
     """
 
     def __init__(
@@ -126,19 +121,8 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
 class TransformerStack(keras.layers.Layer):
     """Decoder layers over a whole sequence, or one position at a time.
 
-    Args:
-        num_layers: Number of `CausalDecoderLayer`s.
-        hidden_dim: Width W.
-        num_heads: Attention heads.
-        intermediate_dim: Width of the feed-forward layers.
-        dropout: Rate in `[0, 1)` on the residual branches.
-
-    Call arguments:
-        x: float `(B, T, W)`.
-        training: Whether dropout acts.
-
-    Returns:
-        float `(B, T, W)`.
+    A call maps float `(B, T, W)` to the same shape; `dropout` acts on the
+    residual branches.
     """
 
     def __init__(

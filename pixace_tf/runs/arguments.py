@@ -34,12 +34,9 @@ def argument(
 ) -> Any:
     """Return a dataclass field that can become an option.
 
-    Args:
-        default: The default value; None if the help explains the default.
-        help: The help of the option.
-        choices: The strings that are allowed. Choices and bounds apply to each
-            item of a `tuple[KIND, ...]`.
-        **bounds: `above`, `at_least`, `below` and `at_most`.
+    The default is None if the help explains it. Choices and bounds, which are
+    `above`, `at_least`, `below` and `at_most`, apply to each item of a
+    `tuple[KIND, ...]`.
     """
     assert bounds.keys() <= _BOUNDS.keys()
     rules = {"help": help, "choices": tuple(choices), "bounds": bounds}

@@ -97,16 +97,14 @@ def parse(text: str) -> Address:
 def fetch(address: Address, say: Callable[[str], None] = print) -> str:
     """Fetch a run into the cache of `huggingface_hub`, unless it is there.
 
-    Without a connection, the cached copy of that revision is used. A line says
-    which commit is used.
+    Without a connection, the cached copy of that revision is used.
 
     Returns:
         The folder of the run. It is shared with other programs: only read it.
 
     Raises:
-        UserError: If `huggingface_hub` is not installed, if the Hub cannot be
-            reached or refuses, if there is no such run, or if one of its files
-            is too large or has another checksum than on the Hub.
+        UserError: If the Hub cannot be reached or refuses, there is no such
+            run, or a file is too large or has another checksum than there.
         OSError: If the disk is full or cannot be written.
     """
     _require_library()
@@ -145,20 +143,15 @@ def push(
     """Publish a run, in one commit; the repository is created if necessary.
 
     Only the files named in `MAX_BYTES` are sent: tokens.npz, checkpoint.npz and
-    the pictures of a run hold the images that it has learned from.
-
-    Args:
-        path: The run folder.
-        address: The repository, without a revision.
-        private: Make a new repository private, and refuse a public one.
-        say: Takes each line of the report.
+    the pictures of a run hold the images that it has learned from. `private`
+    makes a new repository private, and refuses a public one.
 
     Returns:
         The address of the page on the Hub, and the commit.
 
     Raises:
-        UserError: If the folder is no trained run, if `huggingface_hub` is not
-            installed, or if the Hub cannot be reached or refuses.
+        UserError: If the folder is no trained run, the address has a revision,
+            or the Hub cannot be reached or refuses.
     """
     if address.revision is not None:
         raise UserError(f"Publish without a revision. Received: {address}")
@@ -388,8 +381,7 @@ def _explanation(
                 f"name; if it is private, {_LOGIN}."
             )
         case errors.HfHubHTTPError():
-            reason = error.server_message or "no reason given"
-            return _refusal(error.response.status_code, reason, verb, page)
+            return _refusal(error, verb, page)
         case errors.HTTPError() | errors.OfflineModeIsEnabled():
             return OfflineError(
                 f"The connection to {constants.ENDPOINT} failed: {text}."
@@ -406,9 +398,10 @@ def _explanation(
     return UserError(f"{page}: {text}")
 
 
-def _refusal(status: int, reason: str, verb: str, page: str) -> UserError:
+def _refusal(error: Any, verb: str, page: str) -> UserError:
     """Explain the HTTP status of an answer."""
-    reason = " ".join(reason.split())
+    status = error.response.status_code
+    reason = " ".join((error.server_message or "no reason given").split())
     if status == 401:
         return UserError(f"{page} wants a valid token ({reason}): {_LOGIN}.")
     if status == 403:

@@ -63,8 +63,12 @@ def read_config(path: StrPath) -> dict[str, Any]:
     # Older runs lack these keys; mirrored images had no order of their own.
     config["tokenizer"] = {"trim": False, **config["tokenizer"]}
     plain = (0, 0) if config["arguments"].get("flip") else (0,)
-    added = {"head_hidden_dim": None, "orders": plain, "labels": []}
-    config["model"] = {**added, **config["model"]}
+    config["model"] = {
+        "head_hidden_dim": None,
+        "orders": plain,
+        "labels": [],
+        **config["model"],
+    }
     return config
 
 

@@ -16,13 +16,10 @@ def measure_palettes(
     names: list[str],
     min_psnr: float,
 ) -> list[dict[str, Any]]:
-    """Measure the fidelity of palettes for some images.
+    """Measure the fidelity of palettes, such as `"hsv 5,4,4"`, for some images.
 
-    Args:
-        images_by_size: uint8 `(N, height, width, 3)` by `(height, width)`; 500
-            of them, evenly spaced, are measured.
-        names: Palettes, such as `"hsv 5,4,4"`.
-        min_psnr: Fidelity in dB; a palette below it at any size is excluded.
+    At most 500 of them, evenly spaced, are measured: uint8 `(N, height, width,
+    3)` by `(height, width)`. A palette below `min_psnr` dB is excluded.
 
     Returns:
         For each palette and size "palette", "image_size" (such as `"32x32"`),

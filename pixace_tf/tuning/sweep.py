@@ -88,7 +88,11 @@ def tune(
     limits = _limits(arguments, sweep.training.max_minutes)
     sweep = _open(folder, sweep, given, training.download, say)
     search = Search(folder, functools.partial(propose, sweep))
-    command = functools.partial(_command, folder, source)
+    program = [sys.executable, "-m", "pixace_tf.tuning.trial", folder, source]
+
+    def command(trial_id: str) -> list[str]:
+        return [*program, trial_id]
+
     stop = StopRequest()
     with stop.listening(), _progress(folder, sweep, say) as update:
         work(search, command, arguments.workers, limits, stop, update)
@@ -151,12 +155,6 @@ def _limits(arguments: SweepArguments, max_minutes: float | None) -> Limits:
     return Limits(seconds, int(gigabytes * 1e9))
 
 
-def _command(folder: str, source: str, trial_id: str) -> list[str]:
-    """Return the command line that trains a trial."""
-    module = "pixace_tf.tuning.trial"
-    return [sys.executable, "-m", module, folder, source, trial_id]
-
-
 def _finish(folder: str, sweep: Sweep, say: Callable[[str], None]) -> None:
     say(results.write_report(folder, sweep))
     trials = results.read_trials(folder, sweep)
@@ -179,10 +177,14 @@ def _open(
 
     The arguments `given` count if another machine begins the sweep first.
     """
-    images = {
-        size: _read(sweep, size, download)
-        for size in sweep.arguments.image_size
-    }
+    images = {}
+    for size in sweep.arguments.image_size:
+        tokenizer = PixelTokenizer(size, resize=sweep.training.resize)
+        pixels = sweep.training.max_pixels
+        with console.ProgressBar("Reading images") as bar:
+            images[size] = load_images(
+                sweep.source, tokenizer, pixels, download, bar.count
+            )
     digest = _digest(images)
     if not sweep.images:
         _check_images(sweep, next(iter(images.values())))
@@ -228,17 +230,6 @@ def _measure(
             "it, or give --bit-widths with more bits."
         )
     return palettes
-
-
-def _read(sweep: Sweep, size: tuple[int, int], download: bool) -> SmallImages:
-    with console.ProgressBar("Reading images") as bar:
-        return load_images(
-            sweep.source,
-            PixelTokenizer(size, resize=sweep.training.resize),
-            sweep.training.max_pixels,
-            download,
-            bar.count,
-        )
 
 
 def _digest(images: dict[tuple[int, int], SmallImages]) -> str:

@@ -43,16 +43,14 @@ def work(
     stop: StopRequest,
     on_poll: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train trials until the search is over on all machines.
+    """Train some trials at a time until the search is over on all machines.
 
-    Args:
-        search: Hands out the trials.
-        command: Returns the command line that trains a trial.
-        workers: Number of trials to train at a time.
-        limits: The limits of each trial.
-        stop: Ends this early, by InterruptedTraining; the trials save their
+    `command` returns the command line that trains a trial; `on_poll` is called
+    about twice a second.
+
+    Raises:
+        InterruptedTraining: If a signal asked to stop; the trials save their
             state first.
-        on_poll: Called about twice a second.
     """
     jobs: list[Job] = []
     try:

@@ -31,10 +31,6 @@ from pixace_tf.typing import Tensor
 class CausalSelfAttention(Branch):
     """Exact causal self-attention, pre-norm and blockwise.
 
-    Args:
-        num_heads: Attention heads; they divide the width.
-        dropout: Rate in `[0, 1)` on the output.
-
     Raises:
         ValueError: When it is built, if the heads do not divide the width or
             the length is not known.
@@ -209,12 +205,7 @@ class LSHSelfAttention(CausalSelfAttention):
 
 @keras.saving.register_keras_serializable("pixace_tf")
 class FeedForward(Branch):
-    """Two pre-norm dense layers with a squared ReLU between them.
-
-    Args:
-        intermediate_dim: Width between the layers.
-        dropout: Rate in `[0, 1)` on the output.
-    """
+    """Two pre-norm dense layers with a squared ReLU between them."""
 
     def __init__(
         self, intermediate_dim: int, dropout: float = 0.0, **kwargs: Any

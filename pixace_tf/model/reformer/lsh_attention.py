@@ -42,13 +42,8 @@ def default_num_buckets(length: int, chunk_length: int) -> int:
 def hash_vectors(x: Tensor, rotations: Tensor, num_buckets: int) -> Tensor:
     """Hash vectors to the nearest of random directions and their opposites.
 
-    Args:
-        x: float `(B, H, T, D)`.
-        rotations: float32 `(H, R, D, num_buckets // 2)`.
-        num_buckets: 1 or an even number.
-
-    Returns:
-        int32 `(B, H, R, T)` in `[0, num_buckets)`.
+    Vectors are float `(B, H, T, D)`, rotations float32 `(H, R, D, n)`, n half
+    of the buckets; hashes are int32 `(B, H, R, T)` in `[0, num_buckets)`.
     """
     x = ops.cast(x, "float32")
     rotated = ops.einsum("bhtd,hrdn->bhrtn", x, rotations)
@@ -104,15 +99,8 @@ def lsh_attention(
     A key found in several rounds counts once in each. With one bucket and a
     chunk as long as the sequence, this is full attention.
 
-    Args:
-        query: float `(B, H, T, D)`, already scaled.
-        key: float `(B, H, T, D)`.
-        value: float `(B, H, T, D)`.
-        layout: From `bucket_layout`.
-
-    Returns:
-        float `(B, H, T, D)`. A position attends to itself only if it sees no
-        other in any round.
+    Query (already scaled), key and value are float `(B, H, T, D)`, as is the
+    result. A position attends to itself only if it sees no other in any round.
     """
     length = query.shape[2]
     chunk_length = layout.position.shape[-1] // layout.continues.shape[-1]

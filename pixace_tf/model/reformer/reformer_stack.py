@@ -24,7 +24,7 @@ from pixace_tf.typing import Tensor
 class ReformerStack(keras.layers.Layer):
     """A reversible stack over a whole sequence, or one position at a time.
 
-    Both streams start as the input; their sum is the output.
+    Both streams start as the input, float `(B, T, W)`; their sum is the output.
 
     Args:
         num_layers: Pairs of attention and feed-forward.
@@ -35,13 +35,6 @@ class ReformerStack(keras.layers.Layer):
         num_hashes: Rounds of LSH attention; 0 is exact attention.
         num_buckets: See `LSHSelfAttention`.
         chunk_length: See `LSHSelfAttention`.
-
-    Call arguments:
-        x: float `(B, T, W)`.
-        training: Whether dropout acts.
-
-    Returns:
-        float `(B, T, W)`.
     """
 
     def __init__(

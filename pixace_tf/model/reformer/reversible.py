@@ -24,12 +24,8 @@ class Branch(keras.layers.Layer):
 
     The backward pass calls it again on the same input up to rounding. Random
     masks and discrete choices must not differ then, so they are made once: by
-    the `seed` and the `plan`.
-
-    Streams are float32; `dtype` is the policy of the layers inside.
-
-    Args:
-        dropout: Rate in `[0, 1)` on the output.
+    the `seed` and the `plan`. Streams are float32; `dtype` is the policy of the
+    layers inside, `dropout` a rate in `[0, 1)` on the output.
 
     Call arguments:
         x: float32 `(B, T, W)`.
@@ -63,19 +59,14 @@ class Branch(keras.layers.Layer):
 class ReversibleStack(keras.layers.Layer):
     """Branches between two streams; only one keeps its activations at a time.
 
+    A call maps two streams, float `(B, T, W)`, T known when it is built, to the
+    streams after all branches, float32 `(B, T, W)` each.
+
     Args:
         branches: An even number of `Branch` layers, usually attention and
             feed-forward in turn.
         **kwargs: For `keras.layers.Layer`; `dtype` is ignored, since streams
             are float32 and branches have their own dtype.
-
-    Call arguments:
-        first: float `(B, T, W)`; T must be known when it is built.
-        second: float `(B, T, W)`.
-        training: Whether dropout acts.
-
-    Returns:
-        The two streams after all branches, float32 `(B, T, W)` each.
 
     Raises:
         ValueError: If the number of branches is odd.
