@@ -498,7 +498,7 @@ def test_the_servers_settings_fit_the_export():
         for name in (
             "docker-compose.yml",
             "Dockerfile",
-            "pixace_tf/runs/model_card.py",
+            "pixace_tf/runs/export_card.md",
         )
         for image in re.findall(
             r"tensorflow/serving:\S+", (ROOT / name).read_text()
