@@ -211,12 +211,12 @@ def step_attention(
 def cached_attention(
     query: Tensor, parts: Sequence[tuple[Tensor, Tensor]], bias: Tensor
 ) -> Tensor:
-    """Attend from one position to a cache in several parts.
+    """Attend from one position to a cache in parts; return float32 `(B*H, 1, D)`.
 
     The parts are not concatenated: only their scores meet, in the softmax.
 
     Args:
-        query: float32 `(B*H, 1, D)`, already scaled; so is the result.
+        query: float32 `(B*H, 1, D)`, already scaled.
         parts: float32 keys `(B*H, D, S)` and values `(B*H, S, D)` of any S.
         bias: float32 `(S,)`, added to the scores of the last part: minus
             infinity hides a position. The other parts are fully visible.

@@ -12,7 +12,7 @@ from pixace_tf.typing import Tensor
 class ConditionEmbedding(keras.layers.Layer):
     """Embed the raster order and the label of an image as one vector.
 
-    The null label comes on top of `num_labels`. Conditions, int32 `(B, 2)`, as
+    `num_labels` does not count the null label. Conditions, int32 `(B, 2)`, as
     in `PixaceCausalLM`, become float `(B, condition_dim)`.
     """
 

@@ -180,10 +180,10 @@ def _open(
     images = {}
     for size in sweep.arguments.image_size:
         tokenizer = PixelTokenizer(size, resize=sweep.training.resize)
-        pixels = sweep.training.max_pixels
+        max_pixels = sweep.training.max_pixels
         with console.ProgressBar("Reading images") as bar:
             images[size] = load_images(
-                sweep.source, tokenizer, pixels, download, bar.count
+                sweep.source, tokenizer, max_pixels, download, bar.count
             )
     digest = _digest(images)
     if not sweep.images:
