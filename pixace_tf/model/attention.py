@@ -211,7 +211,7 @@ def step_attention(
 def cached_attention(
     query: Tensor, parts: Sequence[tuple[Tensor, Tensor]], bias: Tensor
 ) -> Tensor:
-    """Attend from one position to a cache in parts; return float32 `(B*H, 1, D)`.
+    """Attend from one position to a cache in parts, float32 `(B*H, 1, D)`.
 
     The parts are not concatenated: only their scores meet, in the softmax.
 
