@@ -108,7 +108,7 @@ def compare(
         target: Folder to write the sheet into.
     """
     tokenizer = run.tokenizer
-    colors = tokenizer.detokenize(held_out).numpy()
+    colors = tokenizer.detokenize(held_out)
     counts = baselines.count_models(
         some_of(train, NUM_COUNTED),
         held_out,
@@ -119,7 +119,7 @@ def compare(
     needed |= baselines.lossless_bits_per_pixel(colors)
     for name, bits in needed.items():
         click.echo(f"{name}: {bits:.3f} bits/pixel")
-    learned = tokenizer.detokenize(train).numpy()
+    learned = tokenizer.detokenize(train)
     learned = np.concatenate([learned, learned[:, :, ::-1]])
     figures, files = compare_with_training(new, colors, learned)
     click.echo(json.dumps(figures, default=float))

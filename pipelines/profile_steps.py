@@ -61,7 +61,7 @@ def main(preset: str, decoder: str, batch_size: int, out: str) -> None:
     noise = np.random.default_rng(0).integers(
         0, 256, (batch_size, SIZE, SIZE, 3), dtype=np.uint8
     )
-    token_ids = PixelTokenizer((SIZE, SIZE)).tokenize(noise).numpy()
+    token_ids = PixelTokenizer((SIZE, SIZE)).tokenize(noise)
     sampler = Sampler(model)
     half = SIZE * SIZE // 2
     report(

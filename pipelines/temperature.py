@@ -56,7 +56,7 @@ def main(path: str, folder: str, count: int, out: str) -> None:
     token_ids = np.concatenate([data.train, data.validation])
     labels = np.concatenate([data.train_labels, data.validation_labels])
     order = np.random.default_rng(0).permutation(len(token_ids))
-    images = run.tokenizer.detokenize(token_ids[order]).numpy()
+    images = run.tokenizer.detokenize(token_ids[order])
     network = features_of(images, labels[order])
     first, second = np.array_split(images, 2)
     reference = frechet.extract(network, first)
@@ -77,7 +77,7 @@ def main(path: str, folder: str, count: int, out: str) -> None:
     for setting in SETTINGS:
         config = SamplingConfig(**setting)
         drawn = run.sampler.generate(np.arange(count), config)
-        pictures = run.tokenizer.detokenize(drawn).numpy()
+        pictures = run.tokenizer.detokenize(drawn)
         features = frechet.extract(network, pictures)
         distance = frechet.frechet_distance(features, reference)
         name = ", ".join(f"{k} {v:g}" for k, v in setting.items())

@@ -303,7 +303,7 @@ def test_a_trained_classifier_tells_images_it_has_not_seen():
 
 
 def test_layer_means_do_not_depend_on_the_batch(trained_run):
-    tokens = trained_run.tokenizer.tokenize(random_images(18)).numpy()
+    tokens = trained_run.tokenizer.tokenize(random_images(18))
     found = probe.layer_means(trained_run.model, tokens, jit_compile=False)
     states = trained_run.model.layer_states(tokens)
     assert len(found) == len(states) > 1
@@ -458,7 +458,7 @@ def test_a_run_that_kept_a_sample_does_not_know_all_it_was_trained_on(tmp_path):
     """A run that was trained from shards keeps some rows only."""
     run = make_small_run(tmp_path / "run", "transformer")
     images = random_images(3)
-    token_ids = run.tokenizer.tokenize(images).numpy()
+    token_ids = run.tokenizer.tokenize(images)
     storage.write_npz(
         run.file("tokens.npz"),
         {

@@ -23,6 +23,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from pixace_tf import storage
 from pixace_tf.data import cartoons, raster_orders
+from pixace_tf.data.graph_tokenizer import GraphTokenizer
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.presets import decoder_config
 from pixace_tf.painting import local
@@ -135,8 +136,10 @@ def fill_inputs(count, seed=0, **changes):
 
 def fill_here(run, inputs):
     """Return what the sampler fills, from what goes over the wire."""
-    images = [run.tokenizer.decode(f) for f in inputs["image_bytes"]]
-    token_ids = run.tokenizer.tokenize(tf.stack(images)).numpy()
+    images = [
+        GraphTokenizer(run.tokenizer).decode(f) for f in inputs["image_bytes"]
+    ]
+    token_ids = run.tokenizer.tokenize(np.stack(images))
     sampler = Sampler(run.model, jit_compile=False)
     rows = []
     for i, file in enumerate(inputs["mask_bytes"]):
@@ -282,8 +285,10 @@ def test_the_signature_draws_what_the_sampler_draws(kind, prefix_length):
         count, prefix_length=np.full(count, prefix_length, np.int32)
     )
     drawn = call(served, "complete", inputs)
-    images = [run.tokenizer.decode(f) for f in inputs["image_bytes"]]
-    token_ids = run.tokenizer.tokenize(tf.stack(images)).numpy()
+    images = [
+        GraphTokenizer(run.tokenizer).decode(f) for f in inputs["image_bytes"]
+    ]
+    token_ids = run.tokenizer.tokenize(np.stack(images))
     config = SamplingConfig(
         *(inputs[k] for k in ("temperature", "top_k", "top_p", "min_p"))
     )
@@ -294,7 +299,7 @@ def test_the_signature_draws_what_the_sampler_draws(kind, prefix_length):
     np.testing.assert_array_equal(drawn["token_ids"], expected)
     pictures = [Image.open(io.BytesIO(f)) for f in drawn["image_bytes"]]
     np.testing.assert_array_equal(
-        np.stack(pictures), run.tokenizer.detokenize(expected).numpy()
+        np.stack(pictures), run.tokenizer.detokenize(expected)
     )
 
 
@@ -403,8 +408,10 @@ def test_bad_masks_and_labels_are_refused(kind, name, value, message):
 def test_the_signatures_agree(kind):
     run, _, served = kind
     inputs = inputs_of(4)
-    images = [run.tokenizer.decode(f) for f in inputs["image_bytes"]]
-    token_ids = run.tokenizer.tokenize(tf.stack(images)).numpy()
+    images = [
+        GraphTokenizer(run.tokenizer).decode(f) for f in inputs["image_bytes"]
+    ]
+    token_ids = run.tokenizer.tokenize(np.stack(images))
     completed = call(served, "complete", inputs)
     given = {k: v for k, v in inputs.items() if k != "image_bytes"}
     # Pixels behind the prefix are not read.

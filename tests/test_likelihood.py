@@ -19,7 +19,7 @@ def small_model(palette, head="chain", size=(1, 2)):
 def test_scores_do_not_depend_on_the_batch(trained_run):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (11, 8, 12, 3), dtype=np.uint8)
-    tokens = trained_run.tokenizer.tokenize(images).numpy()
+    tokens = trained_run.tokenizer.tokenize(images)
     bits = Scorer(trained_run.model, 4).bits(tokens)
     assert bits.shape == (11, 96)
     alone = Scorer(trained_run.model, 1).bits(tokens[10:])

@@ -140,7 +140,7 @@ def test_what_is_not_masked_is_kept(trained_run):
     )
     assert done.images.shape == (2, 1, 2, *SIZE, 3)
     tokenizer = trained_run.tokenizer
-    small = tokenizer.detokenize(tokenizer.tokenize(done.originals)).numpy()
+    small = tokenizer.detokenize(tokenizer.tokenize(done.originals))
     for row, side in enumerate(("center", "left")):
         kept = ~masks.cover(side, *SIZE)
         for image in (*done.images[row, 0], done.kept[row]):

@@ -49,7 +49,7 @@ def random_tokens(count=2, size=SIZE, seed=0):
     images = np.random.default_rng(seed).integers(
         0, 256, (count, *size, 3), dtype=np.uint8
     )
-    return PixelTokenizer(size).tokenize(images).numpy()
+    return PixelTokenizer(size).tokenize(images)
 
 
 @pytest.mark.parametrize(

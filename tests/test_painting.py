@@ -32,7 +32,7 @@ def test_the_top_is_kept_and_the_rest_is_drawn(trained_run, cat):
     assert done.images.shape == (2, 2, 3, *SIZE, 3)
     kept = trained_run.tokenizer.detokenize(
         trained_run.tokenizer.tokenize(done.originals)
-    ).numpy()
+    )
     top = kept[:, None, None, :4]
     np.testing.assert_array_equal(
         done.images[..., :4, :, :], top.repeat(2, 1).repeat(3, 2)
@@ -56,7 +56,7 @@ def test_prefix_length_counts_pixels(trained_run, cat):
     done = pixace_tf.complete(trained_run, [cat], prefix_length=96)
     expected = trained_run.tokenizer.detokenize(
         trained_run.tokenizer.tokenize(done.originals)
-    ).numpy()
+    )
     np.testing.assert_array_equal(done.images[0, 0], expected)
 
 
@@ -154,7 +154,7 @@ def test_the_best_is_the_likeliest_of_its_seeds(trained_run, cat):
     )
     every = pixace_tf.complete(trained_run, [cat], samples=6, **options)
     assert best.images.shape == shown[0].shape == (1, 2, 2, *SIZE, 3)
-    tokens = trained_run.tokenizer.tokenize(every.images).numpy()
+    tokens = trained_run.tokenizer.tokenize(every.images)
     model = trained_run.model
     flat = tokens.reshape(-1, tokens.shape[-1])
     nats = model.pixel_nats(flat, model(flat)).numpy().mean(axis=1)
@@ -191,7 +191,7 @@ def test_the_best_is_the_likeliest_given_its_label_and_order(labeled_run, cat):
     options = {"cover": "top", "label": "dog", "seed": 4}
     best = pixace_tf.complete(labeled_run, [cat], best=8, **options)
     every = pixace_tf.complete(labeled_run, [cat], samples=8, **options)
-    tokens = labeled_run.tokenizer.tokenize(every.images[0, 0]).numpy()
+    tokens = labeled_run.tokenizer.tokenize(every.images[0, 0])
     model = labeled_run.model
     # A covered top is painted upside down.
     tokens_read = tokens[:, permutation(2, (8, 8))]
@@ -213,7 +213,7 @@ def test_the_best_new_image_is_the_likeliest_given_its_label(labeled_run):
     options = {"label": "dog", "seed": 4}
     every = pixace_tf.generate(labeled_run, 16, **options)[0]
     best = pixace_tf.generate(labeled_run, 1, best=16, **options)
-    tokens = labeled_run.tokenizer.tokenize(every).numpy()
+    tokens = labeled_run.tokenizer.tokenize(every)
     scorer = Scorer(labeled_run.model, 16, jit_compile=False)
     plain, given = (
         scorer.bits(tokens, labels=label).mean(axis=1).argmin()

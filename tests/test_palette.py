@@ -82,9 +82,9 @@ def test_dequantize_equals_exact_arithmetic(palette):
 @pytest.mark.parametrize("palette", PALETTES, ids=str)
 def test_quantize_equals_exact_arithmetic(palette):
     rng = np.random.default_rng(1)
-    rgb = rng.integers(0, 256, (3000, 3), dtype=np.uint8)
+    rgb = rng.integers(0, 256, (3000, 3), dtype=np.int32)
     edges = list(itertools.product((0, 1, 127, 128, 254, 255), repeat=3))
-    rgb = np.concatenate([rgb, np.array(edges, np.uint8), rgb[:200] // 16])
+    rgb = np.concatenate([rgb, np.array(edges, np.int32), rgb[:200] // 16])
     codes = np.stack(quantize(rgb, palette), axis=-1)
     expected = [
         oracle_quantize(c, palette.bit_widths, palette.color_space) for c in rgb
@@ -136,7 +136,7 @@ def test_the_number_of_colors_is_that_of_the_canonical_codes(
 
 def test_rgb_888_is_exact():
     palette = Palette("rgb", (8, 8, 8))
-    rgb = np.random.default_rng(3).integers(0, 256, (1000, 3), dtype=np.uint8)
+    rgb = np.random.default_rng(3).integers(0, 256, (1000, 3), dtype=np.int32)
     again = dequantize(quantize(rgb, palette), palette)
     np.testing.assert_array_equal(again, rgb)
 

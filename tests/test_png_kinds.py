@@ -13,12 +13,14 @@ from PIL import Image
 
 from pixace_tf.data import image_files
 from pixace_tf.data.decoding import Decoder
+from pixace_tf.data.graph_tokenizer import GraphTokenizer
 from pixace_tf.data.tar_files import TarSource
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.painting import masks
 
 SIZE = (5, 7)
 TOKENIZER = PixelTokenizer(SIZE)
+GRAPH = GraphTokenizer(TOKENIZER)
 GRAY, RGB, PALETTE, GRAY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
 DEPTHS = {
     GRAY: (1, 2, 4, 8, 16),
@@ -141,13 +143,13 @@ def by_name(folder):
 
 
 def by_pillow(folder):
-    return [TOKENIZER.decode(image_files.normalize(folder / n)) for n in KINDS]
+    return [GRAPH.decode(image_files.normalize(folder / n)) for n in KINDS]
 
 
 def by_saved_model(folder):
     module = tf.Module()
     module.decode = tf.function(
-        TOKENIZER.decode, [tf.TensorSpec((), tf.string)], autograph=False
+        GRAPH.decode, [tf.TensorSpec((), tf.string)], autograph=False
     )
     tf.saved_model.save(module, str(folder / "1"))
     loaded = tf.saved_model.load(str(folder / "1"))
@@ -172,7 +174,7 @@ def test_every_kind_of_png_is_the_same_mask_here_and_on_a_server(tmp_path):
         np.testing.assert_array_equal(
             masks.read_mask(tmp_path / name), on_black.convert("L"), name
         )
-        served = TOKENIZER.decode_whole(content, is_mask=True)
+        served = GRAPH.decode_whole(content, is_mask=True)
         np.testing.assert_array_equal(served, on_black, name)
 
 
@@ -185,7 +187,7 @@ def test_a_palette_of_the_faintest_alpha_is_not_taken_for_an_opaque_one():
             if alphas:
                 chunks.append(chunk(b"tRNS", alphas))
             content = png(samples, PALETTE, depth, 0, *chunks)
-            assert np.all(TOKENIZER.decode(content) == expected)
+            assert np.all(GRAPH.decode(content) == expected)
 
 
 def test_an_orientation_beside_a_transparent_gray_keeps_both(tmp_path):

@@ -240,7 +240,7 @@ def test_a_real_tfds_data_set_equals_its_images(tiny_zoo):
         for i in range(count):
             label = ("cat", "dog")[i % 2]
             face = np.asarray(cartoons.draw(label, f"{seed}-{i}"))
-            pixels = TOKENIZER.resize_image(face).numpy().tobytes()
+            pixels = TOKENIZER.resize_image(face).tobytes()
             expected.add((pixels, label, trains))
     pixels = [image.tobytes() for image in small.images]
     in_train = small.in_train().tolist()
@@ -356,11 +356,3 @@ def test_tfds_images_of_any_depth_have_their_brightness(dtype):
 def test_tfds_images_of_unknown_range_are_refused(pixels):
     with pytest.raises(UserError, match="must be uint8, uint16, or floats"):
         sources._to_uint8(pixels, "tfds:x")
-
-
-def test_a_source_traces_its_graph_once_for_all_chunks(tiny_zoo):
-    source = sources.TfdsSource(tiny_zoo, TOKENIZER, False, chunk_size=3)
-    assert source.num_chunks > 2
-    for chunk in range(source.num_chunks):
-        source.read(chunk)
-    assert source._resize.experimental_get_tracing_count() == 1

@@ -165,7 +165,7 @@ def _pictures(count: int, size: int) -> np.ndarray:
     noise = np.random.default_rng(0).integers(
         0, 256, (count, size, size, 3), dtype=np.uint8
     )
-    return PixelTokenizer((size, size)).tokenize(noise).numpy()
+    return PixelTokenizer((size, size)).tokenize(noise)
 
 
 if __name__ == "__main__":

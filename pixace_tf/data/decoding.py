@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf.data import image_files
+from pixace_tf.data.graph_tokenizer import GraphTokenizer
 from pixace_tf.data.image_files import Header, UnloadableError
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.machine import num_cores
@@ -139,9 +140,10 @@ class Decoder:
 def _decoding(tokenizer: PixelTokenizer, are_paths: bool) -> Any:
     """Return a graph function from files to uint8 `(N, height, width, 3)`."""
     spec = tf.TensorSpec((*tokenizer.image_size, 3), tf.uint8)
+    graph = GraphTokenizer(tokenizer)
 
     def decode(file: Tensor) -> Tensor:
-        return tokenizer.decode(tf.io.read_file(file) if are_paths else file)
+        return graph.decode(tf.io.read_file(file) if are_paths else file)
 
     def decode_all(files: Tensor) -> Tensor:
         files = tf.convert_to_tensor(files)  # A list if functions run eagerly.

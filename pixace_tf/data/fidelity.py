@@ -21,7 +21,7 @@ def through_palette(
     images: np.ndarray, tokenizer: PixelTokenizer
 ) -> np.ndarray:
     """Return images, uint8 `(N, height, width, 3)`, in a palette's colors."""
-    return np.asarray(tokenizer.detokenize(tokenizer.tokenize(images)))
+    return tokenizer.detokenize(tokenizer.tokenize(images))
 
 
 def color_difference(first: np.ndarray, second: np.ndarray) -> float:

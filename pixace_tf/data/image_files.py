@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
@@ -53,6 +53,9 @@ _ARCHIVE = re.compile(r"\.(tar(\.\w+)?|t[a-z]z2?|zip|7z|rar)$", re.IGNORECASE)
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 # Keywords of the PNG text chunks in which Pillow looks for an orientation.
 _EXIF_KEYWORDS = (b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp")
+
+# From height and width of a JPEG to the ratio of a reduced decode: 1, 2, 4, 8.
+JpegRatio = Callable[[int, int], int]
 
 
 class UnloadableError(UserError):
@@ -117,7 +120,7 @@ class Header:
     """Facts from the header of an image file.
 
     Attributes:
-        is_plain: Whether `PixelTokenizer.decode` reads the file as it is,
+        is_plain: Whether `GraphTokenizer.decode` reads the file as it is,
             without `normalize`.
         num_pixels: Pixels to count in a `PixelBudget`: a quarter of those of a
             JPEG, whose decoder needs fewer bytes per pixel.
@@ -276,13 +279,21 @@ def inspect(source: Source, max_pixels: int = MAX_PIXELS) -> Header:
     return header
 
 
-def load(source: Source, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load(
+    source: Source,
+    max_pixels: int = MAX_PIXELS,
+    jpeg_ratio: JpegRatio | None = None,
+) -> Image.Image:
     """Decode any image with Pillow, or raise UnloadableError.
+
+    `jpeg_ratio` tells by how much to reduce a plain JPEG.
 
     Returns:
         An upright image without metadata: RGBA if it has transparency, or RGB.
     """
     with _open(source, max_pixels) as image:
+        if jpeg_ratio and image.format == "JPEG" and _is_plain(image):
+            _reduce(image, jpeg_ratio(image.height, image.width))
         # How the samples of a PNG lie in its file, such as `L;2`.
         tiles = image.tile if isinstance(image, PngImageFile) else []
         raw_mode = tiles[0][3] if tiles else ""
@@ -319,7 +330,7 @@ def read(
             `Header.is_plain`.
 
     Returns:
-        The bytes of a JPEG or PNG that `PixelTokenizer.decode` reads.
+        The bytes of a JPEG or PNG that `GraphTokenizer.decode` reads.
 
     Raises:
         UnloadableError: With the location and the reason.
@@ -330,10 +341,12 @@ def read(
         return _bytes(source) if is_plain else normalize(source, max_pixels)
 
 
-def read_upright(location: StrPath) -> Image.Image:
+def read_upright(
+    location: StrPath, jpeg_ratio: JpegRatio | None = None
+) -> Image.Image:
     """Read one image as `load` does, from a location as in `read`."""
     with _naming(location) as source:
-        return load(source)
+        return load(source, jpeg_ratio=jpeg_ratio)
 
 
 @contextlib.contextmanager
@@ -469,6 +482,13 @@ def _unknown(start: bytes) -> str:
         # Pillow decodes icons of any size while it opens them.
         return "an icon (ICO); save its picture as a PNG file"
     return "not a picture in a known format" if start else "empty file"
+
+
+def _reduce(image: Image.Image, ratio: int) -> None:
+    """Have a JPEG decoded at 1, 1/2, 1/4 or 1/8 of its size."""
+    # `draft` takes the ratio of these sizes, which need not be whole.
+    size: Any = image.width / ratio, image.height / ratio
+    image.draft(None, size)
 
 
 def _load(image: Image.Image) -> None:

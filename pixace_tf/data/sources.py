@@ -267,12 +267,7 @@ class TfdsSource(Source):
         chunk_size: int | None = None,
     ) -> None:
         self._source = source
-        # One function for all chunks, since each function traces anew.
-        self._resize = tf.function(
-            lambda image: tokenizer.resize_image(_to_rgb(image)),
-            autograph=False,
-            reduce_retracing=True,
-        )
+        self._tokenizer = tokenizer
         self._builder, split = _tfds_builder(source, download)
         self._features = self._builder.info.features
         if "image" not in self._features:
@@ -307,7 +302,7 @@ class TfdsSource(Source):
         before = self._before[chunk] if self._total else 0
         for example in self._examples[chunk].as_numpy_iterator():
             pixels = _to_uint8(example["image"], self._source)
-            images.append(self._resize(pixels).numpy())
+            images.append(self._tokenizer.resize_image(_to_rgb(pixels)))
             label = example.get("label", "")
             if names:  # A number below 0 is no class.
                 label = names[label] if label >= 0 else ""
@@ -392,11 +387,11 @@ def _to_uint8(pixels: np.ndarray, source: str) -> np.ndarray:
     )
 
 
-def _to_rgb(image: tf.Tensor) -> tf.Tensor:
+def _to_rgb(image: np.ndarray) -> np.ndarray:
     """Give a uint8 image of 1, 3 or 4 channels 3 of them, over white."""
     if image.shape[-1] == 4:
-        return over_white(image[..., :3], image[..., 3:])
-    return tf.broadcast_to(image, [*tf.unstack(tf.shape(image)[:2]), 3])
+        return over_white(image)
+    return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
 def nothing_usable(source: str, skipped: Sequence[Skipped]) -> str:

@@ -260,7 +260,7 @@ def tokenize(small: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
         int32 `(N, height*width)`.
     """
     chunks = np.split(small, range(_CHUNK, len(small), _CHUNK))
-    return np.concatenate([tokenizer.tokenize(c).numpy() for c in chunks])
+    return np.concatenate([tokenizer.tokenize(c) for c in chunks])
 
 
 def _fingerprint(

@@ -1,29 +1,27 @@
-"""Turns the bytes of image files into token ids, and back."""
+"""Turns images into token ids, and back."""
 
-import functools
 import os
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from pixace_tf.data.image_files import MAX_PIXELS, Address, read
+from pixace_tf.data import framing, resampling
+from pixace_tf.data.image_files import read_upright
 from pixace_tf.data.palette import Palette
-from pixace_tf.data.quantization import dequantize, quantize
+from pixace_tf.data.quantization import blend, dequantize, quantize
 from pixace_tf.errors import UserError
 from pixace_tf.storage import StrPath
-from pixace_tf.typing import Tensor
 
 RESIZES = ("crop", "squash", "pad")
-# JPEG's noise: a margin differs from the first pixel by at most this.
-_MARGIN_LEVELS = 12
+# Pixels that are laid over white at a time, to save memory.
+_STRIP_PIXELS = 1 << 20
 
 
 class PixelTokenizer:
     """Turns images into sequences of color codes, one token per pixel.
 
-    It consists of graph ops, which training, completion and a SavedModel share,
-    so an image has the same tokens everywhere.
+    It works on NumPy arrays. `GraphTokenizer` does the same in graphs, for
+    training and for a SavedModel, so an image has the same tokens everywhere.
 
     Args:
         image_size: `(height, width)` in pixels of the small image.
@@ -40,7 +38,7 @@ class PixelTokenizer:
     >>> import numpy as np
     >>> tokenizer = PixelTokenizer(image_size=(1, 2), palette="hsv 5,4,4")
     >>> red_and_black = np.array([[[255, 0, 0], [0, 0, 0]]], "uint8")
-    >>> tokenizer.tokenize(red_and_black).numpy().tolist()
+    >>> tokenizer.tokenize(red_and_black).tolist()
     [8160, 0]
     """
 
@@ -92,6 +90,9 @@ class PixelTokenizer:
     def read(self, image: StrPath | np.ndarray) -> np.ndarray:
         """Read and resize one image, uint8 `(height, width, 3)`.
 
+        A JPEG much larger than `image_size` is decoded at a reduced scale of
+        its cosine transform; alpha is laid over white.
+
         Args:
             image: A path, an http(s) address, or uint8 `(any_height,
                 any_width, 3)`.
@@ -99,17 +100,14 @@ class PixelTokenizer:
         Raises:
             UserError: If the image is not usable.
         """
-        return np.asarray(self.resize_image(self.read_whole(image)))
+        return self.resize_image(self.read_whole(image))
 
-    def read_whole(self, image: StrPath | np.ndarray) -> Tensor:
+    def read_whole(self, image: StrPath | np.ndarray) -> np.ndarray:
         """Do as `read` without resizing: uint8 `(any_height, any_width, 3)`."""
         if isinstance(image, str | os.PathLike):
-            location = Address.of(os.fspath(image))
-            try:
-                return self.decode_whole(read(location))
-            except tf.errors.InvalidArgumentError:
-                # Only Pillow reads rare kinds of JPEG and PNG.
-                return self.decode_whole(read(location, is_plain=False))
+            upright = read_upright(image, self.jpeg_ratio)
+            pixels = np.asarray(upright)
+            return over_white(pixels) if upright.mode == "RGBA" else pixels
         pixels = np.asarray(image)
         is_rgb = pixels.ndim == 3 and pixels.shape[-1] == 3
         if not is_rgb or pixels.dtype != np.uint8:
@@ -119,38 +117,24 @@ class PixelTokenizer:
             )
         return pixels
 
-    def decode(
-        self, image_bytes: Tensor, max_pixels: int = MAX_PIXELS
-    ) -> Tensor:
-        """Decode one JPEG or PNG file and resize it.
+    def jpeg_ratio(self, height: int, width: int) -> int:
+        """Return by how much a JPEG of a size is reduced: 1, 2, 4 or 8."""
+        if self.trim:  # Little may be left after a trim.
+            return 1
+        is_large = framing.is_large(height, width, self.image_size, self.resize)
+        return 1 << sum(is_large)
 
-        A JPEG much larger than `image_size` is decoded at a reduced scale of
-        its cosine transform; alpha is laid over white.
-
-        Args:
-            image_bytes: string scalar, the bytes of the file.
-            max_pixels: Largest image to decode, by its header.
-
-        Returns:
-            uint8 `(height, width, 3)`.
-
-        Raises:
-            tf.errors.InvalidArgumentError: If the bytes are no JPEG or PNG, or
-                the image has more than `max_pixels`.
-        """
-        return self.resize_image(
-            self.decode_whole(image_bytes, max_pixels=max_pixels)
-        )
-
-    def resize_image(self, image: Tensor) -> Tensor:
+    def resize_image(self, image: np.ndarray) -> np.ndarray:
         """Trim, then crop, squash or pad one uint8 image to `image_size`."""
-        _check_uint8("image", image)
+        check_uint8("image", image)
         if self.trim:
-            top, left, bottom, right = tf.unstack(self.content_box(image))
+            top, left, bottom, right = self.content_box(image)
             image = image[top:bottom, left:right]
         return self._scale(image)
 
-    def resize_like(self, image: Tensor, original: Tensor) -> Tensor:
+    def resize_like(
+        self, image: np.ndarray, original: np.ndarray
+    ) -> np.ndarray:
         """Resize an image as another one of its aspect is resized.
 
         Args:
@@ -158,15 +142,15 @@ class PixelTokenizer:
             original: Like `image`; its margins are the ones to cut.
         """
         if self.trim:
-            size = tf.cast(tf.tile(tf.shape(image)[:2], [2]), tf.float32)
-            full = tf.cast(tf.tile(tf.shape(original)[:2], [2]), tf.float32)
-            box = tf.cast(self.content_box(original), tf.float32) / full * size
-            top, left = tf.unstack(tf.cast(tf.floor(box[:2]), tf.int32))
-            bottom, right = tf.unstack(tf.cast(tf.math.ceil(box[2:]), tf.int32))
+            size = np.array(2 * image.shape[:2], np.float32)
+            full = np.array(2 * original.shape[:2], np.float32)
+            box = self.content_box(original).astype(np.float32) / full * size
+            top, left = np.floor(box[:2]).astype(int)
+            bottom, right = np.ceil(box[2:]).astype(int)
             image = image[top:bottom, left:right]
         return self._scale(image)
 
-    def content_box(self, image: Tensor) -> Tensor:
+    def content_box(self, image: np.ndarray) -> np.ndarray:
         """Find the box inside margins that have the first pixel's color.
 
         Returns:
@@ -174,74 +158,45 @@ class PixelTokenizer:
             `image_size` as far as the image reaches. An image of one color
             stays whole.
         """
-        values = tf.cast(image, tf.int32)
-        far = tf.reduce_max(tf.abs(values - values[0, 0]), axis=-1)
-        is_content = far > _MARGIN_LEVELS
-        shape = tf.shape(image)[:2]
-        spans = []
-        for axis in (0, 1):
-            inside = tf.reduce_any(is_content, axis=1 - axis)
-            inside = tf.cast(inside, tf.int32)
-            # `argmax` finds the first of equal values: 0 without content.
-            low = tf.argmax(inside, output_type=tf.int32)
-            behind = tf.argmax(inside[::-1], output_type=tf.int32)
-            spans.append((low, shape[axis] - behind))
-        (top, bottom), (left, right) = spans
-        height, width = self.image_size
-        tall = _ceil_divide((right - left) * height, width)
-        wide = _ceil_divide((bottom - top) * width, height)
-        top, bottom = _grow(top, bottom, tall, shape[0])
-        left, right = _grow(left, right, wide, shape[1])
-        return tf.stack([top, left, bottom, right])
+        first = image[0, 0].astype(int)
+        low = np.maximum(first - framing.MARGIN_LEVELS, 0).astype(np.uint8)
+        high = np.minimum(first + framing.MARGIN_LEVELS, 255).astype(np.uint8)
+        is_content = image < low
+        is_content |= image > high
+        height, width = image.shape[:2]
+        rows = np.flatnonzero(is_content.any(axis=(1, 2)))
+        columns = np.flatnonzero(is_content.any(axis=(0, 2)))
+        box = 0, 0, height, width
+        if len(rows):
+            box = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
+        grown = framing.grow(box, height, width, self.image_size)
+        return np.array(grown, np.int32)
 
-    def decode_whole(
-        self,
-        image_bytes: Tensor,
-        is_mask: bool = False,
-        max_pixels: int = MAX_PIXELS,
-    ) -> Tensor:
-        """Do as `decode`, without resizing: uint8 `(any_height, any_width, 3)`.
-
-        With `is_mask`, decode at full size and lay alpha over black, so that
-        transparent parts are not painted.
-        """
-        return tf.cond(
-            tf.io.is_jpeg(image_bytes),
-            lambda: self._decode_jpeg(image_bytes, is_mask, max_pixels),
-            lambda: _decode_png(image_bytes, is_mask, max_pixels),
-        )
-
-    def _scale(self, image: Tensor) -> Tensor:
+    def _scale(self, image: np.ndarray) -> np.ndarray:
         """Crop, squash or pad; see `resize_image`."""
-        size = tf.constant(self.image_size)
-        # Images that already have the size load much faster.
-        image = tf.cond(
-            tf.reduce_all(tf.shape(image)[:2] == size),
-            lambda: image,
-            lambda: self._rescale(image),
-        )
-        return tf.ensure_shape(image, (*self.image_size, 3))
-
-    def _rescale(self, image: Tensor) -> Tensor:
         height, width = self.image_size
+        if image.shape[:2] == self.image_size:
+            return image
         if self.resize == "crop":
-            image = _crop_to_aspect(image, height, width)
-        size = tf.constant(self.image_size)
-        if self.resize == "pad":
-            shape = tf.cast(tf.shape(image)[:2], tf.float32)
-            scale = tf.reduce_min(tf.cast(size, tf.float32) / shape)
-            fitted = tf.cast(tf.round(shape * scale), tf.int32)
-            size = tf.clip_by_value(fitted, 1, size)
-        image = tf.image.resize(image, size, antialias=True)
-        image = tf.saturate_cast(tf.floor(image + 0.5), tf.uint8)
-        if self.resize == "pad":
-            # TensorFlow pads with black, so pad the negative.
-            image = 255 - tf.image.resize_with_crop_or_pad(
-                255 - image, height, width
+            top, left, bottom, right = framing.center_box(
+                image.shape[0], image.shape[1], self.image_size
             )
-        return image
+            image = image[top:bottom, left:right]
+        size = self.image_size
+        if self.resize == "pad":
+            tall, wide = np.array(image.shape[:2], np.float32)
+            fitted = framing.fitted_size(tall, wide, self.image_size)
+            size = int(fitted[0]), int(fitted[1])
+        mixed = np.floor(resampling.resize(image, *size) + np.float32(0.5))
+        image = np.clip(mixed, 0, 255).astype(np.uint8)
+        if size == self.image_size:
+            return image
+        top, left = (height - size[0]) // 2, (width - size[1]) // 2
+        padded = np.full((height, width, 3), 255, np.uint8)
+        padded[top : top + size[0], left : left + size[1]] = image
+        return padded
 
-    def tokenize(self, images: Tensor) -> Tensor:
+    def tokenize(self, images: np.ndarray) -> np.ndarray:
         """Turn small images into tokens.
 
         Args:
@@ -253,155 +208,65 @@ class PixelTokenizer:
         Raises:
             UserError: If the images have another shape or type.
         """
-        images = tf.convert_to_tensor(images)
-        _check_uint8("images", images)
-        if images.shape[-3:].as_list() != [*self.image_size, 3]:
-            raise UserError(
-                f"images must have the shape (..., {self.image_size[0]}, "
-                f"{self.image_size[1]}, 3). Received: shape={images.shape}"
-            )
-        tokens = self.palette.pack(quantize(images, self.palette))
-        batch = tf.shape(tokens)[:-2]
-        return tf.reshape(tokens, tf.concat([batch, [-1]], 0))
+        images = np.asarray(images)
+        self.check_small(images)
+        tokens = self.palette.pack(
+            quantize(images.astype(np.int32), self.palette)
+        )
+        shape = *images.shape[:-3], self.sequence_length
+        return tokens.astype(np.int32, copy=False).reshape(shape)
 
-    def detokenize(self, token_ids: Tensor) -> Tensor:
+    def detokenize(self, token_ids: np.ndarray) -> np.ndarray:
         """Turn tokens `(..., height*width)` back into images.
 
         Returns:
             uint8 `(..., height, width, 3)`.
 
         Raises:
-            UserError: If the tokens are no integers.
-            tf.errors.InvalidArgumentError: If a token has no color.
+            UserError: If the tokens are no integers, or one has no color.
         """
-        token_ids = tf.convert_to_tensor(token_ids)
-        if not token_ids.dtype.is_integer:
-            raise UserError(
-                f"token_ids must be integers. Received: {token_ids.dtype.name}"
-            )
-        token_ids = tf.cast(token_ids, tf.int32)
+        token_ids = np.asarray(token_ids)
+        check_integers(token_ids, token_ids.dtype.kind in "iu")
         size = self.palette.vocabulary_size
-        message = f"token_ids must lie in [0, {size})."
-        with tf.control_dependencies(
-            [
-                tf.debugging.assert_non_negative(token_ids, message),
-                tf.debugging.assert_less(token_ids, size, message),
-            ]
-        ):
-            token_ids = tf.identity(token_ids)
-        rgb = dequantize(self.palette.unpack(token_ids), self.palette)
-        batch = tf.shape(token_ids)[:-1]
-        shape = tf.concat([batch, [*self.image_size, 3]], 0)
-        return tf.reshape(rgb, shape)
+        if np.any((token_ids < 0) | (token_ids >= size)):
+            raise UserError(f"token_ids must lie in [0, {size}).")
+        channels = self.palette.unpack(token_ids.astype(np.int64))
+        rgb = dequantize(channels, self.palette).astype(np.uint8)
+        return rgb.reshape(*token_ids.shape[:-1], *self.image_size, 3)
 
-    def _decode_jpeg(
-        self, image_bytes: Tensor, is_full: bool, max_pixels: int
-    ) -> Tensor:
-        shape = tf.io.extract_jpeg_shape(image_bytes)
-        check = _assert_small(shape[0], shape[1], max_pixels)
-        with tf.control_dependencies([check]):
-            image_bytes = tf.identity(image_bytes)
-        scale = tf.cast(shape[:2], tf.float32) / self.image_size
-        limit = tf.reduce_max if self.resize == "pad" else tf.reduce_min
-        if self.trim or is_full:  # Little may be left after a trim.
-            scale = tf.ones_like(scale)
-        # The antialiased resize needs twice the target's size.
-        halvings = tf.math.log(limit(scale) / 2) / tf.math.log(2.0)
-        ratio_index = tf.clip_by_value(
-            tf.cast(tf.floor(halvings), tf.int32), 0, 3
-        )
-        decode = functools.partial(
-            tf.io.decode_jpeg,
-            image_bytes,
-            channels=3,
-            # The default differs from other decoders by up to 4 levels.
-            dct_method="INTEGER_ACCURATE",
-        )
-        return tf.switch_case(
-            ratio_index,
-            [functools.partial(decode, ratio=1 << i) for i in range(4)],
-        )
+    def check_small(self, images: Any) -> None:
+        """Raise UserError for other arrays or tensors than small images."""
+        check_uint8("images", images)
+        if tuple(images.shape[-3:]) != (*self.image_size, 3):
+            raise UserError(
+                f"images must have the shape (..., {self.image_size[0]}, "
+                f"{self.image_size[1]}, 3). "
+                f"Received: shape={tuple(images.shape)}"
+            )
 
 
-def _decode_png(image_bytes: Tensor, is_mask: bool, max_pixels: int) -> Tensor:
-    """Return uint8 `(any_height, any_width, 3)`; see `decode_whole`."""
-    signature = tf.strings.substr(image_bytes, 0, 8)
-    is_png = (signature == b"\x89PNG\r\n\x1a\n") & (
-        tf.strings.length(image_bytes) >= 25
-    )
-    message = "image_bytes must be a JPEG or PNG file."
-    with tf.control_dependencies([tf.debugging.Assert(is_png, [message])]):
-        header = tf.strings.substr(image_bytes, 16, 9)
-    size = tf.io.decode_raw(
-        tf.strings.substr(header, 0, 8), tf.int32, little_endian=False
-    )
-    depth = tf.io.decode_raw(tf.strings.substr(header, 8, 1), tf.uint8)[0]
-    # The decode must wait for the check, or it allocates the whole image.
-    check = _assert_small(size[1], size[0], max_pixels)
-    with tf.control_dependencies([check]):
-        image_bytes = tf.identity(image_bytes)
-    rgba = tf.io.decode_png(image_bytes, channels=4)
-    rgb, alpha = rgba[..., :3], rgba[..., 3:]
-    # Without alpha in the file, TensorFlow fills in the highest sample of its
-    # depth: 1, 3 or 15 below 8 bits.
-    filled = tf.bitwise.left_shift(1, tf.cast(tf.minimum(depth, 8), tf.int32))
-    is_filled = tf.reduce_all(alpha == tf.cast(filled - 1, tf.uint8))
-    has_alpha_chunk = tf.strings.regex_full_match(
-        tf.strings.substr(image_bytes, 0, 1 << 10), rb"\C*tRNS\C*"
-    )
-    is_opaque = is_filled & ((depth >= 8) | ~has_alpha_chunk)
-
-    def flat() -> Tensor:
-        if is_mask:  # Over black.
-            return 255 - over_white(255 - rgb, alpha)
-        return over_white(rgb, alpha)
-
-    return tf.cond(is_opaque, lambda: rgb, flat)
-
-
-def over_white(rgb: Tensor, alpha: Tensor) -> Tensor:
-    """Lay colors `(..., 3)` over white by their alpha `(..., 1)`; all uint8."""
-    color, alpha = tf.cast(rgb, tf.uint16), tf.cast(alpha, tf.uint16)
-    mixed = color * alpha + 255 * (255 - alpha)
-    return tf.cast((mixed + 127) // 255, tf.uint8)
-
-
-def _assert_small(
-    height: Tensor, width: Tensor, max_pixels: int
-) -> tf.Operation:
-    pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
-    return tf.debugging.Assert(
-        (pixels > 0) & (pixels <= max_pixels),
-        [f"An image may have 1 to {max_pixels} pixels. Received:", pixels],
-    )
-
-
-def _check_uint8(name: str, image: Tensor) -> None:
-    """Refuse types whose range is not 0 to 255."""
+def check_uint8(name: str, image: Any) -> None:
+    """Raise UserError for arrays or tensors whose range is not 0 to 255."""
     if image.dtype != np.uint8:
         raise UserError(
-            f"{name} must be uint8, from 0 to 255. "
-            f"Received: {tf.as_dtype(image.dtype).name}"
+            f"{name} must be uint8, from 0 to 255. Received: {image.dtype.name}"
         )
 
 
-def _crop_to_aspect(image: Tensor, height: int, width: int) -> Tensor:
-    shape = tf.shape(image)
-    crop_height = tf.minimum(shape[0], _ceil_divide(shape[1] * height, width))
-    crop_width = tf.minimum(shape[1], _ceil_divide(shape[0] * width, height))
-    top = (shape[0] - crop_height) // 2
-    left = (shape[1] - crop_width) // 2
-    return image[top : top + crop_height, left : left + crop_width]
+def check_integers(token_ids: Any, are_integers: bool) -> None:
+    """Raise UserError for an array or tensor of no integers."""
+    if not are_integers:
+        raise UserError(
+            f"token_ids must be integers. Received: {token_ids.dtype.name}"
+        )
 
 
-def _grow(
-    low: Tensor, high: Tensor, length: Tensor, most: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Make a span longer on both sides, within `[0, most]`."""
-    length = tf.clip_by_value(length, high - low, most)
-    low = tf.clip_by_value(low - (length - (high - low)) // 2, 0, most - length)
-    return low, low + length
-
-
-def _ceil_divide(numerator: Tensor, denominator: int) -> Tensor:
-    return -(-numerator // denominator)
+def over_white(rgba: np.ndarray) -> np.ndarray:
+    """Lay an image `(height, width, 4)` over white; all uint8."""
+    height, width, _ = rgba.shape
+    flat = np.empty((height, width, 3), np.uint8)
+    step = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, step):
+        strip = rgba[top : top + step].astype(np.uint16)
+        flat[top : top + step] = blend(strip[..., :3], strip[..., 3:])
+    return flat

@@ -95,7 +95,7 @@ class LocalPainter:
         tokenizer = self._run.tokenizer
         originals = np.stack([tokenizer.read(i) for i in request.images])
         is_hidden = hidden_pixels(request, tokenizer)
-        token_ids = tokenizer.tokenize(originals).numpy()
+        token_ids = tokenizer.tokenize(originals)
         mask = np.repeat(is_hidden, request.columns, axis=0)
         mask = mask.reshape(len(mask), -1)
         sampled = self._run.sampler.fill(
@@ -109,7 +109,7 @@ class LocalPainter:
             labels=label,
             guidance=request.guidance,
         )
-        decoded = tokenizer.detokenize(token_ids).numpy()
+        decoded = tokenizer.detokenize(token_ids)
         return Completions(
             originals,
             hide(decoded, is_hidden),
@@ -151,7 +151,7 @@ class LocalPainter:
             label = request.label_number(self.labels)
             costs = self._scorer.bits(token_ids, labels=label, orders=orders)
             bits = costs.mean(axis=1)
-        images = self._run.tokenizer.detokenize(token_ids).numpy()
+        images = self._run.tokenizer.detokenize(token_ids)
         return request.choose(images, bits)
 
     def _watched(
@@ -167,7 +167,7 @@ class LocalPainter:
         tokenizer = self._run.tokenizer
 
         def show(token_ids: np.ndarray, is_missing: np.ndarray) -> None:
-            images = tokenizer.detokenize(token_ids).numpy()
+            images = tokenizer.detokenize(token_ids)
             missing = is_missing.reshape(-1, *tokenizer.image_size)
             shown = hide(images, missing)
             watch(request.choose(shown, np.zeros(len(shown))))
@@ -178,7 +178,7 @@ class LocalPainter:
         """See `Painter`."""
         tokenizer = self._run.tokenizer
         token_ids = tokenizer.tokenize(tokenizer.read(image))
-        return np.asarray(tokenizer.detokenize(token_ids))
+        return tokenizer.detokenize(token_ids)
 
     def examples(self, count: int = 6) -> np.ndarray:
         """See `Painter`."""
@@ -190,7 +190,7 @@ class LocalPainter:
                 token_ids = file.read("validation", chosen.astype(int))
         except UserError:
             return _kept_examples(self._run)[:count]
-        return np.asarray(tokenizer.detokenize(token_ids.astype(np.int32)))
+        return tokenizer.detokenize(token_ids)
 
 
 def _kept_examples(run: Run) -> np.ndarray:

@@ -34,7 +34,7 @@ def palette_sheet(
         tiles = [Tile(original, f"{count_colors(original)} colors")]
         for tokenizer in tokenizers:
             token_ids = tokenizer.tokenize(original)
-            decoded = tokenizer.detokenize(token_ids).numpy()
+            decoded = tokenizer.detokenize(token_ids)
             decibels = psnr(original, decoded)
             quality = "exact" if np.isinf(decibels) else f"{decibels:.1f} dB"
             caption = f"{quality}, {count_colors(decoded)} colors"

@@ -1,15 +1,14 @@
-"""Scales a mask together with its image, in graph ops."""
+"""Scales a mask together with its image."""
 
-import tensorflow as tf
+import numpy as np
 
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.painting import masks
-from pixace_tf.typing import Tensor
 
 
 def small_mask(
-    mask: Tensor, image: Tensor, tokenizer: PixelTokenizer
-) -> Tensor:
+    mask: np.ndarray, image: np.ndarray, tokenizer: PixelTokenizer
+) -> np.ndarray:
     """Return which pixels of the scaled image to paint.
 
     The mask is scaled like its image, unless it already has the small size.
@@ -22,14 +21,8 @@ def small_mask(
     Returns:
         bool `(height, width)`.
     """
-
-    def scaled() -> Tensor:
+    if mask.shape != tokenizer.image_size:
         # `resize="pad"` adds a white border, which is kept; so white is kept.
-        kept = tf.repeat(255 - mask[..., None], 3, axis=2)
-        return 255 - tokenizer.resize_like(kept, image)[..., 0]
-
-    is_small = tf.reduce_all(tf.shape(mask) == tokenizer.image_size)
-    small = tf.cond(is_small, lambda: mask, scaled)
-    return masks.is_painted(
-        tf.cast(tf.ensure_shape(small, tokenizer.image_size), tf.float32)
-    )
+        kept = np.repeat(255 - mask[..., None], 3, axis=2)
+        mask = 255 - tokenizer.resize_like(kept, image)[..., 0]
+    return masks.is_painted(mask)

@@ -116,7 +116,7 @@ def colors_per_token(palette: Palette) -> np.ndarray:
         int64 `(vocabulary_size,)`, read-only; 0 for codes that no color has,
         such as codes that are not canonical.
     """
-    plane = np.zeros((256, 256, 3), np.uint8)
+    plane = np.zeros((256, 256, 3), np.int32)
     plane[..., 1], plane[..., 2] = np.indices((256, 256))
     counts = np.zeros(palette.vocabulary_size, np.int64)
     for red in range(256):

@@ -9,11 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf.data import raster_orders
+from pixace_tf.data.graph_tokenizer import GraphTokenizer
 from pixace_tf.data.image_files import MAX_SERVED_PIXELS
-from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.painting import masks
-from pixace_tf.painting.small_mask import small_mask
 from pixace_tf.sampling import MAX_SERVED_PARTICLES, particles
 from pixace_tf.sampling.block import Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
@@ -26,7 +25,7 @@ class ServedFill:
     """Fills hidden pixels as `Sampler.fill` does, as graph functions."""
 
     def __init__(
-        self, model: PixaceCausalLM, tokenizer: PixelTokenizer
+        self, model: PixaceCausalLM, tokenizer: GraphTokenizer
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._loops = {
@@ -181,4 +180,17 @@ class ServedFill:
         )
         with tf.control_dependencies([check]):
             pixels = tf.cast(pixels, tf.uint8)
-        return small_mask(pixels, image, self._tokenizer)
+        return tf.cond(
+            is_small,
+            lambda: self._is_painted(pixels),
+            lambda: self._is_painted(self._scaled(pixels, image)),
+        )
+
+    def _scaled(self, mask: Tensor, image: Tensor) -> Tensor:
+        """Scale a mask like its image; see `painting.small_mask`."""
+        kept = tf.repeat(255 - mask[..., None], 3, axis=2)
+        return 255 - self._tokenizer.resize_like(kept, image)[..., 0]
+
+    def _is_painted(self, mask: Tensor) -> Tensor:
+        mask = tf.ensure_shape(mask, self._tokenizer.image_size)
+        return masks.is_painted(tf.cast(mask, tf.float32))

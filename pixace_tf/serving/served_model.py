@@ -19,6 +19,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from pixace_tf.data.graph_tokenizer import GraphTokenizer
 from pixace_tf.data.image_files import MAX_SERVED_PIXELS, printable
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.tokenizer import PixelTokenizer
@@ -71,9 +72,9 @@ class ServedModel:
         self, model: PixaceCausalLM, tokenizer: PixelTokenizer
     ) -> None:
         self._model = model
-        self._tokenizer = tokenizer
+        self._tokenizer = GraphTokenizer(tokenizer)
         self._loop = DecodeLoop(model, BLOCK_ROWS, jit_compile=False)
-        self._fill = ServedFill(model, tokenizer)
+        self._fill = ServedFill(model, self._tokenizer)
         length = model.sequence_length
         self._nats = tf.function(
             lambda token_ids, condition: model.pixel_nats(
@@ -151,7 +152,7 @@ class ServedModel:
             (given.pop("image_bytes"), given.pop("mask_bytes")),
             fn_output_signature=(
                 tf.TensorSpec((*self._tokenizer.image_size, 3), tf.uint8),
-                tf.TensorSpec((self._tokenizer.sequence_length,), tf.bool),
+                tf.TensorSpec((self._model.sequence_length,), tf.bool),
             ),
             # Large images of a batch would fill the memory together.
             parallel_iterations=1,
@@ -186,7 +187,7 @@ class ServedModel:
     def _generate(self, **given: Tensor) -> Tensors:
         given = self._check(**given)
         given["prefix_length"] = tf.zeros_like(given["top_k"])
-        shape = tf.size(given["seed"]), self._tokenizer.sequence_length
+        shape = tf.size(given["seed"]), self._model.sequence_length
         return self._sample(token_ids=tf.zeros(shape, tf.int32), **given)
 
     def _score(self, **given: Tensor) -> Tensors:
@@ -195,7 +196,7 @@ class ServedModel:
 
     def _check(self, **given: Tensor) -> Tensors:
         """Refuse values out of range; return inputs with B rows each."""
-        length = self._tokenizer.sequence_length
+        length = self._model.sequence_length
         sizes = [tf.shape(tensor)[0] for tensor in given.values()]
         count = tf.reduce_max(sizes)
         checks = [
@@ -243,7 +244,7 @@ class ServedModel:
         )
 
     def _tokenize(self, images: Tensor) -> Tensor:
-        shape = (None, self._tokenizer.sequence_length)
+        shape = (None, self._model.sequence_length)
         return tf.ensure_shape(self._tokenizer.tokenize(images), shape)
 
     def _complete_all(
@@ -253,10 +254,10 @@ class ServedModel:
         seed: Tensor,
         **config: Tensor,
     ) -> Tensors:
-        length = self._tokenizer.sequence_length
+        length = self._model.sequence_length
         is_given = tf.range(length) < prefix_length[:, None]
         token_ids = tf.where(is_given, token_ids, 0)
-        vocabulary_size = self._tokenizer.palette.vocabulary_size
+        vocabulary_size = self._model.palette.vocabulary_size
         is_color = (token_ids >= 0) & (token_ids < vocabulary_size)
         check = _assert(
             is_color,

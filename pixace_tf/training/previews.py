@@ -77,8 +77,8 @@ class Previews:
             np.arange(len(prefix_length)),
             progress=self._stop.check,
         )
-        pixels = tokenizer.detokenize(token_ids).numpy()
-        originals = tokenizer.detokenize(self._given).numpy()
+        pixels = tokenizer.detokenize(token_ids)
+        originals = tokenizer.detokenize(self._given)
         pairs = zip(originals, pixels[NUM_NEW:], strict=True)
         rows = [
             [

@@ -1,0 +1,255 @@
+"""A `PixelTokenizer` in graphs, for `tf.data` and for a SavedModel."""
+
+import functools
+from typing import Any
+
+import tensorflow as tf
+
+from pixace_tf.data import framing
+from pixace_tf.data.image_files import MAX_PIXELS
+from pixace_tf.data.quantization import blend, dequantize, quantize
+from pixace_tf.data.tokenizer import PixelTokenizer, check_integers, check_uint8
+from pixace_tf.typing import Tensor
+
+
+class GraphTokenizer:
+    """Does what a `PixelTokenizer` does, with ops of TensorFlow.
+
+    Files have the same pixels and tokens as by `PixelTokenizer.read`, if
+    TensorFlow decodes them well: see `image_files.Header.is_plain`.
+
+    Args:
+        tokenizer: The configuration.
+    """
+
+    def __init__(self, tokenizer: PixelTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.image_size = tokenizer.image_size
+
+    def decode(
+        self, image_bytes: Tensor, max_pixels: int = MAX_PIXELS
+    ) -> Tensor:
+        """Decode one JPEG or PNG file and resize it.
+
+        A JPEG much larger than `image_size` is decoded at a reduced scale of
+        its cosine transform; alpha is laid over white.
+
+        Args:
+            image_bytes: string scalar, the bytes of the file.
+            max_pixels: Largest image to decode, by its header.
+
+        Returns:
+            uint8 `(height, width, 3)`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: If the bytes are no JPEG or PNG, or
+                the image has more than `max_pixels`.
+        """
+        return self.resize_image(
+            self.decode_whole(image_bytes, max_pixels=max_pixels)
+        )
+
+    def decode_whole(
+        self,
+        image_bytes: Tensor,
+        is_mask: bool = False,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Tensor:
+        """Do as `decode`, without resizing: uint8 `(any_height, any_width, 3)`.
+
+        With `is_mask`, decode at full size and lay alpha over black, so that
+        transparent parts are not painted.
+        """
+        return tf.cond(
+            tf.io.is_jpeg(image_bytes),
+            lambda: self._decode_jpeg(image_bytes, is_mask, max_pixels),
+            lambda: _decode_png(image_bytes, is_mask, max_pixels),
+        )
+
+    def resize_image(self, image: Tensor) -> Tensor:
+        """Trim, then crop, squash or pad one uint8 image to `image_size`."""
+        check_uint8("image", image)
+        if self._tokenizer.trim:
+            top, left, bottom, right = tf.unstack(self.content_box(image))
+            image = image[top:bottom, left:right]
+        return self._scale(image)
+
+    def resize_like(self, image: Tensor, original: Tensor) -> Tensor:
+        """Resize an image as another one of its aspect is resized.
+
+        Args:
+            image: uint8 `(any_height, any_width, 3)`.
+            original: Like `image`; its margins are the ones to cut.
+        """
+        if self._tokenizer.trim:
+            size = tf.cast(tf.tile(tf.shape(image)[:2], [2]), tf.float32)
+            full = tf.cast(tf.tile(tf.shape(original)[:2], [2]), tf.float32)
+            box = tf.cast(self.content_box(original), tf.float32) / full * size
+            top, left = tf.unstack(tf.cast(tf.floor(box[:2]), tf.int32))
+            bottom, right = tf.unstack(tf.cast(tf.math.ceil(box[2:]), tf.int32))
+            image = image[top:bottom, left:right]
+        return self._scale(image)
+
+    def content_box(self, image: Tensor) -> Tensor:
+        """See `PixelTokenizer.content_box`."""
+        values = tf.cast(image, tf.int32)
+        far = tf.reduce_max(tf.abs(values - values[0, 0]), axis=-1)
+        is_content = far > framing.MARGIN_LEVELS
+        height, width = tf.unstack(tf.shape(image)[:2])
+        spans = []
+        for axis, length in enumerate((height, width)):
+            inside = tf.reduce_any(is_content, axis=1 - axis)
+            inside = tf.cast(inside, tf.int32)
+            # `argmax` finds the first of equal values: 0 without content.
+            low = tf.argmax(inside, output_type=tf.int32)
+            behind = tf.argmax(inside[::-1], output_type=tf.int32)
+            spans.append((low, length - behind))
+        (top, bottom), (left, right) = spans
+        box = top, left, bottom, right
+        return tf.stack(framing.grow(box, height, width, self.image_size, tf))
+
+    def _scale(self, image: Tensor) -> Tensor:
+        """Crop, squash or pad; see `resize_image`."""
+        size = tf.constant(self.image_size)
+        # Images that already have the size load much faster.
+        image = tf.cond(
+            tf.reduce_all(tf.shape(image)[:2] == size),
+            lambda: image,
+            lambda: self._rescale(image),
+        )
+        return tf.ensure_shape(image, (*self.image_size, 3))
+
+    def _rescale(self, image: Tensor) -> Tensor:
+        height, width = self.image_size
+        shape = tf.shape(image)[:2]
+        size: Any = tf.constant(self.image_size)
+        if self._tokenizer.resize == "crop":
+            top, left, bottom, right = framing.center_box(
+                shape[0], shape[1], self.image_size, tf
+            )
+            image = image[top:bottom, left:right]
+        is_padded = self._tokenizer.resize == "pad"
+        if is_padded:
+            tall, wide = tf.unstack(tf.cast(shape, tf.float32))
+            fitted = framing.fitted_size(tall, wide, self.image_size, tf)
+            size = tf.cast(tf.stack(fitted), tf.int32)
+        image = tf.image.resize(image, size, antialias=True)
+        image = tf.saturate_cast(tf.floor(image + 0.5), tf.uint8)
+        if is_padded:
+            # TensorFlow pads with black, so pad the negative.
+            image = 255 - tf.image.resize_with_crop_or_pad(
+                255 - image, height, width
+            )
+        return image
+
+    def tokenize(self, images: Tensor) -> Tensor:
+        """See `PixelTokenizer.tokenize`."""
+        images = tf.convert_to_tensor(images)
+        self._tokenizer.check_small(images)
+        palette = self._tokenizer.palette
+        rgb = tf.cast(images, tf.int32)
+        tokens = palette.pack(quantize(rgb, palette, tf))
+        batch = tf.shape(tokens)[:-2]
+        return tf.reshape(tokens, tf.concat([batch, [-1]], 0))
+
+    def detokenize(self, token_ids: Tensor) -> Tensor:
+        """See `PixelTokenizer.detokenize`.
+
+        Raises:
+            UserError: If the tokens are no integers.
+            tf.errors.InvalidArgumentError: If a token has no color.
+        """
+        token_ids = tf.convert_to_tensor(token_ids)
+        check_integers(token_ids, token_ids.dtype.is_integer)
+        token_ids = tf.cast(token_ids, tf.int64)
+        palette = self._tokenizer.palette
+        size = palette.vocabulary_size
+        message = f"token_ids must lie in [0, {size})."
+        checks = [
+            tf.debugging.assert_non_negative(token_ids, message),
+            tf.debugging.assert_less(
+                token_ids, tf.cast(size, tf.int64), message
+            ),
+        ]
+        with tf.control_dependencies(checks):
+            token_ids = tf.identity(token_ids)
+        rgb = dequantize(palette.unpack(token_ids), palette, tf)
+        batch = tf.shape(token_ids)[:-1]
+        shape = tf.concat([batch, [*self.image_size, 3]], 0)
+        return tf.reshape(tf.cast(rgb, tf.uint8), shape)
+
+    def _decode_jpeg(
+        self, image_bytes: Tensor, is_full: bool, max_pixels: int
+    ) -> Tensor:
+        shape = tf.io.extract_jpeg_shape(image_bytes)
+        check = _assert_small(shape[0], shape[1], max_pixels)
+        with tf.control_dependencies([check]):
+            image_bytes = tf.identity(image_bytes)
+        decode = functools.partial(
+            tf.io.decode_jpeg,
+            image_bytes,
+            channels=3,
+            # The default differs from other decoders by up to 4 levels.
+            dct_method="INTEGER_ACCURATE",
+        )
+        if self._tokenizer.trim or is_full:  # Little may be left after a trim.
+            return decode()
+        is_large = framing.is_large(
+            shape[0], shape[1], self.image_size, self._tokenizer.resize
+        )
+        return tf.switch_case(
+            tf.reduce_sum(tf.cast(tf.stack(is_large), tf.int32)),
+            [functools.partial(decode, ratio=1 << i) for i in range(4)],
+        )
+
+
+def _decode_png(image_bytes: Tensor, is_mask: bool, max_pixels: int) -> Tensor:
+    """Return uint8 `(any_height, any_width, 3)`; see `decode_whole`."""
+    signature = tf.strings.substr(image_bytes, 0, 8)
+    is_png = (signature == b"\x89PNG\r\n\x1a\n") & (
+        tf.strings.length(image_bytes) >= 25
+    )
+    message = "image_bytes must be a JPEG or PNG file."
+    with tf.control_dependencies([tf.debugging.Assert(is_png, [message])]):
+        header = tf.strings.substr(image_bytes, 16, 9)
+    size = tf.io.decode_raw(
+        tf.strings.substr(header, 0, 8), tf.int32, little_endian=False
+    )
+    depth = tf.io.decode_raw(tf.strings.substr(header, 8, 1), tf.uint8)[0]
+    # The decode must wait for the check, or it allocates the whole image.
+    check = _assert_small(size[1], size[0], max_pixels)
+    with tf.control_dependencies([check]):
+        image_bytes = tf.identity(image_bytes)
+    rgba = tf.io.decode_png(image_bytes, channels=4)
+    rgb, alpha = rgba[..., :3], rgba[..., 3:]
+    # Without alpha in the file, TensorFlow fills in the highest sample of its
+    # depth: 1, 3 or 15 below 8 bits.
+    filled = tf.bitwise.left_shift(1, tf.cast(tf.minimum(depth, 8), tf.int32))
+    is_filled = tf.reduce_all(alpha == tf.cast(filled - 1, tf.uint8))
+    has_alpha_chunk = tf.strings.regex_full_match(
+        tf.strings.substr(image_bytes, 0, 1 << 10), rb"\C*tRNS\C*"
+    )
+    is_opaque = is_filled & ((depth >= 8) | ~has_alpha_chunk)
+
+    def flat() -> Tensor:
+        if is_mask:  # Over black.
+            return 255 - _over_white(255 - rgb, alpha)
+        return _over_white(rgb, alpha)
+
+    return tf.cond(is_opaque, lambda: rgb, flat)
+
+
+def _over_white(rgb: Tensor, alpha: Tensor) -> Tensor:
+    """Lay colors `(..., 3)` over white by their alpha `(..., 1)`; all uint8."""
+    wide = tf.cast(rgb, tf.uint16), tf.cast(alpha, tf.uint16)
+    return tf.cast(blend(*wide), tf.uint8)
+
+
+def _assert_small(
+    height: Tensor, width: Tensor, max_pixels: int
+) -> tf.Operation:
+    pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+    return tf.debugging.Assert(
+        (pixels > 0) & (pixels <= max_pixels),
+        [f"An image may have 1 to {max_pixels} pixels. Received:", pixels],
+    )
