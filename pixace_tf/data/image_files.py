@@ -292,7 +292,7 @@ def load(
         An upright image without metadata: RGBA if it has transparency, or RGB.
     """
     with _open(source, max_pixels) as image:
-        if jpeg_ratio and image.format == "JPEG" and _is_plain(image):
+        if jpeg_ratio and image.format == "JPEG" and _header(image).is_plain:
             _reduce(image, jpeg_ratio(image.height, image.width))
         # How the samples of a PNG lie in its file, such as `L;2`.
         tiles = image.tile if isinstance(image, PngImageFile) else []

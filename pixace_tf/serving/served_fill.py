@@ -180,17 +180,12 @@ class ServedFill:
         )
         with tf.control_dependencies([check]):
             pixels = tf.cast(pixels, tf.uint8)
-        return tf.cond(
-            is_small,
-            lambda: self._is_painted(pixels),
-            lambda: self._is_painted(self._scaled(pixels, image)),
-        )
 
-    def _scaled(self, mask: Tensor, image: Tensor) -> Tensor:
-        """Scale a mask like its image; see `painting.small_mask`."""
-        kept = tf.repeat(255 - mask[..., None], 3, axis=2)
-        return 255 - self._tokenizer.resize_like(kept, image)[..., 0]
+        def scaled() -> Tensor:
+            """Scale the mask like its image, as `small_mask` does."""
+            kept = tf.repeat(255 - pixels[..., None], 3, axis=2)
+            return 255 - self._tokenizer.resize_like(kept, image)[..., 0]
 
-    def _is_painted(self, mask: Tensor) -> Tensor:
-        mask = tf.ensure_shape(mask, self._tokenizer.image_size)
-        return masks.is_painted(tf.cast(mask, tf.float32))
+        small = tf.cond(is_small, lambda: pixels, scaled)
+        small = tf.ensure_shape(small, self._tokenizer.image_size)
+        return masks.is_painted(tf.cast(small, tf.float32))
