@@ -454,7 +454,7 @@ def _sizes(preset: str) -> dict[str, int]:
 def _make_jpegs(folder: str, out: str, count: int, edge: int) -> None:
     """Write detailed JPEG files: sixteen pictures of the folder in each."""
     scanned = image_files.scan(folder)
-    paths = [os.path.join(scanned.root, p.path) for p in scanned.loads]
+    paths = [os.path.join(scanned.root, path) for path in scanned.loads]
     os.makedirs(out)
     tile = edge // 4
     for number in range(count):

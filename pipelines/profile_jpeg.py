@@ -36,9 +36,9 @@ def main(folder: str, size: int) -> None:
     """Time each step on the JPEG files of FOLDER."""
     scanned = image_files.scan(folder)
     paths = [
-        os.path.join(scanned.root, picture.path)
-        for picture in scanned.loads
-        if picture.path.lower().endswith((".jpg", ".jpeg"))
+        os.path.join(scanned.root, path)
+        for path in scanned.loads
+        if path.lower().endswith((".jpg", ".jpeg"))
     ][:MAX_FILES]
     if not paths:
         raise click.ClickException(f"There is no JPEG file in {folder!r}.")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Called with the number of items done and their total, 0 if it is unknown.
 ProgressCallback = Callable[[int, int], None]
+# Receives each line of a report.
+Say = Callable[[str], None]
 _Item = TypeVar("_Item")
 
 DELAY_S = 2.0
@@ -56,7 +58,7 @@ def counted(
             progress(done, total)
 
 
-class ProgressBar:
+class ProgressBar(contextlib.AbstractContextManager["ProgressBar"]):
     """A bar that appears when work takes longer than two seconds.
 
     If standard error is not a terminal, a line is printed every half minute
@@ -105,9 +107,6 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-    def __enter__(self) -> "ProgressBar":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -2,7 +2,6 @@
 
 import glob
 import os
-from collections.abc import Callable
 
 from pixace_tf import console
 from pixace_tf.data import cartoons
@@ -20,15 +19,12 @@ def run_demo(
     folder: str,
     arguments: TrainingArguments,
     count: int,
-    say: Callable[[str], None] = print,
+    say: console.Say = print,
 ) -> None:
     """Draw, fit, complete and generate; report the paths of the sheets.
 
-    Args:
-        folder: Gets `data/`, `saved_models/` and the sheets.
-        arguments: The arguments of `fit`.
-        count: Pictures to draw, unless an earlier demo has drawn them.
-        say: Takes each line of the report.
+    `folder` gets `data/`, `saved_models/` and the sheets; `count` pictures are
+    drawn, unless an earlier demo has drawn them.
     """
     train = os.path.join(folder, "data", "animals")
     held_out = os.path.join(folder, "data", "unseen-animals")
@@ -45,11 +41,9 @@ def run_demo(
         (painted,) = local.generate(
             run, 24, temperatures=(0.9,), progress=bar.count
         )
-    for name, sheet in (
-        ("completed.png", completions.sheet()),
-        ("new.png", sheets.grid(painted)),
-    ):
-        path = os.path.join(folder, name)
+    images = {"completed": completions.sheet(), "new": sheets.grid(painted)}
+    for name, sheet in images.items():
+        path = os.path.join(folder, f"{name}.png")
         sheets.save_image(sheet, path)
         say(f"Look at {path}")
 

@@ -16,8 +16,8 @@ _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 def num_cores() -> int:
     """Return how many cores' worth of time this process gets, at least 1.
 
-    `os.cpu_count` counts the cores of the host. A container gets fewer, by CPU
-    affinity or by a quota of its control group (version 1 or 2).
+    A container gets fewer than the host, by CPU affinity or by a quota of its
+    control group (version 1 or 2).
     """
     return max(1, min([num_schedulable_cores(), *map(math.ceil, _quotas())]))
 
@@ -66,8 +66,7 @@ def _limit(group: pathlib.Path) -> tuple[int, int]:
 def provide_home() -> None:
     """Set HOME to a temporary folder if this user has no home folder.
 
-    Some libraries fail when they are imported without one, for instance in a
-    container that runs under a number without an account.
+    Without one, as for a number without an account, some imports fail.
     """
     if os.path.expanduser("~") == "~":
         home = tempfile.mkdtemp(prefix="pixace-tf-home-")

@@ -119,7 +119,6 @@ class Npz:
         return np.array(mapped[rows])
 
     def _read_header(self, info: zipfile.ZipInfo) -> None:
-        """Note the shape, type and place of an array."""
         name = info.filename.removesuffix(".npy")
         # A local header has 30 bytes, which end in the lengths of the name and
         # of the extra field that follow.

@@ -29,10 +29,7 @@ IMAGE = Image.fromarray(
 
 def scan_of(root):
     result = image_files.scan(root)
-    return (
-        [p.path for p in result.loads],
-        {s.path: s.reason for s in result.skipped},
-    )
+    return result.loads, {s.path: s.reason for s in result.skipped}
 
 
 def small(path):
@@ -246,9 +243,10 @@ def save_at(folder, *paths):
 )
 def test_folders_give_parts_and_labels(tmp_path, layout, expected):
     save_at(tmp_path, *layout)
-    loads = image_files.scan(tmp_path).loads
-    assert len(loads) == len(layout)
-    assert {(p.part, p.label) for p in loads} == expected
+    places = image_files.list_files(tmp_path).places
+    assert image_files.scan(tmp_path).loads == list(places)
+    assert len(places) == len(layout)
+    assert set(places.values()) == expected
 
 
 def test_a_test_folder_beside_a_validation_folder_is_left_out(tmp_path):
@@ -396,7 +394,7 @@ def test_saved_images_are_no_source(tmp_path, ending):
     sheets.save_image(IMAGE, tmp_path / f"new{ending}")
     IMAGE.save(tmp_path / f"photo{ending}")
     scanned = image_files.scan(tmp_path)
-    assert [file.path for file in scanned.loads] == [f"photo{ending}"]
+    assert scanned.loads == [f"photo{ending}"]
     skipped = image_files.Skipped(f"new{ending}", "made by pixace-tf")
     assert scanned.skipped == [skipped]
     with pytest.raises(UserError, match="made by pixace-tf"):

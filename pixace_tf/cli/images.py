@@ -32,8 +32,7 @@ def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
         result = image_files.scan(folder, int(max_megapixels * 1e6), bar.count)
     if as_json:
         skipped = [{"path": s.path, "reason": s.reason} for s in result.skipped]
-        loads = [image.path for image in result.loads]
-        say(json.dumps({"loads": loads, "skipped": skipped}))
+        say(json.dumps({"loads": result.loads, "skipped": skipped}))
         return
     for entry in result.skipped:
         say(f"skipped {image_files.printable(entry.path)}: {entry.reason}")

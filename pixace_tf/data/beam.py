@@ -16,13 +16,10 @@ except ImportError:
 
 
 class BeamRunner:
-    """Writes chunks on the workers of a Beam runner.
+    """Writes chunks on the workers of a Beam runner such as `DirectRunner`.
 
     They must see the images and the shards at the same paths as this process.
-
-    Args:
-        runner: The name of the runner, such as `DirectRunner`.
-        options: Beam options, `NAME=VALUE` each.
+    Beam options are `NAME=VALUE` each.
     """
 
     def __init__(self, runner: str, options: Sequence[str] = ()) -> None:

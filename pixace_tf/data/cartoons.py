@@ -4,7 +4,7 @@ import colorsys
 import dataclasses
 import itertools
 import math
-import os
+import pathlib
 import random
 import tempfile
 
@@ -90,11 +90,8 @@ def draw_folder(
 ) -> list[str]:
     """Draw images into class folders.
 
-    Args:
-        path: The folder to write; it must be missing or empty.
-        count: Number of images; the species take turns.
-        seed: Determines the images.
-        progress: Called with the number of images drawn, and `count`.
+    The species take turns; the `seed` determines the images. `progress` is
+    called with the number of images drawn, and `count`.
 
     Returns:
         The paths of the images.
@@ -102,25 +99,23 @@ def draw_folder(
     Raises:
         UserError: If `count` is not positive or the folder is not empty.
     """
-    path = os.fspath(path)
+    root = pathlib.Path(path)
     if count < 1:
         raise UserError(f"count must be positive. Received: count={count}")
-    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
-        raise UserError(f"{path!r} exists and is not an empty folder.")
-    parent = os.path.dirname(os.path.abspath(path))
-    os.makedirs(parent, exist_ok=True)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise UserError(f"{str(root)!r} exists and is not an empty folder.")
+    root.parent.mkdir(parents=True, exist_ok=True)
     names = []
     # The folder is renamed at the end, so it is complete or missing.
-    with tempfile.TemporaryDirectory(prefix=".draw-", dir=parent) as temporary:
-        folder = os.path.join(temporary, "images")
+    with tempfile.TemporaryDirectory(prefix=".draw-", dir=root.parent) as new:
+        folder = pathlib.Path(new, "images")
         for i in counted(range(count), count, progress):
             species = sorted(SPECIES)[i % len(SPECIES)]
-            os.makedirs(os.path.join(folder, species), exist_ok=True)
-            name = f"{species}-{i // len(SPECIES):05d}.png"
-            names.append(os.path.join(species, name))
-            draw(species, f"{seed}-{i}").save(os.path.join(folder, names[-1]))
-        os.rename(folder, path)
-    return [os.path.join(path, name) for name in names]
+            names.append(f"{species}/{species}-{i // len(SPECIES):05d}.png")
+            (folder / species).mkdir(parents=True, exist_ok=True)
+            draw(species, f"{seed}-{i}").save(folder / names[-1])
+        folder.rename(root)
+    return [str(root / name) for name in names]
 
 
 def draw(species: str, seed: str) -> Image.Image:
@@ -250,9 +245,8 @@ class _Face:
             pen.ellipse(x, 0.42 + y, 0.5, 0.36, self._light)
         elif self._look.muzzle == "mask":
             for side in (-1, 1):
-                pen.ellipse(
-                    x + side * 0.46, 0.36 + y, 0.46, 0.34, _WHITE, -side * 0.5
-                )
+                cheek = x + side * 0.46, 0.36 + y
+                pen.ellipse(*cheek, 0.46, 0.34, _WHITE, -side * 0.5)
             pen.ellipse(x, 0.48 + y, 0.3, 0.34, _WHITE)
         elif self._look.muzzle == "snout":
             pen.ellipse(x, 0.32 + y, 0.42, 0.3, self._dark)
@@ -277,9 +271,8 @@ class _Face:
             red, green, blue = self._fur
             pink = ((red + 250) // 2, (green + 110) // 2, (blue + 120) // 2)
             for side in (-1, 1):
-                self._pen.ellipse(
-                    side * 0.66 + self._x, 0.26 + self._y, 0.15, 0.11, pink
-                )
+                cheek = side * 0.66 + self._x, 0.26 + self._y
+                self._pen.ellipse(*cheek, 0.15, 0.11, pink)
 
     def _draw_nose_and_mouth(self) -> None:
         pen, x, y = self._pen, self._x, self._y

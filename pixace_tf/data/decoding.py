@@ -44,10 +44,7 @@ class Decoder:
     The caller's thread reads the headers with Pillow; a pool of threads decodes
     with TensorFlow, or with Pillow what TensorFlow cannot decode.
 
-    Args:
-        tokenizer: Decodes and resizes.
-        max_pixels: Largest image to decode, by its header.
-        are_paths: Whether the files are given by path rather than as bytes.
+    `are_paths` tells whether the files are given by path rather than as bytes.
     """
 
     def __init__(

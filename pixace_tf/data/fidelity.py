@@ -1,20 +1,17 @@
 """How close a palette, or a sample, comes to an image."""
 
+import math
+
 import numpy as np
 
 from pixace_tf.data.tokenizer import PixelTokenizer
 
 
 def psnr(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of two uint8 arrays, in dB.
-
-    It is infinite for equal arrays.
-    """
+    """Return the peak signal-to-noise ratio of two uint8 arrays, in dB."""
     difference = first.astype(np.float64) - second.astype(np.float64)
     mean_square = float(np.mean(difference**2))
-    if mean_square == 0:
-        return float("inf")
-    return float(10 * np.log10(255**2 / mean_square))
+    return 10 * math.log10(255**2 / mean_square) if mean_square else math.inf
 
 
 def through_palette(

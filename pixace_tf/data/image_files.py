@@ -112,7 +112,18 @@ class Address(str):
             UnloadableError: If the download fails or takes over 20 seconds, or
                 the file exceeds 32 MiB.
         """
-        return _download(self)
+        # The timeout of a socket starts anew with each byte of a slow header,
+        # so the thread is abandoned when the time is over.
+        with multiprocessing.pool.ThreadPool(1) as pool:
+            try:
+                return pool.apply_async(_fetch, [self]).get(DOWNLOAD_TIMEOUT_S)
+            except multiprocessing.TimeoutError:
+                reason: Any = _TOO_SLOW
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                if isinstance(error, urllib.error.HTTPError):
+                    error.close()
+                reason = getattr(error, "reason", None) or error
+        raise UnloadableError(f"download failed: {reason}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,21 +142,6 @@ class Header:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageFile:
-    """An image file that loads.
-
-    Attributes:
-        path: Path relative to the scanned folder.
-        label: Name of the class folder, or "".
-        part: "train", "validation", or "" if the folder has no parts.
-    """
-
-    path: str
-    label: str
-    part: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Skipped:
     """A file or folder that is skipped, and why."""
 
@@ -155,10 +151,10 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """The files of a folder, each list sorted by path."""
+    """The files of a folder, sorted; paths are relative to `root`."""
 
     root: str
-    loads: list[ImageFile]
+    loads: list[str]
     skipped: list[Skipped]
 
 
@@ -168,7 +164,7 @@ class Listing:
 
     Attributes:
         root: The folder.
-        places: Part and label (see `ImageFile`) by path, sorted by path.
+        places: Part and label (see `parts.place`) by path, sorted by path.
         skipped: Files and folders skipped because of their name or place.
         parts: The folders that are parts; see `parts.parts_of`.
     """
@@ -224,17 +220,14 @@ def scan(
     followed, and each folder is visited once. Run folders, folders with a mark
     (`storage.mark_folder`) and images with a mark (`own_mark`) are skipped.
 
-    Args:
-        root: A folder, or a single file.
-        max_pixels: See the module.
-        progress: Called with the number of files checked, and of all files.
+    `progress` is called with the number of files checked, and of all files.
 
     Raises:
         UserError: If there is no such folder or file.
     """
     listing = list_files(root)
 
-    def check(path: str) -> ImageFile | Skipped:
+    def check(path: str) -> str | Skipped:
         try:
             full_path = os.path.join(listing.root, path)
             header = read_header(full_path, max_pixels, allow_own=False)
@@ -242,13 +235,12 @@ def scan(
                 inspect(full_path, max_pixels)
         except UnloadableError as error:
             return Skipped(path, str(error))
-        part, label = listing.places[path]
-        return ImageFile(path, label, part)
+        return path
 
     with ThreadPoolExecutor(num_cores()) as pool:
         checked = pool.map(check, listing.places)
         results = [*counted(checked, len(listing.places), progress)]
-    loads = [r for r in results if isinstance(r, ImageFile)]
+    loads = [r for r in results if isinstance(r, str)]
     skipped = [r for r in results if isinstance(r, Skipped)] + listing.skipped
     return Scan(listing.root, loads, sorted(skipped, key=lambda s: s.path))
 
@@ -258,9 +250,7 @@ def read_header(
 ) -> Header:
     """Read the header of an image without decoding any pixels.
 
-    Raises:
-        UnloadableError: Also if the image has the `own_mark`, unless
-            `allow_own`.
+    An image with the `own_mark` is an UnloadableError unless `allow_own`.
     """
     with _open(source, max_pixels) as image:
         if not allow_own and _has_own_mark(image):
@@ -275,7 +265,6 @@ def inspect(source: Source, max_pixels: int = MAX_PIXELS) -> Header:
         # A JPEG is decoded at an eighth of its size; all data is still read.
         image.draft(None, (1, 1))
         _load(image)
-        _check_depth(image)
     return header
 
 
@@ -298,7 +287,6 @@ def load(
         tiles = image.tile if isinstance(image, PngImageFile) else []
         raw_mode = tiles[0][3] if tiles else ""
         _load(image)
-        _check_depth(image)
         orientation = _exif_tag(image, ExifTags.Base.Orientation)
         upright = _to_rgb(image, raw_mode)
     # The metadata may be broken, so only pixels and orientation are kept.
@@ -323,14 +311,9 @@ def read(
 ) -> bytes:
     """Read one image from a path or an http(s) address.
 
-    Args:
-        location: A path, or an address; see `Address`.
-        max_pixels: See the module.
-        is_plain: Whether to return the file as it is; by default if
-            `Header.is_plain`.
-
     Returns:
-        The bytes of a JPEG or PNG that `GraphTokenizer.decode` reads.
+        The bytes of a JPEG or PNG that `GraphTokenizer.decode` reads: of the
+        file, if `is_plain` or by default if `Header.is_plain`.
 
     Raises:
         UnloadableError: With the location and the reason.
@@ -492,16 +475,13 @@ def _reduce(image: Image.Image, ratio: int) -> None:
 
 
 def _load(image: Image.Image) -> None:
+    """Decode pixels, which must be whole and have a fixed range."""
     try:
         image.load()
     except MemoryError:
         raise
     except Exception as error:  # Broken data can raise anything.
         raise UnloadableError(f"broken picture: {error}") from None
-
-
-def _check_depth(image: Image.Image) -> None:
-    """Raise UnloadableError if the pixels have no fixed range."""
     if image.mode == "F":
         raise UnloadableError("floating-point pixels have no fixed range")
     if image.mode.startswith("I"):
@@ -578,7 +558,6 @@ def _has_late_exif(image: PngImageFile) -> bool:
 
 
 def _has_own_mark(image: Image.Image) -> bool:
-    """Return whether an image was saved with `own_mark`."""
     return (
         image.info.get("Software") == SOFTWARE
         or image.info.get("comment") == SOFTWARE.encode()
@@ -593,21 +572,6 @@ class _NoFtp(urllib.request.FTPHandler):
         raise urllib.error.URLError("redirected to ftp")
 
 
-def _download(address: str) -> bytes:
-    # The timeout of a socket starts anew with each byte of a slow header, so
-    # the thread is abandoned when the time is over.
-    with multiprocessing.pool.ThreadPool(1) as pool:
-        try:
-            return pool.apply_async(_fetch, [address]).get(DOWNLOAD_TIMEOUT_S)
-        except multiprocessing.TimeoutError:
-            reason: Any = _TOO_SLOW
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            if isinstance(error, urllib.error.HTTPError):
-                error.close()
-            reason = getattr(error, "reason", None) or error
-    raise UnloadableError(f"download failed: {reason}")
-
-
 def _fetch(address: str) -> bytes:
     deadline = time.monotonic() + DOWNLOAD_TIMEOUT_S
     headers = {"User-Agent": "pixace-tf"}
@@ -618,9 +582,8 @@ def _fetch(address: str) -> bytes:
         while part := response.read1(1 << 16):
             content += part
             if len(content) > MAX_DOWNLOAD_BYTES:
-                raise ValueError(
-                    f"larger than {MAX_DOWNLOAD_BYTES / 2**20:g} MiB"
-                )
+                limit = f"{MAX_DOWNLOAD_BYTES / 2**20:g} MiB"
+                raise ValueError(f"larger than {limit}")
             if time.monotonic() > deadline:
                 raise TimeoutError(_TOO_SLOW)
     return content

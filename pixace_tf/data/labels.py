@@ -10,9 +10,9 @@ if TYPE_CHECKING:  # The help of `fit` needs the numbers below only.
     import numpy as np
 
 # The label of unlabeled images, and the share of images that get it in
-# training. With a share of 0.1, drawn faces cost 0.05 bits/pixel more without
-# their label than with it, though a label can be worth only 0.005: the model
-# had not learned to recognize the class by the pixels.
+# training. With a share of 0.1, the model did not learn to recognize the class
+# of drawn faces by their pixels: without a label they cost 0.05 bits/pixel
+# more, though a label can be worth only 0.005.
 NULL_LABEL = 0
 NULL_SHARE = 0.5
 MIN_IMAGES = 20
@@ -22,20 +22,14 @@ MAX_LISTED = 20
 
 
 def label_name(name: str) -> str:
-    """Return a class name in Unicode form NFC.
-
-    File systems and keyboards compose letters differently, so names are
-    compared in this form.
-    """
+    """Return a class name in Unicode form NFC, in which names are compared."""
     return unicodedata.normalize("NFC", name)
 
 
 def number_of(name: str, names: Sequence[str]) -> int:
-    """Return the number of a label, `NULL_LABEL` if the model has no such one.
+    """Return the number of a label, or `NULL_LABEL` if a model has none such.
 
-    Args:
-        name: The label, in any Unicode form.
-        names: The labels of a model, in any form.
+    The label and those of the model may have any Unicode form.
     """
     spelled = [label_name(known) for known in names]
     if label_name(name) not in spelled:
@@ -74,12 +68,7 @@ def choose(counts: Mapping[str, int], wanted: bool | None) -> list[str]:
 
 
 def describe(counts: Mapping[str, int], names: Sequence[str]) -> str:
-    """Return one line about the labels, "" if the images have no classes.
-
-    Args:
-        counts: See `choose`.
-        names: The classes that `choose` returned.
-    """
+    """Return one line about `choose`, "" if the images have no classes."""
     classes = [name for name in counts if name]
     small = [name for name in classes if counts[name] < MIN_IMAGES]
     if len(classes) < 2 or not (names or small):

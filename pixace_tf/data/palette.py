@@ -134,8 +134,7 @@ class Palette:
     def forced_by(self) -> tuple[int | None, int | None, int | None]:
         """For each channel, the channel whose level 0 forces it to 0, or None.
 
-        In canonical codes, gray has no hue, and black has neither hue nor
-        saturation. A value of 0 bits stands for white.
+        A value of 0 bits stands for white.
         """
         if self.color_space != "hsv":
             return None, None, None
@@ -148,19 +147,12 @@ class Palette:
             return self.vocabulary_size
         hues, saturations, values = self.channel_sizes
         per_value = 1 + (saturations - 1) * hues
-        if not self.bit_widths[2]:
-            return per_value
-        return 1 + (values - 1) * per_value
+        return 1 + (values - 1) * per_value if values > 1 else per_value
 
     def pack(self, channels: Sequence[Tensor]) -> Tensor:
-        """Pack the levels of the three channels into tokens.
+        """Pack three channels into tokens `(...)` in `[0, vocabulary_size)`.
 
-        Args:
-            channels: Three integer arrays `(...)`; channel `c` in
-                `[0, channel_sizes[c])`.
-
-        Returns:
-            Integers `(...)` in `[0, vocabulary_size)`.
+        Channel `c` is an integer array `(...)` in `[0, channel_sizes[c])`.
         """
         first, second, third = channels
         b0, b1, _ = self.bit_widths

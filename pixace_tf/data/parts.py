@@ -20,10 +20,7 @@ _ROLES = {
 
 
 def part_of(name: str) -> str:
-    """Return "train", "validation", "test", or "" for other names.
-
-    Letter case is ignored, and the usual synonyms count.
-    """
+    """Return "train", "validation" or "test", in any spelling, or ""."""
     return _PART_OF.get(name.casefold(), "")
 
 
@@ -31,9 +28,8 @@ def parts_of(names: Iterable[str]) -> dict[str, str]:
     """Return the part of each of the folders or splits side by side.
 
     Without a validation folder, test images validate. If all folders mean
-    training, their part is "", since their images have yet to be split. The
-    result is empty if the names are classes: a single kind of part beside other
-    names.
+    training, their part is "": their images have yet to be split. A single kind
+    of part beside other names is a class, so the result is empty.
     """
     names = set(names)
     parts = {name: part_of(name) for name in sorted(names) if part_of(name)}
@@ -48,15 +44,11 @@ def parts_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def place(folders: Sequence[str], parts: Mapping[str, str]) -> tuple[str, str]:
-    """Return the part and the label of an image.
+    """Return the part of an image, `OUTSIDE` or "", and its class folder or "".
 
     Args:
         folders: The names of the folders around it, from the outermost.
         parts: As `parts_of` returns them for all outermost folders.
-
-    Returns:
-        "train", "validation", "test", `OUTSIDE`, or "" without parts; and the
-        class folder, or "".
     """
     if not parts:
         return "", folders[0] if folders else ""

@@ -15,8 +15,7 @@ import numpy as np
 from pixace_tf.typing import Tensor
 
 MIRRORED, UPSIDE_DOWN, BY_COLUMNS = 1, 2, 4
-# The share of training images that are read in the first order, mirrored or
-# not.
+# Share of the training images read in the first order, mirrored or not.
 FIRST_SHARE = 0.5
 
 
@@ -24,8 +23,7 @@ FIRST_SHARE = 0.5
 def permutation(order: int, image_size: tuple[int, int]) -> np.ndarray:
     """Return the pixels in an order, int32 `(T,)`, read-only.
 
-    `token_ids[permutation]` is the sequence in this order; orders by columns
-    need H = W.
+    `token_ids[permutation]` is the sequence; orders by columns need H = W.
     """
     height, width = image_size
     grid = np.arange(height * width, dtype=np.int32).reshape(height, width)
@@ -52,12 +50,10 @@ def vector_rows(
 ) -> tuple[int, ...]:
     """Return the index of the learned vector of each order, from 0 on.
 
-    With `flip`, images are mirrored as augmentation, and an order and its
-    mirror image share a vector.
-
     Args:
         image_size: `(H, W)`.
-        flip: Whether images are mirrored.
+        flip: Whether images are mirrored as augmentation; an order and its
+            mirror image then share a vector.
         use_orders: Whether the model learns more than the plain order.
     """
     if not use_orders:
@@ -72,11 +68,8 @@ def shares(rows: tuple[int, ...]) -> np.ndarray:
     is_first = np.array(rows) == 0
     if is_first.all():
         return np.full(len(rows), 1 / len(rows))
-    return np.where(
-        is_first,
-        FIRST_SHARE / is_first.sum(),
-        (1 - FIRST_SHARE) / (~is_first).sum(),
-    )
+    first = FIRST_SHARE / is_first.sum()
+    return np.where(is_first, first, (1 - FIRST_SHARE) / (~is_first).sum())
 
 
 def best_orders(mask: Tensor, sequences: np.ndarray, xp: Any = np) -> Tensor:

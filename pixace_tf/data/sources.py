@@ -72,10 +72,9 @@ class SmallImages:
     def in_train(self) -> np.ndarray:
         """Return bool `(N,)`: which images train; the others validate.
 
-        Without parts in the source, the 5% of images validate whose pixels
-        have the lowest BLAKE2b digests, so adding images moves none to the
-        other side, and equal small images lie on one side. The split depends
-        on the tokenizer's `image_size`, `resize` and `trim`.
+        Without parts in the source, the 5% of images validate whose small
+        pixels have the lowest BLAKE2b digests, so adding images moves none to
+        the other side, and equal small images lie on one side.
         """
         digests = [digest_of(image) for image in self.images]
         if VALIDATION in self.parts:
@@ -148,12 +147,7 @@ def load_images(
 ) -> SmallImages:
     """Read images and scale them down.
 
-    Args:
-        source: A folder of images, or `tfds:NAME[/CONFIG][:SPLIT]`.
-        tokenizer: Decodes and resizes.
-        max_pixels: Largest image to decode, by its header.
-        download: Whether a TensorFlow data set may be downloaded.
-        progress: Called with the images read and their number.
+    See `token_dataset.load` for the arguments.
 
     Raises:
         UserError: If there is no usable image.
@@ -197,11 +191,7 @@ def read_all(
 class FolderSource(Source):
     """The image files below a folder, sorted by path; see `image_files.scan`.
 
-    Args:
-        root: The folder.
-        tokenizer: Decodes and resizes.
-        max_pixels: Largest image to decode, by its header.
-        chunk_size: Files in a chunk; by default all.
+    A chunk has `chunk_size` files, by default all.
 
     Raises:
         UserError: If there is no such folder.
@@ -249,11 +239,7 @@ class FolderSource(Source):
 class TfdsSource(Source):
     """The images of a TensorFlow data set, split by split.
 
-    Args:
-        source: `tfds:NAME[/CONFIG][:SPLIT]`.
-        tokenizer: Resizes.
-        download: Whether the data set may be downloaded.
-        chunk_size: Images in a chunk; by default all of a split.
+    A chunk has `chunk_size` images, by default all of a split.
 
     Raises:
         UserError: If the data set does not exist or is not on this machine.
@@ -320,15 +306,22 @@ class TfdsSource(Source):
         self, name: str, chunk_size: int | None
     ) -> Iterator[tf.data.Dataset]:
         """Yield a split in chunks; only plain splits can be cut."""
-        whole = _tfds_split(self._source, self._builder, name)
+        whole = self._split(name)
         count = int(whole.cardinality())
         is_plain = name in self._builder.info.splits
         if chunk_size is None or count <= chunk_size or not is_plain:
             yield whole
             return
         for start in range(0, count, chunk_size):
-            piece = f"{name}[{start}:{min(start + chunk_size, count)}]"
-            yield _tfds_split(self._source, self._builder, piece)
+            stop = min(start + chunk_size, count)
+            yield self._split(f"{name}[{start}:{stop}]")
+
+    def _split(self, name: str) -> tf.data.Dataset:
+        try:
+            return self._builder.as_dataset(split=name)
+        except Exception as error:
+            message = f"{self._source} has no split {name!r}"
+            raise UserError(f"{message}: {first_line(error)}") from None
 
 
 def _tfds_parts(splits: list[str]) -> dict[str, str]:
@@ -336,15 +329,6 @@ def _tfds_parts(splits: list[str]) -> dict[str, str]:
     plain = [split for split in splits if not part_of(split)]
     train = [split for split in splits if part_of(split) == TRAIN]
     return parts_of(splits) or {[*train, *plain, "train"][0]: ""}
-
-
-def _tfds_split(source: str, builder: Any, name: str) -> tf.data.Dataset:
-    try:
-        return builder.as_dataset(split=name)
-    except Exception as error:
-        raise UserError(
-            f"{source} has no split {name!r}: {first_line(error)}"
-        ) from None
 
 
 def _tfds_builder(source: str, download: bool) -> tuple[Any, str]:

@@ -19,14 +19,7 @@ import tensorflow as tf
 from pixace_tf.console import ProgressCallback, counted
 from pixace_tf.data.decoding import MAX_FILE_BYTES, Decoder
 from pixace_tf.data.image_files import Skipped
-from pixace_tf.data.parts import (
-    OUTSIDE,
-    TEST,
-    VALIDATION,
-    part_of,
-    parts_of,
-    place,
-)
+from pixace_tf.data.parts import OUTSIDE, TEST, part_of, parts_of, place
 from pixace_tf.data.sources import SmallImages, Source
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError, first_line
@@ -59,11 +52,8 @@ class TarSource(Source):
     Words such as `train` and `val` in the names of the files tell their parts,
     as with folders; see `parts.parts_of`.
 
-    Args:
-        pattern: A path, or a pattern with wildcards or braces as in WebDataset
-            (`a-{00..12}.tar`, `{a,b}.tar`), also on `gs://` and the like.
-        tokenizer: Decodes and resizes.
-        max_pixels: Largest image to decode, by its header.
+    The pattern is a path, or has wildcards or braces as in WebDataset
+    (`a-{00..12}.tar`, `{a,b}.tar`), also on `gs://` and the like.
 
     Raises:
         UserError: If there is no such file.
@@ -76,7 +66,7 @@ class TarSource(Source):
         self.parts = parts_of(words.values())
         self._parts = {p: self.parts.get(word, "") for p, word in words.items()}
         reasons = {TEST: "kept for testing: the word test in its name"}
-        if VALIDATION in self.parts.values():
+        if "validation" in self.parts.values():
             reasons[""] = "no word in its name says to which part it belongs"
         self.skipped = [
             Skipped(path, reasons[part])
@@ -124,7 +114,6 @@ class TarSource(Source):
 
 
 def _paths(pattern: str) -> list[str]:
-    """Return the files that match a pattern, sorted."""
     paths: set[str] = set()
     try:
         if tf.io.gfile.exists(pattern):  # Its brackets are part of its name.
@@ -157,7 +146,6 @@ def _expand(pattern: str) -> Iterator[str]:
 
 
 def _top_folders(path: str) -> set[str]:
-    """Return the outermost folders of the images in a tar file."""
     with _open(path, "r:*") as tar:
         return {
             name.split("/")[0]

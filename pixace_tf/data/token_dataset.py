@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,6 @@ from pixace_tf.data.image_files import Skipped
 from pixace_tf.data.labels import NULL_LABEL, NULL_SHARE
 from pixace_tf.data.sources import (
     TFDS_PREFIX,
-    Source,
     nothing_to_train,
     open_source,
     read_all,
@@ -34,24 +34,19 @@ _ARRAYS = ("train", "validation", "train_labels", "validation_labels")
 _CHUNK = 4096
 # Increased whenever equal files give other tokens, labels or parts.
 _FINGERPRINT = 2
-# Rows of each part of a folder of shards that are held in memory to validate,
-# and that a run keeps for comparison.
+# Rows of each part of shards held in memory to validate, and kept in a run.
 MAX_SAMPLE = 10_000
 # Coins are drawn from this range; it must exceed the images of an epoch.
 _NUM_COINS = 1 << 40
-# The default of `tf.random.experimental.index_shuffle`, 4, leaves neighbors
-# together.
+# The default of `index_shuffle`, 4, leaves neighbors together.
 _ROUNDS = 16
 _FOREVER = np.iinfo(np.int64).max
 
 
 class MemoryRows:
-    """Rows of tokens in memory; their `shape` is `(N, T)`.
+    """Rows of tokens in memory, integers `(N, T)`.
 
-    Args:
-        token_ids: Integers `(N, T)`.
-        label_numbers: int32 `(N,)`, labels as in `PixaceCausalLM`; by default
-            all images have the null label.
+    Their labels, int32 `(N,)` as in `PixaceCausalLM`, are null by default.
     """
 
     failure = None  # Memory does not fail; see `ShardRows`.
@@ -144,10 +139,11 @@ class ShardedDataset:
         train: The training rows.
         validation: Integers `(M, T)`, at most `MAX_SAMPLE` rows.
         label_names: See `TokenDataset`.
-        skipped: Empty: `tokenize` has reported the skipped files.
+        skipped, parts: Empty: `tokenize` has reported them.
     """
 
     skipped: Sequence[Skipped] = ()
+    parts: Mapping[str, str] = types.MappingProxyType({})
 
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
@@ -185,6 +181,9 @@ class ShardedDataset:
             "num_train": len(self.train),
         }
         write_npz(path, dict(zip(_ARRAYS, arrays, strict=True)), meta)
+
+
+Dataset = TokenDataset | ShardedDataset
 
 
 def _sample(rows: ShardRows) -> tuple[np.ndarray, np.ndarray]:
@@ -227,7 +226,10 @@ def load(
     opened = open_source(source, tokenizer, max_pixels, download)
     fingerprint = ""
     if not source.startswith(TFDS_PREFIX):
-        fingerprint = _fingerprint(opened, tokenizer, max_pixels)
+        config, images = tokenizer.get_config(), opened.digest()
+        key = [_FINGERPRINT, config, max_pixels, images]
+        text = json.dumps(key, sort_keys=True).encode()
+        fingerprint = hashlib.blake2b(text, digest_size=16).hexdigest()
         cached = cache_path and _load_cache(cache_path, fingerprint)
         if cached:
             return dataclasses.replace(cached, parts=opened.parts)
@@ -261,14 +263,6 @@ def tokenize(small: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
     """
     chunks = np.split(small, range(_CHUNK, len(small), _CHUNK))
     return np.concatenate([tokenizer.tokenize(c) for c in chunks])
-
-
-def _fingerprint(
-    opened: Source, tokenizer: PixelTokenizer, max_pixels: int
-) -> str:
-    key = [_FINGERPRINT, tokenizer.get_config(), max_pixels, opened.digest()]
-    text = json.dumps(key, sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _load_cache(path: StrPath, fingerprint: str) -> TokenDataset | None:

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
@@ -102,8 +103,7 @@ class Shards:
         """
         path = os.fspath(path)
         try:
-            with open(os.path.join(path, MANIFEST_FILE)) as file:
-                manifest = json.load(file)
+            manifest = storage.read_json(os.path.join(path, MANIFEST_FILE))
         except (OSError, ValueError):
             raise UserError(
                 f"{path} has no readable {MANIFEST_FILE}. Run pixace-tf "
@@ -117,11 +117,8 @@ class Shards:
             )
         shards = cls(path, manifest)
         for file_path, entry in shards.files():
-            try:
-                size = os.stat(file_path).st_size
-            except OSError:
-                size = -1
-            if size != entry["bytes"]:
+            is_file = os.path.isfile(file_path)
+            if not is_file or os.path.getsize(file_path) != entry["bytes"]:
                 raise UserError(_damaged(file_path))
         return shards
 
@@ -163,13 +160,10 @@ class Shards:
 
 
 class ShardRows:
-    """The rows of one part, each read when it is needed.
+    """The rows of one part, "train" or "validation", read when needed.
 
-    Args:
-        shards: The folder.
-        part: "train" or "validation".
-        label_numbers: int32, the number that `gather` returns for each of the
-            label names; by default 0.
+    For each of the label names, `gather` returns one of `label_numbers`, int32;
+    by default 0.
 
     Attributes:
         shape: `(N, T)`.
@@ -193,11 +187,10 @@ class ShardRows:
             np.array([names[label] for label in chunk["labels"]], np.int32)
             for chunk in chunks
         ]
-        height, width = shards.manifest["tokenizer"]["image_size"]
-        vocabulary_size = shards.manifest["vocabulary_size"]
-        self._row_dtype = row_dtype(height * width, vocabulary_size)
+        length = math.prod(shards.manifest["tokenizer"]["image_size"])
+        self._row_dtype = row_dtype(length, shards.manifest["vocabulary_size"])
         self.dtype = self._row_dtype["token_ids"].base
-        self.shape = int(counts.sum()) - len(left_out), height * width
+        self.shape = int(counts.sum()) - len(left_out), length
         if label_numbers is None:
             label_numbers = np.zeros(len(names), np.int32)
         self._label_numbers = label_numbers

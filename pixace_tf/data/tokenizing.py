@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import os
+import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from pixace_tf import storage
-from pixace_tf.console import ProgressCallback, counted
+from pixace_tf.console import ProgressCallback, Say, counted
 from pixace_tf.data import image_files, token_shards
 from pixace_tf.data.parts import TRAIN, describe
 from pixace_tf.data.sources import (
@@ -33,7 +34,7 @@ from pixace_tf.data.sources import (
 )
 from pixace_tf.data.tar_files import ENDING, TarSource
 from pixace_tf.data.token_dataset import tokenize as tokenize_images
-from pixace_tf.data.token_shards import PARTS, Shards
+from pixace_tf.data.token_shards import MANIFEST_FILE, PARTS, PLAN_FILE, Shards
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.storage import StrPath
@@ -48,7 +49,7 @@ class Job:
     """Images to tokenize, and where to.
 
     Attributes:
-        source: A folder, `tfds:NAME[/CONFIG][:SPLIT]`, or tar files.
+        source: A folder, `tfds:NAME[/CONFIG][:SPLIT]`, or as in `TarSource`.
         path: The folder of the shards.
         tokenizer_config: The result of `PixelTokenizer.get_config`.
         max_pixels: Largest image to decode, by its header.
@@ -82,9 +83,13 @@ class Job:
         # A worker opens the images itself.
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def file(self, name: str) -> str:
+    def file(self, name: str) -> pathlib.Path:
         """Return the path of a file in the folder of the shards."""
-        return os.path.join(self.path, name)
+        return pathlib.Path(self.path, name)
+
+    def entry(self, chunk: int) -> pathlib.Path:
+        """Return the path of the file that marks a chunk as done."""
+        return self.file(f"chunk-{chunk:06}.json")
 
     @functools.cached_property
     def plan(self) -> dict[str, Any]:
@@ -106,13 +111,11 @@ class Job:
         Raises:
             UserError: If they differ, or the folder has no plan.
         """
-        try:
-            with open(self.file(token_shards.PLAN_FILE)) as file:
-                before = json.load(file)
-        except (OSError, ValueError):
-            before = None
-        is_shards = token_shards.is_shards(self.path)
-        if not is_shards or not isinstance(before, dict):
+        before = None
+        if token_shards.is_shards(self.path):
+            with contextlib.suppress(OSError, ValueError):
+                before = storage.read_json(self.file(PLAN_FILE))
+        if not isinstance(before, dict):
             raise UserError(
                 f"{self.path} is neither empty nor a folder of token shards."
             )
@@ -140,8 +143,7 @@ class Job:
     def missing_chunks(self) -> list[int]:
         """Return the chunks that are not written yet."""
         chunks = range(self.images.num_chunks)
-        entries = ((n, self.file(_entry_name(n))) for n in chunks)
-        return [n for n, path in entries if not os.path.exists(path)]
+        return [chunk for chunk in chunks if not self.entry(chunk).exists()]
 
 
 # Writes the chunks of a job.
@@ -156,14 +158,13 @@ def tokenize(
     shard: tuple[int, int] = (1, 1),
     run: Runner | None = None,
     progress: ProgressCallback | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
     **options: Any,
 ) -> Shards | None:
     """Write the tokens of images as shards, or continue where it stopped.
 
     Args:
-        source: A folder, `tfds:NAME[/CONFIG][:SPLIT]`, or tar files (see
-            `TarSource`).
+        source: See `Job`.
         out: Their folder; missing, empty, or begun by the same call.
         tokenizer: Makes the tokens.
         shard: `(i, n)`: write the share of the i-th of n machines, from 1 on.
@@ -194,7 +195,7 @@ def tokenize(
         count = job.images.num_chunks
         say(f"{left} of {count} chunks are left to the other machines.")
         return None
-    is_joined = os.path.exists(job.file(token_shards.MANIFEST_FILE))
+    is_joined = job.file(MANIFEST_FILE).exists()
     if missing or not is_joined:
         _join(job)
         storage.remove_unfinished(job.path)
@@ -206,12 +207,7 @@ def tokenize(
 
 
 def write_chunk(job: Job, chunk: int) -> None:
-    """Write the shards of a chunk, then the file that marks it as done.
-
-    Args:
-        job: The job, whose plan is already written.
-        chunk: In `[0, job.images.num_chunks)`.
-    """
+    """Write the shards of a chunk, then the file that marks it as done."""
     small = job.images.read(chunk)
     labels = sorted(set(small.labels))
     digests = [digest_of(image) for image in small.images]
@@ -230,7 +226,7 @@ def write_chunk(job: Job, chunk: int) -> None:
         entry[part]["label_counts"] = counts.tolist()
     entry["has_parts"] = any(small.parts)
     entry["skipped"] = [[s.path, s.reason] for s in small.skipped]
-    storage.write_json(job.file(_entry_name(chunk)), entry)
+    storage.write_json(job.entry(chunk), entry)
 
 
 def _in_train(
@@ -256,26 +252,23 @@ def _begin(job: Job) -> None:
 
 
 def _write_plan(job: Job) -> None:
-    """Write the plan, unless there is one."""
     # A link appears whole and, unlike a renamed file, replaces no plan.
     handle, temporary = tempfile.mkstemp(".unfinished", ".plan.", job.path)
     try:
         with os.fdopen(handle, "w") as file:
             json.dump(job.plan, file, indent=2)
         with contextlib.suppress(FileExistsError):
-            os.link(temporary, job.file(token_shards.PLAN_FILE))
+            os.link(temporary, job.file(PLAN_FILE))
     except OSError:  # A file system without links.
-        storage.write_json(job.file(token_shards.PLAN_FILE), job.plan)
+        storage.write_json(job.file(PLAN_FILE), job.plan)
     finally:
         os.unlink(temporary)
 
 
 def _join(job: Job) -> None:
     """Write the manifest when all chunks are done."""
-    chunks = []
-    for chunk in range(job.images.num_chunks):
-        with open(job.file(_entry_name(chunk))) as file:
-            chunks.append(json.load(file))
+    entries = map(job.entry, range(job.images.num_chunks))
+    chunks = list(map(storage.read_json, entries))
     skipped = [[s.path, s.reason] for s in job.images.skipped]
     skipped += [entry for chunk in chunks for entry in chunk.pop("skipped")]
     left_out = _left_out(job, chunks)
@@ -290,7 +283,7 @@ def _join(job: Job) -> None:
         raise UserError(nothing_usable(job.source, named))
     storage.write_npz(job.file(token_shards.LEFT_OUT_FILE), left_out, {})
     storage.write_json(
-        job.file(token_shards.MANIFEST_FILE),
+        job.file(MANIFEST_FILE),
         {
             "format": token_shards.FORMAT,
             "tokenizer": job.tokenizer_config,
@@ -328,11 +321,10 @@ def _left_out(
     copies lie on one side and are left out only with `Job.dedup`.
     """
     left_out = {part: np.zeros(0, np.int64) for part in PARTS}
-    if job.dedup:
-        for part in PARTS:
-            digests = np.concatenate(list(_digests(job, chunks, part)))
-            _, first = np.unique(digests, return_index=True)
-            left_out[part] = np.setdiff1d(np.arange(len(digests)), first)
+    for part in PARTS if job.dedup else ():
+        digests = np.concatenate(list(_digests(job, chunks, part)))
+        _, first = np.unique(digests, return_index=True)
+        left_out[part] = np.setdiff1d(np.arange(len(digests)), first)
     if any(chunk["has_parts"] for chunk in chunks):
         held_out = np.concatenate(list(_digests(job, chunks, "validation")))
         also_train = np.zeros(len(held_out), bool)
@@ -366,7 +358,3 @@ def _describe(shards: Shards) -> str:
         f"validate, {sum(copies.values()):,} copies left out, "
         f"{manifest['num_skipped']:,} skipped{most}: {shards.path}"
     )
-
-
-def _entry_name(chunk: int) -> str:
-    return f"chunk-{chunk:06}.json"

@@ -21,8 +21,7 @@ MAX_VALIDATION_SHARE = 0.03
 class StepCallbacks(keras.callbacks.CallbackList):
     """Callbacks that receive the loss of a step as a tensor.
 
-    The list of Keras converts it to a number, and so waits for the device after
-    every step.
+    The list of Keras converts it, and so waits for the device at each step.
     """
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -67,13 +66,8 @@ class EpochEnd(keras.callbacks.Callback):
 
     With a budget of minutes, validations that would take more than
     `MAX_VALIDATION_SHARE` of the time are skipped, except the last one.
-
-    Args:
-        training: The training.
-        checkpoint: Saves the state.
-        report: Measures the speed.
-        validate: Returns the validation bits per pixel, None without images.
-        listeners: Called with the new entry of the history.
+    `validate` returns the bits per pixel, None without images; `listeners` are
+    called with the new entry of the history.
     """
 
     def __init__(
@@ -102,20 +96,16 @@ class EpochEnd(keras.callbacks.Callback):
             self._judge(entry)
         state.history.append(entry)
         if state.step >= self._training.budget.steps_per_epoch:
-            state.epoch += 1
-            state.step = 0
-            state.loss_sum = 0.0
+            state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
         self._checkpoint.save_if_due()
-        storage.write_json(
-            self._run.file(run_config.HISTORY_FILE), state.history
-        )
+        path = self._run.file(run_config.HISTORY_FILE)
+        storage.write_json(path, state.history)
         for listener in self._listeners:
             listener(entry)
         if logs is not None:
             logs.update(entry)
 
     def _is_due(self) -> bool:
-        """Return whether there is time for a validation."""
         if not self._training.budget.max_minutes or self._training.is_spent:
             return True
         rested = time.monotonic() - self._validated_at
@@ -134,11 +124,9 @@ class EpochEnd(keras.callbacks.Callback):
             raise UserError(not_finite("validation", self._run.path))
         state = self._training.state
         if state.best is None or judged < state.best:
-            storage.write_npz(
-                self._run.file(run_config.WEIGHTS_FILE),
-                run_folder.get_weights(self._run.model),
-                entry,
-            )
+            path = self._run.file(run_config.WEIGHTS_FILE)
+            weights = run_folder.get_weights(self._run.model)
+            storage.write_npz(path, weights, entry)
             state.best = judged
 
 
@@ -146,8 +134,7 @@ class ProgressReport(keras.callbacks.Callback):
     """Shows the progress bar and one line per epoch.
 
     Attributes:
-        images_per_second: Speed after the first step, which compiles; 0 until
-            it is known.
+        images_per_second: Speed after the first step, which compiles, or 0.
     """
 
     def __init__(
@@ -155,7 +142,7 @@ class ProgressReport(keras.callbacks.Callback):
         training: Training,
         losses: Losses,
         bar: console.ProgressBar,
-        say: Callable[[str], None],
+        say: console.Say,
     ) -> None:
         super().__init__()
         self._state, self._budget = training.state, training.budget

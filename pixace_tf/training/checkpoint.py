@@ -49,30 +49,22 @@ class Checkpoint(keras.callbacks.Callback):
         weights = run_folder.get_weights(self._run.model)
         if not all(np.isfinite(w).all() for w in weights.values()):
             raise UserError(not_finite("weights", self._run.path))
-        hidden = {
-            name: run_folder.array_of(variable)
-            for name, variable in self._hidden_variables().items()
-        }
-        storage.write_npz(
-            self._run.file(CHECKPOINT_FILE),
-            {**weights, **hidden},
-            dataclasses.asdict(self._state),
-        )
+        for name, variable in self._hidden_variables().items():
+            weights[name] = run_folder.array_of(variable)
+        path = self._run.file(CHECKPOINT_FILE)
+        storage.write_npz(path, weights, dataclasses.asdict(self._state))
         self._saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Restore the last checkpoint.
 
         Raises:
-            UserError: If the checkpoint is damaged or belongs to another
-                model; nothing is changed.
+            UserError: If it is damaged or of another model; nothing changes.
         """
         file = self._run.file(CHECKPOINT_FILE)
         arrays, meta = storage.read_npz(file)
-        variables = {
-            **{v.path: v for v in self._run.model.weights},
-            **self._hidden_variables(),
-        }
+        variables = {v.path: v for v in self._run.model.weights}
+        variables |= self._hidden_variables()
         self._adapt_parts(arrays, meta, variables)
         for name in {**variables, **arrays}:
             expected = variables[name].shape if name in variables else None
@@ -96,8 +88,7 @@ class Checkpoint(keras.callbacks.Callback):
     ) -> None:
         """Adapt a checkpoint to the current number of parts in a batch.
 
-        A device with another number may have written it. An unfinished batch
-        starts over.
+        Another device may have written it. An unfinished batch starts over.
         """
         before, now = meta.get("parts", self._state.parts), self._state.parts
         meta["parts"] = now
@@ -118,7 +109,7 @@ class Checkpoint(keras.callbacks.Callback):
     def _recall_best(self) -> None:
         """Take the best validation from the saved weights if it is better.
 
-        They may be newer than the checkpoint. With a budget of minutes, the
+        They may be newer than the checkpoint, and with a budget of minutes, the
         steps that are trained again may end worse.
         """
         with contextlib.suppress(UserError):  # Missing or damaged weights.
@@ -131,16 +122,13 @@ class Checkpoint(keras.callbacks.Callback):
     def _hidden_variables(self) -> dict[str, Any]:
         """Return random states and the optimizer's variables by name.
 
-        The path of an optimizer's variable contains the name of its weight.
         Random states are numbered, since their paths depend on the process.
         """
         model = self._run.model
         known = {id(v) for v in (*model.weights, *model.metrics_variables)}
         random = [v for v in model.variables if id(v) not in known]
         optimizer = model.optimizer.variables
-        named = {
-            **{f"random/{i:04d}": v for i, v in enumerate(random)},
-            **{f"optimizer/{v.path}": v for v in optimizer},
-        }
+        named = {f"random/{i:04d}": v for i, v in enumerate(random)}
+        named |= {f"optimizer/{v.path}": v for v in optimizer}
         assert len(named) == len(random) + len(optimizer), "equal names"
         return named

@@ -29,17 +29,13 @@ def compile_model(
     def pixel_loss(token_ids: Tensor, logits: Tensor) -> Tensor:
         return model.pixel_nats(token_ids, logits)
 
-    num_devices = 1
+    is_mirrored = False
     if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+        from pixace_tf.training import devices, sharded_step
 
-        num_devices = tf.distribute.get_strategy().num_replicas_in_sync
-    optimizer_class = keras.optimizers.AdamW
-    if num_devices > 1:
-        from pixace_tf.training import devices
-
-        optimizer_class = devices.SharedAdamW
-    optimizer = optimizer_class(
+        is_mirrored = devices.count() > 1
+    adamw = devices.SharedAdamW if is_mirrored else keras.optimizers.AdamW
+    optimizer = adamw(
         learning_rate,
         beta_2=0.99,
         weight_decay=0.05,
@@ -52,19 +48,16 @@ def compile_model(
     )
     if parts > 1 and model.dtype_policy.name == "mixed_float16":
         # The name that Keras would give its own one.
-        optimizer = CountingLossScaleOptimizer(
-            optimizer, name="loss_scale_optimizer"
-        )
+        name = "loss_scale_optimizer"
+        optimizer = CountingLossScaleOptimizer(optimizer, name=name)
     model.compile(
         optimizer=optimizer,
         loss=pixel_loss,
         # XLA cannot compile a step across devices.
-        jit_compile=jit_compile and num_devices == 1,
+        jit_compile=jit_compile and not is_mirrored,
     )
     model.optimizer.build(model.trainable_variables)
-    if num_devices > 1:
+    if is_mirrored:
         model.train_step = functools.partial(devices.mirrored_step, model)
     elif jit_compile and keras.backend.backend() == "tensorflow":
-        from pixace_tf.training import sharded_step
-
         sharded_step.use(model)

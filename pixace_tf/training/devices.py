@@ -22,11 +22,7 @@ def has_gpu() -> bool:
 
 
 def micro_batch_pixels(precision: str) -> int:
-    """Return the most pixels of a micro batch of one device.
-
-    Args:
-        precision: The Keras dtype policy.
-    """
+    """Return the most pixels of a micro batch in a Keras dtype policy."""
     if not has_gpu():
         return schedule.CPU_MICRO_BATCH_PIXELS
     pixels = _gpu_gigabytes() * schedule.GPU_MICRO_BATCH_PIXELS_PER_GB
@@ -40,16 +36,15 @@ def steps_between_looks() -> int:
 
 def _gpu_gigabytes() -> float:
     """Return the memory of the smallest GPU, in GB; 10 if it is unknown."""
-    command = ["nvidia-smi", "--query-gpu=memory.total"]
+    query = "--query-gpu=memory.total", "--format=csv,noheader,nounits"
     with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
-        answer = subprocess.run(
-            [*command, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            check=True,
+        answer = subprocess.check_output(
+            ["nvidia-smi", *query],
+            stderr=subprocess.DEVNULL,
             text=True,
             timeout=20,
         )
-        return min(map(float, answer.stdout.split())) * 2**20 / 1e9
+        return min(map(float, answer.split())) * 2**20 / 1e9
     return 10.0
 
 
@@ -85,13 +80,12 @@ def check_batch_size(batch_size: int) -> None:
 def scope(devices: str) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which to build a model that trains on devices.
 
+    It is the scope of a mirrored strategy of TensorFlow or of a distribution of
+    Keras for JAX; for a single device it does nothing.
+
     Args:
         devices: Their number, or "all": the GPUs, or the CPUs if there are
             none; for JAX also "all-hosts".
-
-    Returns:
-        The scope of a mirrored strategy of TensorFlow or of a distribution of
-        Keras for JAX; for a single device it does nothing.
 
     Raises:
         UserError: If there are fewer devices.
@@ -124,8 +118,8 @@ def scope(devices: str) -> contextlib.AbstractContextManager[Any]:
 class SharedAdamW(keras.optimizers.AdamW):
     """AdamW that receives the gradient of the whole batch on each device.
 
-    Keras clips gradients before adding those of all devices, so two devices
-    would clip differently from one. Here `mirrored_step` adds them first.
+    `mirrored_step` adds the gradients of all devices before they are clipped;
+    Keras would do so afterwards.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:

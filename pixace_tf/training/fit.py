@@ -3,15 +3,19 @@
 import collections
 import contextlib
 import dataclasses
+import glob
+import math
 import os
+import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 from pixace_tf import console, storage
+from pixace_tf.console import Say
 from pixace_tf.data import (
     image_files,
     labels,
@@ -21,7 +25,7 @@ from pixace_tf.data import (
     token_shards,
 )
 from pixace_tf.data.sources import TFDS_PREFIX
-from pixace_tf.data.token_dataset import ShardedDataset, TokenDataset
+from pixace_tf.data.token_dataset import Dataset, ShardedDataset
 from pixace_tf.data.token_shards import Shards
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
@@ -29,6 +33,7 @@ from pixace_tf.model import presets
 from pixace_tf.runs import catalog, run_config, run_folder
 from pixace_tf.runs.arguments import AUTO
 from pixace_tf.runs.run_folder import Run
+from pixace_tf.storage import StrPath
 from pixace_tf.training import devices, hosts, size_law, warm_start
 from pixace_tf.training.loop import train
 from pixace_tf.training.training_arguments import TrainingArguments
@@ -41,21 +46,18 @@ FEW_IMAGES = 200
 _GPU_BATCH_SIZE = 64
 _CPU_BATCH_PIXELS = 4096
 
-Dataset = TokenDataset | ShardedDataset
-Say = Callable[[str], None]
-
 
 class RunInUseError(UserError):
     """Another process is training the same run."""
 
 
 def fit(
-    source: str | os.PathLike[str],
+    source: StrPath,
     arguments: TrainingArguments | None = None,
     *,
-    start_from: str | os.PathLike[str] | None = None,
+    start_from: StrPath | None = None,
     name: str | None = None,
-    runs_dir: str | os.PathLike[str] = catalog.RUNS_DIR,
+    runs_dir: StrPath = catalog.RUNS_DIR,
     say: Say = print,
     **fields: Any,
 ) -> Run:
@@ -66,17 +68,15 @@ def fit(
     `training_arguments.FREE`, such as the budget.
 
     Args:
-        source: A folder of images or of token shards (see `tokenize`), or
-            `tfds:NAME[/CONFIG][:SPLIT]`. Shards determine the image size and
-            the colors.
+        source: A folder of images or of token shards (see `tokenize`), which
+            determine image size and colors, or `tfds:NAME[/CONFIG][:SPLIT]`.
         arguments: Such as `TrainingArguments(max_minutes=60)`.
         start_from: A run, as `locate` takes it, that gives a new run its
             weights, image size, colors and model sizes.
         name: Name of the run; by default that of the source.
         runs_dir: Folder of all runs.
         say: Receives each line of the report.
-        **fields: Fields of `arguments`, such as `fit("cats", max_minutes=60)`;
-            they override `arguments`.
+        **fields: They override `arguments`: `fit("cats", max_minutes=60)`.
 
     Returns:
         The run with its best weights.
@@ -98,11 +98,10 @@ def fit(
 def _fit(
     source: str,
     given: TrainingArguments,
-    start_from: str | os.PathLike[str] | None,
+    start_from: StrPath | None,
     path: str,
     say: Say,
 ) -> Run:
-    """Train in a run folder; see `fit`."""
     is_new = not _is_run(path)
     arguments = _settled_by_shards(given, source)
     if is_new:
@@ -159,22 +158,16 @@ def _holding(path: str, is_new: bool) -> Iterator[None]:
         yield
 
 
-def folder_below(
-    parent: str | os.PathLike[str], name: str | None, source: str
-) -> str:
-    """Return the folder of a run or a sweep in `parent`.
+def folder_below(parent: StrPath, name: str | None, source: str) -> str:
+    """Return the folder of a run or a sweep in the folder of all, `parent`.
 
-    Args:
-        parent: The folder of all runs or sweeps.
-        name: Its name; None for the name of the source.
-        source: The images.
+    Without a name, it is named after the source of the images.
 
     Raises:
         UserError: If the name is not a plain name of a folder.
     """
     if name is None and source.startswith(TFDS_PREFIX):
-        separators = str.maketrans("/:", "--")
-        name = source.removeprefix(TFDS_PREFIX).translate(separators)
+        name = re.sub("[/:]", "-", source.removeprefix(TFDS_PREFIX))
     elif name is None:
         name = os.path.basename(os.path.abspath(source)) or "images"
     if name in ("", ".", "..") or set(name) & set("/\\\0"):
@@ -206,13 +199,12 @@ def _settled_by_shards(
 def _settled_by_start(
     arguments: TrainingArguments,
     path: str,
-    start_from: str | os.PathLike[str] | None,
+    start_from: StrPath | None,
     say: Say,
 ) -> tuple[TrainingArguments, str | None]:
     """Apply what the start of a new run determines; also return its folder."""
-    names = os.listdir(path) if os.path.isdir(path) else []
-    # A killed `fit` may leave hidden files.
-    if not all(name.startswith(".") for name in names):
+    # `glob` skips hidden files, which a killed `fit` may leave.
+    if glob.glob("*", root_dir=path):
         raise UserError(
             f"{path} is not empty and not a run. Choose another --name or "
             "--runs-dir."
@@ -230,7 +222,7 @@ def _settled_by_start(
 def _settled_by_run(
     arguments: TrainingArguments,
     path: str,
-    start_from: str | os.PathLike[str] | None,
+    start_from: StrPath | None,
     say: Say,
 ) -> TrainingArguments:
     """Apply the arguments that the run was started with."""
@@ -250,12 +242,9 @@ def _settled_by_run(
     )
 
 
-def _tokenizer(arguments: TrainingArguments) -> PixelTokenizer:
+def _tokenizer(options: TrainingArguments) -> PixelTokenizer:
     return PixelTokenizer(
-        arguments.image_size,
-        arguments.palette,
-        arguments.resize,
-        arguments.trim,
+        options.image_size, options.palette, options.resize, options.trim
     )
 
 
@@ -263,24 +252,22 @@ def _model_config(
     arguments: TrainingArguments, data: Dataset, start: str | None, say: Say
 ) -> dict[str, Any]:
     """Return the arguments of a new model, and report its labels."""
+    size = arguments.preset, arguments.decoder
+    orders = arguments.image_size, arguments.flip, arguments.orders
+    counts = data.label_counts()
     config: dict[str, Any] = {
         "decoder": arguments.decoder,
         "decoder_config": arguments.decoder_config(),
         "head": arguments.head or presets.default_head(arguments.palette),
         "dropout": arguments.dropout,
-        "head_hidden_dim": presets.HEAD_HIDDEN_DIMS.get(
-            (arguments.preset, arguments.decoder)
-        ),
-        "orders": raster_orders.vector_rows(
-            arguments.image_size, arguments.flip, arguments.orders
-        ),
+        "head_hidden_dim": presets.HEAD_HIDDEN_DIMS.get(size),
+        "orders": raster_orders.vector_rows(*orders),
+        "labels": labels.choose(counts, arguments.labels),
     }
     if start is not None:
         theirs = run_config.read_config(start)["model"]
         for name in ("decoder_config", "head_hidden_dim"):
             config[name] = theirs[name]
-    counts = data.label_counts()
-    config["labels"] = labels.choose(counts, arguments.labels)
     line = labels.describe(counts, config["labels"])
     if line and arguments.labels is not False:
         say(line)
@@ -303,27 +290,22 @@ def _resolved(
             f"Received: batch_size={batch_size}"
         )
     sizes = model_config["decoder_config"]
+    rate = arguments.learning_rate or presets.LEARNING_RATES[arguments.preset]
     return arguments.replaced(
         num_layers=sizes["num_layers"],
         hidden_dim=sizes["hidden_dim"],
         head=model_config["head"],
         max_minutes=arguments.minutes,
         batch_size=batch_size,
-        learning_rate=(
-            arguments.learning_rate or presets.LEARNING_RATES[arguments.preset]
-        ),
+        learning_rate=rate,
         labels=bool(model_config["labels"]),
         precision=precision,
     )
 
 
 def _recorded(
-    arguments: TrainingArguments,
-    source: str,
-    start: str | None,
-    data: Dataset,
+    arguments: TrainingArguments, source: str, start: str | None, data: Dataset
 ) -> dict[str, Any]:
-    """Return what the run folder records of the training."""
     is_folder = os.path.isdir(source)
     return {
         "source": os.path.abspath(source) if is_folder else source,
@@ -337,12 +319,10 @@ def _choose_preset(options: TrainingArguments, data: Dataset, say: Say) -> str:
     """Choose a size by the budget, unless part of the size is given."""
     if options.num_layers is not None or options.hidden_dim is not None:
         return presets.FALLBACK_PRESET
-    minutes = options.minutes
+    seconds = options.minutes and 60 * options.minutes
+    pixels = (options.epochs or 0) * data.train.size
     preset, reason = size_law.choose(
-        options.decoder,
-        options.image_size,
-        None if minutes is None else 60 * minutes,
-        (options.epochs or 0) * data.train.size,
+        options.decoder, options.image_size, seconds, pixels
     )
     say(reason)
     return preset
@@ -353,11 +333,9 @@ def _default_batch_size(options: TrainingArguments, num_images: int) -> int:
 
     On a CPU, small batches learn fastest per minute: 4,096 pixels are enough.
     """
-    if devices.has_gpu():
-        most = _GPU_BATCH_SIZE
-    else:
-        height, width = options.image_size
-        most = max(1, _CPU_BATCH_PIXELS // (height * width))
+    most = _GPU_BATCH_SIZE
+    if not devices.has_gpu():
+        most = max(1, _CPU_BATCH_PIXELS // math.prod(options.image_size))
     batch_size = 1 << (min(most, num_images).bit_length() - 1)
     num_devices = devices.count()
     return max(1, batch_size // num_devices) * num_devices
@@ -367,30 +345,25 @@ def _load_data(
     source: str, path: str, arguments: TrainingArguments, say: Say
 ) -> Dataset:
     """Read the tokens, and report the skipped files."""
+    data: Dataset
     if token_shards.is_shards(source):
-        sharded = ShardedDataset(Shards.open(source))
-        _say_counts(sharded, say)
-        return sharded
-    with console.ProgressBar("Reading images") as bar:
-        data = token_dataset.load(
-            source,
-            _tokenizer(arguments),
-            cache_path=os.path.join(path, run_config.TOKENS_FILE),
-            max_pixels=arguments.max_pixels,
-            download=arguments.download,
-            progress=bar.count,
-        )
+        data = ShardedDataset(Shards.open(source))
+    else:
+        with console.ProgressBar("Reading images") as bar:
+            data = token_dataset.load(
+                source,
+                _tokenizer(arguments),
+                cache_path=os.path.join(path, run_config.TOKENS_FILE),
+                max_pixels=arguments.max_pixels,
+                download=arguments.download,
+                progress=bar.count,
+            )
     if data.parts:
         say(f"Parts: {parts.describe(data.parts)}.")
     for skipped in data.skipped[:MAX_NAMED_SKIPS]:
         say(f"skipped {image_files.printable(skipped.path)}: {skipped.reason}")
     if len(data.skipped) > MAX_NAMED_SKIPS:
         say(f"... and {len(data.skipped) - MAX_NAMED_SKIPS} more.")
-    _say_counts(data, say)
-    return data
-
-
-def _say_counts(data: Dataset, say: Say) -> None:
     say(
         f"{len(data.train):,} images to train on, {len(data.validation):,} "
         f"to validate, {len(data.skipped):,} skipped."
@@ -401,6 +374,7 @@ def _say_counts(data: Dataset, say: Say) -> None:
             "0.1 help; evaluate --report shows the nearest training image of "
             "each new one."
         )
+    return data
 
 
 def _check_images(path: str, data: Dataset) -> None:
@@ -424,6 +398,10 @@ def _check_images(path: str, data: Dataset) -> None:
         )
 
 
+def _counted(*rows: np.ndarray) -> collections.Counter[bytes]:
+    return collections.Counter(row.tobytes() for row in np.concatenate(rows))
+
+
 def _changes(path: str, data: Dataset) -> str:
     """Say how many images were added to and removed from those of a run."""
     try:
@@ -432,13 +410,8 @@ def _changes(path: str, data: Dataset) -> str:
         before = {}
     if not before or isinstance(data, ShardedDataset):
         return "they have changed since"
-    then, now = (
-        collections.Counter(row.tobytes() for row in np.concatenate(parts))
-        for parts in (
-            (before["train"], before["validation"]),
-            (data.train, data.validation),
-        )
-    )
+    then = _counted(before["train"], before["validation"])
+    now = _counted(data.train, data.validation)
     counts = (("added", now - then), ("removed", then - now))
     changes = [
         f"{n:,} image{'s were' if n > 1 else ' was'} {verb}"

@@ -10,11 +10,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import keras
 import numpy as np
 
+from pixace_tf.console import Say
 from pixace_tf.errors import UserError
 from pixace_tf.runs.arguments import AUTO
 from pixace_tf.runs.run_config import CHECKPOINT_FILE
@@ -84,12 +85,8 @@ def place() -> tuple[int, int]:
 def check_alike(name: str, value: str) -> None:
     """Check that all processes, which must all call this, have the same value.
 
-    Args:
-        name: Name of the value in the message.
-        value: The value of this process, of any length.
-
     Raises:
-        UserError: In every process, if values differ.
+        UserError: In every process, with the name, if values differ.
     """
     _, count = place()
     if count == 1:
@@ -133,19 +130,15 @@ def own_folder(path: str) -> Iterator[str]:
     check_alike(f"state of the run in {path}", _state_of(path))
     from jax.experimental import multihost_utils
 
-    if not index:
-        # Write nothing before all have their copies.
-        multihost_utils.sync_global_devices("copied")
-        yield path
-        return
     with tempfile.TemporaryDirectory(prefix="pixace-tf-") as scratch:
-        copy = os.path.join(scratch, os.path.basename(path))
-        if os.path.isdir(path):
+        own = os.path.join(scratch, os.path.basename(path)) if index else path
+        if index and os.path.isdir(path):
             # The names of exported versions are numbers.
             others = ("tensorboard", "pictures", ".*", "[0-9]*")
-            shutil.copytree(path, copy, ignore=shutil.ignore_patterns(*others))
+            shutil.copytree(path, own, ignore=shutil.ignore_patterns(*others))
+        # The first process writes nothing before all have their copies.
         multihost_utils.sync_global_devices("copied")
-        yield copy
+        yield own
 
 
 @contextlib.contextmanager
@@ -164,16 +157,15 @@ def ending_together() -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if isinstance(error, UserError) or not _BROKEN.search(str(error)):
             raise
-        os.write(
-            2,
-            b"pixace-tf: Another process of this training has ended ("
-            + " ".join(str(error).split())[:120].encode()
-            + b"). The same command on all hosts goes on from the last "
-            b"checkpoint.\n",
+        reason = " ".join(str(error).split())[:120]
+        line = (
+            f"pixace-tf: Another process of this training has ended ({reason})."
+            " The same command on all hosts goes on from the last checkpoint.\n"
         )
+        os.write(2, line.encode())
         os._exit(1)
 
 
-def quietly(say: Callable[[str], None]) -> Callable[[str], None]:
+def quietly(say: Say) -> Say:
     """Return `say` for the first process, a silent function for the others."""
     return say if not place()[0] else lambda line: None

@@ -1,8 +1,7 @@
-"""The likelihood of images while a model trains on the JAX backend.
+"""The likelihood of images while a model trains on the JAX backend."""
 
-Shapes: N images, T pixels.
-"""
-
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,40 +11,29 @@ from pixace_tf.data import batches
 from pixace_tf.model.causal_lm import PixaceCausalLM
 
 
-class JaxScorer:
-    """Computes the bits of whole images; see `likelihood.Scorer`."""
+def bits_with_jax(
+    model: PixaceCausalLM, batch_size: int
+) -> Callable[..., np.ndarray]:
+    """Return a function like `likelihood.Scorer.bits`, without a label."""
+    import jax
 
-    def __init__(self, model: PixaceCausalLM, batch_size: int) -> None:
-        import jax
-
-        self._model, self._batch_size = model, batch_size
-
-        def nats(weights: Any, others: Any, token_ids: Any) -> Any:
-            logits, _ = model.stateless_call(
-                weights, others, token_ids, training=False
-            )
-            return model.pixel_nats(token_ids, logits)
-
-        self._nats = jax.jit(nats)
+    @jax.jit
+    def nats(weights: Any, others: Any, token_ids: Any) -> Any:
+        logits, _ = model.stateless_call(
+            weights, others, token_ids, training=False
+        )
+        return model.pixel_nats(token_ids, logits)
 
     def bits(
-        self, token_ids: np.ndarray, progress: ProgressCallback | None = None
+        token_ids: np.ndarray, progress: ProgressCallback | None = None
     ) -> np.ndarray:
-        """Return minus log2 probability of each pixel, without a label.
-
-        Args:
-            token_ids: integers `(N, T)`, canonical codes.
-            progress: Receives the number of images done and of all images.
-
-        Returns:
-            float32 `(N, T)`.
-        """
-        weights = [v.value for v in self._model.trainable_variables]
-        others = [v.value for v in self._model.non_trainable_variables]
-        nats = batches.apply(
-            lambda batch: self._nats(weights, others, batch.astype(np.int32)),
-            self._batch_size,
-            token_ids,
-            progress=progress,
+        weights = [v.value for v in model.trainable_variables]
+        others = [v.value for v in model.non_trainable_variables]
+        function = functools.partial(nats, weights, others)
+        token_ids = token_ids.astype(np.int32)
+        found = batches.apply(
+            function, batch_size, token_ids, progress=progress
         )
-        return nats / np.float32(np.log(2))
+        return found / np.float32(np.log(2))
+
+    return bits

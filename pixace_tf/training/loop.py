@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import ops
 
 from pixace_tf import compile_cache, console
+from pixace_tf.console import Say
 from pixace_tf.data import token_dataset
-from pixace_tf.data.token_dataset import ShardedDataset, TokenDataset
+from pixace_tf.data.token_dataset import Dataset
 from pixace_tf.painting.sheets import save_learning_curve
 from pixace_tf.runs.run_config import CHECKPOINT_FILE
 from pixace_tf.runs.run_folder import Run
@@ -29,7 +29,7 @@ from pixace_tf.training.callbacks import (
 from pixace_tf.training.checkpoint import Checkpoint
 from pixace_tf.training.compile import compile_model
 from pixace_tf.training.interruption import InterruptedTraining, StopRequest
-from pixace_tf.training.jax_scorer import JaxScorer
+from pixace_tf.training.jax_scorer import bits_with_jax
 from pixace_tf.training.losses import Losses
 from pixace_tf.training.previews import Previews
 from pixace_tf.training.schedule import (
@@ -42,21 +42,15 @@ from pixace_tf.training.schedule import (
 
 def train(
     run: Run,
-    data: TokenDataset | ShardedDataset,
+    data: Dataset,
     epochs: int | None,
     max_minutes: float | None,
     checkpoint_seconds: float,
-    say: Callable[[str], None],
+    say: Say,
 ) -> None:
     """Train from the last checkpoint until the budget is spent.
 
-    Args:
-        run: The run; `run.jit_compile` also applies to the training step.
-        data: The tokens.
-        epochs: How long to train, or None.
-        max_minutes: The same in wall time, or None.
-        checkpoint_seconds: Time between two checkpoints.
-        say: Receives each line of the report.
+    The budget is `epochs` or `max_minutes`; the other one is None.
 
     Raises:
         InterruptedTraining: If a signal stopped it, after a checkpoint.
@@ -80,7 +74,7 @@ def train(
     ):
         report = ProgressReport(training, losses, bar, say)
         validate = _validation(run, data, micro, stop)
-        paint = _previews(run, data, stop)
+        paint = Previews(run, data, stop).update
         listeners = [report.say_epoch, paint]
         callbacks = [
             BudgetSchedule(training, peak),
@@ -99,14 +93,14 @@ def train(
             checkpoint.save()
             say(f"Saved in {run.path}; the same command resumes from here.")
             raise
-    _say_result(run, state, say)
+    bits = [e.get("val_bits_per_pixel", math.inf) for e in state.history]
+    if min(bits) < math.inf:
+        say(f"Best validation: {min(bits):.3f} bits/pixel.")
+    say(f"The run is in {run.path}.")
 
 
 def _plan(
-    run: Run,
-    data: TokenDataset | ShardedDataset,
-    epochs: int | None,
-    max_minutes: float | None,
+    run: Run, data: Dataset, epochs: int | None, max_minutes: float | None
 ) -> tuple[Budget, int]:
     """Return the budget and the size of a micro batch."""
     batch_size = run.arguments["batch_size"]
@@ -118,9 +112,7 @@ def _plan(
     return Budget(epochs, max_minutes, steps, parts), micro
 
 
-def _is_finished(
-    training: Training, checkpoint: Checkpoint, say: Callable[[str], None]
-) -> bool:
+def _is_finished(training: Training, checkpoint: Checkpoint, say: Say) -> bool:
     """Restore the checkpoint, if any; tell whether the budget is spent."""
     run, state = training.run, training.state
     if not os.path.exists(run.file(CHECKPOINT_FILE)):
@@ -134,22 +126,17 @@ def _is_finished(
 
 
 def _fit_epochs(
-    training: Training,
-    data: TokenDataset | ShardedDataset,
-    callbacks: list[Any],
+    training: Training, data: Dataset, callbacks: list[Any]
 ) -> None:
     """Finish the current epoch, if it has begun, then run the others."""
     run, state, budget = training.run, training.state, training.budget
     steps = budget.steps_per_epoch
     is_due = state.step >= steps or training.is_spent
     if is_due and not training.has_entry:  # It stopped in the validation.
-        for callback in callbacks:
-            if isinstance(callback, EpochEnd):
-                callback.on_epoch_end(state.epoch)
-    for is_partial in (True, False):
-        if (is_partial and not state.step) or training.is_spent:
-            continue
-        last = state.epoch + 1 if is_partial else budget.epochs
+        ends = (c for c in callbacks if isinstance(c, EpochEnd))
+        next(ends).on_epoch_end(state.epoch)
+    while not training.is_spent:
+        last = state.epoch + 1 if state.step else budget.epochs
         rows = data.rows(run.model.labels)
         batches = token_dataset.training_batches(
             rows,
@@ -185,8 +172,7 @@ def _fit_epochs(
 def _forgetting_gradients() -> Iterator[None]:
     """Forget the gradient functions of graphs that are traced in this context.
 
-    TensorFlow keeps them for the life of the process, and with them their
-    graphs, the weights and the state of the optimizer.
+    TensorFlow would keep them, the weights and the optimizer for good.
     """
     # The registry is private; see `tests/test_private_parts.py`.
     known = ops.gradient_registry._registry
@@ -199,32 +185,19 @@ def _forgetting_gradients() -> Iterator[None]:
                 del known[name]
 
 
-def _previews(
-    run: Run, data: TokenDataset | ShardedDataset, stop: StopRequest
-) -> Callable[..., None]:
-    """Return the function that paints previews, which needs TensorFlow."""
-    if keras.backend.backend() == "jax":
-        return lambda *_, **__: None
-    return Previews(run, data, stop).update
-
-
 def _validation(
-    run: Run,
-    data: TokenDataset | ShardedDataset,
-    batch_size: int,
-    stop: StopRequest,
+    run: Run, data: Dataset, batch_size: int, stop: StopRequest
 ) -> Callable[[], float | None]:
     """Return the function that computes the validation bits per pixel."""
-    scorer: Scorer | JaxScorer
     if keras.backend.backend() == "jax":
-        scorer = JaxScorer(run.model, batch_size)
+        bits = bits_with_jax(run.model, batch_size)
     else:
-        scorer = Scorer(run.model, batch_size, run.jit_compile)
+        bits = Scorer(run.model, batch_size, run.jit_compile).bits
 
     def validate() -> float | None:
         if not len(data.validation):
             return None
-        return float(scorer.bits(data.validation, stop.check).mean())
+        return float(bits(data.validation, stop.check).mean())
 
     return validate
 
@@ -239,12 +212,3 @@ def _describe(run: Run) -> str:
         f"{run.model.num_parameters:,} parameters, batches of "
         f"{arguments['batch_size']}. The first step compiles and takes a while."
     )
-
-
-def _say_result(
-    run: Run, state: TrainingState, say: Callable[[str], None]
-) -> None:
-    best = min(state.history, key=lambda e: e.get("val_bits_per_pixel", np.inf))
-    if "val_bits_per_pixel" in best:
-        say(f"Best validation: {best['val_bits_per_pixel']:.3f} bits/pixel.")
-    say(f"The run is in {run.path}.")

@@ -13,12 +13,7 @@ class Losses(keras.callbacks.Callback):
     """Adds up the losses of an epoch in `state.loss_sum`.
 
     Reading a loss waits for the device, so it is read every `every` steps and
-    by callers that need the sum.
-
-    Args:
-        state: The progress.
-        path: The run folder, for the error.
-        every: Steps between two reads.
+    by callers that need the sum. `path`, the run folder, is for the error.
 
     Attributes:
         is_fresh: Whether `state.loss_sum` includes all steps.

@@ -3,11 +3,12 @@
 import os
 import time
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from pixace_tf.data.token_dataset import ShardedDataset, TokenDataset
+from pixace_tf.data.token_dataset import Dataset
 from pixace_tf.painting import sheets
 from pixace_tf.runs.run_config import COMPLETED_FILE, SAMPLES_FILE
 from pixace_tf.runs.run_folder import Run
@@ -25,26 +26,21 @@ class Previews:
     Completes images of the validation, or of the training if it has none.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        data: TokenDataset | ShardedDataset,
-        stop: StopRequest,
-    ) -> None:
-        self._run = run
-        self._stop = stop
+    def __init__(self, run: Run, data: Dataset, stop: StopRequest) -> None:
+        self._run, self._stop = run, stop
         source = data.validation if len(data.validation) else data.train
         # Evenly spaced, since files are sorted by name.
         chosen = np.linspace(0, len(source) - 1, NUM_COMPLETED).astype(int)
         self._given = source[np.unique(chosen)].astype(np.int32)
-        self._sampled_at = 0.0
-        self._cost_s = 0.0
+        self._sampled_at, self._cost_s = 0.0, 0.0
 
     def update(self, entry: dict[str, float], is_last: bool = False) -> None:
         """Sample for the newest `entry` of the history if due, or `is_last`."""
         start = time.monotonic()
         rested = start - self._sampled_at
-        if not is_last and rested * MAX_SHARE < self._cost_s:
+        is_due = is_last or rested * MAX_SHARE >= self._cost_s
+        # The sampler needs TensorFlow.
+        if not is_due or keras.backend.backend() == "jax":
             return
         strip, new, completed = self._sample()
         kinds = {"new": new, "completed": completed}
@@ -79,18 +75,12 @@ class Previews:
         )
         pixels = tokenizer.detokenize(token_ids)
         originals = tokenizer.detokenize(self._given)
-        pairs = zip(originals, pixels[NUM_NEW:], strict=True)
-        rows = [
-            [
-                sheets.Tile(original),
-                sheets.Tile(sheets.hide_after(original, length // 2)),
-                sheets.Tile(completed),
-            ]
-            for original, completed in pairs
-        ]
-        headings = ["original", "kept", "completed"]
-        return (
-            sheets.strip(pixels[:NUM_NEW]),
-            sheets.grid(pixels[:NUM_NEW]),
-            sheets.contact_sheet(rows, headings),
+        rows = []
+        for original, full in zip(originals, pixels[NUM_NEW:], strict=True):
+            kept = sheets.hide_after(original, length // 2)
+            rows.append([sheets.Tile(p) for p in (original, kept, full)])
+        completed = sheets.contact_sheet(
+            rows, ["original", "kept", "completed"]
         )
+        new = pixels[:NUM_NEW]
+        return sheets.strip(new), sheets.grid(new), completed

@@ -10,12 +10,10 @@ WARM_UP_SHARE = 0.05
 MIN_WARM_UP_UPDATES = 10
 MAX_WARM_UP_UPDATES = 100
 FINAL_LEARNING_RATE_SHARE = 0.02
-# Pixels per micro batch on a CPU: enough for efficient matrix products, as
-# measured with 8 images of 32x32.
+# 8 images of 32x32, measured to be enough for efficient matrix products.
 CPU_MICRO_BATCH_PIXELS = 8192
-# Pixels per GB of a GPU: 64 images of 32x32 in 10 GB. The flat `base` decoder,
-# which needs most, fits 77 in mixed precision
-# (`pipelines/results/gpu-check.md`), and half as many in float32.
+# 64 images of 32x32 in 10 GB. The flat `base` decoder, which needs most, fits
+# 77 in mixed precision (`pipelines/results/gpu-check.md`), half in float32.
 GPU_MICRO_BATCH_PIXELS_PER_GB = 6554
 
 
@@ -44,13 +42,9 @@ class TrainingState:
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """How long to train.
+    """How long to train: `epochs`, or a wall time of `max_minutes`.
 
-    Attributes:
-        epochs: Passes over the images, or None.
-        max_minutes: Wall time instead, or None.
-        steps_per_epoch: Steps of an epoch, one per micro batch.
-        parts: Micro batches in a batch.
+    An epoch has one step per micro batch; `parts` of them are a batch.
     """
 
     epochs: int | None
@@ -103,11 +97,9 @@ class Training:
 def micro_batch_size(batch_size: int, length: int, pixels: int) -> int:
     """Return the number of images in a micro batch.
 
-    The gradients of the micro batches of a batch are added, so a larger batch
-    needs no more memory.
-
     Args:
-        batch_size: Images per update of the weights.
+        batch_size: Images per update of the weights, which adds the gradients
+            of its micro batches.
         length: Pixels of an image.
         pixels: Most pixels of a micro batch, unless a single image has more.
 
@@ -127,11 +119,8 @@ def learning_rate_share(share: float, updates: int) -> float:
     """Return the learning rate relative to its peak, in `(0, 1]`.
 
     It rises during the first 5% of the budget, but at least 10 and at most 100
-    updates, and then falls in a line.
-
-    Args:
-        share: Spent share of the budget, in `[0, 1]`.
-        updates: Updates of the weights so far.
+    updates, and then falls in a line. `share` is the spent share of the budget,
+    in `[0, 1]`, and `updates` counts those of the weights so far.
     """
     warm_up = max(share / WARM_UP_SHARE, (updates + 1) / MAX_WARM_UP_UPDATES)
     warm_up = min(warm_up, (updates + 1) / MIN_WARM_UP_UPDATES, 1.0)

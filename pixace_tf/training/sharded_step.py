@@ -21,10 +21,8 @@ def use(model: keras.Model) -> None:
     """
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
     has_state = bool(model.non_trainable_variables)
-    scales_loss = isinstance(
-        model.optimizer, keras.optimizers.LossScaleOptimizer
-    )
-    if has_gpu or has_state or scales_loss:
+    scaling = keras.optimizers.LossScaleOptimizer
+    if has_gpu or has_state or isinstance(model.optimizer, scaling):
         return
     model.train_step = ShardedStep(model)
     model.jit_compile = False  # The step compiles its own two programs.
@@ -34,10 +32,7 @@ class ShardedStep:
     """The `train_step` of a model, with up to one shard per core.
 
     It applies the mean gradient of the shards, which is that of the batch up to
-    rounding.
-
-    Args:
-        model: A compiled model whose loss is a mean over images.
+    rounding. The loss of the model must be a mean over images.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -46,26 +41,23 @@ class ShardedStep:
         self._apply = tf.function(self._update, jit_compile=True)
 
     def __call__(self, data: Any) -> dict[str, Tensor]:
-        """Take one step.
+        """Take one step; return the mean loss since the metrics were reset.
 
         Args:
             data: Inputs, one tensor or several, targets, and optionally weights
                 of the images, all `(B, ...)`.
-
-        Returns:
-            The metrics by name: the mean loss since they were reset.
         """
         inputs, targets, weight = keras.utils.unpack_x_y_sample_weight(data)
         batch = (inputs, targets) if weight is None else (*data,)
         count = _count_shards(targets.shape[0] or 1)
         parts = [tf.split(x, count) for x in tf.nest.flatten(batch)]
         shards = [
-            tf.nest.pack_sequence_as(batch, shard)
+            self._gradients(*tf.nest.pack_sequence_as(batch, shard))
             for shard in zip(*parts, strict=True)
         ]
-        loss = self._apply([self._gradients(*shard) for shard in shards])
+        size = tf.shape(targets)[0]
         loss_tracker = self._model.metrics[0]
-        loss_tracker.update_state(loss, sample_weight=tf.shape(targets)[0])
+        loss_tracker.update_state(self._apply(shards), sample_weight=size)
         return self._model.get_metrics_result()
 
     def _differentiate(

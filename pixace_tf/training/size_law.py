@@ -2,12 +2,12 @@
 
 A larger model learns more from each pixel but sees fewer of them in the same
 time. The loss is modeled as a constant, a term for the size and a term for the
-number of pixels (arXiv 2203.15556), with constants that `pipelines/size_law.py`
-fits to trainings of several sizes. The law assumes that all pixels are new: it
-does not account for images that are seen often and memorized.
+number of pixels (arXiv 2203.15556), fitted by `pipelines/size_law.py`. The law
+assumes that all pixels are new: it ignores memorized images.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -73,15 +73,12 @@ def candidates(
 ) -> list[Candidate]:
     """Return the presets to choose from, smallest first.
 
-    Args:
-        decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
-        image_size: `(height, width)`.
-        flops: Speed of the machine; see `measure_flops`.
+    `image_size` is `(height, width)`; `measure_flops` returns `flops`.
     """
     found = []
     for preset in PRESET_CHOICES:
         sizes = decoder_config(preset, decoder, image_size[1])
-        macs = macs_per_pixel(sizes, image_size[0] * image_size[1])
+        macs = macs_per_pixel(sizes, math.prod(image_size))
         # A multiplication and an addition forward, and twice that backward.
         speed = _SPEED_SHARE * flops / (6 * (macs + _OTHER_MACS))
         found.append(Candidate(preset, num_parameters(sizes), speed))
@@ -97,11 +94,8 @@ def best_for_pixels(choices: Sequence[Candidate], pixels: float) -> Candidate:
     """Return the largest candidate that no other beats in the time it takes.
 
     The largest model learns most from a number of pixels, but a smaller one may
-    learn more in the same time by seeing more of them.
-
-    Args:
-        choices: The candidates, smallest first.
-        pixels: Pixels seen in the whole training.
+    learn more in the same time by seeing more of them. The smallest choice
+    comes first; `pixels` are those seen in the whole training.
     """
     for choice in reversed(choices):
         seconds = pixels / choice.pixels_per_second
@@ -118,11 +112,8 @@ def choose(
 ) -> tuple[str, str]:
     """Choose the size of a model for this machine.
 
-    Args:
-        decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
-        image_size: `(height, width)`.
-        seconds: Time to train, or None.
-        pixels: Pixels of the whole training, used if `seconds` is None.
+    The budget is the time to train or, if `seconds` is None, the pixels of the
+    whole training. `image_size` is `(height, width)`.
 
     Returns:
         The name of the preset, and a line that explains the choice.
@@ -151,19 +142,15 @@ def choose(
 def macs_per_pixel(sizes: Mapping[str, int], length: int) -> float:
     """Return the multiplications per pixel of a forward pass.
 
-    Args:
-        sizes: The result of `decoder_config`.
-        length: Pixels of an image.
+    `sizes` come from `decoder_config`; an image has `length` pixels.
     """
+    macs = _pixel_weights(sizes)
     if "patch_length" not in sizes:
-        return _pixel_weights(sizes) + _stack_macs(sizes, "", length)
+        return macs + _stack_macs(sizes, "", length)
     patch_length = sizes["patch_length"]
     patch_macs = _stack_macs(sizes, "", length / patch_length)
-    return (
-        _pixel_weights(sizes)
-        + (patch_macs + _patch_weights(sizes)) / patch_length
-        + _stack_macs(sizes, "local_", patch_length)
-    )
+    macs += (patch_macs + _patch_weights(sizes)) / patch_length
+    return macs + _stack_macs(sizes, "local_", patch_length)
 
 
 def num_parameters(sizes: Mapping[str, int]) -> float:

@@ -11,18 +11,9 @@ from typing import Any, Self
 from pixace_tf.data import labels
 from pixace_tf.data.palette import COLOR_SPACES, BitWidths, Palette
 from pixace_tf.errors import UserError
-from pixace_tf.model.presets import (
-    FALLBACK_PRESET,
-    HEADS,
-    PRESETS,
-    decoder_config,
-)
-from pixace_tf.runs.arguments import (
-    AUTO,
-    Arguments,
-    argument,
-    refuse_changes,
-)
+from pixace_tf.model import presets
+from pixace_tf.model.presets import FALLBACK_PRESET, HEADS, PRESETS
+from pixace_tf.runs.arguments import AUTO, Arguments, argument, refuse_changes
 
 # Repeated from `PixelTokenizer`, which needs TensorFlow.
 RESIZES = ("crop", "squash", "pad")
@@ -111,9 +102,7 @@ class TrainingArguments(Arguments):
     )
     epochs: int | None = argument(None, "Passes over the images.", at_least=1)
     max_minutes: float | None = argument(
-        None,
-        "Minutes to train, instead of --epochs.  [default: 10]",
-        above=0,
+        None, "Minutes to train, instead of --epochs.  [default: 10]", above=0
     )
     batch_size: int | None = argument(
         None,
@@ -154,9 +143,7 @@ class TrainingArguments(Arguments):
         at_most=2**31 - 2,
     )
     precision: str = argument(
-        AUTO,
-        "auto: mixed_float16 on a GPU, float32 on a CPU.",
-        PRECISIONS,
+        AUTO, "auto: mixed_float16 on a GPU, float32 on a CPU.", PRECISIONS
     )
     devices: str = argument(
         "1",
@@ -167,10 +154,7 @@ class TrainingArguments(Arguments):
         True, "Compile with XLA, which trains twice as fast on a CPU."
     )
     max_megapixels: float = argument(
-        64.0,
-        "Skip images with more megapixels.",
-        above=0,
-        at_most=64,
+        64.0, "Skip images with more megapixels.", above=0, at_most=64
     )
     checkpoint_seconds: float = argument(
         60.0, "Seconds between two checkpoints.", at_least=0
@@ -179,9 +163,7 @@ class TrainingArguments(Arguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not re.fullmatch(
-            f"{ALL}|{ALL_HOSTS}|[1-9][0-9]{{0,3}}", self.devices
-        ):
+        if not re.fullmatch(f"{ALL}|{ALL_HOSTS}|[1-9]\\d{{0,3}}", self.devices):
             raise UserError(
                 "devices must be a positive number, all or all-hosts. "
                 f"Received: devices={self.devices!r}"
@@ -212,13 +194,9 @@ class TrainingArguments(Arguments):
 
     @classmethod
     def of_run(cls, config: Mapping[str, Any]) -> Self:
-        """Return the arguments of a run.
+        """Return the arguments of a run from its `run.json`.
 
-        Older runs do not record all of them; the tokenizer and the model imply
-        the others.
-
-        Args:
-            config: The content of `run.json`, from `read_config`.
+        Those that an older run does not record come from tokenizer and model.
 
         Raises:
             UserError: If the file is damaged.
@@ -246,8 +224,8 @@ class TrainingArguments(Arguments):
         """Return these arguments merged with fixed ones.
 
         Args:
-            fixed: The given arguments among these apply, except `devices`, and
-                the budget if these arguments have another one.
+            fixed: The given ones apply, except `devices`, and the budget if
+                these arguments have another one.
             what: The owner of the fixed arguments, for the message.
             advice: What to do instead, in whole sentences.
 
@@ -285,7 +263,7 @@ class TrainingArguments(Arguments):
 
     def decoder_config(self) -> dict[str, int]:
         """Return the sizes of the decoder; see `presets.decoder_config`."""
-        return decoder_config(
+        return presets.decoder_config(
             self.preset,
             self.decoder,
             self.image_size[1],

@@ -2,21 +2,14 @@
 
 import os
 
-from pixace_tf.data.labels import NULL_LABEL
+from pixace_tf.data.labels import NULL_LABEL, number_of
 from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.run_folder import Run
 
 # The arguments that a run takes over from the run that it starts from.
 SHARED = (
-    "image_size",
-    "bit_widths",
-    "color_space",
-    "preset",
-    "decoder",
-    "num_layers",
-    "hidden_dim",
-    "num_hashes",
-    "head",
+    *("image_size", "bit_widths", "color_space", "preset", "decoder"),
+    *("num_layers", "hidden_dim", "num_hashes", "head"),
 )
 
 
@@ -33,16 +26,15 @@ def load_unless_begun(run: Run) -> None:
     if path is None or os.path.exists(run.file(run_config.CHECKPOINT_FILE)):
         return
     new, other = run.model, run_folder.load_run(path, jit_compile=False).model
-    both = [name for name in new.labels if name in other.labels]
     labels = [
-        (new.labels.index(n) + 1, other.labels.index(n) + 1) for n in both
+        (number_of(name, new.labels), number_of(name, other.labels))
+        for name in {*new.labels} & {*other.labels}
     ]
     rows_of = {
         "orders": zip(new.orders, other.orders, strict=False),
         "labels": [(NULL_LABEL, NULL_LABEL), *labels],
     }
-    arrays = run_folder.get_weights(new)
-    given = run_folder.get_weights(other)
+    arrays, given = run_folder.get_weights(new), run_folder.get_weights(other)
     for name in arrays.keys() & given.keys():
         _, _, table = name.rpartition("condition/")
         if table not in rows_of:
