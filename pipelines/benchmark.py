@@ -84,6 +84,7 @@ class Plan:
     peer_memory_batch_sizes: tuple[int, ...] = (2, 8)
     attention_lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
     quality_preset: str = "nano"
+    quality_decoder: str = "multiscale"
     minutes: tuple[float, ...] = (2.0, 10.0, 30.0)
     peer_learning_rate: float = 3e-3
     num_pictures: int = 3000
@@ -113,6 +114,7 @@ SMOKE = Plan(
     peer_memory_batch_sizes=(1,),
     attention_lengths=(128,),
     quality_preset="pico",
+    quality_decoder="transformer",
     minutes=(0.05,),
     num_pictures=8,
     jpeg_size=64,
@@ -353,6 +355,7 @@ def _quality(plan: Plan, folder: str, scratch: str) -> Iterator[tuple]:
             "folder": os.path.abspath(folder),
             "runs_dir": os.path.join(scratch, cell),
             "preset": plan.quality_preset,
+            "decoder": plan.quality_decoder,
             "size": plan.size,
             "minutes": minutes,
         }

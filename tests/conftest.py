@@ -14,6 +14,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "programs"
 os.environ[compile_cache.CACHE_VARIABLE] = str(CACHE)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 compile_cache.enable()
 
 import numpy as np
@@ -26,10 +27,13 @@ SLOW_FIXTURES = {"kind", "served", "trained_run"}
 # These take half a minute or more.
 SOAK_FIXTURES = {"killed_sweep", "of_two", "report"}
 # The longest files start first, so that no worker ends alone with one.
-LONGEST = {
-    *("test_training", "test_export", "test_tuning", "test_model"),
-    *("test_project", "test_hosts", "test_pipelines"),
-}
+LONGEST = (
+    *("test_pipelines", "test_training", "test_export", "test_serving"),
+    *("test_tuning", "test_hosts", "test_project", "test_model", "test_cli"),
+    *("test_evaluation", "test_jax_training", "test_reformer"),
+    *("test_sampling", "test_devices", "test_golden", "test_app"),
+    *("test_conditions", "test_hub"),
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -39,7 +43,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker("soak")
         if "soak" in item.keywords or SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker("slow")
-    items.sort(key=lambda item: item.path.stem not in LONGEST)
+    items.sort(key=_place)
+
+
+def _place(item):
+    name = item.path.stem
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 def stir(layer, stddev=0.1):

@@ -70,10 +70,8 @@ def test_two_devices_learn_what_one_learns(cartoon_folder, tmp_path, of_two):
 @pytest.mark.soak
 def test_two_devices_go_on_after_a_kill(cartoon_folder, tmp_path, of_two):
     process = start(cartoon_folder, tmp_path, "2", "float32")
-    begin = time.monotonic()
     while not (tmp_path / "float32" / "checkpoint.npz").exists():
         assert process.poll() is None
-        assert time.monotonic() - begin < 120
         time.sleep(0.05)
     time.sleep(0.2)
     process.send_signal(signal.SIGKILL)

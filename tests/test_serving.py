@@ -366,7 +366,7 @@ def test_the_client_paints_a_label(stand_in, server):
 @pytest.mark.soak
 def test_many_masks_of_eight_clients(stand_in):
     """None lost, none mixed up, from clients that share batches."""
-    count, clients = 40, 8
+    count, clients = 24, 8
     inputs = fill_inputs(count, seed=9)
     expected = fill_here(stand_in.run, inputs)
     server = wire.Server(stand_in.grpc, "animals")

@@ -467,10 +467,8 @@ def test_killed_processes_change_nothing(tmp_path):
     for _ in range(4):
         before = len(list(killed.glob("chunk-*.json")))
         process = subprocess.Popen([*command, str(killed), *options])
-        begin = time.monotonic()
         while len(list(killed.glob("chunk-*.json"))) == before:
             assert process.poll() is None
-            assert time.monotonic() - begin < 120
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)

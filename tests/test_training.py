@@ -128,7 +128,8 @@ def test_a_loaded_run_scores_as_it_did_in_training(trained_run):
     history = history_of(trained_run)
     best = min(e["val_bits_per_pixel"] for e in history)
     tokens, _ = storage.read_npz(trained_run.file("tokens.npz"))
-    again = Scorer(load_run(trained_run.path).model).bits(tokens["validation"])
+    model = load_run(trained_run.path).model
+    again = Scorer(model, jit_compile=False).bits(tokens["validation"])
     assert again.mean() == pytest.approx(best, rel=1e-5)
 
 
@@ -290,25 +291,11 @@ def kill_after_a_checkpoint(command, checkpoint, signum, wait_s):
 
 
 @pytest.mark.soak
-def test_a_killed_process_resumes_exactly(cartoon_folder, tmp_path):
-    killed, options = tmp_path / "killed", ("--epochs", "20")
-    checkpoint = killed / "animals" / "checkpoint.npz"
-    command = command_of(cartoon_folder, killed, *options)
-    command += ["--checkpoint-seconds", "0.1"]
-    assert kill_after_a_checkpoint(command, checkpoint, signal.SIGKILL, 0.1)
-    for runs_dir in (killed, tmp_path / "straight"):
-        fit(cartoon_folder, runs_dir, epochs=20, batch_size=8)
-    assert_same_state(
-        checkpoint_of(tmp_path / "straight"), checkpoint_of(killed)
-    )
-
-
-@pytest.mark.soak
 def test_many_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
     rng = random.Random(0)
     killed, kills = tmp_path / "killed", 0
     checkpoint = killed / "animals" / "checkpoint.npz"
-    command = command_of(cartoon_folder, killed, "--epochs", "150")
+    command = command_of(cartoon_folder, killed, "--epochs", "60")
     command += ["--checkpoint-seconds", "0.2"]
     for attempt in range(4):
         signum = signal.SIGKILL if attempt % 2 else signal.SIGTERM
@@ -316,7 +303,7 @@ def test_many_kills_at_random_moments_change_nothing(cartoon_folder, tmp_path):
         kills += kill_after_a_checkpoint(command, checkpoint, signum, wait_s)
     assert kills >= 2  # On a fast machine it may end before.
     for runs_dir in (killed, tmp_path / "straight"):
-        fit(cartoon_folder, runs_dir, epochs=150, batch_size=8)
+        fit(cartoon_folder, runs_dir, epochs=60, batch_size=8)
     assert not list((killed / "animals").glob(".*.unfinished"))
     assert_same_state(
         checkpoint_of(tmp_path / "straight"), checkpoint_of(killed)
@@ -723,6 +710,7 @@ def test_a_clock_ends_a_training_with_xla(
     clock = types.SimpleNamespace(monotonic=lambda: next(seconds))
     monkeypatch.setattr(callbacks, "time", clock)
     options = {"image_size": (4, 4), "dropout": 0.0, "jit_compile": True}
+    options["head"] = "packed"  # It compiles in less time.
     fit(cartoon_folder, tmp_path, max_minutes=0.1, **options)
     _, state = checkpoint_of(tmp_path)
     assert state["seconds"] >= 6

@@ -705,6 +705,7 @@ def test_a_sweep_needs_images_to_validate(tmp_path):
 
 
 QUICK = {
+    "decoder": "transformer",
     "name": "sweep",
     "image_size": [(8, 8)],
     "preset": "pico",
@@ -854,6 +855,7 @@ def test_a_longer_trial_begins_as_a_copy_of_the_shorter_one(tmp_path):
 @pytest.mark.soak
 def test_hyperband_continues_a_shorter_run(cartoon_folder, tmp_path):
     training = {"batch_size": 8, "jit_compile": False, "epochs": 9}
+    training["decoder"] = "transformer"
     rates = [1e-3]
     sweep = make_sweep("hyperband", None, training, learning_rate=rates)
     sweep.save(str(tmp_path))
@@ -879,7 +881,7 @@ def test_hyperband_continues_a_shorter_run(cartoon_folder, tmp_path):
 def test_a_sweep_under_kills_records_every_trial():
     """Two commands share a folder; `pipelines` does so with 20 trials."""
     pipeline = pathlib.Path(__file__).parent.parent / "pipelines"
-    words = ["--trials", "3", "--kills", "2"]
+    words = ["--trials", "2", "--kills", "1"]
     done = subprocess.run(
         [sys.executable, pipeline / "sweep_under_kills.py", *words],
         capture_output=True,
@@ -888,7 +890,7 @@ def test_a_sweep_under_kills_records_every_trial():
     assert done.returncode == 0, done.stderr
     calm, killed, _ = done.stdout.splitlines()
     assert calm.removeprefix("calm") == killed.removeprefix("killed")
-    assert "3 of 3 trials completed" in calm
+    assert "2 of 2 trials completed" in calm
 
 
 def test_the_installed_keras_tuner_is_one_that_was_tested():

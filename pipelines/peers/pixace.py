@@ -64,11 +64,19 @@ def train(
 
 
 def learn(
-    folder: str, runs_dir: str, preset: str, size: int, minutes: float
+    folder: str,
+    runs_dir: str,
+    preset: str,
+    decoder: str,
+    size: int,
+    minutes: float,
 ) -> dict:
     """Train with the defaults; validation bits per pixel against seconds."""
     arguments = TrainingArguments(
-        preset=preset, image_size=(size, size), max_minutes=minutes
+        preset=preset,
+        decoder=decoder,
+        image_size=(size, size),
+        max_minutes=minutes,
     )
     run = fit(folder, arguments, name="learned", runs_dir=runs_dir)
     with open(run.file("history.json")) as file:
