@@ -382,7 +382,7 @@ def test_the_first_position_sees_itself():
     layer.build((None, 1, WIDTH))
     stir(layer)
     x = streams(2, 1)[0]
-    _, value = layer._parts(x)
+    _, _, value = layer._project(x)
     np.testing.assert_allclose(
         layer(x), layer.write(value[:, 0]), rtol=1e-5, atol=1e-5
     )

@@ -115,6 +115,12 @@ class Palette:
         return 1 << first, 1 << second, 1 << third
 
     @property
+    def place_values(self) -> tuple[int, int, int]:
+        """What one level of each channel adds to a token."""
+        first, second, _ = self.bit_widths
+        return 1, 1 << first, 1 << (first + second)
+
+    @property
     def chain_order(self) -> tuple[int, int, int]:
         """The channels in the order in which the color head predicts them."""
         return _CHAIN_ORDERS[self.color_space]
@@ -155,14 +161,13 @@ class Palette:
         Channel `c` is an integer array `(...)` in `[0, channel_sizes[c])`.
         """
         first, second, third = channels
-        b0, b1, _ = self.bit_widths
-        return first + second * (1 << b0) + third * (1 << (b0 + b1))
+        _, of_second, of_third = self.place_values
+        return first + second * of_second + third * of_third
 
     def unpack(self, token_ids: Tensor) -> list[Tensor]:
         """Undo `pack`: return three integer arrays `(...)`."""
-        b0, b1, _ = self.bit_widths
-        places = zip((0, b0, b0 + b1), self.channel_sizes, strict=True)
-        return [(token_ids // (1 << shift)) % size for shift, size in places]
+        places = zip(self.place_values, self.channel_sizes, strict=True)
+        return [(token_ids // value) % size for value, size in places]
 
     def is_canonical(self, token_ids: Tensor) -> Tensor:
         """Return which codes in `[0, vocabulary_size)` are canonical, bool."""

@@ -6,7 +6,6 @@ Shapes: B batch, H heads, T positions, S cached positions, L positions of the
 cache's tail, D head_dim.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -182,30 +181,23 @@ def step_attention(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Attend from one position to those before it and to itself.
 
-    Query (already scaled), key and value are float `(B, H, 1, D)`. The keys and
+    Query (already scaled), key and value are float `(B*H, 1, D)`. The keys and
     values of S `frozen` positions, if any, are all visible; those of the L
     positions in the `tail` below `index`, an int32 scalar. See `kv_cache`.
 
     Returns:
-        float `(B, H, 1, D)`, and the tail with this position filled in.
+        float `(B*H, 1, D)`, and the tail with this position filled in.
     """
-    num_heads, head_dim = query.shape[1], query.shape[3]
-    slots = ops.arange(tail[1].shape[1])
-    here = slots == index
-    key = ops.cast(ops.reshape(key, (-1, head_dim, 1)), "float32")
-    row = ops.cast(ops.reshape(value, (-1, 1, head_dim)), "float32")
-    tail = (
-        ops.where(here, key, tail[0]),
-        ops.where(here[:, None], row, tail[1]),
-    )
+    dtype, length = value.dtype, tail[0].shape[1]
+    query, key, value = (ops.cast(x, "float32") for x in (query, key, value))
+    here = ops.reshape(ops.arange(length), (length, 1)) == index
+    tail = ops.where(here, key, tail[0]), ops.where(here, value, tail[1])
+    slots = ops.arange(length)
     bias = ops.where(slots <= index, 0.0, -float("inf"))
     if not sees_itself:
-        bias = ops.where(here, SELF_SCORE, bias)
+        bias = ops.where(slots == index, SELF_SCORE, bias)
     parts = [tail] if frozen is None else [frozen, tail]
-    query = ops.cast(ops.reshape(query, (-1, 1, head_dim)), "float32")
-    attended = cached_attention(query, parts, bias)
-    attended = ops.reshape(attended, (-1, num_heads, 1, head_dim))
-    return ops.cast(attended, value.dtype), tail
+    return ops.cast(cached_attention(query, parts, bias), dtype), tail
 
 
 def cached_attention(
@@ -217,17 +209,19 @@ def cached_attention(
 
     Args:
         query: float32 `(B*H, 1, D)`, already scaled.
-        parts: float32 keys `(B*H, D, S)` and values `(B*H, S, D)` of any S.
+        parts: float32 keys and values `(B*H, S, D)` of any S; at least 1 in
+            the last part.
         bias: float32 `(S,)`, added to the scores of the last part: minus
             infinity hides a position. The other parts are fully visible.
     """
-    scores = [ops.matmul(query, keys) for keys, _ in parts]
-    scores[-1] = scores[-1] + bias
-    tops = [
-        ops.max(s, axis=-1, keepdims=True, initial=-float("inf"))
-        for s in scores
+    scores = [
+        ops.matmul(query, ops.transpose(keys, (0, 2, 1))) for keys, _ in parts
     ]
-    top = functools.reduce(ops.maximum, tops)
+    scores[-1] = scores[-1] + bias
+    top = ops.max(scores[-1], axis=-1, keepdims=True)
+    for s in scores[:-1]:
+        lowest = -float("inf")
+        top = ops.maximum(top, ops.max(s, -1, keepdims=True, initial=lowest))
     weights = [ops.exp(s - top) for s in scores]
     total = sum(ops.sum(w, axis=-1, keepdims=True) for w in weights)
     attended = sum(
@@ -242,6 +236,13 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     batch, length, width = ops.shape(x)[0], x.shape[1], x.shape[2]
     x = ops.reshape(x, (batch, length, num_heads, width // num_heads))
     return ops.transpose(x, (0, 2, 1, 3))
+
+
+def split_step(x: Tensor, num_parts: int, num_heads: int) -> list[Tensor]:
+    """Split `(B, P*H*D)`, one position, into P tensors `(B*H, 1, D)`."""
+    head_dim = x.shape[-1] // (num_parts * num_heads)
+    parts = ops.split(x, num_parts, axis=-1)
+    return [ops.reshape(part, (-1, 1, head_dim)) for part in parts]
 
 
 def merge_heads(x: Tensor) -> Tensor:

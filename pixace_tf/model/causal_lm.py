@@ -15,6 +15,7 @@ from pixace_tf.model.color_head import ChainHead, PackedHead
 from pixace_tf.model.condition import ConditionEmbedding
 from pixace_tf.model.decoder import Decoder, Inputs
 from pixace_tf.model.flat_decoder import FlatDecoder
+from pixace_tf.model.lookup import look_up
 from pixace_tf.model.multiscale_decoder import MultiscaleDecoder
 from pixace_tf.model.pixel_inputs import (
     EMBEDDING_DIM,
@@ -219,8 +220,8 @@ class PixaceCausalLM(keras.Model):
         index = ops.minimum(
             start + ops.arange(length), self.sequence_length - 1
         )
-        last = ops.take(token_ids, index, axis=1)
-        return self.decoder.begin_patch(state, self.embed(last), patch)
+        last = self.embed.look_up(look_up(token_ids, index, axis=1))
+        return self.decoder.begin_patch(state, last, patch)
 
     def step(self, state: Any, token_ids: Tensor, position: Tensor) -> Any:
         """Decode one position; see `Decoder.step`.
@@ -232,7 +233,7 @@ class PixaceCausalLM(keras.Model):
             token_ids, position, self.image_size, self.palette.start_token_id
         )
         features = len(NEIGHBORS) * self.embed.embedding_dim
-        neighbors = ops.reshape(self.embed(around), (-1, 1, features))
+        neighbors = ops.reshape(self.embed.look_up(around), (-1, features))
         return self.decoder.step(state, neighbors, position)
 
     def get_config(self) -> dict[str, Any]:

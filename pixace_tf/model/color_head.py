@@ -191,7 +191,7 @@ class ChainHead(keras.layers.Layer):
         by = self.palette.forced_by[channel]
         if by is None:
             return x
-        return ops.where(channels[by] == 0, ops.zeros_like(x), x)
+        return ops.where(channels[by] == 0, 0, x)
 
 
 @keras.saving.register_keras_serializable("pixace_tf")

@@ -96,12 +96,17 @@ class Decoder(keras.layers.Layer, abc.ABC):
         """Decode the pixel at `position`, an int32 scalar in `[0, T)`.
 
         The state is that of `begin_patch` or the previous step, `neighbors` are
-        float `(B, 1, N*E)`. Return float `(B, W)`, and the new state.
+        float `(B, N*E)`. Return float `(B, W)`, and the new state.
         """
 
 
 def with_condition(x: Tensor, condition: Tensor) -> Tensor:
-    """Add a condition, `(B, width)` or None, to `(B, positions, width)`."""
+    """Add a condition, `(B, width)` or None, to each position.
+
+    `x` is `(B, positions, width)`, or `(B, width)` for one position.
+    """
     if condition is None:
         return x
-    return x + keras.ops.cast(condition[:, None], x.dtype)
+    if len(x.shape) == 3:
+        condition = condition[:, None]
+    return x + keras.ops.cast(condition, x.dtype)

@@ -112,7 +112,7 @@ class FlatDecoder(Decoder):
         x = with_condition(x, state.get("condition"))
         index = position % self.patch_length
         x, tail = self.stack.step(x, state["frozen"], state["tail"], index)
-        return x[:, 0], {**state, "tail": tail}
+        return x, {**state, "tail": tail}
 
     def _state(
         self, frozen: Cache, tail: Cache, condition: Tensor

@@ -12,6 +12,7 @@ from keras import ops
 
 from pixace_tf.model.decoder import Decoder, Inputs, with_condition
 from pixace_tf.model.kv_cache import Cache, pad_cache
+from pixace_tf.model.lookup import look_up
 from pixace_tf.model.pixel_inputs import RowColumnEmbedding
 from pixace_tf.model.presets import PATCH_LENGTH
 from pixace_tf.model.transformer_stack import TransformerStack
@@ -127,9 +128,9 @@ class MultiscaleDecoder(Decoder):
         self, state: dict[str, Any], last_pixels: Tensor, patch: Tensor
     ) -> dict[str, Any]:
         patch_dim = self.patch_length * last_pixels.shape[-1]
-        x = self.project_patch(ops.reshape(last_pixels, (-1, 1, patch_dim)))
-        x = ops.where(patch == 0, ops.zeros_like(x), x)
-        position = ops.take(self.patch_positions, patch, axis=0)
+        x = self.project_patch(ops.reshape(last_pixels, (-1, patch_dim)))
+        x = ops.where(patch == 0, 0.0, x)
+        position = look_up(self.patch_positions, patch)
         x = x + ops.cast(position, x.dtype)
         x = with_condition(x, self._parts(state.get("condition"))[0])
         x, cache = self.global_stack.step(x, None, state["global"], patch)
@@ -137,18 +138,22 @@ class MultiscaleDecoder(Decoder):
             ops.cast(self._context(x), "float32"),
             (-1, self.patch_length, self.hidden_dim),
         )
+        pixels = patch * self.patch_length + ops.arange(self.patch_length)
+        # The last patch may reach beyond the image.
+        pixels = ops.minimum(pixels, self.sequence_length - 1)
+        context = context + self.positions.at(pixels)
         return {**state, "global": cache, "context": context}
 
     def step(
         self, state: dict[str, Any], neighbors: Tensor, position: Tensor
     ) -> tuple[Tensor, dict[str, Any]]:
         index = position % self.patch_length
-        context = ops.take(state["context"], index, axis=1)[:, None]
+        context = look_up(state["context"], index, axis=1)
         x = self.project_neighbors(neighbors)
-        x = x + ops.cast(self.positions.at(position) + context, x.dtype)
+        x = x + ops.cast(context, x.dtype)
         x = with_condition(x, self._parts(state.get("condition"))[1])
         x, cache = self.local_stack.step(x, None, state["local"], index)
-        return x[:, 0], {**state, "local": cache}
+        return x, {**state, "local": cache}
 
     def _state(
         self, cache: Cache, batch_size: Tensor, condition: Tensor

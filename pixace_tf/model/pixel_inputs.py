@@ -6,10 +6,12 @@ Shapes: B batch, T pixels, E embedding_dim, N neighbors, W hidden_dim.
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.model.initializers import level_initializer
+from pixace_tf.model.lookup import look_up
 from pixace_tf.typing import Tensor
 
 # (rows down, columns right) of the causal neighbors, all earlier in raster
@@ -72,6 +74,22 @@ class PixelEmbedding(keras.layers.Layer):
         table = TABLE_RATE * self.table
         return ops.matmul(ops.concatenate(hots, axis=-1), table)
 
+    def look_up(self, token_ids: Tensor) -> Tensor:
+        """Return the same as a call; fast for few pixels, without gradient."""
+        first, second, third = self.palette.channel_sizes
+        start = first + second + third
+        table = TABLE_RATE * ops.cast(self.table, self.compute_dtype)
+        table = ops.pad(table, ((0, 1), (0, 0)))
+        token_ids = ops.expand_dims(token_ids, -1)
+        levels = token_ids // np.array(self.palette.place_values, "int32")
+        levels = levels % np.array(self.palette.channel_sizes, "int32")
+        index = ops.where(
+            token_ids >= self.palette.start_token_id,
+            np.array([start, start + 1, start + 1], "int32"),
+            levels + np.array([0, first, first + second], "int32"),
+        )  # (..., 3)
+        return ops.sum(look_up(table, index), axis=-2)
+
 
 @keras.saving.register_keras_serializable("pixace_tf")
 class RowColumnEmbedding(keras.layers.Layer):
@@ -95,10 +113,10 @@ class RowColumnEmbedding(keras.layers.Layer):
         return x + ops.cast(table, x.dtype)
 
     def at(self, position: Tensor) -> Tensor:
-        """Return the vector of one position, an int32 scalar: float `(W,)`."""
+        """Return float `(..., W)` for int32 positions `(...)`."""
         width = self.image_size[1]
-        row = ops.take(self.rows, position // width, axis=0)
-        return row + ops.take(self.columns, position % width, axis=0)
+        row = look_up(self.rows, position // width)
+        return row + look_up(self.columns, position % width)
 
 
 def pad_grid(
@@ -150,13 +168,16 @@ def neighbor_tokens(
     `token_ids` are int32 `(B, T)`, read at earlier positions only; `position`
     is an int32 scalar.
     """
-    _, width = image_size
-    down = ops.convert_to_tensor([row for row, _ in NEIGHBORS], "int32")
-    right = ops.convert_to_tensor([column for _, column in NEIGHBORS], "int32")
-    row = position // width + down
-    column = position % width + right
-    inside = (row >= 0) & (column >= 0) & (column < width)
-    index = ops.where(inside, row * width + column, 0)
-    return ops.where(
-        inside[None], ops.take(token_ids, index, axis=1), start_token_id
-    )
+    height, width = image_size
+    outside = -height * width  # Makes the index negative everywhere.
+    offsets = [
+        [
+            row * width + column if 0 <= x + column < width else outside
+            for row, column in NEIGHBORS
+        ]
+        for x in range(width)
+    ]
+    table = ops.convert_to_tensor(offsets, "int32")
+    index = position + look_up(table, position % width)
+    found = look_up(token_ids, ops.maximum(index, 0), axis=1)
+    return ops.where(index < 0, start_token_id, found)

@@ -15,6 +15,7 @@ from pixace_tf.model.attention import (
     causal_attention,
     merge_heads,
     split_heads,
+    split_step,
     step_attention,
 )
 from pixace_tf.model.kv_cache import Cache, empty_cache, layer_cache
@@ -61,8 +62,10 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
 
         With `return_cache`, also return keys and values, each `(B, H, T, D)`.
         """
-        query, key, value = self._project(x)
-        attended = self._write(causal_attention(query, key, value))
+        parts = split_heads(self._project(x), 3 * self.num_heads)
+        query, key, value = ops.split(parts, 3, axis=1)
+        attended = merge_heads(causal_attention(query, key, value))
+        attended = self._write(attended)
         x = self._finish(x, attended, training)
         return (x, (key, value)) if return_cache else x
 
@@ -73,12 +76,14 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
         tail: tuple[Tensor, Tensor],
         index: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run one position, `(B, 1, W)`; see `attention.step_attention`."""
-        query, key, value = self._project(x)
-        attended, tail = step_attention(query, key, value, frozen, tail, index)
+        """Run one position, `(B, W)`; see `attention.step_attention`."""
+        parts = split_step(self._project(x), 3, self.num_heads)
+        attended, tail = step_attention(*parts, frozen, tail, index)
+        attended = ops.reshape(attended, (-1, x.shape[-1]))
         return self._finish(x, self._write(attended), False), tail
 
-    def _project(self, x: Tensor) -> list[Tensor]:
+    def _project(self, x: Tensor) -> Tensor:
+        """Return queries, keys and values, `(..., 3*W)`, for `(..., W)`."""
         attention = self._self_attention_layer
         denses = (
             attention._query_dense,
@@ -86,22 +91,22 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
             attention._value_dense,
         )
         x = self._self_attention_layer_norm(x)
-        width, num_heads, head_dim = denses[0].kernel.shape
+        width, _, head_dim = denses[0].kernel.shape
         # Reshape before concatenating: XLA is slow the other way around.
         kernels = [ops.reshape(d.kernel, (width, -1)) for d in denses]
         biases = [ops.reshape(d.bias, (-1,)) for d in denses]
         scale = head_dim**-0.5  # For the query.
         kernel = ops.concatenate([kernels[0] * scale, *kernels[1:]], axis=1)
         bias = ops.concatenate([biases[0] * scale, *biases[1:]], axis=0)
-        x = ops.matmul(x, ops.cast(kernel, x.dtype)) + ops.cast(bias, x.dtype)
-        return ops.split(split_heads(x, 3 * num_heads), 3, axis=1)
+        return ops.matmul(x, ops.cast(kernel, x.dtype)) + ops.cast(
+            bias, x.dtype
+        )
 
     def _write(self, attended: Tensor) -> Tensor:
-        """Project the output of the heads, `(B, H, T, D)`, to `(B, T, W)`."""
+        """Project the output of the heads, `(..., H*D)`, to `(..., W)`."""
         dense = self._self_attention_layer._output_dense
         num_heads, head_dim, width = dense.kernel.shape
         kernel = ops.reshape(dense.kernel, (num_heads * head_dim, width))
-        attended = merge_heads(attended)
         attended = ops.matmul(attended, ops.cast(kernel, attended.dtype))
         return attended + ops.cast(dense.bias, attended.dtype)
 
@@ -181,7 +186,7 @@ class TransformerStack(keras.layers.Layer):
     def step(
         self, x: Tensor, frozen: Cache | None, tail: Cache, index: Tensor
     ) -> tuple[Tensor, Cache]:
-        """Run one position, float `(B, 1, W)`, through every layer.
+        """Run one position, float `(B, W)`, through every layer.
 
         See `attention.step_attention` for the cache.
         """

@@ -49,7 +49,7 @@ def guide(logits: Tensor, null_logits: Tensor, guidance: Tensor) -> Tensor:
     """
     given, null = tf.nn.log_softmax(logits), tf.nn.log_softmax(null_logits)
     top = tf.reduce_max(given, axis=-1, keepdims=True)
-    guided = given + (guidance - 1)[:, None] * (given - null)
+    guided = given + tf.expand_dims(guidance - 1, 1) * (given - null)
     return tf.where(given >= top + math.log(MIN_GUIDED), guided, -np.inf)
 
 
@@ -71,7 +71,7 @@ def inverse_transform(logits: Tensor, uniform: Tensor) -> Tensor:
     # cross the threshold at a choice without weight.
     cumulative = tf.where(weights > 0, tf.cumsum(weights, axis=-1), -1.0)
     total = tf.reduce_max(cumulative, axis=-1, keepdims=True)
-    is_above = cumulative > uniform[:, None] * total
+    is_above = cumulative > tf.expand_dims(uniform, 1) * total
     count = logits.shape[-1]
     return tf.reduce_min(tf.where(is_above, tf.range(count), count - 1), -1)
 
@@ -87,21 +87,21 @@ def filter_logits(logits: Tensor, config: dict[str, Tensor]) -> Tensor:
         float32 `(B, n)`, minus infinity for removed choices; the likeliest
         choice stays.
     """
-    count = tf.shape(logits)[-1]
+    count = logits.shape[-1]
     ranked = tf.sort(logits, direction="DESCENDING")
     k = tf.where(config["top_k"] > 0, config["top_k"], count)
-    in_top_k = tf.range(count) < k[:, None]
+    in_top_k = tf.range(count) < tf.expand_dims(k, 1)
     probabilities = tf.nn.softmax(tf.where(in_top_k, ranked, -np.inf))
     before = tf.cumsum(probabilities, axis=-1, exclusive=True)
-    top_p = config["top_p"][:, None]
+    top_p = tf.expand_dims(config["top_p"], 1)
     # Rounding may let the sum reach 1 before the end.
     in_top_p = (before < top_p) | (top_p >= 1)
-    floor = config["min_p"][:, None] * probabilities[:, :1]
+    floor = tf.expand_dims(config["min_p"], 1) * probabilities[:, :1]
     kept = in_top_k & in_top_p & (probabilities >= floor)
     # The kept choices lead the ranking; the last of them sets the bar.
     last = tf.reduce_sum(tf.cast(kept, tf.int32), axis=-1) - 1
     bar = tf.gather(ranked, tf.maximum(last, 0), batch_dims=1)
-    return tf.where(logits >= bar[:, None], logits, -np.inf)
+    return tf.where(logits >= tf.expand_dims(bar, 1), logits, -np.inf)
 
 
 def has_filters(config: dict[str, Any]) -> Tensor:

@@ -14,6 +14,7 @@ from pixace_tf.model.attention import (
     causal_attention,
     merge_heads,
     split_heads,
+    split_step,
     step_attention,
 )
 from pixace_tf.model.reformer.lsh_attention import (
@@ -86,11 +87,15 @@ class CausalSelfAttention(Branch):
         tail: tuple[Tensor, Tensor],
         index: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run one position, float32 `(B, 1, W)`; see `step_attention`."""
-        attended, tail = step_attention(
-            *self._project(x), frozen, tail, index, self.sees_itself
+        """Run one position, float32 `(B, W)`; see `step_attention`."""
+        parts = split_step(
+            self.read(self.norm(x)), self.num_parts, self.num_heads
         )
-        return self.write(merge_heads(attended)), tail
+        attended, tail = step_attention(
+            *self._query_key_value(*parts), frozen, tail, index, self.sees_itself
+        )
+        attended = ops.reshape(attended, (-1, x.shape[-1]))
+        return self.write(attended), tail
 
     def call(
         self, x: Tensor, plan: Tensor = None, seed: Tensor = None
@@ -102,19 +107,20 @@ class CausalSelfAttention(Branch):
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value `(B, H, T, D)`."""
-        query, key, value = self._parts(x)
+        heads = split_heads(
+            self.read(self.norm(x)), self.num_parts * self.num_heads
+        )
+        return self._query_key_value(*ops.split(heads, self.num_parts, axis=1))
+
+    def _query_key_value(self, *parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query, key and value `(..., D)`, given the projections."""
+        query, key, value = parts
         return query * query.shape[-1] ** -0.5, key, value
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, plan: Tensor
     ) -> Tensor:
         return causal_attention(query, key, value)
-
-    def _parts(self, x: Tensor) -> list[Tensor]:
-        parts = split_heads(
-            self.read(self.norm(x)), self.num_parts * self.num_heads
-        )
-        return ops.split(parts, self.num_parts, axis=1)
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
@@ -187,8 +193,8 @@ class LSHSelfAttention(CausalSelfAttention):
         buckets = hash_vectors(query, self.rotations, self._num_buckets)
         return bucket_layout(buckets, self._num_buckets, self._chunk_length)
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, value = self._parts(x)
+    def _query_key_value(self, *parts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, value = parts
         # In float32, since a square may overflow float16.
         wide = ops.cast(query, "float32")
         norms = ops.sum(ops.square(wide), axis=-1, keepdims=True)
