@@ -92,7 +92,11 @@ class CausalSelfAttention(Branch):
             self.read(self.norm(x)), self.num_parts, self.num_heads
         )
         attended, tail = step_attention(
-            *self._query_key_value(*parts), frozen, tail, index, self.sees_itself
+            *self._query_key_value(*parts),
+            frozen,
+            tail,
+            index,
+            self.sees_itself,
         )
         attended = ops.reshape(attended, (-1, x.shape[-1]))
         return self.write(attended), tail
