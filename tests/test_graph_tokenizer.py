@@ -87,15 +87,15 @@ def test_no_pixel_of_a_png_differs(tokenizer, tmp_path):
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=name_of)
 def test_hardly_a_pixel_of_a_jpeg_differs(tokenizer, tmp_path):
     found = []
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(TOKENIZERS.index(tokenizer))
     cases = itertools.cycle(
         itertools.product((False, True), (0, 1, 2), ("RGB", "L"))
     )
     sizes = [*SIZES, *rng.integers(1, 640, (32, 2)).tolist()]
-    for seed, (size, case) in enumerate(zip(sizes, cases, strict=False)):
+    for size, case in zip(sizes, cases, strict=False):
         progressive, subsampling, mode = case
         content = encode(
-            smooth(*size, seed).convert(mode),
+            smooth(*size, int(rng.integers(1 << 30))).convert(mode),
             "JPEG",
             quality=int(rng.integers(20, 100)),
             progressive=progressive,

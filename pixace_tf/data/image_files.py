@@ -293,8 +293,8 @@ def load(
     upright.info.clear()
     upright.getexif().clear()
     upright.getexif()[ExifTags.Base.Orientation] = orientation
-    upright = ImageOps.exif_transpose(upright)
-    return Image.frombytes(upright.mode, upright.size, upright.tobytes())
+    ImageOps.exif_transpose(upright, in_place=True)
+    return upright
 
 
 def normalize(source: Source, max_pixels: int = MAX_PIXELS) -> bytes:
