@@ -190,6 +190,22 @@ def test_a_palette_of_the_faintest_alpha_is_not_taken_for_an_opaque_one():
             assert np.all(GRAPH.decode(content) == expected)
 
 
+@pytest.mark.parametrize("is_interlaced", [0, 1])
+def test_a_transparent_color_of_16_bits_is_meant_with_all_of_them(
+    is_interlaced, tmp_path
+):
+    samples = np.full((*SIZE, 3), 0x1234)
+    samples[1, 2], samples[3, 4, 1], samples[2] = 0x1235, 0x12FF, 0x3412
+    key = chunk(b"tRNS", b"\x12\x34" * 3)
+    content = png(samples, RGB, 16, is_interlaced, key)
+    (tmp_path / "a.png").write_bytes(content)
+    expected = np.full((*SIZE, 3), 255)
+    expected[1, 2] = expected[3, 4] = 0x12
+    expected[2] = 0x34
+    np.testing.assert_array_equal(GRAPH.decode(content), expected)
+    np.testing.assert_array_equal(TOKENIZER.read(tmp_path / "a.png"), expected)
+
+
 def test_an_orientation_beside_a_transparent_gray_keeps_both(tmp_path):
     for name, (content, rgba) in KINDS.items():
         if not name.endswith("True"):
@@ -203,5 +219,4 @@ def test_an_orientation_beside_a_transparent_gray_keeps_both(tmp_path):
             io.BytesIO(image_files.normalize(io.BytesIO(content)))
         )
         alpha = np.asarray(turned.convert("RGBA"))[::-1, ::-1, 3:]
-        if not name.startswith("2-16"):  # Pillow has the high bytes only.
-            np.testing.assert_array_equal(alpha, rgba[..., 3:], name)
+        np.testing.assert_array_equal(alpha, rgba[..., 3:], name)

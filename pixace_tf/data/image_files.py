@@ -289,6 +289,10 @@ def load(
         _load(image)
         orientation = _exif_tag(image, ExifTags.Base.Orientation)
         upright = _to_rgb(image, raw_mode)
+        key = image.info.get("transparency")
+        if raw_mode == "RGB;16B" and isinstance(key, tuple):
+            with _open(source, max_pixels) as again:
+                upright.putalpha(_alpha_by_key(image, again, key))
     # The metadata may be broken, so only pixels and orientation are kept.
     upright.info.clear()
     upright.getexif().clear()
@@ -517,9 +521,28 @@ def _to_rgb(image: Image.Image, raw_mode: Any) -> Image.Image:
     # Pillow scales the pixels to 8 bits, but not the transparent color.
     if raw_mode in ("L;2", "L;4") and isinstance(key, int):
         image.info["transparency"] = key * {"L;2": 85, "L;4": 17}[raw_mode]
-    elif raw_mode == "RGB;16B" and isinstance(key, tuple):
-        image.info["transparency"] = tuple(level >> 8 for level in key)
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _alpha_by_key(
+    image: Image.Image, again: Image.Image, key: tuple[int, ...]
+) -> Image.Image:
+    """Return the alpha of a PNG of three channels of 16 bits.
+
+    Pillow keeps the high bytes, which would make other colors transparent, too.
+
+    Args:
+        image: The loaded image.
+        again: The same file, not yet loaded.
+        key: The transparent color.
+    """
+    assert isinstance(again, PngImageFile)
+    # As if the bytes were swapped, so that the low ones are kept.
+    again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]
+    _load(again)
+    deep = np.asarray(image).astype(np.uint16) << 8 | np.asarray(again)
+    is_other = (deep != key).any(axis=-1)
+    return Image.fromarray(np.where(is_other, 255, 0).astype(np.uint8))
 
 
 def _exif_tag(image: Image.Image, tag: int) -> Any:
