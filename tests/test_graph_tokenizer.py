@@ -28,7 +28,7 @@ TOKENIZERS = [
 ]
 # The first sizes are reduced as JPEG, by 8, 4 and 2.
 SIZES = [(530, 700), (270, 290), (140, 150), (33, 31), (1, 1), (3, 900)]
-SIZES += [(900, 3), (1, 257), (64, 64)]
+SIZES += [(900, 3), (1, 257), (64, 64), (32, 45)]
 
 
 def name_of(tokenizer):
