@@ -5,5 +5,5 @@
 `tokenizer.PixelTokenizer` turns them into tokens with NumPy, and
 `graph_tokenizer.GraphTokenizer` the same with TensorFlow; `token_dataset` keeps
 and serves tokens in memory, `tokenizing` and `token_shards` in files;
-`fidelity` measures the loss of a palette; `cartoons` draws images to learn from.
+`fidelity` measures the loss of a palette; `cartoons` draws images.
 """
