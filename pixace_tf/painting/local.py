@@ -2,7 +2,7 @@
 
 import functools
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -19,8 +19,10 @@ from pixace_tf.painting.small_mask import small_mask
 from pixace_tf.runs.run_config import EXAMPLES_FILE, TOKENS_FILE
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling import NUM_PARTICLES
-from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.sampling.sampler import Watch
+
+if TYPE_CHECKING:  # It imports TensorFlow.
+    from pixace_tf.sampling.likelihood import Scorer
 
 
 def complete(
@@ -135,7 +137,9 @@ class LocalPainter:
         return self._choose(request, sampled)[0]
 
     @functools.cached_property
-    def _scorer(self) -> Scorer:
+    def _scorer(self) -> "Scorer":
+        from pixace_tf.sampling.likelihood import Scorer
+
         return Scorer(self._run.model, jit_compile=self._run.jit_compile)
 
     def _choose(
