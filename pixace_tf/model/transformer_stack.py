@@ -77,8 +77,8 @@ class CausalDecoderLayer(keras_hub.layers.TransformerDecoder):
         index: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run one position, `(B, W)`; see `attention.step_attention`."""
-        parts = split_step(self._project(x), 3, self.num_heads)
-        attended, tail = step_attention(*parts, frozen, tail, index)
+        query, key, value = split_step(self._project(x), 3, self.num_heads)
+        attended, tail = step_attention(query, key, value, frozen, tail, index)
         attended = ops.reshape(attended, (-1, x.shape[-1]))
         return self._finish(x, self._write(attended), False), tail
 
