@@ -111,7 +111,8 @@ class FlatDecoder(Decoder):
         x = x + ops.cast(self.positions.at(position), x.dtype)
         x = with_condition(x, state.get("condition"))
         index = position % self.patch_length
-        x, tail = self.stack.step(x, state["frozen"], state["tail"], index)
+        # LiteRT cannot attend to no positions: a state may lack the part.
+        x, tail = self.stack.step(x, state.get("frozen"), state["tail"], index)
         return x, {**state, "tail": tail}
 
     def _state(
