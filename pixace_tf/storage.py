@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -160,6 +161,17 @@ def read_npz(path: StrPath) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a whole file of `write_npz`; see `open_npz`."""
     with open_npz(path) as file:
         return {name: file.read(name) for name in file.shapes}, file.meta
+
+
+def npz_digest(path: StrPath) -> str:
+    """Return a digest of a file of `write_npz`, from the checksums in it.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    with _explaining_damage(path), zipfile.ZipFile(path) as archive:
+        sums = [f"{i.filename} {i.CRC:08x}" for i in archive.infolist()]
+    return hashlib.blake2b("\n".join(sums).encode(), digest_size=16).hexdigest()
 
 
 @contextlib.contextmanager

@@ -3,10 +3,11 @@
 Shapes: R rows of a block, T pixels.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from pixace_tf.data import batches
 from pixace_tf.typing import Tensor
 
 
@@ -26,6 +27,18 @@ class Block(NamedTuple):
     seeds: np.ndarray
     condition: np.ndarray
     config: dict[str, np.ndarray]
+
+    def take(self, index: Any) -> "Block":
+        """Return the images at `index`."""
+        config = {name: value[index] for name, value in self.config.items()}
+        arrays = (array[index] for array in self[:-1])
+        return Block(*arrays, config)
+
+    def padded(self, rows: int) -> "Block":
+        """Repeat the last image until there are `rows`."""
+        config = {n: batches.pad(v, rows) for n, v in self.config.items()}
+        arrays = (batches.pad(array, rows) for array in self[:-1])
+        return Block(*arrays, config)
 
 
 class Carry(NamedTuple):

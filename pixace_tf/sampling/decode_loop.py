@@ -1,37 +1,31 @@
 """The loop over the pixels of a block of images, as graph functions.
 
-The model computes one step; this module owns the loop over steps. `decode`
-drives the loop from Python, some pixels at a time; `run` and `run_particles`
-drive it within a graph. All of them use `advance`.
+The model computes one step; this module owns the loop over steps. An `Engine`
+calls `advance` for some pixels at a time; `run` and `run_particles` decode whole
+images within the graph of a SavedModel.
 
 Shapes: R rows of a block, T pixels.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from pixace_tf import compile_cache
-from pixace_tf.data import batches
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling import particles
-from pixace_tf.sampling.block import Block, Carry, Drawing
+from pixace_tf.sampling.block import Carry, Drawing
 from pixace_tf.sampling.draws import (
+    cost,
     filter_logits,
     guide,
-    has_filters,
     inverse_transform,
-    uniform_noise,
 )
+from pixace_tf.sampling.engine import ModelFacts
 from pixace_tf.sampling.sampling_config import SamplingConfig
 from pixace_tf.typing import Tensor
-
-# Largest number of spans of an image.
-NUM_SPANS = 4
 
 
 class DecodeLoop:
@@ -63,10 +57,9 @@ class DecodeLoop:
         self.rows = rows
         self.has_particles = has_particles
         self.is_guided = is_guided
-        patch_length = model.decoder.patch_length
-        num_patches = -(-model.sequence_length // patch_length)
-        self._patches_per_span = -(-num_patches // NUM_SPANS)
-        self.span_length = self._patches_per_span * patch_length
+        facts = ModelFacts.of(model)
+        self._patches_per_span = facts.patches_per_span
+        self.span_length = facts.span_length
         carry, drawing = self._carry_spec, self._drawing_spec
         scalar = tf.TensorSpec((), tf.int32)
         # A program without filters is faster, so there are two.
@@ -83,15 +76,9 @@ class DecodeLoop:
         }
         self._begin_patch = _graph_function(self._begin, carry, scalar)
         self._prefill = functools.cache(self._prefill_program)
-        shape = model.sequence_length, model.head.num_draws
-        self.noise = _graph_function(
-            lambda seeds: uniform_noise(seeds, *shape),
-            tf.TensorSpec((rows,), tf.int64),
+        self.take = _graph_function(
+            self._take, carry, tf.TensorSpec((rows,), tf.int32)
         )
-        self.resample = _graph_function(
-            particles.resample, carry, tf.TensorSpec((), tf.float32), scalar
-        )
-        self._traced: set[Any] = set()
 
     @functools.cached_property
     def _carry_spec(self) -> Carry:
@@ -128,81 +115,16 @@ class DecodeLoop:
             tf.TensorSpec((None, 2), tf.int32),
         )
 
-    def trace(self, is_filtered: bool, position: int) -> None:
-        """Trace the programs that decode from a position on, once.
-
-        Threads that traced at the same time would trace programs twice and
-        name them at random; see `compile_cache.align_names`.
-        """
-        functions = [self.noise, self._programs[is_filtered]]
+    def programs(self, is_filtered: bool, position: int) -> list[Any]:
+        """Return the graph functions that decode from a position on."""
+        functions = [self._programs[is_filtered]]
         if self.has_particles:
-            functions.append(self.resample)
+            functions.append(self.take)
         if self._model.decoder.has_growing_cache:
             functions.append(self._begin_patch)
         if 0 < position < self._model.sequence_length:
             functions.append(self._prefill(self._patches_before(position)))
-        new = [f for f in functions if f not in self._traced]
-        if new:
-            compile_cache.align_names()
-        for function in new:
-            function.get_concrete_function()
-            self._traced.add(function)
-
-    def decode(
-        self, block: Block, start: int, end: int, is_watched: bool
-    ) -> Iterator[tuple[np.ndarray, int]]:
-        """Decode a block from one position to another.
-
-        This is all that `Sampler` needs from an engine.
-
-        Args:
-            block: At most `rows` images; one for particles. Its configuration
-                has `guidance` if and only if the loop is guided.
-            start: The first pixel, a multiple of the decoder's
-                `prefill_stride`.
-            end: Where to stop: a multiple of `prefill_stride`, or T.
-            is_watched: Whether to yield after each row of pixels.
-
-        Returns:
-            An iterator that decodes some pixels at a time; it yields int32
-            `(R, T)`, whose first rows are the images of the block, and the
-            next position.
-        """
-        is_filtered = bool(has_filters(block.config))
-        # Iterators advance in threads, so the tracing happens here.
-        self.trace(is_filtered, start)
-        return self._decode_block(is_filtered, block, start, end, is_watched)
-
-    def _decode_block(
-        self,
-        is_filtered: bool,
-        block: Block,
-        position: int,
-        end: int,
-        is_watched: bool,
-    ) -> Iterator[tuple[np.ndarray, int]]:
-        # Padding all blocks beforehand would fill the memory with particles.
-        token_ids, mask, seeds, condition, config = tf.nest.map_structure(
-            lambda array: tf.constant(batches.pad(array, self.rows)), block
-        )
-        if self.has_particles:
-            uniform = particles.choice_noise(seeds[0], token_ids.shape[1])
-            seeds = particles.seeds(seeds[0], self.rows)
-        drawing = Drawing(mask, self.noise(seeds), config)
-        carry = self.begin(token_ids, position, condition)
-        while position < end:
-            stop = (position // self.span_length + 1) * self.span_length
-            if is_watched or self.has_particles:
-                stop = self.chunk_end(position)
-            stop = min(stop, end)
-            carry = self.advance(is_filtered, carry, position, stop, drawing)
-            position, token_ids = stop, carry.token_ids
-            if self.has_particles and position < end:
-                carry = self.resample(carry, uniform[position], self.rows)
-                token_ids = carry.token_ids
-            elif self.has_particles:
-                token_ids = particles.choose(carry, uniform[-1], self.rows)
-            yield token_ids.numpy(), stop
+        return functions
 
     def begin(
         self, token_ids: Tensor, position: int, condition: Tensor
@@ -232,7 +154,7 @@ class DecodeLoop:
             # Before the first hidden pixel, all particles are the same.
             first = tf.zeros(self.rows, tf.int32)
             state = prefill(token_ids[:1], condition[: 1 + self.is_guided])
-            state = particles.take_rows(state, first, 1)
+            state = _take_rows(state, first, 1)
         else:
             state = prefill(token_ids, condition)
         return Carry(state, token_ids, tf.zeros(self.rows))
@@ -298,7 +220,7 @@ class DecodeLoop:
             start: See `advance`.
             end: int32 scalar, a multiple of `prefill_stride`, or T.
             drawing: See `advance`.
-            uniform: float32 `(T + 1,)`, from `particles.choice_noise`.
+            uniform: float32 `(T + 1,)`, from `draws.choice_noise`.
             count: int32 scalar from 1 to R; later rows are not particles.
 
         Returns:
@@ -306,16 +228,22 @@ class DecodeLoop:
         """
 
         def body(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-            stop = tf.minimum(self.chunk_end(position), end)
+            stop = tf.minimum(self._row_end(position), end)
             carry = self.advance(True, carry, position, stop, drawing)
+            is_needed, index = particles.copies(
+                carry.nats, uniform[stop], count, tf.experimental.numpy
+            )
             return stop, tf.cond(
-                stop < end,
-                lambda: self.resample(carry, uniform[stop], count),
+                is_needed & (stop < end),
+                lambda: self.take(carry, tf.cast(index, tf.int32)),
                 lambda: carry,
             )
 
         carry = self._while(body, start, end, carry)
-        return particles.choose(carry, uniform[-1], count)
+        chosen = particles.choose(
+            carry.nats, uniform[-1], count, tf.experimental.numpy
+        )
+        return tf.gather(carry.token_ids, chosen)[None]
 
     def _while(
         self,
@@ -342,18 +270,20 @@ class DecodeLoop:
         )
         return carry
 
-    def chunk_end(self, position: int | Tensor) -> Any:
-        """Return where the row of pixels that begins at a position ends.
-
-        The end is a multiple of the decoder's `prefill_stride`, and at most the
-        end of the span. It is an integer or an int32 scalar, as `position` is.
-        """
+    def _row_end(self, position: Tensor) -> Tensor:
+        """Do as `ModelFacts.row_end`, within a graph."""
         stride = self._model.decoder.prefill_stride
         row = -(-self._model.image_size[1] // stride) * stride
         span_end = (position // self.span_length + 1) * self.span_length
-        if isinstance(position, tf.Tensor):
-            return tf.minimum(position + row, span_end)
-        return min(position + row, span_end)
+        return tf.minimum(position + row, span_end)
+
+    def _take(self, carry: Carry, index: Tensor) -> Carry:
+        """Return the rows in `index`, int32 `(R,)`, with no costs."""
+        return Carry(
+            _take_rows(carry.state, index, self.rows),
+            tf.gather(carry.token_ids, index),
+            tf.zeros_like(carry.nats),
+        )
 
     def _in_state(self, tensor: Tensor) -> Tensor:
         """Repeat the rows of a block as the state repeats them."""
@@ -438,8 +368,8 @@ class DecodeLoop:
                 logits = filter_logits(logits, config)
             chosen = inverse_transform(logits, uniform[draw])
             if self.has_particles:
-                cost = particles.cost(scores, known[draw])
-                nats += tf.where(is_free, 0.0, cost)
+                spent = cost(scores, known[draw])
+                nats += tf.where(is_free, 0.0, spent)
                 here = tf.maximum(known[draw], 0)
                 chosen = tf.where(is_free, chosen, here)
             return self._in_state(chosen)
@@ -464,6 +394,24 @@ def _graph_function(
         autograph=False,
         jit_compile=jit_compile,
     )
+
+
+def _take_rows(state: Tensor, index: Tensor, count: int) -> Tensor:
+    """Return the state of the rows in `index`.
+
+    Args:
+        state: A structure of tensors, each with a multiple of `count` rows:
+            attention, for example, has one for each head.
+        index: int32 `(R,)` in `[0, count)`.
+        count: Number of images in the state.
+    """
+
+    def take(tensor: Tensor) -> Tensor:
+        each = tensor.shape[0] // count
+        rows = index[:, None] * each + tf.range(each)
+        return tf.gather(tensor, tf.reshape(rows, (-1,)))
+
+    return tf.nest.map_structure(take, state)
 
 
 def _relax(tensor: Tensor) -> tf.TensorSpec:

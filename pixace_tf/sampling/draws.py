@@ -1,15 +1,14 @@
-"""The mathematics of one draw: noise, filters, inverse transform.
+"""The mathematics of one draw as graph ops: noise, filters, choice, cost.
 
 Shapes: B batch, n choices of one draw.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from pixace_tf.sampling.sampling_config import SamplingConfig
+from pixace_tf.sampling.noise import CHOICES, PARTICLES, PIXELS
 from pixace_tf.typing import Tensor
 
 # Guidance keeps choices with at least this share of the likeliest one's
@@ -20,16 +19,54 @@ MIN_GUIDED = 0.01
 def uniform_noise(seeds: Tensor, length: int, num_draws: int) -> Tensor:
     """Draw the noise of each image from its own seed, int64 `(B,)`.
 
+    The numbers are those of `noise.uniform_noise`.
+
     Returns:
         float32 `(B, length, num_draws)` in `[0, 1)`.
     """
     return tf.map_fn(
         lambda seed: tf.random.stateless_uniform(
-            (length, num_draws), seed=tf.stack([seed, 0]), alg="philox"
+            (length, num_draws), seed=tf.stack([seed, PIXELS]), alg="philox"
         ),
         seeds,
         fn_output_signature=tf.TensorSpec((length, num_draws), tf.float32),
     )
+
+
+def particle_seeds(seed: Tensor, count: int) -> Tensor:
+    """Do as `noise.particle_seeds`; `seed` is an int64 scalar."""
+    others = tf.random.stateless_uniform(
+        (count - 1,),
+        tf.stack([seed, PARTICLES]),
+        minval=None,
+        maxval=None,
+        dtype=tf.int64,
+        alg="philox",
+    )
+    return tf.concat([seed[None], others], axis=0)
+
+
+def choice_noise(seed: Tensor, length: int) -> Tensor:
+    """Draw the noise of resampling and of the final choice.
+
+    Returns:
+        float32 `(length + 1,)` in `[0, 1)`; resampling before pixel t uses
+        entry t.
+    """
+    key = tf.stack([seed, CHOICES])
+    return tf.random.stateless_uniform((length + 1,), key, alg="philox")
+
+
+def cost(logits: Tensor, choice: Tensor) -> Tensor:
+    """Return the cost of known choices in nats, float32 `(B,)`.
+
+    Args:
+        logits: float32 `(B, n)`; minus infinity for impossible choices.
+        choice: int32 `(B,)`, or -1 where the code forces the choice.
+    """
+    logarithms = tf.nn.log_softmax(logits)
+    chosen = tf.gather(logarithms, tf.maximum(choice, 0), batch_dims=1)
+    return tf.where(choice < 0, 0.0, -chosen)
 
 
 def guide(logits: Tensor, null_logits: Tensor, guidance: Tensor) -> Tensor:
@@ -102,15 +139,3 @@ def filter_logits(logits: Tensor, config: dict[str, Tensor]) -> Tensor:
     last = tf.reduce_sum(tf.cast(kept, tf.int32), axis=-1) - 1
     bar = tf.gather(ranked, tf.maximum(last, 0), batch_dims=1)
     return tf.where(logits >= tf.expand_dims(bar, 1), logits, -np.inf)
-
-
-def has_filters(config: dict[str, Any]) -> Tensor:
-    """Tell whether a filter may remove choices of any image.
-
-    Args:
-        config: Arrays or tensors `(B,)` by name, as in `SamplingConfig`.
-    """
-    names = ("top_k", "top_p", "min_p")
-    return tf.reduce_any(
-        [config[name] != getattr(SamplingConfig, name) for name in names]
-    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.sampling.engine import ModelFacts
 from pixace_tf.typing import Tensor
 
 # Particles are weighed by this many rows of known pixels behind the last hidden
@@ -18,12 +18,12 @@ ROWS_BEHIND = 3
 
 
 def spans(
-    model: PixaceCausalLM, mask: Tensor, num_particles: Any, xp: Any = np
+    facts: ModelFacts, mask: Tensor, num_particles: Any, xp: Any = np
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return which pixels of each image to decode, and if particles are needed.
 
     Args:
-        model: The model that decodes.
+        facts: Facts of the model.
         mask: bool `(B, T)` in the order of decoding, True where pixels are to
             be sampled.
         num_particles: Integers, one or `(B,)`.
@@ -33,13 +33,13 @@ def spans(
         Integers `(B,)`, the first pixel and the end, each a multiple of the
         decoder's `prefill_stride` or T; and bool `(B,)`.
     """
-    length, stride = model.sequence_length, model.decoder.prefill_stride
+    length, stride = facts.sequence_length, facts.prefill_stride
     position = xp.arange(length)
     first = xp.min(xp.where(mask, position, length), axis=-1)
     end = xp.max(xp.where(mask, position + 1, 0), axis=-1)
     is_behind = ~mask & (position > first[:, None])
     is_weighed = xp.any(is_behind, axis=-1) & (num_particles > 1)
-    end += xp.where(is_weighed, ROWS_BEHIND * model.image_size[1], 0)
+    end += xp.where(is_weighed, ROWS_BEHIND * facts.image_size[1], 0)
     start = xp.where(first < length, first // stride * stride, length)
     end = xp.minimum(-(-end // stride) * stride, length)
     return start, xp.maximum(start, end), is_weighed

@@ -1,35 +1,26 @@
 """Sampling from Python: whole batches, on every core, with progress.
 
 All noise is drawn before the loop from each image's own seed, so an image does
-not depend on the rest of its batch. Images are decoded in blocks of a fixed
-number of rows: matrix kernels round differently for other shapes, and 1 image
-in 300 would differ between alone and in a batch. On a CPU, each core decodes
-one image at a time, whose cache stays near the core; on a GPU, a step of many
-rows takes hardly longer than a step of a single row.
+not depend on the rest of its batch. This module needs no TensorFlow.
 
 Shapes: B batch, T pixels.
 """
 
 import functools
 import itertools
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from pixace_tf.console import ProgressCallback
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.raster_orders import best_orders, permutations, to_plain
 from pixace_tf.errors import UserError
-from pixace_tf.machine import num_cores
-from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling import NUM_PARTICLES
 from pixace_tf.sampling.block import Block
-from pixace_tf.sampling.decode_loop import DecodeLoop
+from pixace_tf.sampling.engine import Engine
 from pixace_tf.sampling.region import spans
 from pixace_tf.sampling.sampling_config import (
     SamplingConfig,
@@ -40,8 +31,6 @@ from pixace_tf.sampling.sampling_config import (
     per_image,
 )
 
-ROWS_ON_GPU = 32
-
 # Indices of a block's images, and an iterator over their int32 tokens `(R, T)`
 # and the next position.
 Job = tuple[np.ndarray, Iterator[tuple[np.ndarray, int]]]
@@ -50,34 +39,18 @@ Watch = Callable[[np.ndarray, np.ndarray], None]
 
 
 class Sampler:
-    """Samples images from a model; each program is compiled once.
+    """Samples images with an engine.
 
     Args:
-        model: The model to sample from.
-        rows: Images in a block; by default 1 on a CPU, 32 on a GPU.
-        jit_compile: Whether XLA compiles the loop.
+        engine: Decodes blocks of images, such as `GraphEngine(model)`.
+
+    Attributes:
+        facts: Facts of the model; see `ModelFacts`.
     """
 
-    def __init__(
-        self,
-        model: PixaceCausalLM,
-        rows: int | None = None,
-        jit_compile: bool = True,
-    ) -> None:
-        if keras.backend.backend() != "tensorflow":
-            raise UserError(
-                "Painting needs the TensorFlow backend of Keras. Unset "
-                f"KERAS_BACKEND={keras.backend.backend()}."
-            )
-        has_gpu = bool(tf.config.list_physical_devices("GPU"))
-        self.model = model
-        self.num_workers = 1 if has_gpu else num_cores()
-        self._rows = rows or (ROWS_ON_GPU if has_gpu else 1)
-        self._loop = functools.cache(
-            lambda rows, has_particles, is_guided: DecodeLoop(
-                model, rows, jit_compile, has_particles, is_guided
-            )
-        )
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.facts = engine.facts
 
     def generate(
         self,
@@ -89,7 +62,7 @@ class Sampler:
         guidance: Any = 1.0,
     ) -> np.ndarray:
         """Sample new images, int32 `(B, T)`; see `fill` for the arguments."""
-        shape = len(seeds), self.model.sequence_length
+        shape = len(seeds), self.facts.sequence_length
         return self.fill(
             np.zeros(shape, np.int32),
             np.ones(shape, bool),
@@ -115,7 +88,7 @@ class Sampler:
         Tokens behind a prefix are ignored. `prefix_length` is one integer in
         `[0, T]`, or one for each image.
         """
-        length = self.model.sequence_length
+        length = self.facts.sequence_length
         prefix = check_integers("prefix_length", prefix_length, 0, length)
         prefix = per_image("prefix_length", prefix, len(token_ids))
         return self.fill(
@@ -173,11 +146,11 @@ class Sampler:
         when = self._sequences[order]
         block = self._in_order(block, order, when)
         tokens, mask = block.token_ids, block.mask
-        starts, ends, is_weighed = spans(self.model, mask, num_particles)
+        starts, ends, is_weighed = spans(self.facts, mask, num_particles)
         counts = np.where(is_weighed, num_particles, 0)
         jobs = self._jobs(block, starts, ends, counts, watch is not None)
         done, total = starts.copy(), int(np.sum(ends - starts))
-        position = np.arange(self.model.sequence_length)
+        position = np.arange(self.facts.sequence_length)
         for rows, sampled, stop in self._in_parallel(jobs):
             tokens[rows] = sampled[: len(rows)]
             done[rows] = np.minimum(stop, ends[rows])
@@ -195,20 +168,33 @@ class Sampler:
             mask: bool `(B, T)`, True where pixels are to be sampled.
 
         Returns:
-            Integers `(B,)`, indices of `model.orders`.
+            Integers `(B,)`, indices of `facts.orders`.
         """
         return best_orders(mask, self._sequences)
 
+    def bits(
+        self, token_ids: np.ndarray, labels: Any = NULL_LABEL, orders: Any = 0
+    ) -> np.ndarray:
+        """Return minus log2 probability of each pixel, float32 `(B, T)`.
+
+        Args:
+            token_ids: Integers `(B, T)`, canonical codes, in plain order.
+            labels: Integers, one or `(B,)`; see `fill`.
+            orders: Integers, one or `(B,)`: the raster order in which each
+                image is read; see `orders`.
+        """
+        return self._engine.bits(token_ids, labels, orders)
+
     @functools.cached_property
     def _sequences(self) -> np.ndarray:
-        return permutations(len(self.model.orders), self.model.image_size)
+        return permutations(len(self.facts.orders), self.facts.image_size)
 
     def _in_order(
         self, block: Block, order: np.ndarray, when: np.ndarray
     ) -> Block:
         """Rearrange a block of images in plain order."""
         condition = block.condition.copy()
-        condition[:, 0] = np.array(self.model.orders)[order]
+        condition[:, 0] = np.array(self.facts.orders)[order]
         return block._replace(
             token_ids=np.take_along_axis(block.token_ids, when, axis=1),
             mask=np.take_along_axis(block.mask, when, axis=1),
@@ -231,21 +217,25 @@ class Sampler:
         """
         guided = is_guided(block.condition[:, 1], block.config["guidance"])
         kinds = np.stack([starts, counts, guided], axis=1)
-        jobs = []
+        groups = []
         for kind in np.unique(kinds, axis=0):
-            start, count, with_guidance = kind.tolist()
-            loop = self._loop(
-                count or self._rows, bool(count), bool(with_guidance)
-            )
             same = np.flatnonzero(np.all(kinds == kind, axis=1))
-            size = 1 if count else self._rows
-            for first in range(0, len(same), size):
-                rows = same[first : first + size]
-                own = tf.nest.map_structure(operator.itemgetter(rows), block)
-                if not with_guidance:
-                    del own.config["guidance"]
-                end = int(ends[rows].max())
-                jobs.append((rows, loop.decode(own, start, end, is_watched)))
+            _, count, with_guidance = kind.tolist()
+            size = 1 if count else self._engine.block_rows(len(same))
+            groups += [
+                (same[first : first + size], count, with_guidance)
+                for first in range(0, len(same), size)
+            ]
+        jobs = []
+        for rows, count, with_guidance in groups:
+            own = block.take(rows)
+            if not with_guidance:
+                del own.config["guidance"]
+            start, end = int(starts[rows[0]]), int(ends[rows].max())
+            iterator = self._engine.decode(
+                own, count, start, end, is_watched, len(groups) == 1
+            )
+            jobs.append((rows, iterator))
         return jobs
 
     def _check(
@@ -258,7 +248,7 @@ class Sampler:
         guidance: Any,
     ) -> Block:
         """Check the arguments of `fill`; return all images as a block."""
-        count, length = len(token_ids), self.model.sequence_length
+        count, length = len(token_ids), self.facts.sequence_length
         seeds = check_integers("seeds", seeds, -(2**63), 2**63 - 1)
         mask, tokens = np.asarray(mask), np.asarray(token_ids)
         for name, array, shape in (
@@ -273,7 +263,7 @@ class Sampler:
                 )
         if mask.dtype != bool:
             raise UserError(f"mask must be bool. Received: {mask.dtype}")
-        vocabulary_size = self.model.palette.vocabulary_size
+        vocabulary_size = self.facts.vocabulary_size
         kept = tokens[~mask]
         is_color = (kept >= 0) & (kept < vocabulary_size)
         if tokens.dtype.kind not in "iu" or not is_color.all():
@@ -282,7 +272,7 @@ class Sampler:
                 "where they are kept."
             )
         tokens = np.where(mask, 0, tokens)
-        labels = check_integers("labels", labels, 0, len(self.model.labels))
+        labels = check_integers("labels", labels, 0, len(self.facts.labels))
         labels = per_image("labels", labels, count)
         arrays = (config or SamplingConfig()).arrays(count)
         arrays["guidance"] = per_image(
@@ -307,10 +297,10 @@ class Sampler:
             the caller's thread, where an exception stops all blocks.
         """
         waiting = iter(jobs)
-        with ThreadPoolExecutor(self.num_workers) as pool:
+        with ThreadPoolExecutor(self._engine.num_workers) as pool:
             running = {
                 pool.submit(next, job[1], None): job
-                for job in itertools.islice(waiting, self.num_workers)
+                for job in itertools.islice(waiting, self._engine.num_workers)
             }
             while running:
                 for future in wait(running, None, FIRST_COMPLETED).done:

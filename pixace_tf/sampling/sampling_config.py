@@ -30,6 +30,20 @@ RULES: dict[str, Rule] = {
 }
 
 
+def has_filters(config: dict[str, Tensor], xp: Any = np) -> Tensor:
+    """Return whether a filter may remove choices of any image, a bool.
+
+    Args:
+        config: Arrays `(B,)` by name, as in `SamplingConfig`.
+        xp: Their module: NumPy, or `tf.experimental.numpy`.
+    """
+    names = ("top_k", "top_p", "min_p")
+    neutral = SamplingConfig()
+    return xp.any(
+        xp.stack([config[name] != getattr(neutral, name) for name in names])
+    )
+
+
 def is_guided(labels: Tensor, guidance: Tensor) -> Tensor:
     """Tell which images guidance changes, bool `(B,)`."""
     return (guidance > 1) & (labels != NULL_LABEL)

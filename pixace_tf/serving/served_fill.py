@@ -13,9 +13,15 @@ from pixace_tf.data.graph_tokenizer import GraphTokenizer
 from pixace_tf.data.image_files import MAX_SERVED_PIXELS
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.painting import masks
-from pixace_tf.sampling import MAX_SERVED_PARTICLES, particles
+from pixace_tf.sampling import MAX_SERVED_PARTICLES
 from pixace_tf.sampling.block import Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
+from pixace_tf.sampling.draws import (
+    choice_noise,
+    particle_seeds,
+    uniform_noise,
+)
+from pixace_tf.sampling.engine import ModelFacts
 from pixace_tf.sampling.region import spans
 from pixace_tf.sampling.sampling_config import is_guided
 from pixace_tf.typing import Tensor
@@ -28,6 +34,7 @@ class ServedFill:
         self, model: PixaceCausalLM, tokenizer: GraphTokenizer
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
+        self._facts = ModelFacts.of(model)
         self._loops = {
             guided: DecodeLoop(
                 model,
@@ -144,7 +151,7 @@ class ServedFill:
         if not guided:
             del config["guidance"]
         starts, ends, is_weighed = spans(
-            self._model, mask[None], count, tf.experimental.numpy
+            self._facts, mask[None], count, tf.experimental.numpy
         )
         tokens, mask, condition, config = tf.nest.map_structure(
             lambda value: tf.repeat(value[None], MAX_SERVED_PARTICLES, axis=0),
@@ -152,13 +159,17 @@ class ServedFill:
         )
         # One prefill program serves every first pixel.
         last_span = (length - 1) // loop.span_length * loop.span_length
-        noise = loop.noise(particles.seeds(seed, MAX_SERVED_PARTICLES))
+        noise = uniform_noise(
+            particle_seeds(seed, MAX_SERVED_PARTICLES),
+            length,
+            self._facts.num_draws,
+        )
         filled = loop.run_particles(
             loop.begin(tokens, last_span, condition),
             tf.cast(starts[0], tf.int32),
             tf.cast(ends[0], tf.int32),
             Drawing(mask, noise, config),
-            particles.choice_noise(seed, length),
+            choice_noise(seed, length),
             tf.where(is_weighed[0], count, 1),
         )
         return filled[0]

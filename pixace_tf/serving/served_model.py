@@ -27,8 +27,13 @@ from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling import MAX_SERVED_PARTICLES
 from pixace_tf.sampling.block import Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
-from pixace_tf.sampling.draws import has_filters
-from pixace_tf.sampling.sampling_config import RULES, SamplingConfig, between
+from pixace_tf.sampling.draws import uniform_noise
+from pixace_tf.sampling.sampling_config import (
+    RULES,
+    SamplingConfig,
+    between,
+    has_filters,
+)
 from pixace_tf.serving.served_fill import ServedFill
 from pixace_tf.typing import Tensor
 
@@ -319,9 +324,10 @@ class ServedModel:
             tf.constant([[0, NULL_LABEL]] * BLOCK_ROWS),
         )
         mask = tf.range(length) >= prefix_length[:, None]
-        drawing = Drawing(mask, loop.noise(seeds), config)
+        noise = uniform_noise(seeds, length, self._model.head.num_draws)
+        drawing = Drawing(mask, noise, config)
         return tf.cond(
-            has_filters(config),
+            has_filters(config, tf.experimental.numpy),
             lambda: loop.run(True, carry, start, drawing),
             lambda: loop.run(False, carry, start, drawing),
         )

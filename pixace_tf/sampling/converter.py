@@ -1,0 +1,162 @@
+"""Converts a model to LiteRT: the graphs of painting as signatures of one file.
+
+All signatures take any number of rows R; token ids are int32, everything else
+is float32 or int32:
+
+- `empty`: `condition (R, 2)` -> the state before the first pixel.
+- `prefill`: `token_ids (R, T)`, `condition (R, 2)` -> the state behind the last
+  pixel, of which decoding reads what lies before its position.
+- `advance`: the state, `token_ids (R, T)`, `nats (R)`, `mask (R, T)` (1 where
+  pixels are to be sampled), `noise (R, T, draws)`, `temperature (R)`, and the
+  scalars `start` and `stop` -> the state, `token_ids` and `nats` at `stop`.
+- `advance_filtered`: also takes `top_k`, `top_p`, `min_p (R)`, and adds the
+  costs of known pixels to `nats`.
+- `advance_guided`: also takes `guidance (R)`; the state has two rows for each
+  image, with the label and without. Only in models with labels.
+- `score`: `token_ids (R, T)`, `condition (R, 2)` -> `nats (R, T)`.
+
+The converter is that of the TensorFlow wheel, which loses some 20 MB with each
+conversion (tensorflow#123818): use a process of its own.
+
+Shapes: R rows, T pixels.
+"""
+
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.sampling.block import Carry, Drawing
+from pixace_tf.sampling.decode_loop import DecodeLoop
+from pixace_tf.sampling.engine import ModelFacts
+from pixace_tf.sampling.sampling_config import SamplingConfig
+from pixace_tf.typing import Tensor
+
+
+def convert(model: PixaceCausalLM) -> bytes:
+    """Return a LiteRT model with the signatures of painting."""
+    graphs = _Graphs(model)
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.weights]
+    signatures = graphs.signatures()
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures)
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=list(signatures)
+        )
+        # Anything else would need another runtime.
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        return bytes(converter.convert())
+
+
+class _Graphs:
+    """The concrete functions of a model's signatures."""
+
+    def __init__(self, model: PixaceCausalLM) -> None:
+        self._model = model
+        self._facts = ModelFacts.of(model)
+        state = model.empty_state(1, tf.zeros((1, 2), tf.int32))
+        self._state = state
+        self._names = [
+            f"state_{i:02}" for i in range(len(tf.nest.flatten(state)))
+        ]
+
+    def signatures(self) -> dict[str, Any]:
+        length = self._facts.sequence_length
+        tokens = tf.TensorSpec((None, length), tf.int32)
+        condition = tf.TensorSpec((None, 2), tf.int32)
+        num_patches = -(-length // self._facts.patch_length)
+        model = self._model
+
+        def empty(condition: Tensor) -> dict[str, Tensor]:
+            rows = tf.shape(condition)[0]
+            return self._flat(model.empty_state(rows, condition))
+
+        def prefill(token_ids: Tensor, condition: Tensor) -> dict[str, Tensor]:
+            return self._flat(model.prefill(token_ids, num_patches, condition))
+
+        def score(token_ids: Tensor, condition: Tensor) -> dict[str, Tensor]:
+            logits = model((token_ids, condition), training=False)
+            return {"nats": model.pixel_nats(token_ids, logits)}
+
+        both = {"token_ids": tokens, "condition": condition}
+        found = {
+            "advance": self._advance(),
+            "advance_filtered": self._advance(is_filtered=True),
+            "empty": _concrete(empty, condition=condition),
+            "prefill": _concrete(prefill, **both),
+            "score": _concrete(score, **both),
+        }
+        if model.labels:
+            found["advance_guided"] = self._advance(True, True)
+        return found
+
+    def _advance(self, is_filtered: bool = False, is_guided: bool = False) -> Any:
+        loop = DecodeLoop(
+            self._model,
+            rows=1,
+            jit_compile=False,
+            has_particles=is_filtered,
+            is_guided=is_guided,
+        )
+
+        def advance(
+            token_ids: Tensor,
+            nats: Tensor,
+            start: Tensor,
+            stop: Tensor,
+            mask: Tensor,
+            noise: Tensor,
+            **others: Tensor,
+        ) -> dict[str, Tensor]:
+            state = tf.nest.pack_sequence_as(
+                self._state, [others.pop(name) for name in self._names]
+            )
+            carry = loop._decode(
+                is_filtered,
+                Carry(state, token_ids, nats),
+                start,
+                stop,
+                Drawing(mask > 0, noise, others),
+            )
+            return {
+                "token_ids": carry.token_ids,
+                "nats": carry.nats,
+                **self._flat(carry.state),
+            }
+
+        length, scalar = self._facts.sequence_length, tf.TensorSpec((), tf.int32)
+        config = SamplingConfig().arrays(1)
+        if not is_filtered:
+            config = {"temperature": config["temperature"]}
+        if is_guided:
+            config["guidance"] = np.ones(1, np.float32)
+        specs = {
+            name: tf.TensorSpec((None, *array.shape[1:]), array.dtype)
+            for name, array in [
+                *config.items(),
+                *self._flat(self._state).items(),
+            ]
+        }
+        return _concrete(
+            advance,
+            token_ids=tf.TensorSpec((None, length), tf.int32),
+            nats=tf.TensorSpec((None,), tf.float32),
+            start=scalar,
+            stop=scalar,
+            mask=tf.TensorSpec((None, length), tf.int32),
+            noise=tf.TensorSpec(
+                (None, length, self._facts.num_draws), tf.float32
+            ),
+            **specs,
+        )
+
+    def _flat(self, state: Any) -> dict[str, Tensor]:
+        return dict(zip(self._names, tf.nest.flatten(state), strict=True))
+
+
+def _concrete(function: Any, **specs: tf.TensorSpec) -> Any:
+    return tf.function(function, autograph=False).get_concrete_function(**specs)
