@@ -18,7 +18,6 @@ from typing import BinaryIO
 
 from pixace_tf import machine
 
-CACHE_VARIABLE = "PIXACE_TF_CACHE"
 MAX_BYTES = 500 * 10**6
 _FLAGS = "TF_XLA_FLAGS"
 _STRIDE = 1 << 18
@@ -27,10 +26,8 @@ _STRIDE = 1 << 18
 def enable() -> bool:
     """Let TensorFlow keep compiled programs; call it before the import.
 
-    They are in `pixace-tf` in the user's cache folder, or in the folder that
-    the environment variable `PIXACE_TF_CACHE` names; if the variable is empty,
-    nothing is kept. A folder that others can write to is not used, since its
-    programs are executed.
+    They are in `machine.cache_folder()`. A folder that others can write to is
+    not used, since its programs are executed.
 
     Returns:
         Whether programs are kept.
@@ -72,12 +69,13 @@ def align_names() -> None:
 
 def _folder() -> pathlib.Path | None:
     """Return the folder of this machine's programs, or None for no cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    chosen = os.environ.get(CACHE_VARIABLE, os.path.join(home, "pixace-tf"))
+    folder = machine.cache_folder()
     # GPUs are untested; white space would end the option.
-    if not chosen or re.search(r"\s", chosen) or os.path.exists("/dev/nvidia0"):
+    if folder is None or re.search(r"\s", str(folder)):
         return None
-    return pathlib.Path(chosen).absolute() / f"xla-{_machine()}"
+    if os.path.exists("/dev/nvidia0"):
+        return None
+    return folder / f"xla-{_machine()}"
 
 
 def _machine() -> str:

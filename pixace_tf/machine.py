@@ -1,7 +1,9 @@
-"""What this machine gives a process: CPU cores, a home folder."""
+"""What this machine gives a process: CPU cores, a GPU, folders."""
 
 import atexit
 import contextlib
+import ctypes.util
+import importlib.util
 import math
 import os
 import pathlib
@@ -9,6 +11,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+CACHE_VARIABLE = "PIXACE_TF_CACHE"
+_GPU_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 _PROC_CGROUP = pathlib.Path("/proc/self/cgroup")
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 
@@ -61,6 +65,30 @@ def _limit(group: pathlib.Path) -> tuple[int, int]:
     text = " ".join((group / name).read_text() for name in names)
     quota, period = map(int, text.split())
     return quota, period
+
+
+def has_gpu() -> bool:
+    """Tell whether there is a GPU that TensorFlow can use, without asking it.
+
+    TensorFlow also needs cuDNN, from a package or from the system.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    if visible in ("", "-1") or not any(map(os.path.exists, _GPU_DEVICES)):
+        return False
+    is_installed = importlib.util.find_spec("nvidia") is not None
+    return is_installed or ctypes.util.find_library("cudnn") is not None
+
+
+def cache_folder() -> pathlib.Path | None:
+    """Return the folder for files that can be made again, or None for none.
+
+    It is `pixace-tf` in the user's cache folder, or the folder that the
+    environment variable `PIXACE_TF_CACHE` names; nothing is kept if the
+    variable is empty.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    chosen = os.environ.get(CACHE_VARIABLE, os.path.join(home, "pixace-tf"))
+    return pathlib.Path(chosen).absolute() if chosen else None
 
 
 def provide_home() -> None:

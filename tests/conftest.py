@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 # Tests compile the same programs in many processes.
 CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "programs"
-os.environ[compile_cache.CACHE_VARIABLE] = str(CACHE)
+os.environ[machine.CACHE_VARIABLE] = str(CACHE)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 compile_cache.enable()

@@ -11,6 +11,7 @@
         completed.png    a sheet of completed validation images
         examples.png     a strip of validation images, if the run was published
                          without its tokens
+        painter.tflite   the best weights and the graphs of painting, for LiteRT
         learning_curve.png, pictures/, tensorboard/
 
 Loading runs no code from these files: they are JSON and plain arrays, from
@@ -31,6 +32,7 @@ HISTORY_FILE = "history.json"
 SAMPLES_FILE = "samples.png"
 COMPLETED_FILE = "completed.png"
 EXAMPLES_FILE = "examples.png"
+PAINTER_FILE = "painter.tflite"
 
 
 def read_config(path: StrPath) -> dict[str, Any]:
@@ -70,6 +72,21 @@ def read_config(path: StrPath) -> dict[str, Any]:
         **config["model"],
     }
     return config
+
+
+def weights_file(path: StrPath) -> str:
+    """Return the path of a run's best weights, or else of its latest.
+
+    Raises:
+        UserError: If it has none yet.
+    """
+    for name in (WEIGHTS_FILE, CHECKPOINT_FILE):
+        file = os.path.join(path, name)
+        if os.path.exists(file):
+            return file
+    raise UserError(
+        f"{os.fspath(path)!r} has no weights yet; go on with `fit`."
+    )
 
 
 def best_entry(path: StrPath) -> dict[str, float] | None:

@@ -1,28 +1,24 @@
-"""Build and load the model of a run folder."""
+"""Start, open and load run folders; Keras is imported when a model is built."""
 
 import dataclasses
 import functools
 import importlib.metadata
 import os
-from collections.abc import Sequence
-from typing import Any
-
-import keras
-import numpy as np
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from pixace_tf import storage
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
-from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.runs import painter
 from pixace_tf.runs.catalog import locate
-from pixace_tf.runs.run_config import (
-    CHECKPOINT_FILE,
-    FORMAT,
-    WEIGHTS_FILE,
-    read_config,
-)
+from pixace_tf.runs.run_config import FORMAT, read_config, weights_file
+from pixace_tf.sampling.engine import Engine
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.storage import RUN_FILE
+
+if TYPE_CHECKING:
+    from pixace_tf.model.causal_lm import PixaceCausalLM
 
 
 @dataclasses.dataclass
@@ -31,22 +27,35 @@ class Run:
 
     Attributes:
         path: The run folder.
-        model: The model, its weights loaded or new.
         tokenizer: Translates between images and tokens.
         arguments: The arguments of training that are in force, by name.
+        build: Returns the model; called once, by `model`.
         jit_compile: Whether XLA compiles sampling and scoring.
+        engine: What samples, if not the model in memory.
     """
 
     path: str
-    model: PixaceCausalLM
     tokenizer: PixelTokenizer
     arguments: dict[str, Any]
+    build: "Callable[[], PixaceCausalLM]"
     jit_compile: bool = True
+    engine: Engine | None = None
+
+    @functools.cached_property
+    def model(self) -> "PixaceCausalLM":
+        """The model, built on first use, which imports Keras."""
+        return self.build()
 
     @functools.cached_property
     def sampler(self) -> Sampler:
-        """The sampler of the model, compiled on first use."""
-        return Sampler(self.model, jit_compile=self.jit_compile)
+        """The sampler of the model."""
+        if self.engine is None:
+            from pixace_tf.sampling.graph_engine import GraphEngine
+
+            self.engine = GraphEngine(
+                self.model, jit_compile=self.jit_compile
+            )
+        return Sampler(self.engine)
 
     def file(self, *names: str) -> str:
         """Return the path of a file of this run."""
@@ -73,8 +82,10 @@ def create_run(
         jit_compile: Whether XLA compiles sampling and scoring.
         given: The arguments that the user gave.
     """
+    from pixace_tf.runs import weights
+
     path = os.fspath(path)
-    model = _build(tokenizer, model_config, dtype)
+    model = weights.build_model(tokenizer, model_config, dtype)
     os.makedirs(path, exist_ok=True)
     packages = ("tensorflow", "keras", "keras-nlp", "numpy", "pillow")
     storage.write_json(
@@ -91,7 +102,7 @@ def create_run(
             "arguments": arguments,
         },
     )
-    return Run(path, model, tokenizer, arguments, jit_compile)
+    return Run(path, tokenizer, arguments, lambda: model, jit_compile)
 
 
 def open_run(
@@ -102,26 +113,28 @@ def open_run(
     Raises:
         UserError: If the folder is not a usable run.
     """
-    path = os.fspath(path)
-    config = read_config(path)
-    try:
-        tokenizer = PixelTokenizer(**config["tokenizer"])
-        model = _build(tokenizer, config["model"], dtype)
-    except (TypeError, ValueError, KeyError) as error:
-        raise UserError(
-            f"The file {os.path.join(path, RUN_FILE)} is damaged: {error}"
-        ) from None
-    return Run(path, model, tokenizer, config["arguments"], jit_compile)
+    run = _read_run(os.fspath(path), dtype, jit_compile)
+    run.model  # noqa: B018  An error must come here.
+    return run
 
 
-def load_run(path: storage.StrPath, jit_compile: bool = True) -> Run:
+def load_run(
+    path: storage.StrPath,
+    jit_compile: bool | None = None,
+    say: Callable[[str], None] = print,
+) -> Run:
     """Load a trained model, ready to sample from.
+
+    On a CPU it samples with the run's painter file, which needs no TensorFlow;
+    the file is made if it is missing. The Keras model is built when `model` is
+    used first.
 
     Args:
         path: A run folder, finished or interrupted; or anything else that
             `locate` takes, such as the name of a model in the box.
-        jit_compile: Whether XLA compiles sampling and scoring, which pays for
-            more than a few images.
+        jit_compile: None for the painter file where there is no GPU. A bool
+            samples with the Keras model and tells whether XLA compiles it.
+        say: Takes the lines that say what takes time.
 
     Returns:
         The run with its best weights; before the first validation, with the
@@ -130,60 +143,38 @@ def load_run(path: storage.StrPath, jit_compile: bool = True) -> Run:
     Raises:
         UserError: If the folder is not a usable run or has no weights yet.
     """
-    return load_weights(open_run(locate(path), jit_compile=jit_compile))
+    run = _read_run(locate(path, say), "float32", jit_compile is not False)
+    file = weights_file(run.path)
+    build = run.build
+
+    def load() -> "PixaceCausalLM":
+        from pixace_tf.runs import weights
+
+        model = build()
+        weights.load(model, file)
+        return model
+
+    run.build = load
+    if jit_compile is None:
+        run.engine = painter.open_engine(run.path, say)
+    return run
 
 
-def load_weights(run: Run) -> Run:
-    """Load the weights of a run from its folder; see `load_run`."""
-    for name in (WEIGHTS_FILE, CHECKPOINT_FILE):
-        if os.path.exists(run.file(name)):
-            _assign(run.model.weights, run.file(name))
-            return run
-    raise UserError(f"{run.path!r} has no weights yet; go on with `fit`.")
+def _read_run(path: str, dtype: str, jit_compile: bool) -> Run:
+    """Read a run folder; the model has new weights."""
+    config = read_config(path)
+    file = os.path.join(path, RUN_FILE)
+    try:
+        tokenizer = PixelTokenizer(**config["tokenizer"])
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(f"The file {file} is damaged: {error}") from None
 
+    def build() -> "PixaceCausalLM":
+        from pixace_tf.runs import weights
 
-def get_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """Return the model's weights by the path of each variable."""
-    arrays = {v.path: array_of(v) for v in model.weights}
-    assert len(arrays) == len(model.weights), "two weights share a path"
-    return arrays
+        try:
+            return weights.build_model(tokenizer, config["model"], dtype)
+        except (TypeError, ValueError, KeyError) as error:
+            raise UserError(f"The file {file} is damaged: {error}") from None
 
-
-def array_of(variable: keras.Variable) -> np.ndarray:
-    """Return the value of a variable, which may lie on several devices."""
-    value = variable.value
-    # NumPy cannot read a variable of several devices itself.
-    is_variable = hasattr(value, "read_value")
-    return np.asarray(value.read_value() if is_variable else value)
-
-
-def _assign(weights: Sequence[Any], path: str) -> None:
-    """Assign variables from a file of arrays by their paths.
-
-    Shapes are compared before any array is read. A UserError says if an array
-    is missing, damaged or of another shape; then no variable is changed.
-    """
-    with storage.open_npz(path) as file:
-        for weight in weights:
-            found = file.shapes.get(weight.path)
-            if found != tuple(weight.shape):
-                raise UserError(
-                    f"The file {path} does not fit this model: {weight.path} "
-                    f"should have the shape {tuple(weight.shape)}. Received: "
-                    f"{found}"
-                )
-        arrays = [file.read(weight.path) for weight in weights]
-    for weight, array in zip(weights, arrays, strict=True):
-        weight.assign(array)
-
-
-def _build(
-    tokenizer: PixelTokenizer, model_config: dict[str, Any], dtype: str
-) -> PixaceCausalLM:
-    return PixaceCausalLM(
-        image_size=tokenizer.image_size,
-        palette=tokenizer.palette,
-        **model_config,
-        dtype=dtype,
-        name="pixace",
-    )
+    return Run(path, tokenizer, config["arguments"], build, jit_compile)
