@@ -26,6 +26,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import PRESETS, decoder_config
+from pixace_tf.sampling.graph_engine import GraphEngine
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.training.compile import compile_model
 
@@ -62,7 +63,7 @@ def main(preset: str, decoder: str, batch_size: int, out: str) -> None:
         0, 256, (batch_size, SIZE, SIZE, 3), dtype=np.uint8
     )
     token_ids = PixelTokenizer((SIZE, SIZE)).tokenize(noise)
-    sampler = Sampler(model)
+    sampler = Sampler(GraphEngine(model))
     half = SIZE * SIZE // 2
     report(
         f"training step, batch {batch_size}",

@@ -5,7 +5,7 @@ import pathlib
 import shutil
 import sys
 
-from pixace_tf import compile_cache
+from pixace_tf import compile_cache, machine
 
 # Before TensorFlow is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pixace_tf import compile_cache
-from pixace_tf.compile_cache import CACHE_VARIABLE
+from pixace_tf.machine import CACHE_VARIABLE
 
 
 def generate(run, out, cache):

@@ -14,6 +14,7 @@ from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
 from pixace_tf.painting import masks
 from pixace_tf.sampling import draws
+from pixace_tf.sampling.graph_engine import GraphEngine
 from pixace_tf.sampling.sampler import Sampler
 
 SIZE = (8, 8)
@@ -39,12 +40,12 @@ def model():
 
 @pytest.fixture(scope="module")
 def plain(model):
-    return Sampler(model, jit_compile=False)
+    return Sampler(GraphEngine(model, jit_compile=False))
 
 
 @pytest.fixture(scope="module")
 def compiled(model):
-    return Sampler(model, jit_compile=True)
+    return Sampler(GraphEngine(model, jit_compile=True))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
 from pixace_tf.painting import masks
+from pixace_tf.sampling.graph_engine import GraphEngine
 from pixace_tf.sampling.sampler import Sampler
 
 SIZE = (8, 8)
@@ -36,7 +37,7 @@ def build(decoder="multiscale", size=SIZE, palette="hsv 5,4,4", **options):
 
 @pytest.fixture(scope="module")
 def sampler():
-    return Sampler(build(), jit_compile=False)
+    return Sampler(GraphEngine(build(), jit_compile=False))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_a_covered_top_is_sampled_in_the_order_that_ends_there():
     model = build(size=size, palette=palette, orders=orders)
     image, count = np.array([0, 0, 3, 1]), 400
     mask = masks.cover("top", *size).reshape(-1)
-    found = Sampler(model, rows=100, jit_compile=False).fill(
+    found = Sampler(GraphEngine(model, rows=100, jit_compile=False)).fill(
         np.tile(image, (count, 1)), np.tile(mask, (count, 1)), np.arange(count)
     )
     np.testing.assert_array_equal(found[:, 2:], np.tile(image[2:], (count, 1)))
@@ -123,7 +124,7 @@ def test_a_row_does_not_depend_on_the_others(sampler, images):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_a_label_changes_what_is_painted_and_none_does_not(decoder):
-    sampler = Sampler(build(decoder), jit_compile=False)
+    sampler = Sampler(GraphEngine(build(decoder), jit_compile=False))
     seeds = np.zeros(4, int)
     drawn = sampler.generate(seeds, labels=[0, 1, 1, 2])
     np.testing.assert_array_equal(drawn[1], drawn[2])
@@ -136,7 +137,7 @@ def test_a_label_changes_what_is_painted_and_none_does_not(decoder):
 def test_guidance_raises_the_ratio_of_label_to_null():
     model = build(size=(1, 2), palette="rgb 1,1,0", orders=(0,), head="packed")
     count, guidance = 600, 6.0
-    drawn = Sampler(model, rows=100, jit_compile=False).generate(
+    drawn = Sampler(GraphEngine(model, rows=100, jit_compile=False)).generate(
         np.arange(count), labels=2, guidance=guidance
     )
     tokens = np.zeros((2, 2), np.int32)

@@ -29,7 +29,9 @@ from pixace_tf.model.presets import decoder_config
 from pixace_tf.painting import local
 from pixace_tf.painting.request import Request
 from pixace_tf.runs import model_card, run_config, run_folder
+from pixace_tf.runs.model_weights import get_weights
 from pixace_tf.sampling import MAX_SERVED_PARTICLES
+from pixace_tf.sampling.graph_engine import GraphEngine
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.sampling.sampling_config import SamplingConfig
@@ -65,7 +67,7 @@ def make_run(path, decoder="multiscale", num_hashes=0, image_size=IMAGE_SIZE):
         {"source": "animals", "preset": "pico"},
     )
     # Without noise the layers would add nothing, and no cache would matter.
-    weights = run_folder.get_weights(stir(run.model))
+    weights = get_weights(stir(run.model))
     storage.write_npz(run.file(run_config.WEIGHTS_FILE), weights, {})
     return run_folder.load_run(run.path, jit_compile=False)
 
@@ -140,7 +142,7 @@ def fill_here(run, inputs):
         GraphTokenizer(run.tokenizer).decode(f) for f in inputs["image_bytes"]
     ]
     token_ids = run.tokenizer.tokenize(np.stack(images))
-    sampler = Sampler(run.model, jit_compile=False)
+    sampler = Sampler(GraphEngine(run.model, jit_compile=False))
     rows = []
     for i, file in enumerate(inputs["mask_bytes"]):
         mask = np.asarray(Image.open(io.BytesIO(file)).convert("L")) > 0
@@ -292,7 +294,7 @@ def test_the_signature_draws_what_the_sampler_draws(kind, prefix_length):
     config = SamplingConfig(
         *(inputs[k] for k in ("temperature", "top_k", "top_p", "min_p"))
     )
-    sampler = Sampler(run.model, BLOCK_ROWS, jit_compile=False)
+    sampler = Sampler(GraphEngine(run.model, BLOCK_ROWS, jit_compile=False))
     expected = sampler.complete(
         token_ids, prefix_length, inputs["seed"], config
     )
@@ -320,7 +322,7 @@ def test_fill_draws_what_the_sampler_draws(kind):
     bits = Scorer(run.model, jit_compile=False).bits(
         filled["token_ids"],
         labels=[["", *LABELS].index(name.decode()) for name in inputs["label"]],
-        orders=Sampler(run.model, jit_compile=False).orders(masks),
+        orders=Sampler(GraphEngine(run.model, jit_compile=False)).orders(masks),
     )
     np.testing.assert_allclose(
         filled["bits_per_pixel"], bits.mean(axis=1), rtol=1e-3
@@ -349,7 +351,7 @@ def test_fill_paints_a_label_from_nothing(kind):
     config = SamplingConfig(
         *(inputs[k] for k in ("temperature", "top_k", "top_p", "min_p"))
     )
-    expected = Sampler(run.model, jit_compile=False).generate(
+    expected = Sampler(GraphEngine(run.model, jit_compile=False)).generate(
         inputs["seed"], config, labels=2, guidance=inputs["guidance"]
     )
     np.testing.assert_array_equal(filled["token_ids"], expected)

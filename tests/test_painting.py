@@ -181,10 +181,11 @@ def labeled_run():
         orders=vector_rows((8, 8), False, True),
         labels=("cat", "dog"),
     )
+    stirred = stir(model)
     # Labels must weigh as much as pixels.
     table = model.condition.tables[1]
     table.assign_add(30 * keras.random.normal(table.shape))
-    return Run("none", stir(model), tokenizer, {}, jit_compile=False)
+    return Run("none", tokenizer, {}, lambda: stirred, jit_compile=False)
 
 
 def test_the_best_is_the_likeliest_given_its_label_and_order(labeled_run, cat):

@@ -11,9 +11,10 @@ from conftest import DECODERS, stir
 from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
-from pixace_tf.sampling import particles
+from pixace_tf.sampling import noise, particles
 from pixace_tf.sampling.block import Carry, Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
+from pixace_tf.sampling.graph_engine import GraphEngine
 from pixace_tf.sampling.sampler import Sampler
 
 SIZE = (8, 12)
@@ -42,7 +43,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def sampler(model):
-    return Sampler(model, jit_compile=False)
+    return Sampler(GraphEngine(model, jit_compile=False))
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +64,12 @@ def hole(top, bottom, left, right):
 )
 def test_known_pixels_cost_what_the_model_says(decoder, head):
     model = build(decoder, head=head)
-    images = Sampler(model, jit_compile=False).generate([1, 2])
+    images = Sampler(GraphEngine(model, jit_compile=False)).generate([1, 2])
     images[1, 1:] = images[0, 1:]
     # Black and gray have channels that cost nothing.
     images[:, 5], images[:, 6] = 0, 7 << 9
     loop = DecodeLoop(model, 2, jit_compile=False, has_particles=True)
+    num_draws = model.head.num_draws
     is_hidden = tf.constant(np.tile(np.arange(LENGTH) == 0, (2, 1)))
     carry = Carry(model.empty_state(2), tf.constant(images), tf.zeros(2))
     config = {
@@ -76,7 +78,11 @@ def test_known_pixels_cost_what_the_model_says(decoder, head):
         "top_p": np.ones(2, "float32"),
         "min_p": np.zeros(2, "float32"),
     }
-    drawing = Drawing(is_hidden, loop.noise([3, 4]), config)
+    drawing = Drawing(
+        is_hidden,
+        noise.uniform_noise(np.array([3, 4]), LENGTH, num_draws),
+        config,
+    )
     for start in range(0, LENGTH, loop.span_length):
         stop = min(start + loop.span_length, LENGTH)
         carry = loop.advance(False, carry, start, stop, drawing)
@@ -89,7 +95,7 @@ def test_known_pixels_cost_what_the_model_says(decoder, head):
 @pytest.mark.slow
 def test_many_particles_sample_the_hidden_pixels_given_all_others():
     model = build(size=(2, 3), palette="rgb 1,1,0")
-    sampler = Sampler(model, rows=100, jit_compile=False)
+    sampler = Sampler(GraphEngine(model, rows=100, jit_compile=False))
     image = np.array([1, 0, 0, 3, 2, 1])
     is_hidden = np.array([False, True, True, False, False, False])
     pairs = np.array([*itertools.product(range(4), repeat=2)])
@@ -215,49 +221,70 @@ def test_bad_masks_are_refused(sampler, images, mask, options, message):
         sampler.fill(images, mask, [1, 2, 3], **options)
 
 
-def test_resampling_copies_the_heavy():
-    state = {"cache": tf.reshape(tf.range(16.0), (8, 2)), "row": tf.range(4)}
-    tokens = tf.reshape(tf.range(12), (4, 3))
+@pytest.fixture(params=["numpy", "tensorflow"])
+def xp(request):
+    is_numpy = request.param == "numpy"
+    return np if is_numpy else tf.experimental.numpy
+
+
+def as_costs(xp, *costs):
+    costs = np.array(costs, "float32")
+    return costs if xp is np else tf.constant(costs)
+
+
+def test_resampling_copies_the_heavy(xp):
     # Two particles share the weight, 0.7 and 0.3.
-    cost = -np.log([1e-9, 0.7, 1e-9, 0.3]).astype("float32")
-    carry = Carry(state, tokens, tf.constant(cost))
-    moved, found, left = particles.resample(carry, tf.constant(0.5), 4)
-    np.testing.assert_array_equal(moved["row"], [1, 1, 1, 3])
-    np.testing.assert_array_equal(found[:, 0], [3, 3, 3, 9])
-    np.testing.assert_array_equal(
-        moved["cache"][:, 0], [4, 6, 4, 6, 4, 6, 12, 14]
+    nats = as_costs(xp, *-np.log([1e-9, 0.7, 1e-9, 0.3]))
+    is_needed, index = particles.copies(nats, 0.5, xp=xp)
+    assert is_needed
+    np.testing.assert_array_equal(index, [1, 1, 1, 3])
+
+
+def test_copies_take_their_rows_of_each_part_of_the_state(model):
+    loop = DecodeLoop(model, 4, jit_compile=False, has_particles=True)
+    state = model.empty_state(4)
+    numbered = tf.nest.map_structure(
+        lambda x: (
+            x + tf.reshape(tf.range(x.shape[0], dtype=x.dtype), (-1, 1, 1))
+        ),
+        state,
     )
-    np.testing.assert_array_equal(left, 0)
+    tokens = tf.repeat(tf.range(4)[:, None], LENGTH, axis=1)
+    carry = Carry(numbered, tokens, tf.ones(4))
+    moved = loop.take(carry, np.int32([1, 1, 1, 3]))
+    np.testing.assert_array_equal(moved.token_ids[:, 0], [1, 1, 1, 3])
+    np.testing.assert_array_equal(moved.nats, 0)
+    for part in tf.nest.flatten(moved.state):
+        each = part.shape[0] // 4
+        rows = np.add.outer(each * np.array([1, 1, 1, 3]), np.arange(each))
+        np.testing.assert_array_equal(part[:, 0, 0], rows.ravel())
 
 
-def test_rows_behind_the_particles_do_not_count():
-    tokens = tf.range(4)[:, None]
-    cost = tf.constant([9.0, 1.0, 9.0, 0.0])
-    carry = Carry({}, tokens, cost)
-    found = particles.resample(carry, tf.constant(0.5), 3).token_ids
-    assert found[:3].numpy().ravel().tolist() == [1, 1, 1]
+def test_rows_behind_the_particles_do_not_count(xp):
+    nats = as_costs(xp, 9, 1, 9, 0)
+    _, index = particles.copies(nats, 0.5, 3, xp)
+    np.testing.assert_array_equal(index[:3], [1, 1, 1])
     for uniform in (0.0, 0.5, 0.999):
-        chosen = particles.choose(carry, tf.constant(uniform), 3)
-        assert chosen.numpy().ravel()[0] < 3
+        assert particles.choose(nats, uniform, 3, xp) < 3
 
 
-def test_resampling_waits_while_enough_carry_the_weight():
-    tokens = tf.range(4)[:, None]
-    cost = tf.constant([1.0, 1.2, 1.1, 5.0])
-    left = particles.resample(Carry({}, tokens, cost), tf.constant(0.1), 4)
-    np.testing.assert_array_equal(left.token_ids, tokens)
-    np.testing.assert_array_equal(left.nats, cost)
+def test_resampling_waits_while_enough_carry_the_weight(xp):
+    is_needed, _ = particles.copies(as_costs(xp, 1, 1.2, 1.1, 5), 0.1, xp=xp)
+    assert not is_needed
+
+
+def test_particles_that_are_all_impossible_share_the_weight(xp):
+    nats = as_costs(xp, *[np.inf] * 4)
+    is_needed, _ = particles.copies(nats, 0.5, xp=xp)
+    assert not is_needed
+    assert particles.choose(nats, 0.5, xp=xp) == 2
 
 
 def test_particles_have_noise_of_their_own():
-    seeds = particles.seeds(tf.constant(7, tf.int64), 5).numpy()
+    seeds = noise.particle_seeds(7, 5)
     assert seeds[0] == 7
-    assert (
-        len({*seeds, *particles.seeds(tf.constant(8, tf.int64), 5).numpy()})
-        == 10
-    )
-    assert particles.seeds(tf.constant(7, tf.int64), 1).numpy() == [7]
-    uniform = particles.choice_noise(tf.constant(7, tf.int64), 96).numpy()
-    assert uniform.shape == (97,)
+    assert len({*seeds, *noise.particle_seeds(8, 5)}) == 10
+    assert noise.particle_seeds(7, 1) == [7]
+    uniform = noise.uniform(7, noise.CHOICES, 97)
     assert uniform.min() >= 0
     assert uniform.max() < 1

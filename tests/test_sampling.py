@@ -8,6 +8,7 @@ from pixace_tf.data.palette import Palette
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
 from pixace_tf.sampling import draws
+from pixace_tf.sampling.graph_engine import GraphEngine
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.sampling.sampling_config import SamplingConfig
 
@@ -30,7 +31,7 @@ def model(request):
 
 @pytest.fixture(scope="module")
 def sampler(model):
-    return Sampler(model, jit_compile=False)
+    return Sampler(GraphEngine(model, jit_compile=False))
 
 
 def test_a_seed_gives_one_picture_alone_and_in_a_batch(sampler):
@@ -52,7 +53,7 @@ def test_blocks_of_images_sample_what_single_images_sample(
     model, sampler, is_compiled
 ):
     """As on a GPU; without XLA as in a server, with it as on a CPU."""
-    blocks = Sampler(model, rows=4, jit_compile=is_compiled)
+    blocks = Sampler(GraphEngine(model, rows=4, jit_compile=is_compiled))
     given = sampler.generate(np.arange(10))
     lengths = np.array([0, 5, 24, 25, 40, 48, 60, 72, 95, 96])
     together = blocks.complete(given, lengths, np.arange(20, 30))
@@ -95,7 +96,8 @@ def test_settings_do_not_retrace(sampler):
         (16, SamplingConfig(top_p=0.9, min_p=0.1)),
     ):
         sampler.generate(np.arange(count), filters)
-    for program in sampler._loop(1, False, False)._programs.values():
+    loop = sampler._engine._loop(1, has_particles=False, is_guided=False)
+    for program in loop._programs.values():
         assert program.experimental_get_tracing_count() == 1
 
 
@@ -183,7 +185,7 @@ def test_sizes_that_patches_do_not_divide(decoder, size):
     keras.utils.set_random_seed(1)
     config = decoder_config("pico", decoder)
     model = stir(PixaceCausalLM(size, "hsv 5,4,4", decoder, config))
-    sampler = Sampler(model, jit_compile=False)
+    sampler = Sampler(GraphEngine(model, jit_compile=False))
     length = size[0] * size[1]
     drawn = sampler.generate([5])
     lengths = sorted({0, 1, length // 2, length - 1, length})

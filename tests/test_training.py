@@ -27,6 +27,7 @@ from pixace_tf.demo import run_demo
 from pixace_tf.model import presets
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.runs import run_config, run_folder
+from pixace_tf.runs.model_weights import get_weights
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.sampling.likelihood import Scorer
 from pixace_tf.training import callbacks, devices, loop, schedule
@@ -364,7 +365,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
     cartoon_folder, tmp_path, monkeypatch
 ):
     run, _ = fit(cartoon_folder, tmp_path, epochs=1)
-    before = run_folder.get_weights(run.model)
+    before = get_weights(run.model)
 
     def explode(schedule, batch, logs=None):
         schedule.model.optimizer.learning_rate.assign(1e30)
@@ -373,7 +374,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
     with pytest.raises(ValueError, match="not a number") as error:
         fit(cartoon_folder, tmp_path, epochs=3)
     assert "\n" not in str(error.value)
-    after = run_folder.get_weights(load_run(tmp_path / "animals").model)
+    after = get_weights(load_run(tmp_path / "animals").model)
     for name, array in before.items():
         np.testing.assert_array_equal(array, after[name])
 
@@ -621,12 +622,12 @@ def test_only_matrices_of_products_decay():
         (4, 4), "hsv 5,4,4", "multiscale", sizes, orders=(0, 1)
     )
     compile_model(model, 1e-3, jit_compile=False)
-    before = run_folder.get_weights(model)
+    before = get_weights(model)
     variables = model.trainable_variables
     # Without gradients only the decay moves a weight.
     zeros = [np.zeros(v.shape, "float32") for v in variables]
     model.optimizer.apply(zeros, variables)
-    for path, array in run_folder.get_weights(model).items():
+    for path, array in get_weights(model).items():
         factor = 1 - 1e-3 * 0.05 if path.endswith("/kernel") else 1
         np.testing.assert_allclose(array, factor * before[path], rtol=1e-6)
 

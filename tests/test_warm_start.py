@@ -12,7 +12,8 @@ import tensorflow as tf
 from pixace_tf import storage
 from pixace_tf.data import cartoons, labels
 from pixace_tf.errors import UserError
-from pixace_tf.runs import run_config, run_folder
+from pixace_tf.runs import run_config
+from pixace_tf.runs.model_weights import get_weights
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.training import fit as fit_module
 from pixace_tf.training import warm_start
@@ -73,7 +74,7 @@ def test_a_run_starts_with_the_weights_of_another(
     begun = []
 
     def stop(run, *arguments):
-        begun.append(run_folder.get_weights(run.model))
+        begun.append(get_weights(run.model))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fit_module, "train", stop)
@@ -82,7 +83,7 @@ def test_a_run_starts_with_the_weights_of_another(
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             fit(folders / "new", old_run.path, tmp_path, **undecided)
-    given = run_folder.get_weights(old_run.model)
+    given = get_weights(old_run.model)
     for weights in begun:
         assert weights.keys() == given.keys()
         same = {
@@ -101,11 +102,11 @@ def test_a_run_starts_with_the_weights_of_another(
 
 @pytest.mark.slow
 def test_a_run_with_a_checkpoint_needs_its_start_no_more(old_run):
-    before = run_folder.get_weights(old_run.model)
+    before = get_weights(old_run.model)
     old_run.arguments["start_from"] = "gone"
     warm_start.load_unless_begun(old_run)
     del old_run.arguments["start_from"]
-    after = run_folder.get_weights(old_run.model)
+    after = get_weights(old_run.model)
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 

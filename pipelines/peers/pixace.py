@@ -17,6 +17,7 @@ from pixace_tf.model.reformer.branches import (
     CausalSelfAttention,
     LSHSelfAttention,
 )
+from pixace_tf.sampling.graph_engine import GraphEngine
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.training.compile import compile_model
 from pixace_tf.training.fit import fit
@@ -36,7 +37,7 @@ def sample(
     seconds: float,
 ) -> None:
     """Complete the second half of pictures; pixels per second."""
-    sampler = Sampler(_model(preset, decoder, head, size))
+    sampler = Sampler(GraphEngine(_model(preset, decoder, head, size)))
     half = size * size // 2
     token_ids = _pictures(batch_size, size)
     timing.rates(

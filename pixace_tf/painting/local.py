@@ -1,6 +1,5 @@
 """Painting on this machine, with a run."""
 
-import functools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +82,7 @@ class LocalPainter:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self.labels = run.model.labels
+        self.labels = run.sampler.facts.labels
 
     def complete(
         self,
@@ -136,12 +135,6 @@ class LocalPainter:
         )
         return self._choose(request, sampled)[0]
 
-    @functools.cached_property
-    def _scorer(self) -> "Scorer":
-        from pixace_tf.sampling.likelihood import Scorer
-
-        return Scorer(self._run.model, jit_compile=self._run.jit_compile)
-
     def _choose(
         self, request: Request, token_ids: np.ndarray, orders: Any = 0
     ) -> np.ndarray:
@@ -153,7 +146,7 @@ class LocalPainter:
         bits = np.zeros(len(token_ids))
         if request.best > 1:
             label = request.label_number(self.labels)
-            costs = self._scorer.bits(token_ids, labels=label, orders=orders)
+            costs = self._run.sampler.bits(token_ids, label, orders)
             bits = costs.mean(axis=1)
         images = self._run.tokenizer.detokenize(token_ids)
         return request.choose(images, bits)

@@ -159,9 +159,7 @@ def _convert(path: str, place: str) -> None:
     )
 
 
-def _has_passed(
-    painter: PainterFile, engine: LiteEngine, version: str
-) -> bool:
+def _has_passed(painter: PainterFile, engine: LiteEngine, version: str) -> bool:
     """Tell whether this runtime passes the self-test of a file; ask once."""
     text = f"{painter.digest} {version} {platform.platform()}"
     name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

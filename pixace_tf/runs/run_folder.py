@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pixace_tf import storage
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
-from pixace_tf.runs import painter
-from pixace_tf.runs.catalog import locate
+from pixace_tf.runs import hub, painter
+from pixace_tf.runs.catalog import is_in_box, locate
 from pixace_tf.runs.run_config import FORMAT, read_config, weights_file
 from pixace_tf.sampling.engine import Engine
 from pixace_tf.sampling.sampler import Sampler
@@ -52,9 +52,7 @@ class Run:
         if self.engine is None:
             from pixace_tf.sampling.graph_engine import GraphEngine
 
-            self.engine = GraphEngine(
-                self.model, jit_compile=self.jit_compile
-            )
+            self.engine = GraphEngine(self.model, jit_compile=self.jit_compile)
         return Sampler(self.engine)
 
     def file(self, *names: str) -> str:
@@ -82,10 +80,10 @@ def create_run(
         jit_compile: Whether XLA compiles sampling and scoring.
         given: The arguments that the user gave.
     """
-    from pixace_tf.runs import weights
+    from pixace_tf.runs import model_weights
 
     path = os.fspath(path)
-    model = weights.build_model(tokenizer, model_config, dtype)
+    model = model_weights.build_model(tokenizer, model_config, dtype)
     os.makedirs(path, exist_ok=True)
     packages = ("tensorflow", "keras", "keras-nlp", "numpy", "pillow")
     storage.write_json(
@@ -148,15 +146,16 @@ def load_run(
     build = run.build
 
     def load() -> "PixaceCausalLM":
-        from pixace_tf.runs import weights
+        from pixace_tf.runs import model_weights
 
         model = build()
-        weights.load(model, file)
+        model_weights.load(model, file)
         return model
 
     run.build = load
     if jit_compile is None:
-        run.engine = painter.open_engine(run.path, say)
+        is_own = not (is_in_box(run.path) or hub.is_address(os.fspath(path)))
+        run.engine = painter.open_engine(run.path, is_own, say)
     return run
 
 
@@ -170,10 +169,10 @@ def _read_run(path: str, dtype: str, jit_compile: bool) -> Run:
         raise UserError(f"The file {file} is damaged: {error}") from None
 
     def build() -> "PixaceCausalLM":
-        from pixace_tf.runs import weights
+        from pixace_tf.runs import model_weights
 
         try:
-            return weights.build_model(tokenizer, config["model"], dtype)
+            return model_weights.build_model(tokenizer, config["model"], dtype)
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(f"The file {file} is damaged: {error}") from None
 

@@ -21,7 +21,6 @@ conversion (tensorflow#123818): use a process of its own.
 Shapes: R rows, T pixels.
 """
 
-import os
 import tempfile
 from typing import Any
 
@@ -94,7 +93,9 @@ class _Graphs:
             found["advance_guided"] = self._advance(True, True)
         return found
 
-    def _advance(self, is_filtered: bool = False, is_guided: bool = False) -> Any:
+    def _advance(
+        self, is_filtered: bool = False, is_guided: bool = False
+    ) -> Any:
         loop = DecodeLoop(
             self._model,
             rows=1,
@@ -128,7 +129,10 @@ class _Graphs:
                 **self._flat(carry.state),
             }
 
-        length, scalar = self._facts.sequence_length, tf.TensorSpec((), tf.int32)
+        length, scalar = (
+            self._facts.sequence_length,
+            tf.TensorSpec((), tf.int32),
+        )
         config = SamplingConfig().arrays(1)
         if not is_filtered:
             config = {"temperature": config["temperature"]}

@@ -1,8 +1,8 @@
 """The loop over the pixels of a block of images, as graph functions.
 
 The model computes one step; this module owns the loop over steps. An `Engine`
-calls `advance` for some pixels at a time; `run` and `run_particles` decode whole
-images within the graph of a SavedModel.
+calls `advance` for some pixels at a time; `run` and `run_particles` decode
+whole images within the graph of a SavedModel.
 
 Shapes: R rows of a block, T pixels.
 """

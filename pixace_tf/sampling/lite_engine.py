@@ -142,7 +142,11 @@ class LiteStepper(Stepper):
             **{name: drawing.config[name] for name in self._config},
             **carry.state,
         )
-        return Carry(token_ids=found.pop("token_ids"), nats=found.pop("nats"), state=found)
+        return Carry(
+            token_ids=found.pop("token_ids"),
+            nats=found.pop("nats"),
+            state=found,
+        )
 
     def take(self, carry: Carry, index: np.ndarray) -> Carry:
         state = {}

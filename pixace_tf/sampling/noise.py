@@ -18,9 +18,7 @@ _WEYL = np.array([0x9E3779B9, 0xBB67AE85], np.uint32)
 _SCRAMBLING_KEY = np.array([0x3EC8F720, 0x02461E29], np.uint32)
 
 
-def uniform_noise(
-    seeds: np.ndarray, length: int, num_draws: int
-) -> np.ndarray:
+def uniform_noise(seeds: np.ndarray, length: int, num_draws: int) -> np.ndarray:
     """Draw the noise of each image from its own seed.
 
     Args:

@@ -9,7 +9,7 @@ import keras
 
 from pixace_tf import console, storage
 from pixace_tf.errors import UserError
-from pixace_tf.runs import run_config, run_folder
+from pixace_tf.runs import model_weights, run_config
 from pixace_tf.training import devices
 from pixace_tf.training.checkpoint import Checkpoint
 from pixace_tf.training.losses import Losses, not_finite
@@ -125,7 +125,7 @@ class EpochEnd(keras.callbacks.Callback):
         state = self._training.state
         if state.best is None or judged < state.best:
             path = self._run.file(run_config.WEIGHTS_FILE)
-            weights = run_folder.get_weights(self._run.model)
+            weights = model_weights.get_weights(self._run.model)
             storage.write_npz(path, weights, entry)
             state.best = judged
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pixace_tf import storage
 from pixace_tf.errors import UserError
-from pixace_tf.runs import run_folder
+from pixace_tf.runs import model_weights
 from pixace_tf.runs.run_config import CHECKPOINT_FILE, WEIGHTS_FILE
 from pixace_tf.training import devices
 from pixace_tf.training.losses import Losses, not_finite
@@ -46,11 +46,11 @@ class Checkpoint(keras.callbacks.Callback):
         """Write weights, optimizer, random states and progress."""
         self._losses.read()
         devices.sync(self._run.model)
-        weights = run_folder.get_weights(self._run.model)
+        weights = model_weights.get_weights(self._run.model)
         if not all(np.isfinite(w).all() for w in weights.values()):
             raise UserError(not_finite("weights", self._run.path))
         for name, variable in self._hidden_variables().items():
-            weights[name] = run_folder.array_of(variable)
+            weights[name] = model_weights.array_of(variable)
         path = self._run.file(CHECKPOINT_FILE)
         storage.write_npz(path, weights, dataclasses.asdict(self._state))
         self._saved_at = time.monotonic()

@@ -30,7 +30,7 @@ from pixace_tf.data.token_shards import Shards
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.model import presets
-from pixace_tf.runs import catalog, run_config, run_folder
+from pixace_tf.runs import catalog, model_weights, run_config, run_folder
 from pixace_tf.runs.arguments import AUTO
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.storage import StrPath
@@ -143,7 +143,8 @@ def _fit(
     if precision != SAMPLING_PRECISION:
         return run_folder.load_run(path, jit_compile)
     # The sampler of this run is already compiled.
-    return run_folder.load_weights(run)
+    model_weights.load(run.model, run_config.weights_file(path))
+    return run
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import os
 
 from pixace_tf.data.labels import NULL_LABEL, number_of
-from pixace_tf.runs import run_config, run_folder
+from pixace_tf.runs import model_weights, run_config, run_folder
 from pixace_tf.runs.run_folder import Run
 
 # The arguments that a run takes over from the run that it starts from.
@@ -34,7 +34,7 @@ def load_unless_begun(run: Run) -> None:
         "orders": zip(new.orders, other.orders, strict=False),
         "labels": [(NULL_LABEL, NULL_LABEL), *labels],
     }
-    arrays, given = run_folder.get_weights(new), run_folder.get_weights(other)
+    arrays, given = model_weights.get_weights(new), model_weights.get_weights(other)
     for name in arrays.keys() & given.keys():
         _, _, table = name.rpartition("condition/")
         if table not in rows_of:
