@@ -322,11 +322,13 @@ def _open_painter(
     if (run_path is None) == (server is None):
         raise click.UsageError("Give either RUN or --server.")
     if server is None:
-        import_tensorflow()
         from pixace_tf.painting.local import LocalPainter
         from pixace_tf.runs.run_folder import load_run
 
-        return LocalPainter(load_run(str(run_path)))
+        run = load_run(str(run_path), say=say)
+        if run.engine is None:
+            import_tensorflow()
+        return LocalPainter(run)
     if server.startswith("grpc:"):
         import_tensorflow()
     from pixace_tf.painting.served import ServedPainter

@@ -51,6 +51,7 @@ def fit(
       pixace-tf fit photos --preset base --epochs 100      # with a GPU
       pixace-tf fit my-cats --from saved_models/animals --max-minutes 2
     """
+    from pixace_tf.runs import painter
     from pixace_tf.training.fit import fit as run_fit
 
     run = run_fit(
@@ -62,6 +63,10 @@ def fit(
         say=say,
     )
     if os.path.exists(run.path):  # Only the first host keeps it.
+        try:
+            painter.make(run.path, say=say)
+        except painter.ConversionError as error:
+            say(str(error))
         path = shlex.quote(run.path)
         say(f"Now try: pixace-tf generate {path} --out new.png")
 

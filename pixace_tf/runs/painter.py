@@ -31,6 +31,10 @@ _RUNTIME = "ai-edge-litert"
 _PAINTERS, _PASSED = "painters", "self-tests"
 
 
+class ConversionError(UserError):
+    """A model that is not converted; the message is the reason."""
+
+
 def open_engine(
     path: str, is_own: bool = True, say: Callable[[str], None] = print
 ) -> Engine | None:
@@ -59,7 +63,7 @@ def open_engine(
         painter = find(path) or make(path, is_own, say)
         engine = LiteEngine(painter)
         is_right = _has_passed(painter, engine, version)
-    except _ConversionError as error:
+    except ConversionError as error:
         say(f"TensorFlow paints, slower: {error}")
         return None
     except (ImportError, ValueError, RuntimeError) as error:
@@ -99,8 +103,8 @@ def make(
         say: Takes the line that says what takes time.
 
     Raises:
+        ConversionError: If it cannot be made.
         UserError: If the run has no weights.
-        OSError: If no folder can be written to.
     """
     weights = storage.npz_digest(weights_file(path))
     places = [os.path.join(path, PAINTER_FILE)] if is_own else []
@@ -112,7 +116,7 @@ def make(
             if os.access(folder, os.W_OK):
                 break
     else:
-        raise _ConversionError(f"no folder for {PAINTER_FILE} is writable")
+        raise ConversionError(f"no folder for {PAINTER_FILE} is writable")
     say(f"Preparing {path} for painting, once: {place}")
     # This package may lie where only this process looks.
     root = str(pathlib.Path(__file__).parent.parent.parent)
@@ -134,12 +138,8 @@ def make(
     )
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["it was killed"]
-        raise _ConversionError(f"{path} could not be converted: {lines[-1]}")
+        raise ConversionError(f"{path} could not be converted: {lines[-1]}")
     return PainterFile.open(place)
-
-
-class _ConversionError(Exception):
-    """A model that is not converted; the message is the reason."""
 
 
 def _convert(path: str, place: str) -> None:

@@ -1,0 +1,295 @@
+"""Painting with LiteRT: against TensorFlow's graphs, and what may go wrong."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import stir
+
+from pixace_tf import machine, storage
+from pixace_tf.data.raster_orders import vector_rows
+from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.errors import UserError
+from pixace_tf.model.presets import decoder_config
+from pixace_tf.runs import painter, run_config, run_folder
+from pixace_tf.runs.model_weights import get_weights
+from pixace_tf.sampling import painter_file
+from pixace_tf.sampling.lite_engine import LiteEngine
+from pixace_tf.sampling.sampler import Sampler
+from pixace_tf.sampling.sampling_config import SamplingConfig
+
+pytestmark = pytest.mark.slow
+SIZE = (8, 8)
+LENGTH = SIZE[0] * SIZE[1]
+
+
+def save_run(path, decoder="multiscale", head="chain", **options):
+    keras.utils.set_random_seed(1)
+    palette = options.pop("palette", "hsv 3,2,2")
+    run = run_folder.create_run(
+        str(path),
+        PixelTokenizer(SIZE, palette),
+        {
+            "decoder": decoder,
+            "head": head,
+            "decoder_config": decoder_config("pico", decoder, SIZE[1], 0),
+            **options,
+        },
+        {},
+    )
+    weights = get_weights(stir(run.model, stddev=0.3))
+    storage.write_npz(run.file(run_config.WEIGHTS_FILE), weights, {})
+    return run.path
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    orders = vector_rows(SIZE, False, True)
+    path = save_run(folder, orders=orders, labels=["cat", "dog"])
+    painter.make(path)
+    return path
+
+
+@pytest.fixture
+def copy(path, tmp_path, monkeypatch):
+    """A run that a test may spoil, with a cache of its own."""
+    monkeypatch.setenv(machine.CACHE_VARIABLE, str(tmp_path / "cache"))
+    return str(shutil.copytree(path, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def graph(path):
+    return run_folder.load_run(path, jit_compile=False).sampler
+
+
+@pytest.fixture(scope="module")
+def lite(path):
+    return Sampler(LiteEngine(painter.find(path)))
+
+
+@pytest.fixture(scope="module")
+def images(graph):
+    return graph.generate(np.arange(40))
+
+
+def hole():
+    mask = np.zeros(SIZE, bool)
+    mask[2:5, 3:6] = True
+    return mask.reshape(1, -1)
+
+
+FILLS = {
+    "new": lambda s, x: s.generate(np.arange(40)),
+    "prefixes": lambda s, x: s.complete(x, np.arange(40), np.arange(40)),
+    "all but the last": lambda s, x: s.complete(x, LENGTH - 1, range(40)),
+    "filters": lambda s, x: s.generate(
+        range(12), SamplingConfig(0.9, [0, 5, 1, 2] * 3, 0.9, 0.05)
+    ),
+    "labels": lambda s, x: s.generate(range(9), labels=[0, 1, 2] * 3),
+    "guidance": lambda s, x: s.generate(
+        range(9), labels=[0, 1, 2] * 3, guidance=[1.0, 1.5, 3.0] * 3
+    ),
+    "a hole": lambda s, x: s.fill(
+        x[:3], np.repeat(hole(), 3, axis=0), range(3), num_particles=8
+    ),
+    "a hole and guidance": lambda s, x: s.fill(
+        x[:1], hole(), [5], num_particles=8, labels=2, guidance=2.0
+    ),
+    "the top": lambda s, x: s.fill(
+        x[:3], np.tile(np.arange(LENGTH) < 20, (3, 1)), range(3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILLS)
+def test_litert_paints_what_the_graph_paints(graph, lite, images, name):
+    expected = FILLS[name](graph, images)
+    np.testing.assert_array_equal(FILLS[name](lite, images), expected)
+
+
+def test_litert_scores_as_the_graph_does(graph, lite, images):
+    labels, orders = np.arange(40) % 3, np.arange(40) % 8
+    np.testing.assert_allclose(
+        lite.bits(images, labels, orders),
+        graph.bits(images, labels, orders),
+        atol=1e-4,
+    )
+
+
+def test_a_picture_is_the_same_in_any_block_and_on_any_threads(path, lite):
+    together = lite.generate(np.arange(40))
+    engine = LiteEngine(painter.find(path))
+    for engine.num_workers, count in ((1, 40), (1, 3), (3, 7), (2, 1)):
+        drawn = Sampler(engine).generate(np.arange(count))
+        np.testing.assert_array_equal(drawn, together[:count])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("head", "palette"),
+    [("packed", "hsv 3,2,2"), ("mixture", "rgb 8,8,8"), ("chain", "rgb 0,1,8")],
+)
+def test_every_head_paints_alike(tmp_path, head, palette):
+    path = save_run(tmp_path / "run", head=head, palette=palette)
+    painter.make(path)
+    graph = run_folder.load_run(path, jit_compile=False).sampler
+    lite = Sampler(LiteEngine(painter.find(path)))
+    images = graph.generate(np.arange(40))
+    np.testing.assert_array_equal(lite.generate(np.arange(40)), images)
+    for name in ("prefixes", "a hole"):
+        expected = FILLS[name](graph, images)
+        np.testing.assert_array_equal(FILLS[name](lite, images), expected)
+
+
+def test_a_loaded_run_paints_with_its_file(copy):
+    lines = []
+    run = run_folder.load_run(copy, say=lines.append)
+    assert isinstance(run.engine, LiteEngine)
+    assert not lines
+
+
+def damage(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def train_on(file):
+    weights = file.parent / run_config.WEIGHTS_FILE
+    arrays, meta = storage.read_npz(weights)
+    arrays = {name: array + 1 for name, array in arrays.items()}
+    storage.write_npz(weights, arrays, meta)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [pathlib.Path.unlink, damage, train_on, lambda f: f.write_bytes(b"")],
+)
+def test_a_file_that_does_not_fit_is_made_anew(copy, spoil):
+    file = pathlib.Path(copy, run_config.PAINTER_FILE)
+    spoil(file)
+    assert painter.find(copy) is None
+    lines = []
+    engine = run_folder.load_run(copy, say=lines.append).engine
+    assert isinstance(engine, LiteEngine)
+    assert [line.split(",")[0] for line in lines] == [
+        f"Preparing {copy} for painting"
+    ]
+    assert painter.find(copy) is not None
+
+
+def test_a_runtime_that_is_wrong_is_refused(copy):
+    found = painter.find(copy)
+    content = bytearray(pathlib.Path(found.path).read_bytes())
+    # The kernels of the file are its largest constants.
+    weights, _ = storage.read_npz(os.path.join(copy, "weights.npz"))
+    kernel = max(weights.values(), key=lambda array: array.size)
+    place = content.find(kernel.tobytes()[:64])
+    if place < 0:
+        place = content.find(np.ascontiguousarray(kernel.T).tobytes()[:64])
+    assert place > 0
+    content[place : place + 4] = np.float32(50).tobytes()
+    with storage.new_file(found.path) as temporary:
+        painter_file.write(
+            temporary,
+            bytes(content[: content.rindex(b"PK\x03\x04")]),
+            found.facts,
+            found.tokenizer,
+            found.weights,
+            found.self_test,
+        )
+    lines = []
+    assert painter.open_engine(copy, say=lines.append) is None
+    assert len(lines) == 1
+    assert "gives wrong pixels" in lines[0]
+
+
+def test_a_right_runtime_is_asked_once(copy, monkeypatch):
+    assert painter.open_engine(copy) is not None
+    monkeypatch.setattr("pixace_tf.sampling.self_test.passes", lambda *_: 1 / 0)
+    assert painter.open_engine(copy) is not None
+
+
+def test_without_litert_tensorflow_paints(copy, monkeypatch):
+    def version(name):
+        raise painter.importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    lines = []
+    run = run_folder.load_run(copy, say=lines.append)
+    assert run.engine is None
+    assert "ai-edge-litert is not installed" in lines[0]
+
+
+def test_the_file_of_a_read_only_run_lies_in_the_cache(copy):
+    file = pathlib.Path(copy, run_config.PAINTER_FILE)
+    file.unlink()
+    found = painter.make(copy, is_own=False)
+    assert not file.exists()
+    assert pathlib.Path(found.path).is_relative_to(machine.cache_folder())
+    assert painter.find(copy).digest == found.digest
+
+
+def test_a_run_that_cannot_be_converted_says_why(copy):
+    config = pathlib.Path(copy, storage.RUN_FILE)
+    config.write_text(config.read_text().replace("multiscale", "megascale"))
+    with pytest.raises(painter.ConversionError, match="decoder must be one of"):
+        painter.make(copy)
+
+
+def test_files_of_another_version_do_not_count(copy, monkeypatch):
+    monkeypatch.setattr(painter_file, "FORMAT", 2)
+    assert painter.find(copy) is None
+    with pytest.raises(UserError, match="another pixace-tf"):
+        painter_file.PainterFile.open(
+            os.path.join(copy, run_config.PAINTER_FILE)
+        )
+
+
+COMMANDS = """
+import sys
+from click.testing import CliRunner
+from pixace_tf.cli import main
+done = CliRunner().invoke(main, sys.argv[1:], catch_exceptions=False)
+assert done.exit_code == 0, done.output
+heavy = {"tensorflow", "keras", "keras_hub", "keras_nlp", "jax", "matplotlib"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "{run}", "--count", "3", "--label", "all"],
+        ["generate", "{run}", "--best", "2", "--top-k", "3"],
+        ["complete", "{run}", "{image}", "--cover", "center", "--tiles", "all"],
+        ["complete", "{run}", "{image}", "--mask", "{image}"],
+        ["models"],
+        ["palette", "{image}"],
+        ["scan", "{folder}"],
+    ],
+    ids=lambda words: " ".join(words[:1]),
+)
+def test_commands_that_paint_import_no_tensorflow(path, tmp_path, words):
+    image = tmp_path / "image.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    pixels[5:9] = 255
+    from PIL import Image
+
+    Image.fromarray(pixels).save(image)
+    places = {"run": path, "image": image, "folder": tmp_path}
+    words = [word.format(**places) for word in words]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not done.returncode, done.stderr
