@@ -70,7 +70,7 @@ def graph(path):
 
 @pytest.fixture(scope="module")
 def lite(path):
-    return Sampler(LiteEngine(painter.find(path)))
+    return Sampler(LiteEngine.of(painter.find(path)))
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_litert_scores_as_the_graph_does(graph, lite, images):
 
 def test_a_picture_is_the_same_in_any_block_and_on_any_threads(path, lite):
     together = lite.generate(np.arange(40))
-    engine = LiteEngine(painter.find(path))
+    engine = LiteEngine.of(painter.find(path))
     for engine.num_workers, count in ((1, 40), (1, 3), (3, 7), (2, 1)):
         drawn = Sampler(engine).generate(np.arange(count))
         np.testing.assert_array_equal(drawn, together[:count])
@@ -139,7 +139,7 @@ def test_every_head_paints_alike(tmp_path, head, palette):
     path = save_run(tmp_path / "run", head=head, palette=palette)
     painter.make(path)
     graph = run_folder.load_run(path, jit_compile=False).sampler
-    lite = Sampler(LiteEngine(painter.find(path)))
+    lite = Sampler(LiteEngine.of(painter.find(path)))
     images = graph.generate(np.arange(40))
     np.testing.assert_array_equal(lite.generate(np.arange(40)), images)
     for name in ("prefixes", "a hole"):

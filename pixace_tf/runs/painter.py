@@ -21,7 +21,7 @@ from pixace_tf import machine, storage
 from pixace_tf.errors import UserError
 from pixace_tf.runs.run_config import PAINTER_FILE, weights_file
 from pixace_tf.sampling import self_test
-from pixace_tf.sampling.engine import Engine
+from pixace_tf.sampling.engine import Engine, ModelFacts
 from pixace_tf.sampling.lite_engine import LiteEngine
 from pixace_tf.sampling.painter_file import PainterFile
 from pixace_tf.sampling.sampler import Sampler
@@ -61,7 +61,7 @@ def open_engine(
         return None
     try:
         painter = find(path) or make(path, is_own, say)
-        engine = LiteEngine(painter)
+        engine = LiteEngine.of(painter)
         is_right = _has_passed(painter, engine, version)
     except ConversionError as error:
         say(f"TensorFlow paints, slower: {error}")
@@ -149,14 +149,9 @@ def _convert(path: str, place: str) -> None:
 
     weights = storage.npz_digest(weights_file(path))
     run = load_run(path, jit_compile=False)
-    painter_file.write(
-        place,
-        converter.convert(run.model),
-        run.sampler.facts,
-        run.tokenizer.get_config(),
-        weights,
-        self_test.create(run.sampler),
-    )
+    content, test = converter.convert(run.model)
+    facts, tokenizer = ModelFacts.of(run.model), run.tokenizer.get_config()
+    painter_file.write(place, content, facts, tokenizer, weights, test)
 
 
 def _has_passed(painter: PainterFile, engine: LiteEngine, version: str) -> bool:

@@ -28,19 +28,25 @@ import numpy as np
 import tensorflow as tf
 
 from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.sampling import self_test
 from pixace_tf.sampling.block import Carry, Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.engine import ModelFacts
+from pixace_tf.sampling.lite_engine import LiteEngine
+from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.sampling.sampling_config import SamplingConfig
 from pixace_tf.typing import Tensor
 
 
-def convert(model: PixaceCausalLM) -> bytes:
-    """Return a LiteRT model with the signatures of painting."""
-    graphs = _Graphs(model)
+def convert(model: PixaceCausalLM) -> tuple[bytes, dict[str, Any]]:
+    """Return a LiteRT model with the signatures of painting.
+
+    Also returns a self-test, JSON-ready, which TensorFlow passes; see
+    `self_test`.
+    """
     module = tf.Module()
     module.weights = [variable.value for variable in model.weights]
-    signatures = graphs.signatures()
+    signatures = _Graphs(model).signatures()
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures)
         converter = tf.lite.TFLiteConverter.from_saved_model(
@@ -48,7 +54,25 @@ def convert(model: PixaceCausalLM) -> bytes:
         )
         # Anything else would need another runtime.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        return bytes(converter.convert())
+        content = bytes(converter.convert())
+    engine = LiteEngine(ModelFacts.of(model), lambda _: _InGraphs(signatures))
+    return content, self_test.create(Sampler(engine))
+
+
+class _InGraphs:
+    """Runs signatures in TensorFlow, as an interpreter runs them."""
+
+    def __init__(self, signatures: dict[str, Any]) -> None:
+        self._signatures = signatures
+
+    def get_signature_runner(self, name: str) -> Callable[..., Any]:
+        function = self._signatures[name]
+
+        def run(**inputs: np.ndarray) -> dict[str, np.ndarray]:
+            tensors = {key: tf.constant(x) for key, x in inputs.items()}
+            return {key: x.numpy() for key, x in function(**tensors).items()}
+
+        return run
 
 
 class _Graphs:

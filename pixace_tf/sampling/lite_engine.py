@@ -6,9 +6,8 @@ rows, so an image does not depend on the size of its block.
 
 import contextlib
 import functools
-import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.raster_orders import permutations, to_plain
 from pixace_tf.machine import num_cores
 from pixace_tf.sampling.block import Block, Carry, Drawing
-from pixace_tf.sampling.engine import Engine, Stepper
+from pixace_tf.sampling.engine import Engine, ModelFacts, Stepper
 from pixace_tf.sampling.painter_file import PainterFile
 from pixace_tf.sampling.sampling_config import has_filters
 
@@ -29,19 +28,29 @@ _SCORED_ROWS = 8
 
 
 class LiteEngine(Engine):
-    """Decodes with the signatures of a painter file.
+    """Decodes with the signatures of `converter`.
 
     Args:
-        painter: The file; see `painter_file`.
+        facts: Facts of the model.
+        open_interpreter: Takes a number of threads, and returns an interpreter
+            or anything else with a `get_signature_runner`.
     """
 
-    def __init__(self, painter: PainterFile) -> None:
-        self.facts = painter.facts
+    def __init__(
+        self, facts: ModelFacts, open_interpreter: Callable[[int], Any]
+    ) -> None:
+        self.facts = facts
         self.num_workers = num_cores()
-        self._path = painter.path
+        self._open_interpreter = open_interpreter
         # Interpreters that no block uses, by their number of threads.
         self._idle: dict[int, list[Any]] = {}
         self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, painter: PainterFile) -> "LiteEngine":
+        """Return an engine with the painter file of a run."""
+        open_file = functools.partial(_open_interpreter, painter.path)
+        return cls(painter.facts, open_file)
 
     def block_rows(self, num_images: int) -> int:
         return min(-(-num_images // self.num_workers), MAX_ROWS)
@@ -92,7 +101,7 @@ class LiteEngine(Engine):
             idle = self._idle.setdefault(num_threads, [])
             interpreter = idle.pop() if idle else None
         if interpreter is None:
-            interpreter = open_interpreter(self._path, num_threads)
+            interpreter = self._open_interpreter(num_threads)
         yield interpreter
         with self._lock:
             idle.append(interpreter)
@@ -107,10 +116,7 @@ class LiteStepper(Stepper):
         self.rows = rows
         self._is_guided = is_guided
         self._signature = functools.cache(interpreter.get_signature_runner)
-        self._advance = self._signature(name)
-        names = self._advance.get_input_details()
-        self._config = {"temperature", "top_k", "top_p", "min_p", "guidance"}
-        self._config &= set(names)
+        self._name = name
 
     def begin(
         self, token_ids: np.ndarray, position: int, condition: np.ndarray
@@ -132,14 +138,17 @@ class LiteStepper(Stepper):
     def advance(
         self, carry: Carry, start: int, stop: int, drawing: Drawing
     ) -> Carry:
-        found = self._advance(
+        config = drawing.config
+        if self._name == "advance":
+            config = {"temperature": config["temperature"]}
+        found = self._signature(self._name)(
             token_ids=carry.token_ids,
             nats=carry.nats,
             start=np.int32(start),
             stop=np.int32(stop),
             mask=drawing.mask.astype(np.int32),
             noise=drawing.noise,
-            **{name: drawing.config[name] for name in self._config},
+            **config,
             **carry.state,
         )
         return Carry(
@@ -156,8 +165,7 @@ class LiteStepper(Stepper):
         return Carry(state, carry.token_ids[index], np.zeros_like(carry.nats))
 
 
-def open_interpreter(path: str | os.PathLike[str], num_threads: int) -> Any:
-    """Open a file with LiteRT."""
+def _open_interpreter(path: str, num_threads: int) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
-    return Interpreter(os.fspath(path), num_threads=num_threads)
+    return Interpreter(path, num_threads=num_threads)
