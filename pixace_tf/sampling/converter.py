@@ -22,6 +22,7 @@ Shapes: R rows, T pixels.
 """
 
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
