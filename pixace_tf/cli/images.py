@@ -151,7 +151,6 @@ def tokenize(
 @click.option("--image-size", type=IMAGE_SIZE, default="64")
 @click.option("--out", default="palette.png", help="The sheet to write.")
 @scale
-@needs_tensorflow
 def palette(
     pictures: tuple[str, ...],
     bit_widths: tuple[tuple[int, int, int], ...],

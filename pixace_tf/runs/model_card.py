@@ -1,6 +1,6 @@
 """The card of a model: the README.md of a run, here and on the Hub.
 
-Its text is in `export_card.md` and `hub_card.md`.
+Its text is in `export_card.md`, `hub_card.md` and `litert_card.md`.
 """
 
 import importlib.resources
@@ -14,11 +14,13 @@ from pixace_tf.errors import UserError
 from pixace_tf.runs.known_run import KnownRun
 from pixace_tf.runs.run_config import (
     COMPLETED_FILE,
+    PAINTER_FILE,
     SAMPLES_FILE,
     TOKENS_FILE,
     best_entry,
 )
 from pixace_tf.sampling import MAX_SERVED_PARTICLES
+from pixace_tf.sampling.engine import ModelFacts
 
 CARD_FILE = "README.md"
 _MARK = "<!-- Written by pixace-tf; delete this line to keep your changes. -->"
@@ -58,6 +60,30 @@ def for_export(path: str, version: str) -> str:
         or "this model knows none, so it is empty",
         half=height * width // 2,
         length=height * width,
+    )
+
+
+def for_litert(path: str, facts: ModelFacts) -> str:
+    """Return the card of a painter file that is used on its own."""
+    name = os.path.basename(os.path.abspath(path))
+    known = KnownRun.read(name, path)
+    height, width = known.image_size
+    return _card(
+        "litert_card.md",
+        known,
+        (),
+        file=PAINTER_FILE,
+        height=height,
+        width=width,
+        length=facts.sequence_length,
+        draws=facts.num_draws,
+        stride=facts.prefill_stride,
+        half=height // 2 * width,
+        colors=facts.vocabulary_size,
+        labels=", ".join(
+            f"{number} {label}"
+            for number, label in enumerate(("none", *facts.labels))
+        ),
     )
 
 

@@ -14,6 +14,8 @@ is float32 or int32:
 - `advance_guided`: also takes `guidance (R)`; the state has two rows for each
   image, with the label and without. Only in models with labels.
 - `score`: `token_ids (R, T)`, `condition (R, 2)` -> `nats (R, T)`.
+- `tokenize`: `images (R, height, width, 3)`, int32 from 0 to 255 ->
+  `token_ids`; `detokenize` is its inverse.
 
 The converter is that of the TensorFlow wheel, which loses some 20 MB with each
 conversion (tensorflow#123818): use a process of its own.
@@ -28,6 +30,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pixace_tf.data.quantization import dequantize, quantize
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling import self_test
 from pixace_tf.sampling.block import Carry, Drawing
@@ -82,6 +85,9 @@ class _Graphs:
     def __init__(self, model: PixaceCausalLM) -> None:
         self._model = model
         self._facts = ModelFacts.of(model)
+        self._tokens = tf.TensorSpec(
+            (None, self._facts.sequence_length), tf.int32
+        )
         state = model.empty_state(1, tf.zeros((1, 2), tf.int32))
         self._state = state
         self._names = [
@@ -90,7 +96,6 @@ class _Graphs:
 
     def signatures(self) -> dict[str, Any]:
         length = self._facts.sequence_length
-        tokens = tf.TensorSpec((None, length), tf.int32)
         condition = tf.TensorSpec((None, 2), tf.int32)
         num_patches = -(-length // self._facts.patch_length)
         model = self._model
@@ -106,7 +111,7 @@ class _Graphs:
             logits = model((token_ids, condition), training=False)
             return {"nats": model.pixel_nats(token_ids, logits)}
 
-        both = {"token_ids": tokens, "condition": condition}
+        both = {"token_ids": self._tokens, "condition": condition}
         found = {
             "advance": self._advance(),
             "advance_filtered": self._advance(is_filtered=True),
@@ -114,6 +119,7 @@ class _Graphs:
             "prefill": _concrete(prefill, **both),
             "score": _concrete(score, **both),
         }
+        found |= self._pictures()
         if model.labels:
             found["advance_guided"] = self._advance(True, True)
         return found
@@ -172,16 +178,38 @@ class _Graphs:
         }
         return _concrete(
             advance,
-            token_ids=tf.TensorSpec((None, length), tf.int32),
+            token_ids=self._tokens,
             nats=tf.TensorSpec((None,), tf.float32),
             start=scalar,
             stop=scalar,
-            mask=tf.TensorSpec((None, length), tf.int32),
+            mask=self._tokens,
             noise=tf.TensorSpec(
                 (None, length, self._facts.num_draws), tf.float32
             ),
             **specs,
         )
+
+    def _pictures(self) -> dict[str, Any]:
+        """Return the signatures between images and tokens."""
+        palette = self._model.palette
+        shape = *self._facts.image_size, 3
+
+        def tokenize(images: Tensor) -> dict[str, Tensor]:
+            tokens = palette.pack(quantize(images, palette, tf))
+            length = self._facts.sequence_length
+            return {"token_ids": tf.reshape(tokens, (-1, length))}
+
+        def detokenize(token_ids: Tensor) -> dict[str, Tensor]:
+            channels = palette.unpack(tf.cast(token_ids, tf.int64))
+            rgb = tf.cast(dequantize(channels, palette, tf), tf.int32)
+            return {"images": tf.reshape(rgb, (-1, *shape))}
+
+        return {
+            "tokenize": _concrete(
+                tokenize, images=tf.TensorSpec((None, *shape), tf.int32)
+            ),
+            "detokenize": _concrete(detokenize, token_ids=self._tokens),
+        }
 
     def _flat(self, state: Any) -> dict[str, Tensor]:
         return dict(zip(self._names, tf.nest.flatten(state), strict=True))
