@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,12 @@ import sys
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import stir
+from PIL import Image
 
 from pixace_tf import machine, storage
+from pixace_tf.cli import main
 from pixace_tf.data.raster_orders import vector_rows
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
@@ -22,6 +26,7 @@ from pixace_tf.sampling import painter_file
 from pixace_tf.sampling.lite_engine import LiteEngine
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.sampling.sampling_config import SamplingConfig
+from pixace_tf.serving import lite_export
 
 pytestmark = pytest.mark.slow
 SIZE = (8, 8)
@@ -280,8 +285,6 @@ def test_commands_that_paint_import_no_tensorflow(path, tmp_path, words):
     image = tmp_path / "image.png"
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
     pixels[5:9] = 255
-    from PIL import Image
-
     Image.fromarray(pixels).save(image)
     places = {"run": path, "image": image, "folder": tmp_path}
     words = [word.format(**places) for word in words]
@@ -293,3 +296,54 @@ def test_commands_that_paint_import_no_tensorflow(path, tmp_path, words):
         check=False,
     )
     assert not done.returncode, done.stderr
+
+
+def test_the_examples_of_the_card_paint_without_this_package(copy, tmp_path):
+    out = tmp_path / "shared"
+    done = CliRunner().invoke(
+        main, ["export", copy, "--format", "litert", "--out", str(out)]
+    )
+    assert not done.exit_code, done.output
+    assert sorted(p.name for p in out.iterdir()) == [
+        "README.md",
+        run_config.PAINTER_FILE,
+    ]
+    card = (out / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 2
+    blocks.append("import sys; assert 'pixace_tf' not in sys.modules")
+    subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)], cwd=out, check=True
+    )
+    new, completed = (
+        np.asarray(Image.open(out / name))
+        for name in ("new.png", "completed.png")
+    )
+    assert new.shape == completed.shape == (8, 4 * 8, 3)
+    # The strip was scaled to one picture, whose upper half all have in common.
+    pictures = completed.reshape(8, 4, 8, 3)
+    assert np.all(pictures[:4] == pictures[:4, :1])
+    assert np.any(pictures[4:] != pictures[4:, :1])
+
+
+def test_a_card_of_ones_own_stays(copy, tmp_path):
+    out = tmp_path / "shared"
+    out.mkdir()
+    (out / "README.md").write_text("mine")
+    lines = []
+    lite_export.export(copy, out, lines.append)
+    assert (out / "README.md").read_text() == "mine"
+    assert "your own" in lines[-1]
+
+
+def test_colors_are_those_of_the_tokenizer(path):
+    found = painter.find(path)
+    tokenizer = PixelTokenizer(**found.tokenizer)
+    images = np.random.default_rng(0).integers(0, 256, (50, *SIZE, 3))
+    with LiteEngine.of(found)._interpreter(1) as interpreter:
+        call = interpreter.get_signature_runner
+        tokens = call("tokenize")(images=images.astype(np.int32))["token_ids"]
+        back = call("detokenize")(token_ids=tokens)["images"]
+    expected = tokenizer.tokenize(images.astype(np.uint8))
+    np.testing.assert_array_equal(tokens, expected)
+    np.testing.assert_array_equal(back, tokenizer.detokenize(expected))

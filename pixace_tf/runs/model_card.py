@@ -78,7 +78,7 @@ def for_litert(path: str, facts: ModelFacts) -> str:
         length=facts.sequence_length,
         draws=facts.num_draws,
         stride=facts.prefill_stride,
-        half=height // 2 * width,
+        half=height * width // 2 // facts.prefill_stride * facts.prefill_stride,
         colors=facts.vocabulary_size,
         labels=", ".join(
             f"{number} {label}"
