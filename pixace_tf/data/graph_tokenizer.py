@@ -172,7 +172,7 @@ class GraphTokenizer:
             ),
         ]
         with tf.control_dependencies(checks):
-            token_ids = tf.identity(token_ids)
+            token_ids = tf.cast(token_ids, tf.int32)
         rgb = dequantize(palette.unpack(token_ids), palette, tf)
         batch = tf.shape(token_ids)[:-1]
         shape = tf.concat([batch, [*self.image_size, 3]], 0)

@@ -76,12 +76,12 @@ def dequantize(
     otherwise every image would be black.
 
     Args:
-        channels: As `quantize` returns them, but int64: products are large.
+        channels: As `quantize` returns them.
         palette: The palette.
         xp: The module of `channels`, NumPy or TensorFlow.
 
     Returns:
-        int64 `(..., 3)` RGB in `[0, 255]`.
+        int32 `(..., 3)` RGB in `[0, 255]`.
     """
     top = [max(size - 1, 1) for size in palette.channel_sizes]
     if palette.color_space == "rgb":
@@ -92,15 +92,20 @@ def dequantize(
     hue, saturation, value = channels
     if not palette.bit_widths[2]:
         value = value + 1
-    whole = top[2] * top[1] * turn
+    whole = top[1] * turn
+    # Of 255 * value / top[2], the integer and the remainder; a product of both
+    # with `share` would exceed int32.
+    integer, remainder = 255 * value // top[2], 255 * value % top[2]
     rgb = []
     for shift in (5, 3, 1):
         # Distance of the hue from this channel's full range: 0 to 1, in turns.
         sixths = (shift * turn + 6 * hue) % (6 * turn)
         distance = xp.minimum(xp.minimum(sixths, 4 * turn - sixths), turn)
         distance = xp.maximum(distance, 0)
-        share = value * (top[1] * turn - saturation * distance)
-        rgb.append(_round_divide(255 * share, whole))
+        share = whole - saturation * distance
+        product = integer * share
+        rest = product % whole * top[2] + remainder * share
+        rgb.append(product // whole + _round_divide(rest, whole * top[2]))
     return xp.stack(rgb, axis=-1)
 
 

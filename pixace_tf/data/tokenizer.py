@@ -232,7 +232,7 @@ class PixelTokenizer:
         size = self.palette.vocabulary_size
         if np.any((token_ids < 0) | (token_ids >= size)):
             raise UserError(f"token_ids must lie in [0, {size}).")
-        channels = self.palette.unpack(token_ids.astype(np.int64))
+        channels = self.palette.unpack(token_ids.astype(np.int32))
         rgb = dequantize(channels, self.palette).astype(np.uint8)
         return rgb.reshape(*token_ids.shape[:-1], *self.image_size, 3)
 

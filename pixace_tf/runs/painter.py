@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from pixace_tf import machine, storage
-from pixace_tf.errors import UserError
+from pixace_tf.errors import UserError, first_line
 from pixace_tf.runs.run_config import PAINTER_FILE, weights_file
 from pixace_tf.sampling import self_test
 from pixace_tf.sampling.engine import Engine, ModelFacts
@@ -179,4 +179,7 @@ def _cached(weights: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    _convert(*sys.argv[1:])
+    try:
+        _convert(*sys.argv[1:])
+    except Exception as error:
+        sys.exit(first_line(error))

@@ -200,8 +200,7 @@ class _Graphs:
             return {"token_ids": tf.reshape(tokens, (-1, length))}
 
         def detokenize(token_ids: Tensor) -> dict[str, Tensor]:
-            channels = palette.unpack(tf.cast(token_ids, tf.int64))
-            rgb = tf.cast(dequantize(channels, palette, tf), tf.int32)
+            rgb = dequantize(palette.unpack(token_ids), palette, tf)
             return {"images": tf.reshape(rgb, (-1, *shape))}
 
         return {

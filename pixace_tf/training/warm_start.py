@@ -34,7 +34,8 @@ def load_unless_begun(run: Run) -> None:
         "orders": zip(new.orders, other.orders, strict=False),
         "labels": [(NULL_LABEL, NULL_LABEL), *labels],
     }
-    arrays, given = model_weights.get_weights(new), model_weights.get_weights(other)
+    arrays = model_weights.get_weights(new)
+    given = model_weights.get_weights(other)
     for name in arrays.keys() & given.keys():
         _, _, table = name.rpartition("condition/")
         if table not in rows_of:
