@@ -3,6 +3,7 @@
 Shapes: R rows of a block, T pixels.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,15 +31,20 @@ class Block(NamedTuple):
 
     def take(self, index: Any) -> "Block":
         """Return the images at `index`."""
-        config = {name: value[index] for name, value in self.config.items()}
-        arrays = (array[index] for array in self[:-1])
-        return Block(*arrays, config)
+        return self._map(lambda array: array[index])
 
     def padded(self, rows: int) -> "Block":
         """Repeat the last image until there are `rows`."""
-        config = {n: batches.pad(v, rows) for n, v in self.config.items()}
-        arrays = (batches.pad(array, rows) for array in self[:-1])
-        return Block(*arrays, config)
+        return self._map(lambda array: batches.pad(array, rows))
+
+    def _map(self, change: Callable[[np.ndarray], np.ndarray]) -> "Block":
+        return Block(
+            change(self.token_ids),
+            change(self.mask),
+            change(self.seeds),
+            change(self.condition),
+            {name: change(value) for name, value in self.config.items()},
+        )
 
 
 class Carry(NamedTuple):
