@@ -272,9 +272,9 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     "words",
     [
         ["generate", "{run}", "--count", "3", "--label", "all"],
-        ["generate", "{run}", "--best", "2", "--top-k", "3"],
+        ["generate", "{run}", "--label", "cat", "--top-k", "3"],
         ["complete", "{run}", "{image}", "--cover", "center", "--tiles", "all"],
-        ["complete", "{run}", "{image}", "--mask", "{image}"],
+        ["complete", "{run}", "{image}", "--mask", "{image}", "--best", "2"],
         ["models"],
         ["palette", "{image}"],
         ["scan", "{folder}"],

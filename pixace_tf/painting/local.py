@@ -1,7 +1,7 @@
 """Painting on this machine, with a run."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,9 +19,6 @@ from pixace_tf.runs.run_config import EXAMPLES_FILE, TOKENS_FILE
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.sampling import NUM_PARTICLES
 from pixace_tf.sampling.sampler import Watch
-
-if TYPE_CHECKING:  # It imports TensorFlow.
-    from pixace_tf.sampling.likelihood import Scorer
 
 
 def complete(
