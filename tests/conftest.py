@@ -113,6 +113,7 @@ def trained_run(cartoon_folder, tmp_path_factory):
     Tests may write into its folder: each worker has its own.
     """
     from pixace_tf.data import labels
+    from pixace_tf.runs import painter
     from pixace_tf.runs.run_folder import load_run
     from pixace_tf.training.fit import fit
     from pixace_tf.training.training_arguments import TrainingArguments
@@ -133,6 +134,7 @@ def trained_run(cartoon_folder, tmp_path_factory):
                 runs_dir=str(folder),
                 say=lambda line: None,
             )
+        painter.make(str(folder / "animals"), say=lambda line: None)
 
     runs = make_once(tmp_path_factory, "trained-runs", train)
     path = tmp_path_factory.mktemp("runs") / "animals"

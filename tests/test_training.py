@@ -129,7 +129,7 @@ def test_a_loaded_run_scores_as_it_did_in_training(trained_run):
     history = history_of(trained_run)
     best = min(e["val_bits_per_pixel"] for e in history)
     tokens, _ = storage.read_npz(trained_run.file("tokens.npz"))
-    model = load_run(trained_run.path).model
+    model = load_run(trained_run.path, jit_compile=False).model
     again = Scorer(model, jit_compile=False).bits(tokens["validation"])
     assert again.mean() == pytest.approx(best, rel=1e-5)
 
@@ -193,7 +193,7 @@ def test_an_interrupted_run_equals_one_that_was_not(
         StopAt(patch, stop_at, signal.SIGINT)
         with pytest.raises(InterruptedTraining):
             fit(cartoon_folder, tmp_path / "stopped", **options)
-    assert load_run(tmp_path / "stopped" / "animals").path
+    assert load_run(tmp_path / "stopped" / "animals", False).path
     fit(cartoon_folder, tmp_path / "stopped", **options)
     assert_same_state(
         checkpoint_of(tmp_path / "straight"),
@@ -357,7 +357,7 @@ def test_minutes_end_a_run_with_useful_weights(
     # The first step beyond the time is the last.
     assert 6 <= state["seconds"] < 7
     assert state["history"][-1]["val_bits_per_pixel"] < 13
-    assert load_run(tmp_path / "animals")
+    assert load_run(tmp_path / "animals", jit_compile=False)
 
 
 @pytest.mark.usefixtures("eager")
@@ -374,7 +374,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
     with pytest.raises(ValueError, match="not a number") as error:
         fit(cartoon_folder, tmp_path, epochs=3)
     assert "\n" not in str(error.value)
-    after = get_weights(load_run(tmp_path / "animals").model)
+    after = get_weights(load_run(tmp_path / "animals", False).model)
     for name, array in before.items():
         np.testing.assert_array_equal(array, after[name])
 

@@ -63,12 +63,20 @@ def fit(
         say=say,
     )
     if os.path.exists(run.path):  # Only the first host keeps it.
-        try:
-            painter.make(run.path, say=say)
-        except painter.ConversionError as error:
-            say(str(error))
+        if painter.is_supported(run.path):
+            _prepare(run.path)
         path = shlex.quote(run.path)
         say(f"Now try: pixace-tf generate {path} --out new.png")
+
+
+def _prepare(path: str) -> None:
+    """Make the painter file of a run."""
+    from pixace_tf.runs import painter
+
+    try:
+        painter.make(path, say=say)
+    except painter.ConversionError as error:
+        say(str(error))
 
 
 @main.command()

@@ -19,7 +19,11 @@ from collections.abc import Callable, Iterator
 
 from pixace_tf import machine, storage
 from pixace_tf.errors import UserError, first_line
-from pixace_tf.runs.run_config import PAINTER_FILE, weights_file
+from pixace_tf.runs.run_config import (
+    PAINTER_FILE,
+    read_config,
+    weights_file,
+)
 from pixace_tf.sampling import self_test
 from pixace_tf.sampling.engine import Engine, ModelFacts
 from pixace_tf.sampling.lite_engine import LiteEngine
@@ -46,13 +50,13 @@ def open_engine(
         say: Takes the lines that say what takes time, or what is wrong.
 
     Returns:
-        The engine, or None if TensorFlow must sample: if there is a GPU, or no
-        runtime that gives the right pixels.
+        The engine, or None if TensorFlow must sample: if there is a GPU, a flat
+        decoder, or no runtime that gives the right pixels.
 
     Raises:
         UserError: If the run has no weights.
     """
-    if machine.has_gpu():
+    if machine.has_gpu() or not is_supported(path):
         return None
     try:
         version = importlib.metadata.version(_RUNTIME)
@@ -76,6 +80,15 @@ def open_engine(
         )
         return None
     return engine
+
+
+def is_supported(path: str) -> bool:
+    """Tell whether LiteRT paints with this run.
+
+    The cache of a flat decoder grows, which XNNPACK does not take within a
+    loop; XLA is faster than LiteRT is with a cache of a fixed length.
+    """
+    return bool(read_config(path)["model"]["decoder"] == "multiscale")
 
 
 def find(path: str) -> PainterFile | None:
@@ -106,6 +119,11 @@ def make(
         ConversionError: If it cannot be made.
         UserError: If the run has no weights.
     """
+    if not is_supported(path):
+        raise ConversionError(
+            f"{path} has a flat decoder; LiteRT paints only with the decoder "
+            "multiscale."
+        )
     weights = storage.npz_digest(weights_file(path))
     places = [os.path.join(path, PAINTER_FILE)] if is_own else []
     places += _cached(weights)

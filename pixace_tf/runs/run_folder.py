@@ -156,6 +156,8 @@ def load_run(
     if jit_compile is None:
         is_own = not (is_in_box(run.path) or hub.is_address(os.fspath(path)))
         run.engine = painter.open_engine(run.path, is_own, say)
+    if run.engine is None:
+        run.model  # noqa: B018  An error must come here.
     return run
 
 

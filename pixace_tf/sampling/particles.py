@@ -45,7 +45,7 @@ def copies(
     rows = nats.shape[0]
     count = rows if count is None else count
     places = xp.arange(rows, dtype="float32")
-    number = xp.sum(xp.where(xp.arange(rows) < count, np.float32(1), 0))
+    number = xp.sum(xp.where(_are_particles(rows, count, xp), np.float32(1), 0))
     weights = _weights(nats, count, xp)
     weights = weights / xp.sum(weights)
     points = (uniform + places) / number
@@ -53,7 +53,8 @@ def copies(
     index = xp.sum(xp.where(is_below, 1, 0), axis=-1)
     effective = 1 / xp.sum(weights * weights)
     # By rounding, the sum may stay below the last point.
-    return effective < number / 2, xp.minimum(index, count - 1)
+    last = xp.subtract(count, 1)
+    return effective < number / 2, xp.minimum(index, last)
 
 
 def choose(
@@ -71,7 +72,12 @@ def choose(
 
 def _weights(nats: Tensor, count: Any, xp: Any) -> Tensor:
     """Return weights, float32 `(R,)`; the largest one is 1."""
-    is_particle = xp.arange(nats.shape[0]) < count
+    is_particle = _are_particles(nats.shape[0], count, xp)
     nats = xp.where(xp.isfinite(nats), nats, np.float32(_IMPOSSIBLE))
     nats = nats - xp.min(xp.where(is_particle, nats, np.float32(np.inf)))
     return xp.where(is_particle, xp.exp(-nats), np.float32(0))
+
+
+def _are_particles(rows: int, count: Any, xp: Any) -> Tensor:
+    # Unlike the operator, the function takes different types of integers.
+    return xp.less(xp.arange(rows), count)
