@@ -243,7 +243,7 @@ def test_the_file_of_a_read_only_run_lies_in_the_cache(copy):
 
 def test_a_run_that_cannot_be_converted_says_why(copy):
     config = pathlib.Path(copy, storage.RUN_FILE)
-    config.write_text(config.read_text().replace("multiscale", "megascale"))
+    config.write_text(config.read_text().replace('"chain"', '"chains"'))
     with pytest.raises(painter.ConversionError, match="decoder must be one of"):
         painter.make(copy)
 
@@ -340,7 +340,7 @@ def test_colors_are_those_of_the_tokenizer(path):
     found = painter.find(path)
     tokenizer = PixelTokenizer(**found.tokenizer)
     images = np.random.default_rng(0).integers(0, 256, (50, *SIZE, 3))
-    with LiteEngine.of(found)._interpreter(1) as interpreter:
+    with LiteEngine.of(found)._interpreter() as interpreter:
         call = interpreter.get_signature_runner
         tokens = call("tokenize")(images=images.astype(np.int32))["token_ids"]
         back = call("detokenize")(token_ids=tokens)["images"]

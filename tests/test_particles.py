@@ -68,7 +68,7 @@ def test_known_pixels_cost_what_the_model_says(decoder, head):
     images[1, 1:] = images[0, 1:]
     # Black and gray have channels that cost nothing.
     images[:, 5], images[:, 6] = 0, 7 << 9
-    loop = DecodeLoop(model, 2, jit_compile=False, has_particles=True)
+    loop = DecodeLoop(model, 2, jit_compile=False)
     num_draws = model.head.num_draws
     is_hidden = tf.constant(np.tile(np.arange(LENGTH) == 0, (2, 1)))
     carry = Carry(model.empty_state(2), tf.constant(images), tf.zeros(2))
@@ -77,6 +77,7 @@ def test_known_pixels_cost_what_the_model_says(decoder, head):
         "top_k": np.zeros(2, "int32"),
         "top_p": np.ones(2, "float32"),
         "min_p": np.zeros(2, "float32"),
+        "guidance": np.ones(2, "float32"),
     }
     drawing = Drawing(
         is_hidden,
@@ -241,7 +242,7 @@ def test_resampling_copies_the_heavy(xp):
 
 
 def test_copies_take_their_rows_of_each_part_of_the_state(model):
-    loop = DecodeLoop(model, 4, jit_compile=False, has_particles=True)
+    loop = DecodeLoop(model, 4, jit_compile=False)
     state = model.empty_state(4)
     numbered = tf.nest.map_structure(
         lambda x: (

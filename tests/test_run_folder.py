@@ -140,8 +140,6 @@ def test_without_best_weights_the_latest_are_used(run_copy):
     def table():
         model = load_run(run_copy, jit_compile=False).model
         return np.asarray(model.embed.table)
-            load_run(run_copy, jit_compile=False).model.embed.table
-        )
 
     assert not np.array_equal(table(), latest[name])
     os.remove(run_copy / "weights.npz")

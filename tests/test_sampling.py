@@ -96,7 +96,7 @@ def test_settings_do_not_retrace(sampler):
         (16, SamplingConfig(top_p=0.9, min_p=0.1)),
     ):
         sampler.generate(np.arange(count), filters)
-    loop = sampler._engine._loop(1, has_particles=False, is_guided=False)
+    loop = sampler._engine._loop(1)
     for program in loop._programs.values():
         assert program.experimental_get_tracing_count() == 1
 

@@ -20,7 +20,8 @@ class Block(NamedTuple):
         mask: bool `(R, T)`, True where pixels are to be sampled.
         seeds: int64 `(R,)`.
         condition: int32 `(R, 2)`, as in `PixaceCausalLM`.
-        config: `(R,)` arrays by name, as in `SamplingConfig`, and `guidance`.
+        config: `(R,)` arrays by name, as in `SamplingConfig`, and `guidance`,
+            which is 1 for images without guidance.
     """
 
     token_ids: np.ndarray
@@ -37,6 +38,14 @@ class Block(NamedTuple):
         """Repeat the last image until there are `rows`."""
         return self._map(lambda array: batches.pad(array, rows))
 
+    def repeat(self, times: int) -> "Block":
+        """Repeat each image, so that equal images are side by side."""
+        return self._map(lambda array: np.repeat(array, times, axis=0))
+
+    def tile(self, times: int) -> "Block":
+        """Repeat the images, one time after the other."""
+        return self.take(np.tile(np.arange(len(self.seeds)), times))
+
     def _map(self, change: Callable[[np.ndarray], np.ndarray]) -> "Block":
         return Block(
             change(self.token_ids),
@@ -51,7 +60,7 @@ class Carry(NamedTuple):
     """The values that each step of decoding hands to the next.
 
     Attributes:
-        state: The decoder's state; with guidance two rows for each image.
+        state: The decoder's state, as the engine holds it.
         token_ids: int32 `(R, T)`, known before the position and wherever
             pixels are not hidden.
         nats: float32 `(R,)`, the cost of the known pixels for each particle
@@ -69,8 +78,7 @@ class Drawing(NamedTuple):
     Attributes:
         mask: bool `(R, T)`, True where pixels are to be sampled.
         noise: float32 `(R, T, num_draws)` in `[0, 1)`.
-        config: `(R,)` tensors by name, as in `SamplingConfig`; with guidance
-            also `guidance`.
+        config: `(R,)` tensors by name, as in `SamplingConfig`, and `guidance`.
     """
 
     mask: Tensor

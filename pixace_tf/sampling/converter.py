@@ -7,12 +7,11 @@ is float32 or int32:
 - `prefill`: `token_ids (R, T)`, `condition (R, 2)` -> the state behind the last
   pixel, of which decoding reads what lies before its position.
 - `advance`: the state, `token_ids (R, T)`, `nats (R)`, `mask (R, T)` (1 where
-  pixels are to be sampled), `noise (R, T, draws)`, `temperature (R)`, and the
-  scalars `start` and `stop` -> the state, `token_ids` and `nats` at `stop`.
-- `advance_filtered`: also takes `top_k`, `top_p`, `min_p (R)`, and adds the
-  costs of known pixels to `nats`.
-- `advance_guided`: also takes `guidance (R)`; the state has two rows for each
-  image, with the label and without. Only in models with labels.
+  pixels are to be sampled), `noise (R, T, draws)`, `temperature`, `top_k`,
+  `top_p`, `min_p` and `guidance (R)`, and the scalars `start`, `stop` and
+  `plain` -> the state, `token_ids` and `nats` at `stop`. Unless `plain` is 1,
+  filters and guidance act, and `nats` grows by the costs of known pixels; for
+  guidance, each image has two rows, with its label and with the null label.
 - `score`: `token_ids (R, T)`, `condition (R, 2)` -> `nats (R, T)`.
 - `tokenize`: `images (R, height, width, 3)`, int32 from 0 to 255 ->
   `token_ids`; `detokenize` is its inverse.
@@ -59,7 +58,7 @@ def convert(model: PixaceCausalLM) -> tuple[bytes, dict[str, Any]]:
         # Anything else would need another runtime.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         content = bytes(converter.convert())
-    engine = LiteEngine(ModelFacts.of(model), lambda _: _InGraphs(signatures))
+    engine = LiteEngine(ModelFacts.of(model), lambda: _InGraphs(signatures))
     return content, self_test.create(Sampler(engine))
 
 
@@ -112,34 +111,23 @@ class _Graphs:
             return {"nats": model.pixel_nats(token_ids, logits)}
 
         both = {"token_ids": self._tokens, "condition": condition}
-        found = {
+        return {
             "advance": self._advance(),
-            "advance_filtered": self._advance(is_filtered=True),
             "empty": _concrete(empty, condition=condition),
             "prefill": _concrete(prefill, **both),
             "score": _concrete(score, **both),
+            **self._pictures(),
         }
-        found |= self._pictures()
-        if model.labels:
-            found["advance_guided"] = self._advance(True, True)
-        return found
 
-    def _advance(
-        self, is_filtered: bool = False, is_guided: bool = False
-    ) -> Any:
-        loop = DecodeLoop(
-            self._model,
-            rows=1,
-            jit_compile=False,
-            has_particles=is_filtered,
-            is_guided=is_guided,
-        )
+    def _advance(self) -> Any:
+        loop = DecodeLoop(self._model, rows=1, jit_compile=False)
 
         def advance(
             token_ids: Tensor,
             nats: Tensor,
             start: Tensor,
             stop: Tensor,
+            plain: Tensor,
             mask: Tensor,
             noise: Tensor,
             **others: Tensor,
@@ -147,8 +135,8 @@ class _Graphs:
             state = tf.nest.pack_sequence_as(
                 self._state, [others.pop(name) for name in self._names]
             )
-            carry = loop._decode(
-                is_filtered,
+            carry = loop.decode(
+                plain > 0,
                 Carry(state, token_ids, nats),
                 start,
                 stop,
@@ -165,10 +153,7 @@ class _Graphs:
             tf.TensorSpec((), tf.int32),
         )
         config = SamplingConfig().arrays(1)
-        if not is_filtered:
-            config = {"temperature": config["temperature"]}
-        if is_guided:
-            config["guidance"] = np.ones(1, np.float32)
+        config["guidance"] = np.ones(1, np.float32)
         specs = {
             name: tf.TensorSpec((None, *array.shape[1:]), array.dtype)
             for name, array in [
@@ -182,6 +167,7 @@ class _Graphs:
             nats=tf.TensorSpec((None,), tf.float32),
             start=scalar,
             stop=scalar,
+            plain=scalar,
             mask=self._tokens,
             noise=tf.TensorSpec(
                 (None, length, self._facts.num_draws), tf.float32

@@ -13,14 +13,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling import particles
 from pixace_tf.sampling.block import Carry, Drawing
 from pixace_tf.sampling.draws import (
     cost,
     filter_logits,
-    guide,
+    guide_pairs,
     inverse_transform,
 )
 from pixace_tf.sampling.engine import ModelFacts
@@ -31,48 +30,41 @@ from pixace_tf.typing import Tensor
 class DecodeLoop:
     """Decodes blocks of images; each program is compiled once.
 
+    With guidance, each image has two rows, one with its label and then one with
+    the null label; both are given the same pixels.
+
     Attributes:
+        rows: Number of rows R of a block.
         span_length: The most pixels that one call of `advance` decodes; spans
             begin at multiples of it.
 
     Args:
         model: The model to sample from.
-        rows: Number of images in a block.
+        rows: Number of rows of a block.
         jit_compile: Whether XLA compiles the loop.
-        has_particles: Whether the rows are particles of one image; the loop
-            then adds up the costs of the known pixels; see `particles`.
-        is_guided: Whether each row is decoded both with its label and with the
-            null label, side by side in the state; see `draws.guide`.
     """
 
     def __init__(
-        self,
-        model: PixaceCausalLM,
-        rows: int,
-        jit_compile: bool,
-        has_particles: bool = False,
-        is_guided: bool = False,
+        self, model: PixaceCausalLM, rows: int, jit_compile: bool
     ) -> None:
         self._model = model
         self.rows = rows
-        self.has_particles = has_particles
-        self.is_guided = is_guided
         facts = ModelFacts.of(model)
         self._patches_per_span = facts.patches_per_span
         self.span_length = facts.span_length
         carry, drawing = self._carry_spec, self._drawing_spec
         scalar = tf.TensorSpec((), tf.int32)
-        # A program without filters is faster, so there are two.
+        # A program that only draws is faster, so there are two.
         self._programs = {
-            is_filtered: _graph_function(
-                functools.partial(self._decode, is_filtered),
+            is_plain: _graph_function(
+                functools.partial(self.decode, is_plain),
                 carry,
                 scalar,
                 scalar,
                 drawing,
                 jit_compile=jit_compile,
             )
-            for is_filtered in (False, True)
+            for is_plain in (False, True)
         }
         self._begin_patch = _graph_function(self._begin, carry, scalar)
         self._prefill = functools.cache(self._prefill_program)
@@ -82,7 +74,7 @@ class DecodeLoop:
 
     @functools.cached_property
     def _carry_spec(self) -> Carry:
-        state = self._model.empty_state(self.rows * (1 + self.is_guided))
+        state = self._model.empty_state(self.rows)
         return Carry(
             tf.nest.map_structure(_relax, state),
             tf.TensorSpec((self.rows, self._model.sequence_length), tf.int32),
@@ -96,8 +88,7 @@ class DecodeLoop:
             name: tf.TensorSpec((self.rows,), value.dtype)
             for name, value in SamplingConfig().arrays(1).items()
         }
-        if self.is_guided:
-            config["guidance"] = tf.TensorSpec((self.rows,), tf.float32)
+        config["guidance"] = tf.TensorSpec((self.rows,), tf.float32)
         return Drawing(
             tf.TensorSpec(shape, tf.bool),
             tf.TensorSpec((*shape, self._model.head.num_draws), tf.float32),
@@ -109,16 +100,16 @@ class DecodeLoop:
         length = self._model.sequence_length
         return _graph_function(
             lambda token_ids, condition: self._model.prefill(
-                self._in_state(token_ids), num_patches, condition
+                token_ids, num_patches, condition
             ),
             tf.TensorSpec((None, length), tf.int32),
             tf.TensorSpec((None, 2), tf.int32),
         )
 
-    def programs(self, is_filtered: bool, position: int) -> list[Any]:
+    def programs(self, is_plain: bool, position: int) -> list[Any]:
         """Return the graph functions that decode from a position on."""
-        functions = [self._programs[is_filtered]]
-        if self.has_particles:
+        functions = [self._programs[is_plain]]
+        if not is_plain:
             functions.append(self.take)
         if self._model.decoder.has_growing_cache:
             functions.append(self._begin_patch)
@@ -127,41 +118,32 @@ class DecodeLoop:
         return functions
 
     def begin(
-        self, token_ids: Tensor, position: int, condition: Tensor
+        self,
+        token_ids: Tensor,
+        position: int,
+        condition: Tensor,
+        copies: int = 1,
     ) -> Carry:
-        """Return the carry before the first step.
+        """Return the carry before the first step; see `Stepper.begin`.
 
-        Args:
-            token_ids: int32 `(R, T)`, given before the position and wherever
-                pixels are not hidden.
-            position: A multiple of the decoder's `prefill_stride`.
-            condition: int32 `(R, 2)`, as in `PixaceCausalLM`.
-
-        Returns:
-            The carry for `advance` from this position, or from the beginning of
-            an earlier span.
+        It serves this position, and the beginnings of earlier spans.
         """
-        length = self._model.sequence_length
-        condition = self._in_state(condition)
-        if self.is_guided:
-            is_null = tf.range(tf.shape(condition)[0]) % 2 == 1
-            label = tf.where(is_null, NULL_LABEL, condition[:, 1])
-            condition = tf.stack([condition[:, 0], label], axis=1)
-        prefill = self._prefill(self._patches_before(position))
-        if not 0 < position < length:
-            state = self._model.empty_state(condition.shape[0], condition)
-        elif self.has_particles:
-            # Before the first hidden pixel, all particles are the same.
-            first = tf.zeros(self.rows, tf.int32)
-            state = prefill(token_ids[:1], condition[: 1 + self.is_guided])
-            state = _take_rows(state, first, 1)
-        else:
+        if 0 < position < self._model.sequence_length:
+            prefill = self._prefill(self._patches_before(position))
             state = prefill(token_ids, condition)
+        else:
+            count = condition.shape[0]
+            state = self._model.empty_state(count, condition)
+        if copies > 1:
+            count = self.rows // copies
+            index = tf.range(self.rows) % count
+            state = _take_rows(state, index, count)
+            token_ids = tf.gather(token_ids, index)
         return Carry(state, token_ids, tf.zeros(self.rows))
 
     def advance(
         self,
-        is_filtered: bool,
+        is_plain: bool,
         carry: Carry,
         start: int | Tensor,
         stop: int | Tensor,
@@ -170,7 +152,7 @@ class DecodeLoop:
         """Decode some pixels, keeping those that are not hidden.
 
         Args:
-            is_filtered: Whether the filters act.
+            is_plain: Whether to ignore filters, guidance and costs.
             carry: From `begin`, or from the previous call.
             start: int32 scalar, a multiple of the decoder's `prefill_stride`.
             stop: int32 scalar: a multiple of `prefill_stride`, or T, at most
@@ -178,17 +160,17 @@ class DecodeLoop:
             drawing: Which pixels to sample, and how.
 
         Returns:
-            The carry at `stop`; with particles, `nats` has grown by the costs
-            of the known pixels on the way.
+            The carry at `stop`; unless it is plain, `nats` has grown by the
+            costs of the known pixels on the way.
         """
         if self._model.decoder.has_growing_cache:
             # XLA needs fixed shapes, so this is not part of the program.
             patch = start // self._model.decoder.patch_length
             carry = carry._replace(state=self._begin_patch(carry, patch))
-        return self._programs[is_filtered](carry, start, stop, drawing)
+        return self._programs[is_plain](carry, start, stop, drawing)
 
     def run(
-        self, is_filtered: bool, carry: Carry, start: Tensor, drawing: Drawing
+        self, is_plain: bool, carry: Carry, start: Tensor, drawing: Drawing
     ) -> Tensor:
         """Decode from a multiple of `span_length` to the end, within a graph.
 
@@ -198,9 +180,7 @@ class DecodeLoop:
 
         def body(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
             stop = tf.minimum(position + self.span_length, length)
-            return stop, self.advance(
-                is_filtered, carry, position, stop, drawing
-            )
+            return stop, self.advance(is_plain, carry, position, stop, drawing)
 
         return self._while(body, start, length, carry).token_ids
 
@@ -212,8 +192,9 @@ class DecodeLoop:
         drawing: Drawing,
         uniform: Tensor,
         count: Tensor,
+        num_particles: int,
     ) -> Tensor:
-        """Fill one image with particles, within a graph; filters act.
+        """Fill one image with particles, within a graph.
 
         Args:
             carry: See `advance`.
@@ -221,29 +202,32 @@ class DecodeLoop:
             end: int32 scalar, a multiple of `prefill_stride`, or T.
             drawing: See `advance`.
             uniform: float32 `(T + 1,)`, from `draws.choice_noise`.
-            count: int32 scalar from 1 to R; later rows are not particles.
+            count: int32 scalar from 1 to `num_particles`; later ones are none.
+            num_particles: R, or R / 2 with guidance.
 
         Returns:
             int32 `(1, T)`.
         """
+        each = self.rows // num_particles
 
         def body(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
             stop = tf.minimum(self._row_end(position), end)
-            carry = self.advance(True, carry, position, stop, drawing)
+            carry = self.advance(False, carry, position, stop, drawing)
             is_needed, index = particles.copies(
-                carry.nats, uniform[stop], count, tf.experimental.numpy
+                carry.nats[::each], uniform[stop], count, tf.experimental.numpy
             )
+            index = tf.cast(index, tf.int32)[:, None] * each + tf.range(each)
             return stop, tf.cond(
                 is_needed & (stop < end),
-                lambda: self.take(carry, tf.cast(index, tf.int32)),
+                lambda: self.take(carry, tf.reshape(index, (-1,))),
                 lambda: carry,
             )
 
         carry = self._while(body, start, end, carry)
         chosen = particles.choose(
-            carry.nats, uniform[-1], count, tf.experimental.numpy
+            carry.nats[::each], uniform[-1], count, tf.experimental.numpy
         )
-        return tf.gather(carry.token_ids, chosen)[None]
+        return tf.gather(carry.token_ids, chosen * each)[None]
 
     def _while(
         self,
@@ -285,18 +269,6 @@ class DecodeLoop:
             tf.zeros_like(carry.nats),
         )
 
-    def _in_state(self, tensor: Tensor) -> Tensor:
-        """Repeat the rows of a block as the state repeats them."""
-        if not self.is_guided:
-            return tensor
-        pairs = tf.stack([tensor, tensor], axis=1)
-        return tf.reshape(pairs, (-1, *tensor.shape[1:]))
-
-    def _halves(self, tensor: Tensor) -> list[Tensor]:
-        """Split the rows of a guided state, with labels and without."""
-        pairs = tf.reshape(tensor, (-1, 2, *tensor.shape[1:]))
-        return tf.unstack(pairs, axis=1)
-
     def _patches_before(self, position: int) -> int:
         """Return how many patches the state at a position holds."""
         num_spans = -(-position // self.span_length)
@@ -304,24 +276,24 @@ class DecodeLoop:
 
     def _begin(self, carry: Carry, patch: Tensor) -> Tensor:
         """Return the state for the pixels of a patch."""
-        token_ids = self._in_state(carry.token_ids)
-        return self._model.begin_patch(carry.state, token_ids, patch)
+        return self._model.begin_patch(carry.state, carry.token_ids, patch)
 
-    def _decode(
+    def decode(
         self,
-        is_filtered: bool,
+        is_plain: bool | Tensor,
         carry: Carry,
         start: Tensor,
         stop: Tensor,
         drawing: Drawing,
     ) -> Carry:
-        """Do the part of `advance` that XLA can compile."""
+        """Do the part of `advance` that XLA can compile; see there.
+
+        `is_plain` may also be a bool scalar; rows may be of any number.
+        """
         decoder = self._model.decoder
 
         def step(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-            return position + 1, self._step(
-                is_filtered, carry, position, drawing
-            )
+            return position + 1, self._step(is_plain, carry, position, drawing)
 
         def decode_patch(
             position: Tensor, carry: Carry
@@ -341,7 +313,7 @@ class DecodeLoop:
 
     def _step(
         self,
-        is_filtered: bool,
+        is_plain: bool | Tensor,
         carry: Carry,
         position: Tensor,
         drawing: Drawing,
@@ -349,34 +321,39 @@ class DecodeLoop:
         """Decode one pixel."""
         head, config = self._model.head, drawing.config
         state, tokens, nats = carry
-        hidden, state = self._model.step(
-            state, self._in_state(tokens), position
-        )
+        hidden, state = self._model.step(state, tokens, position)
         uniform = tf.unstack(tf.gather(drawing.noise, position, axis=1), axis=1)
         is_free = tf.gather(drawing.mask, position, axis=1)
         given = tf.gather(tokens, position, axis=1)
-        known = head.choices(given) if self.has_particles else []
+        temperature = tf.expand_dims(config["temperature"], 1)
 
         def choose(logits: Tensor, draw: int) -> Tensor:
             nonlocal nats
-            scores = logits
-            if self.is_guided:
-                scores, null = self._halves(logits)
-                logits = guide(scores, null, config["guidance"])
-            logits /= tf.expand_dims(config["temperature"], 1)
-            if is_filtered:
-                logits = filter_logits(logits, config)
-            chosen = inverse_transform(logits, uniform[draw])
-            if self.has_particles:
-                spent = cost(scores, known[draw])
-                nats += tf.where(is_free, 0.0, spent)
-                here = tf.maximum(known[draw], 0)
-                chosen = tf.where(is_free, chosen, here)
-            return self._in_state(chosen)
+
+            def plain() -> tuple[Tensor, Tensor]:
+                return inverse_transform(
+                    logits / temperature, uniform[draw]
+                ), nats
+
+            def full() -> tuple[Tensor, Tensor]:
+                known = head.choices(given)[draw]
+                scores = logits
+                if self._model.labels:
+                    scores = guide_pairs(logits, config["guidance"])
+                scores = filter_logits(scores / temperature, config)
+                chosen = inverse_transform(scores, uniform[draw])
+                spent = tf.where(is_free, 0.0, cost(logits, known))
+                # Later channels cost what they do after the known one.
+                known = tf.maximum(known, 0)
+                return tf.where(is_free, chosen, known), nats + spent
+
+            if isinstance(is_plain, bool):
+                chosen, nats = plain() if is_plain else full()
+            else:
+                chosen, nats = tf.cond(is_plain, plain, full)
+            return chosen
 
         sampled = head.sample(hidden, choose)
-        if self.is_guided:
-            sampled, _ = self._halves(sampled)
         # On a CPU, products are faster than a choice for each token.
         change = tf.where(is_free, sampled - given, 0)
         here = tf.one_hot(position, tokens.shape[1], dtype=tf.int32)

@@ -90,6 +90,26 @@ def guide(logits: Tensor, null_logits: Tensor, guidance: Tensor) -> Tensor:
     return tf.where(given >= top + math.log(MIN_GUIDED), guided, -np.inf)
 
 
+def guide_pairs(logits: Tensor, guidance: Tensor) -> Tensor:
+    """Guide pairs of rows, with a label and then with the null label.
+
+    Args:
+        logits: float32 `(R, n)`.
+        guidance: float32 `(R,)`; rows with 1 keep their logits and need no
+            partner.
+
+    Returns:
+        float32 `(R, n)`, the same for both rows of a pair.
+    """
+    row = tf.range(tf.shape(logits)[0])
+    first = row - row % 2
+    second = tf.minimum(first + 1, tf.shape(logits)[0] - 1)
+    guided = guide(
+        tf.gather(logits, first), tf.gather(logits, second), guidance
+    )
+    return tf.where(tf.expand_dims(guidance > 1, 1), guided, logits)
+
+
 def inverse_transform(logits: Tensor, uniform: Tensor) -> Tensor:
     """Draw from `softmax(logits)` by inverting its cumulative distribution.
 

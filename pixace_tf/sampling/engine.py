@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.palette import Palette
 from pixace_tf.sampling import noise, particles
 from pixace_tf.sampling.block import Block, Carry, Drawing
+from pixace_tf.sampling.sampling_config import has_filters
 
 # Largest number of spans of an image.
 NUM_SPANS = 4
@@ -109,15 +111,20 @@ class Stepper(abc.ABC):
 
     @abc.abstractmethod
     def begin(
-        self, token_ids: np.ndarray, position: int, condition: np.ndarray
+        self,
+        token_ids: np.ndarray,
+        position: int,
+        condition: np.ndarray,
+        copies: int,
     ) -> Carry:
         """Return the carry before the first step.
 
         Args:
-            token_ids: int32 `(R, T)`, given before the position and wherever
-                pixels are not hidden.
+            token_ids: int32 `(R / copies, T)`, given before the position and
+                wherever pixels are not hidden.
             position: A multiple of `prefill_stride`.
-            condition: int32 `(R, 2)`, as in `PixaceCausalLM`.
+            condition: int32 `(R / copies, 2)`, as in `PixaceCausalLM`.
+            copies: How often the rows are repeated.
         """
 
     @abc.abstractmethod
@@ -148,10 +155,12 @@ class Engine(abc.ABC):
     Attributes:
         facts: Facts of the model.
         num_workers: How many blocks to decode at the same time.
+        fixed_rows: Images to which blocks are padded, or None for any number.
     """
 
     facts: ModelFacts
     num_workers: int
+    fixed_rows: int | None = None
 
     @abc.abstractmethod
     def block_rows(self, num_images: int) -> int:
@@ -159,9 +168,16 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def stepper(
-        self, block: Block, num_particles: int, start: int, is_alone: bool
+        self, rows: int, is_plain: bool, start: int, is_alone: bool
     ) -> contextlib.AbstractContextManager[Stepper]:
-        """Return what advances a block; see `decode`."""
+        """Return what advances a block.
+
+        Args:
+            rows: Rows of the block.
+            is_plain: Whether to ignore filters, guidance and costs.
+            start: The first pixel, a multiple of `prefill_stride`.
+            is_alone: Whether no other block is decoded at the same time.
+        """
 
     @abc.abstractmethod
     def bits(
@@ -181,8 +197,8 @@ class Engine(abc.ABC):
         """Decode a block from one position to another.
 
         Args:
-            block: At most `block_rows` images; one for particles. Its
-                configuration has `guidance` if it is guided.
+            block: At most `block_rows` images; one for particles. All of them
+                are guided, or none.
             num_particles: Ways to fill the image, or 0; see `particles`.
             start: The first pixel, a multiple of `prefill_stride`.
             end: Where to stop: a multiple of `prefill_stride`, or T.
@@ -191,11 +207,17 @@ class Engine(abc.ABC):
 
         Returns:
             An iterator that decodes some pixels at a time; it yields int32
-            `(R, T)`, whose first rows are the images of the block, and the
+            `(N, T)`, whose first rows are the images of the block, and the
             next position.
         """
+        is_guided = bool(np.any(block.config["guidance"] > 1))
+        images = num_particles or self.fixed_rows or len(block.seeds)
+        is_plain = not (num_particles or is_guided or has_filters(block.config))
         # Iterators advance in threads; programs are traced here.
-        stepper = self.stepper(block, num_particles, start, is_alone)
+        stepper = self.stepper(
+            images * (1 + is_guided), is_plain, start, is_alone
+        )
+        is_watched |= num_particles > 0
         return self._decode(
             stepper, block, num_particles, start, end, is_watched
         )
@@ -207,41 +229,45 @@ class Engine(abc.ABC):
         num_particles: int,
         position: int,
         end: int,
-        is_watched: bool,
+        is_row_by_row: bool,
     ) -> Iterator[tuple[np.ndarray, int]]:
         facts = self.facts
-        row_by_row = is_watched or num_particles > 0
+        length = facts.sequence_length
+        next_end = facts.row_end if is_row_by_row else facts.span_end
         with opening as stepper:
-            # Padding all blocks beforehand would fill the memory.
-            token_ids, mask, seeds, condition, config = block.padded(
-                stepper.rows
-            )
+            each = 1 + bool(np.any(block.config["guidance"] > 1))
+            copies = num_particles or 1
+            first = block.padded(stepper.rows // each // copies).repeat(each)
+            if each == 2:
+                first.condition[1::2, 1] = NULL_LABEL
+            block = first.tile(copies)
+            seeds = block.seeds[::each]
             if num_particles:
                 seed = int(seeds[0])
-                length = facts.sequence_length
                 choices = noise.uniform(seed, noise.CHOICES, length + 1)
                 seeds = noise.particle_seeds(seed, num_particles)
-            numbers = noise.uniform_noise(
-                seeds, facts.sequence_length, facts.num_draws
+            numbers = noise.uniform_noise(seeds, length, facts.num_draws)
+            numbers = np.repeat(numbers, each, axis=0)
+            drawing = Drawing(block.mask, numbers, block.config)
+            carry = stepper.begin(
+                first.token_ids, position, first.condition, copies
             )
-            drawing = Drawing(mask, numbers, config)
-            carry = stepper.begin(token_ids, position, condition)
             while position < end:
-                next_end = facts.row_end if row_by_row else facts.span_end
                 stop = min(next_end(position), end)
                 carry = stepper.advance(carry, position, stop, drawing)
                 position = stop
-                token_ids = np.asarray(carry.token_ids)
+                token_ids = np.asarray(carry.token_ids)[::each]
                 if num_particles:
-                    nats = np.asarray(carry.nats)
+                    nats = np.asarray(carry.nats)[::each]
                     if position == end:
-                        index = particles.choose(nats, choices[-1])
-                        token_ids = token_ids[index][None]
+                        chosen = particles.choose(nats, choices[-1])
+                        token_ids = token_ids[chosen][None]
                     else:
                         is_needed, index = particles.copies(
                             nats, choices[position]
                         )
                         if is_needed:
-                            carry = stepper.take(carry, index)
                             token_ids = token_ids[index]
+                            rows = np.add.outer(each * index, np.arange(each))
+                            carry = stepper.take(carry, rows.reshape(-1))
                 yield token_ids, position

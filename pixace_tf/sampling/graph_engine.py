@@ -19,11 +19,10 @@ from pixace_tf import compile_cache
 from pixace_tf.errors import UserError
 from pixace_tf.machine import num_cores
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.sampling.block import Block, Carry, Drawing
+from pixace_tf.sampling.block import Carry, Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.engine import Engine, ModelFacts, Stepper
 from pixace_tf.sampling.likelihood import Scorer
-from pixace_tf.sampling.sampling_config import has_filters
 
 ROWS_ON_GPU = 32
 
@@ -52,26 +51,22 @@ class GraphEngine(Engine):
         self.facts = ModelFacts.of(model)
         self.num_workers = 1 if has_gpu else num_cores()
         self._model, self._jit_compile = model, jit_compile
-        self._rows = rows or (ROWS_ON_GPU if has_gpu else 1)
+        self.fixed_rows = rows or (ROWS_ON_GPU if has_gpu else 1)
         self._loop = functools.cache(
             functools.partial(DecodeLoop, model, jit_compile=jit_compile)
         )
         self._traced: set[Any] = set()
 
     def block_rows(self, num_images: int) -> int:
-        return self._rows
+        assert self.fixed_rows is not None
+        return self.fixed_rows
 
     def stepper(
-        self, block: Block, num_particles: int, start: int, is_alone: bool
+        self, rows: int, is_plain: bool, start: int, is_alone: bool
     ) -> contextlib.AbstractContextManager[Stepper]:
-        loop = self._loop(
-            num_particles or self._rows,
-            has_particles=bool(num_particles),
-            is_guided="guidance" in block.config,
-        )
-        is_filtered = bool(has_filters(block.config))
-        self._trace(loop.programs(is_filtered, start))
-        return contextlib.nullcontext(GraphStepper(loop, is_filtered))
+        loop = self._loop(rows)
+        self._trace(loop.programs(is_plain, start))
+        return contextlib.nullcontext(GraphStepper(loop, is_plain))
 
     def bits(
         self, token_ids: np.ndarray, labels: Any = 0, orders: Any = 0
@@ -99,23 +94,24 @@ class GraphEngine(Engine):
 class GraphStepper(Stepper):
     """A `Stepper` with the programs of a `DecodeLoop`."""
 
-    def __init__(self, loop: DecodeLoop, is_filtered: bool) -> None:
+    def __init__(self, loop: DecodeLoop, is_plain: bool) -> None:
         self.rows = loop.rows
-        self._loop, self._is_filtered = loop, is_filtered
+        self._loop, self._is_plain = loop, is_plain
 
     def begin(
-        self, token_ids: np.ndarray, position: int, condition: np.ndarray
+        self,
+        token_ids: np.ndarray,
+        position: int,
+        condition: np.ndarray,
+        copies: int,
     ) -> Carry:
-        return self._loop.begin(
-            tf.constant(token_ids), position, tf.constant(condition)
-        )
+        tokens, condition = tf.constant(token_ids), tf.constant(condition)
+        return self._loop.begin(tokens, position, condition, copies)
 
     def advance(
         self, carry: Carry, start: int, stop: int, drawing: Drawing
     ) -> Carry:
-        return self._loop.advance(
-            self._is_filtered, carry, start, stop, drawing
-        )
+        return self._loop.advance(self._is_plain, carry, start, stop, drawing)
 
     def take(self, carry: Carry, index: np.ndarray) -> Carry:
         return self._loop.take(carry, index.astype(np.int32))

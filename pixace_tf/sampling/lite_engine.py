@@ -6,23 +6,25 @@ rows, so an image does not depend on the size of its block.
 
 import contextlib
 import functools
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from pixace_tf.data import batches
-from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.raster_orders import permutations, to_plain
 from pixace_tf.machine import num_cores
-from pixace_tf.sampling.block import Block, Carry, Drawing
+from pixace_tf.sampling.block import Carry, Drawing
 from pixace_tf.sampling.engine import Engine, ModelFacts, Stepper
 from pixace_tf.sampling.painter_file import PainterFile
-from pixace_tf.sampling.sampling_config import has_filters
 
 # More rows read the weights less often, but their caches leave the core.
 MAX_ROWS = 16
+# Particles of one image are shared out among interpreters of at least so many.
+MIN_ROWS = 8
 # Images that are scored at a time.
 _SCORED_ROWS = 8
 
@@ -32,18 +34,17 @@ class LiteEngine(Engine):
 
     Args:
         facts: Facts of the model.
-        open_interpreter: Takes a number of threads, and returns an interpreter
-            or anything else with a `get_signature_runner`.
+        open_interpreter: Returns an interpreter, or anything else with a
+            `get_signature_runner`.
     """
 
     def __init__(
-        self, facts: ModelFacts, open_interpreter: Callable[[int], Any]
+        self, facts: ModelFacts, open_interpreter: Callable[[], Any]
     ) -> None:
         self.facts = facts
         self.num_workers = num_cores()
         self._open_interpreter = open_interpreter
-        # Interpreters that no block uses, by their number of threads.
-        self._idle: dict[int, list[Any]] = {}
+        self._idle: list[Any] = []
         self._lock = threading.Lock()
 
     @classmethod
@@ -57,18 +58,17 @@ class LiteEngine(Engine):
 
     @contextlib.contextmanager
     def stepper(
-        self, block: Block, num_particles: int, start: int, is_alone: bool
+        self, rows: int, is_plain: bool, start: int, is_alone: bool
     ) -> Iterator[Stepper]:
-        is_guided = "guidance" in block.config
-        name = "advance"
-        if is_guided:
-            name = "advance_guided"
-        elif num_particles or has_filters(block.config):
-            name = "advance_filtered"
-        rows = num_particles or len(block.seeds)
-        num_threads = self.num_workers if is_alone else 1
-        with self._interpreter(num_threads) as interpreter:
-            yield LiteStepper(interpreter, name, rows, is_guided)
+        # Threads within a kernel gain nothing, so rows are shared out.
+        count = min(self.num_workers, rows // MIN_ROWS) if is_alone else 1
+        with contextlib.ExitStack() as stack:
+            interpreters = [
+                stack.enter_context(self._interpreter())
+                for _ in range(max(count, 1))
+            ]
+            pool = stack.enter_context(ThreadPoolExecutor(len(interpreters)))
+            yield LiteStepper(interpreters, pool, rows, is_plain)
 
     def bits(
         self, token_ids: np.ndarray, labels: Any = 0, orders: Any = 0
@@ -80,7 +80,7 @@ class LiteEngine(Engine):
         when = sequences[orders]
         tokens = np.take_along_axis(token_ids, when, axis=1).astype(np.int32)
         condition = np.stack([np.array(facts.orders)[orders], labels], axis=1)
-        with self._interpreter(self.num_workers) as interpreter:
+        with self._interpreter() as interpreter:
             score = interpreter.get_signature_runner("score")
 
             def nats(tokens: np.ndarray, condition: np.ndarray) -> np.ndarray:
@@ -95,77 +95,109 @@ class LiteEngine(Engine):
         return to_plain(costs, when) / np.float32(np.log(2))
 
     @contextlib.contextmanager
-    def _interpreter(self, num_threads: int) -> Iterator[Any]:
+    def _interpreter(self) -> Iterator[Any]:
         """Yield an interpreter that nobody else uses."""
         with self._lock:
-            idle = self._idle.setdefault(num_threads, [])
-            interpreter = idle.pop() if idle else None
+            interpreter = self._idle.pop() if self._idle else None
         if interpreter is None:
-            interpreter = self._open_interpreter(num_threads)
+            interpreter = self._open_interpreter()
         yield interpreter
         with self._lock:
-            idle.append(interpreter)
+            self._idle.append(interpreter)
 
 
 class LiteStepper(Stepper):
-    """A `Stepper` with a signature of a painter file."""
+    """A `Stepper` with signatures; each interpreter has a part of the rows.
+
+    The state is a list of the parts, each with its arrays by name.
+    """
 
     def __init__(
-        self, interpreter: Any, name: str, rows: int, is_guided: bool
+        self,
+        interpreters: Sequence[Any],
+        pool: Executor,
+        rows: int,
+        is_plain: bool,
     ) -> None:
         self.rows = rows
-        self._is_guided = is_guided
-        self._signature = functools.cache(interpreter.get_signature_runner)
-        self._name = name
+        self._is_plain = is_plain
+        self._pool = pool
+        self._interpreters = interpreters
+        # Pairs of guided rows stay together.
+        pairs = np.linspace(0, -(-rows // 2), len(interpreters) + 1)
+        cuts = np.minimum(2 * pairs.astype(int), rows)
+        self._parts = [np.arange(*ends) for ends in itertools.pairwise(cuts)]
 
     def begin(
-        self, token_ids: np.ndarray, position: int, condition: np.ndarray
+        self,
+        token_ids: np.ndarray,
+        position: int,
+        condition: np.ndarray,
+        copies: int,
     ) -> Carry:
-        given = token_ids
-        if self._is_guided:
-            given = np.repeat(given, 2, axis=0)
-            condition = np.repeat(condition, 2, axis=0)
-            condition[1::2, 1] = NULL_LABEL
-        if position in (0, given.shape[1]):
-            state = self._signature("empty")(condition=condition)
+        call = self._interpreters[0].get_signature_runner
+        if position in (0, token_ids.shape[1]):
+            state = call("empty")(condition=condition)
         else:
             # It reads the whole image; decoding overwrites what is behind.
-            state = self._signature("prefill")(
-                token_ids=given, condition=condition
-            )
-        return Carry(state, token_ids, np.zeros(self.rows, np.float32))
+            state = call("prefill")(token_ids=token_ids, condition=condition)
+        count = self.rows // copies
+        parts = [_take(state, part % count, count) for part in self._parts]
+        tokens = np.tile(token_ids, (copies, 1))
+        return Carry(parts, tokens, np.zeros(self.rows, np.float32))
 
     def advance(
         self, carry: Carry, start: int, stop: int, drawing: Drawing
     ) -> Carry:
-        config = drawing.config
-        if self._name == "advance":
-            config = {"temperature": config["temperature"]}
-        found = self._signature(self._name)(
-            token_ids=carry.token_ids,
-            nats=carry.nats,
-            start=np.int32(start),
-            stop=np.int32(stop),
-            mask=drawing.mask.astype(np.int32),
-            noise=drawing.noise,
-            **config,
-            **carry.state,
+        def advance(number: int) -> dict[str, np.ndarray]:
+            part = self._parts[number]
+            call = self._interpreters[number].get_signature_runner("advance")
+            config = {name: x[part] for name, x in drawing.config.items()}
+            found: dict[str, np.ndarray] = call(
+                token_ids=carry.token_ids[part],
+                nats=carry.nats[part],
+                start=np.int32(start),
+                stop=np.int32(stop),
+                plain=np.int32(self._is_plain),
+                mask=drawing.mask[part].astype(np.int32),
+                noise=drawing.noise[part],
+                **config,
+                **carry.state[number],
+            )
+            return found
+
+        parts = list(self._pool.map(advance, range(len(self._parts))))
+        tokens, nats = (
+            np.concatenate([part.pop(name) for part in parts])
+            for name in ("token_ids", "nats")
         )
-        return Carry(
-            token_ids=found.pop("token_ids"),
-            nats=found.pop("nats"),
-            state=found,
-        )
+        return Carry(parts, tokens, nats)
 
     def take(self, carry: Carry, index: np.ndarray) -> Carry:
-        state = {}
-        for name, array in carry.state.items():
-            by_row = array.reshape(self.rows, -1)
-            state[name] = by_row[index].reshape(array.shape)
-        return Carry(state, carry.token_ids[index], np.zeros_like(carry.nats))
+        whole = {
+            name: np.concatenate([part[name] for part in carry.state])
+            for name in carry.state[0]
+        }
+        parts = [_take(whole, index[part], self.rows) for part in self._parts]
+        return Carry(parts, carry.token_ids[index], np.zeros_like(carry.nats))
 
 
-def _open_interpreter(path: str, num_threads: int) -> Any:
+def _take(
+    state: dict[str, np.ndarray], index: np.ndarray, count: int
+) -> dict[str, np.ndarray]:
+    """Return the rows in `index` of a state with `count` rows.
+
+    Each array has a multiple of `count` rows: attention one for each head.
+    """
+    return {
+        name: array.reshape(count, -1, *array.shape[1:])[index].reshape(
+            -1, *array.shape[1:]
+        )
+        for name, array in state.items()
+    }
+
+
+def _open_interpreter(path: str) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
-    return Interpreter(path, num_threads=num_threads)
+    return Interpreter(path, num_threads=1)

@@ -230,7 +230,7 @@ class Sampler:
         for rows, count, with_guidance in groups:
             own = block.take(rows)
             if not with_guidance:
-                del own.config["guidance"]
+                own.config["guidance"][:] = 1
             start, end = int(starts[rows[0]]), int(ends[rows].max())
             iterator = self._engine.decode(
                 own, count, start, end, is_watched, len(groups) == 1

@@ -11,6 +11,7 @@ import tensorflow as tf
 from pixace_tf.data import raster_orders
 from pixace_tf.data.graph_tokenizer import GraphTokenizer
 from pixace_tf.data.image_files import MAX_SERVED_PIXELS
+from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.painting import masks
 from pixace_tf.sampling import MAX_SERVED_PARTICLES
@@ -35,13 +36,10 @@ class ServedFill:
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._facts = ModelFacts.of(model)
+        # With guidance, each particle has two rows.
         self._loops = {
             guided: DecodeLoop(
-                model,
-                MAX_SERVED_PARTICLES,
-                jit_compile=False,
-                has_particles=True,
-                is_guided=guided,
+                model, MAX_SERVED_PARTICLES * (1 + guided), jit_compile=False
             )
             for guided in ([False, True] if model.labels else [False])
         }
@@ -148,14 +146,18 @@ class ServedFill:
         loop, length = self._loops[guided], self._model.sequence_length
         config = dict(options)
         count, seed = config.pop("particles"), config.pop("seed")
-        if not guided:
-            del config["guidance"]
+        conditions, each = condition[None], 1
+        if guided:
+            null = tf.stack([condition[0], NULL_LABEL])
+            conditions, each = tf.stack([condition, null]), 2
+        else:
+            config["guidance"] = tf.constant(1.0)
         starts, ends, is_weighed = spans(
             self._facts, mask[None], count, tf.experimental.numpy
         )
-        tokens, mask, condition, config = tf.nest.map_structure(
-            lambda value: tf.repeat(value[None], MAX_SERVED_PARTICLES, axis=0),
-            (tokens, mask, condition, config),
+        mask, config = tf.nest.map_structure(
+            lambda value: tf.repeat(value[None], loop.rows, axis=0),
+            (mask, config),
         )
         # One prefill program serves every first pixel.
         last_span = (length - 1) // loop.span_length * loop.span_length
@@ -164,13 +166,15 @@ class ServedFill:
             length,
             self._facts.num_draws,
         )
+        tokens = tf.repeat(tokens[None], each, axis=0)
         filled = loop.run_particles(
-            loop.begin(tokens, last_span, condition),
+            loop.begin(tokens, last_span, conditions, MAX_SERVED_PARTICLES),
             tf.cast(starts[0], tf.int32),
             tf.cast(ends[0], tf.int32),
-            Drawing(mask, noise, config),
+            Drawing(mask, tf.repeat(noise, each, axis=0), config),
             choice_noise(seed, length),
             tf.where(is_weighed[0], count, 1),
+            MAX_SERVED_PARTICLES,
         )
         return filled[0]
 

@@ -325,11 +325,12 @@ class ServedModel:
         )
         mask = tf.range(length) >= prefix_length[:, None]
         noise = uniform_noise(seeds, length, self._model.head.num_draws)
+        config = {**config, "guidance": tf.ones(BLOCK_ROWS)}
         drawing = Drawing(mask, noise, config)
         return tf.cond(
             has_filters(config, tf.experimental.numpy),
-            lambda: loop.run(True, carry, start, drawing),
             lambda: loop.run(False, carry, start, drawing),
+            lambda: loop.run(True, carry, start, drawing),
         )
 
     def _outputs(self, images: Tensor, token_ids: Tensor) -> Tensors:
