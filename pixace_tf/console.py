@@ -131,3 +131,17 @@ def _start_bar(title: str) -> "Progress":
     bar.add_task(escape(title), total=1.0, note="")
     bar.start()
     return bar
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Discard standard error, output of C++ included."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

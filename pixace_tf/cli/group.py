@@ -1,6 +1,5 @@
 """The group of all commands: errors as one line, a quiet TensorFlow."""
 
-import contextlib
 import errno
 import functools
 import os
@@ -9,7 +8,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -147,7 +146,7 @@ def import_tensorflow() -> None:
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         # XLA logs an error for each program that it takes from the cache.
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3" if is_cached else "2"
-        with _silent_stderr():
+        with console.silent_stderr():
             import tensorflow as tf
 
             tf.config.list_physical_devices()
@@ -173,17 +172,3 @@ def typed_command(ctx: click.Context, left_out: Sequence[str] = ()) -> str:
         elif value is not None:
             words += [parameter.opts[0], str(value)]
     return shlex.join(words)
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Discard standard error, output of C++ included."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

@@ -66,6 +66,7 @@ def open_engine(
     try:
         painter = find(path) or make(path, is_own, say)
         engine = LiteEngine.of(painter)
+        engine.prepare()
         is_right = _has_passed(painter, engine, version)
     except ConversionError as error:
         say(f"TensorFlow paints, slower: {error}")

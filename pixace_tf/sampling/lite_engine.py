@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from pixace_tf import console
 from pixace_tf.data import batches
 from pixace_tf.data.raster_orders import permutations, to_plain
 from pixace_tf.machine import num_cores
@@ -50,8 +51,13 @@ class LiteEngine(Engine):
     @classmethod
     def of(cls, painter: PainterFile) -> "LiteEngine":
         """Return an engine with the painter file of a run."""
-        open_file = functools.partial(_open_interpreter, painter.path)
+        open_file = functools.partial(_open_interpreter, painter.content)
         return cls(painter.facts, open_file)
+
+    def prepare(self) -> None:
+        """Open an interpreter, without its log; call it in one thread."""
+        with console.silent_stderr(), self._interpreter() as interpreter:
+            interpreter.allocate_tensors()
 
     def block_rows(self, num_images: int) -> int:
         return min(-(-num_images // self.num_workers), MAX_ROWS)
@@ -197,7 +203,8 @@ def _take(
     }
 
 
-def _open_interpreter(path: str) -> Any:
+def _open_interpreter(content: bytes) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
-    return Interpreter(path, num_threads=1)
+    # Interpreters share these bytes.
+    return Interpreter(model_content=content, num_threads=1)

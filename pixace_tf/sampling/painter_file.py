@@ -30,6 +30,7 @@ class PainterFile:
 
     Attributes:
         path: The file.
+        content: The LiteRT model.
         facts: Facts of the model.
         tokenizer: The configuration of the `PixelTokenizer`.
         weights: The digest of the weights; see `storage.npz_digest`.
@@ -38,6 +39,7 @@ class PainterFile:
     """
 
     path: str
+    content: bytes = dataclasses.field(repr=False)
     facts: ModelFacts
     tokenizer: dict[str, Any]
     weights: str
@@ -57,10 +59,10 @@ class PainterFile:
                 meta = json.loads(archive.read(_META))
                 version = meta.pop("format")
                 if version == FORMAT:
-                    facts = ModelFacts.from_json(meta.pop("facts"))
-                    painter = cls(path=path, facts=facts, **meta)
                     file.seek(0)
                     content = file.read(archive.infolist()[0].header_offset)
+                    facts = ModelFacts.from_json(meta.pop("facts"))
+                    painter = cls(path, content, facts, **meta)
         except FileNotFoundError:
             raise UserError(f"The file {path} is missing.") from None
         except (OSError, MemoryError):
