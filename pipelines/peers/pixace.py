@@ -1,5 +1,6 @@
 """This program, as a subject of the benchmark."""
 
+import functools
 import json
 import time
 from typing import Any
@@ -17,7 +18,10 @@ from pixace_tf.model.reformer.branches import (
     CausalSelfAttention,
     LSHSelfAttention,
 )
+from pixace_tf.sampling import converter
+from pixace_tf.sampling.engine import Engine, ModelFacts
 from pixace_tf.sampling.graph_engine import GraphEngine
+from pixace_tf.sampling.lite_engine import LiteEngine, open_interpreter
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.training.compile import compile_model
 from pixace_tf.training.fit import fit
@@ -37,13 +41,23 @@ def sample(
     seconds: float,
 ) -> None:
     """Complete the second half of pictures; pixels per second."""
-    sampler = Sampler(GraphEngine(_model(preset, decoder, head, size)))
+    sampler = Sampler(_engine(_model(preset, decoder, head, size)))
     half = size * size // 2
     token_ids = _pictures(batch_size, size)
     timing.rates(
         lambda: sampler.complete(token_ids, half, np.arange(batch_size)),
         batch_size * (size * size - half),
         seconds,
+    )
+
+
+def _engine(model: PixaceCausalLM) -> Engine:
+    """Return the engine that paints on a CPU."""
+    if model.decoder.has_growing_cache:
+        return GraphEngine(model)
+    content, _ = converter.convert(model)
+    return LiteEngine(
+        ModelFacts.of(model), functools.partial(open_interpreter, content)
     )
 
 

@@ -51,7 +51,7 @@ class LiteEngine(Engine):
     @classmethod
     def of(cls, painter: PainterFile) -> "LiteEngine":
         """Return an engine with the painter file of a run."""
-        open_file = functools.partial(_open_interpreter, painter.content)
+        open_file = functools.partial(open_interpreter, painter.content)
         return cls(painter.facts, open_file)
 
     def prepare(self) -> None:
@@ -203,7 +203,8 @@ def _take(
     }
 
 
-def _open_interpreter(content: bytes) -> Any:
+def open_interpreter(content: bytes) -> Any:
+    """Open a LiteRT model."""
     from ai_edge_litert.interpreter import Interpreter
 
     # Interpreters share these bytes.
