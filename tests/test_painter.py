@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -347,3 +348,28 @@ def test_colors_are_those_of_the_tokenizer(path):
     expected = tokenizer.tokenize(images.astype(np.uint8))
     np.testing.assert_array_equal(tokens, expected)
     np.testing.assert_array_equal(back, tokenizer.detokenize(expected))
+
+
+CHATTY = """
+from pixace_tf import console
+console.LOG_INTERVAL_S = 0
+from pixace_tf.cli import main
+main()
+"""
+
+
+def test_ctrl_c_in_the_midst_of_painting_is_one_line(path, tmp_path):
+    out = tmp_path / "new.png"
+    words = ["generate", path, "--count", "50000", "--out", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-c", CHATTY, *words],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr.readline().startswith("Painting:")
+        process.send_signal(signal.SIGINT)
+        lines = process.stderr.read().splitlines()
+    assert process.returncode == 130
+    assert lines[-1] == "pixace-tf: Stopped by SIGINT."
+    assert not [line for line in lines if "Traceback" in line]
+    assert not out.exists()
