@@ -5,7 +5,8 @@
     run = load_run("saved_models/animals")
     complete(run, ["cat.jpg"], samples=4).sheet().save("completed.png")
 
-Names are imported on first use, since TensorFlow takes seconds to import.
+Names are imported on first use. Painting imports no TensorFlow, which takes
+seconds.
 """
 
 import importlib
