@@ -151,12 +151,13 @@ class ChainHead(keras.layers.Layer):
         They are int32 `(B,)` for each draw; -1 where the code forces a channel.
         """
         channels = self.palette.unpack(token_ids)
-        minus_one = ops.full_like(token_ids, -1)
         choices = []
         for c in self.order:
             by = self.palette.forced_by[c]
-            is_free = True if by is None else channels[by] > 0
-            choices.append(ops.where(is_free, channels[c], minus_one))
+            choice = channels[c]
+            if by is not None:
+                choice = ops.where(channels[by] > 0, choice, -1)
+            choices.append(choice)
         return choices
 
     def _features(self, hidden: Tensor) -> list[Tensor]:

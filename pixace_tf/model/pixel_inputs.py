@@ -78,20 +78,17 @@ class PixelEmbedding(keras.layers.Layer):
         """Return the same as a call for `(B, N)`, by fewer operators."""
         first, second, third = self.palette.channel_sizes
         start = first + second + third
-        count = token_ids.shape[1]
         token_ids = ops.expand_dims(token_ids, -1)
         levels = token_ids // np.array(self.palette.place_values, "int32")
         levels = levels % np.array(self.palette.channel_sizes, "int32")
         index = ops.where(
             token_ids >= self.palette.start_token_id,
-            np.array([start, -1, -1], "int32"),
+            np.array([start, start + 1, start + 1], "int32"),
             levels + np.array([0, first, first + second], "int32"),
         )  # (B, N, 3)
-        hots = ops.one_hot(index, start + 1, dtype=self.compute_dtype)
-        hots = ops.reshape(ops.sum(hots, axis=-2), (-1, start + 1))
         table = TABLE_RATE * ops.cast(self.table, self.compute_dtype)
-        embedded = ops.matmul(hots, table)
-        return ops.reshape(embedded, (-1, count, self.embedding_dim))
+        table = ops.pad(table, ((0, 1), (0, 0)))
+        return ops.sum(look_up(table, index), axis=-2)
 
 
 @keras.saving.register_keras_serializable("pixace_tf")

@@ -7,11 +7,11 @@ is float32 or int32:
 - `prefill`: `token_ids (R, T)`, `condition (R, 2)` -> the state behind the last
   pixel, of which decoding reads what lies before its position.
 - `advance`: the state, `token_ids (R, T)`, `nats (R)`, `mask (R, T)` (1 where
-  pixels are to be sampled), `noise (R, T, draws)`, `temperature`, `top_k`,
-  `top_p`, `min_p` and `guidance (R)`, and the scalars `start`, `stop` and
-  `plain` -> the state, `token_ids` and `nats` at `stop`. Unless `plain` is 1,
-  filters and guidance act, and `nats` grows by the costs of known pixels; for
-  guidance, each image has two rows, with its label and with the null label.
+  pixels are to be sampled), `noise (R, T, draws)`, `temperature (R)`, and the
+  scalars `start` and `stop` -> the state, `token_ids` and `nats` at `stop`.
+- `advance_full`: also takes `top_k`, `top_p`, `min_p` and `guidance (R)`, and
+  adds the costs of known pixels to `nats`. For guidance, each image has two
+  rows, with its label and with the null label. It is slower.
 - `score`: `token_ids (R, T)`, `condition (R, 2)` -> `nats (R, T)`.
 - `tokenize`: `images (R, height, width, 3)`, int32 from 0 to 255 ->
   `token_ids`; `detokenize` is its inverse.
@@ -112,14 +112,15 @@ class _Graphs:
 
         both = {"token_ids": self._tokens, "condition": condition}
         return {
-            "advance": self._advance(),
+            "advance": self._advance(is_plain=True),
+            "advance_full": self._advance(is_plain=False),
             "empty": _concrete(empty, condition=condition),
             "prefill": _concrete(prefill, **both),
             "score": _concrete(score, **both),
             **self._pictures(),
         }
 
-    def _advance(self) -> Any:
+    def _advance(self, is_plain: bool) -> Any:
         loop = DecodeLoop(self._model, rows=1, jit_compile=False)
 
         def advance(
@@ -127,7 +128,6 @@ class _Graphs:
             nats: Tensor,
             start: Tensor,
             stop: Tensor,
-            plain: Tensor,
             mask: Tensor,
             noise: Tensor,
             **others: Tensor,
@@ -136,7 +136,7 @@ class _Graphs:
                 self._state, [others.pop(name) for name in self._names]
             )
             carry = loop.decode(
-                plain > 0,
+                is_plain,
                 Carry(state, token_ids, nats),
                 start,
                 stop,
@@ -154,6 +154,8 @@ class _Graphs:
         )
         config = SamplingConfig().arrays(1)
         config["guidance"] = np.ones(1, np.float32)
+        if is_plain:
+            config = {"temperature": config["temperature"]}
         specs = {
             name: tf.TensorSpec((None, *array.shape[1:]), array.dtype)
             for name, array in [
@@ -167,7 +169,6 @@ class _Graphs:
             nats=tf.TensorSpec((None,), tf.float32),
             start=scalar,
             stop=scalar,
-            plain=scalar,
             mask=self._tokens,
             noise=tf.TensorSpec(
                 (None, length, self._facts.num_draws), tf.float32

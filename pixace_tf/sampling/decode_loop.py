@@ -280,7 +280,7 @@ class DecodeLoop:
 
     def decode(
         self,
-        is_plain: bool | Tensor,
+        is_plain: bool,
         carry: Carry,
         start: Tensor,
         stop: Tensor,
@@ -288,7 +288,7 @@ class DecodeLoop:
     ) -> Carry:
         """Do the part of `advance` that XLA can compile; see there.
 
-        `is_plain` may also be a bool scalar; rows may be of any number.
+        There may be any number of rows, even unknown.
         """
         decoder = self._model.decoder
 
@@ -313,7 +313,7 @@ class DecodeLoop:
 
     def _step(
         self,
-        is_plain: bool | Tensor,
+        is_plain: bool,
         carry: Carry,
         position: Tensor,
         drawing: Drawing,
@@ -327,33 +327,28 @@ class DecodeLoop:
         given = tf.gather(tokens, position, axis=1)
         temperature = tf.expand_dims(config["temperature"], 1)
 
-        def choose(logits: Tensor, draw: int) -> Tensor:
-            nonlocal nats
+        def draw_only() -> tuple[Tensor, Tensor]:
+            def choose(logits: Tensor, draw: int) -> Tensor:
+                return inverse_transform(logits / temperature, uniform[draw])
 
-            def plain() -> tuple[Tensor, Tensor]:
-                return inverse_transform(
-                    logits / temperature, uniform[draw]
-                ), nats
+            return head.sample(hidden, choose), nats
 
-            def full() -> tuple[Tensor, Tensor]:
-                known = head.choices(given)[draw]
-                scores = logits
+        def draw_and_weigh() -> tuple[Tensor, Tensor]:
+            known, costs = head.choices(given), [nats]
+
+            def choose(logits: Tensor, draw: int) -> Tensor:
+                spent = cost(logits, known[draw])
+                costs.append(tf.where(is_free, 0.0, spent))
                 if self._model.labels:
-                    scores = guide_pairs(logits, config["guidance"])
-                scores = filter_logits(scores / temperature, config)
-                chosen = inverse_transform(scores, uniform[draw])
-                spent = tf.where(is_free, 0.0, cost(logits, known))
-                # Later channels cost what they do after the known one.
-                known = tf.maximum(known, 0)
-                return tf.where(is_free, chosen, known), nats + spent
+                    logits = guide_pairs(logits, config["guidance"])
+                logits = filter_logits(logits / temperature, config)
+                chosen = inverse_transform(logits, uniform[draw])
+                # A known channel decides what the later ones cost.
+                return tf.where(is_free, chosen, tf.maximum(known[draw], 0))
 
-            if isinstance(is_plain, bool):
-                chosen, nats = plain() if is_plain else full()
-            else:
-                chosen, nats = tf.cond(is_plain, plain, full)
-            return chosen
+            return head.sample(hidden, choose), tf.add_n(costs)
 
-        sampled = head.sample(hidden, choose)
+        sampled, nats = draw_only() if is_plain else draw_and_weigh()
         # On a CPU, products are faster than a choice for each token.
         change = tf.where(is_free, sampled - given, 0)
         here = tf.one_hot(position, tokens.shape[1], dtype=tf.int32)

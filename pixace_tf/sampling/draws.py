@@ -101,9 +101,10 @@ def guide_pairs(logits: Tensor, guidance: Tensor) -> Tensor:
     Returns:
         float32 `(R, n)`, the same for both rows of a pair.
     """
-    row = tf.range(tf.shape(logits)[0])
+    # LiteRT knows the shape of this beforehand, unlike that of `tf.range`.
+    row = tf.cumsum(tf.cast(guidance > 0, tf.int32)) - 1
     first = row - row % 2
-    second = tf.minimum(first + 1, tf.shape(logits)[0] - 1)
+    second = tf.minimum(first + 1, tf.reduce_max(row))
     guided = guide(
         tf.gather(logits, first), tf.gather(logits, second), guidance
     )

@@ -9,7 +9,7 @@ import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,10 @@ class LiteEngine(Engine):
                 stack.enter_context(self._interpreter())
                 for _ in range(max(count, 1))
             ]
-            pool = stack.enter_context(ThreadPoolExecutor(len(interpreters)))
-            yield LiteStepper(interpreters, pool, rows, is_plain)
+            run: Any = map
+            if count > 1:
+                run = stack.enter_context(ThreadPoolExecutor(count)).map
+            yield LiteStepper(interpreters, run, rows, is_plain)
 
     def bits(
         self, token_ids: np.ndarray, labels: Any = 0, orders: Any = 0
@@ -121,13 +123,13 @@ class LiteStepper(Stepper):
     def __init__(
         self,
         interpreters: Sequence[Any],
-        pool: Executor,
+        run: Callable[..., Any],
         rows: int,
         is_plain: bool,
     ) -> None:
         self.rows = rows
         self._is_plain = is_plain
-        self._pool = pool
+        self._map = run
         self._interpreters = interpreters
         # Pairs of guided rows stay together.
         pairs = np.linspace(0, -(-rows // 2), len(interpreters) + 1)
@@ -157,14 +159,16 @@ class LiteStepper(Stepper):
     ) -> Carry:
         def advance(number: int) -> dict[str, np.ndarray]:
             part = self._parts[number]
-            call = self._interpreters[number].get_signature_runner("advance")
+            name = "advance" if self._is_plain else "advance_full"
+            call = self._interpreters[number].get_signature_runner(name)
             config = {name: x[part] for name, x in drawing.config.items()}
+            if self._is_plain:
+                config = {"temperature": config["temperature"]}
             found: dict[str, np.ndarray] = call(
                 token_ids=carry.token_ids[part],
                 nats=carry.nats[part],
                 start=np.int32(start),
                 stop=np.int32(stop),
-                plain=np.int32(self._is_plain),
                 mask=drawing.mask[part].astype(np.int32),
                 noise=drawing.noise[part],
                 **config,
@@ -172,7 +176,7 @@ class LiteStepper(Stepper):
             )
             return found
 
-        parts = list(self._pool.map(advance, range(len(self._parts))))
+        parts = list(self._map(advance, range(len(self._parts))))
         tokens, nats = (
             np.concatenate([part.pop(name) for part in parts])
             for name in ("token_ids", "nats")
