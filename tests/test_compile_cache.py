@@ -58,7 +58,7 @@ square(tf.ones((8, 8)))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_what_was_computed_before_does_not_matter(tmp_path):
     kept = []
     for count in (0, 1000):

@@ -437,7 +437,7 @@ def test_a_report_replaces_an_older_one_and_nothing_else(read_report, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_without_its_tokens_says_what_is_missing(tmp_path):
     run = make_small_run(tmp_path / "run")
     image = np.asarray(cartoons.draw("cat", "1").resize((12, 8)))

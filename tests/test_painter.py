@@ -233,6 +233,7 @@ def test_without_litert_tensorflow_paints(copy, monkeypatch):
     assert "ai-edge-litert is not installed" in lines[0]
 
 
+@pytest.mark.soak
 def test_the_file_of_a_read_only_run_lies_in_the_cache(copy):
     file = pathlib.Path(copy, run_config.PAINTER_FILE)
     file.unlink()

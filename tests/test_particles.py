@@ -93,7 +93,7 @@ def test_known_pixels_cost_what_the_model_says(decoder, head):
     np.testing.assert_array_equal(carry.token_ids[:, 1:], images[:, 1:])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_many_particles_sample_the_hidden_pixels_given_all_others():
     model = build(size=(2, 3), palette="rgb 1,1,0")
     sampler = Sampler(GraphEngine(model, rows=100, jit_compile=False))

@@ -704,6 +704,7 @@ def test_the_optimizer_of_another_model_is_refused_by_name(
         fit(cartoon_folder, tmp_path, epochs=2)
 
 
+@pytest.mark.soak
 def test_a_clock_ends_a_training_with_xla(
     cartoon_folder, tmp_path, monkeypatch
 ):
