@@ -1,5 +1,6 @@
 import dataclasses
 import fcntl
+import importlib.util
 import inspect
 import json
 import os
@@ -393,3 +394,15 @@ def test_a_folder_of_other_things_is_no_place_for_a_run(tmp_path, monkeypatch):
     assert done.exit_code == 2
     assert "is not empty and not a run" in done.output
     assert os.listdir("photos") == ["a.png"]
+
+
+def test_without_tensorflow_a_line_says_what_needs_it(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *rest: None if name == "tensorflow" else find(name, *rest),
+    )
+    done = call("fit", tmp_path)
+    assert done.exit_code == 2
+    assert "needs TensorFlow, which is not installed" in done.output
+    assert len(done.output.splitlines()) == 1

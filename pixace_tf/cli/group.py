@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import importlib.util
 import os
 import re
 import shlex
@@ -141,7 +142,16 @@ def import_tensorflow() -> None:
 
     The first lines of the log come from C++ and ignore all settings. They are
     shown if TF_CPP_MIN_LOG_LEVEL is set.
+
+    Raises:
+        UserError: If it is not installed.
     """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            "This needs TensorFlow, which is not installed: pip install "
+            "pixace-tf, without --no-deps. Without it, pixace-tf paints with "
+            "runs that have a painter file."
+        )
     is_cached = compile_cache.enable()
     if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
         # XLA logs an error for each program that it takes from the cache.
