@@ -293,9 +293,6 @@ def app(
     # unusable one must not end the page.
     if len(paths) == 1:
         open_model(next(iter(paths)))
-    else:
-        with loading:
-            import_tensorflow()
     while True:
         time.sleep(3600)
 
