@@ -23,7 +23,6 @@ from pixace_tf.cli.group import say, typed_command
 from pixace_tf.data import image_files, tokenizer
 from pixace_tf.model import causal_lm
 from pixace_tf.model.presets import PRESETS
-from pixace_tf.runs import run_folder
 from pixace_tf.training import fit as fit_module
 from pixace_tf.training import training_arguments
 from pixace_tf.training.fit import fit
@@ -167,8 +166,6 @@ def test_the_main_job_from_the_command_line(
     done = call("generate", "saved_models/animals", "--count", 3)
     assert done.exit_code == 0, done.output
     assert size_of("new.png")
-    # The commands below need no compiled program.
-    monkeypatch.setattr(run_folder.load_run, "__defaults__", (False,))
     picture = next(cartoon_folder.glob("cat/*.png"))
     done = call("complete", "saved_models/animals", picture, "--tiles", "tiles",
                 "--temperature", "0.9,1.0", "--samples", 2)  # fmt: skip

