@@ -376,3 +376,27 @@ def test_ctrl_c_in_the_midst_of_painting_is_one_line(path, tmp_path):
     assert lines[-1] == "pixace-tf: Stopped by SIGINT."
     assert not [line for line in lines if "Traceback" in line]
     assert not out.exists()
+
+
+def test_a_damaged_run_is_no_fault_of_the_runtime(copy):
+    pathlib.Path(copy, run_config.WEIGHTS_FILE).write_bytes(b"PK")
+    lines = []
+    with pytest.raises(UserError, match=r"weights\.npz is damaged"):
+        run_folder.load_run(copy, say=lines.append)
+    assert not lines
+
+
+@pytest.mark.soak
+def test_a_flat_run_paints_with_a_quiet_tensorflow(tmp_path):
+    path = save_run(tmp_path / "flat", "transformer")
+    environment = {**os.environ, "TF_XLA_FLAGS": ""}
+    del environment["TF_CPP_MIN_LOG_LEVEL"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pixace_tf", "generate", path, "--count", "1"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not done.stderr

@@ -51,7 +51,6 @@ def fit(
       pixace-tf fit photos --preset base --epochs 100      # with a GPU
       pixace-tf fit my-cats --from saved_models/animals --max-minutes 2
     """
-    from pixace_tf.runs import painter
     from pixace_tf.training.fit import fit as run_fit
 
     run = run_fit(
@@ -63,16 +62,17 @@ def fit(
         say=say,
     )
     if os.path.exists(run.path):  # Only the first host keeps it.
-        if painter.is_supported(run.path):
-            _prepare(run.path)
+        _prepare(run.path)
         path = shlex.quote(run.path)
         say(f"Now try: pixace-tf generate {path} --out new.png")
 
 
 def _prepare(path: str) -> None:
-    """Make the painter file of a run."""
+    """Make the painter file of a run, if LiteRT can paint with it."""
     from pixace_tf.runs import painter
 
+    if not painter.is_supported(path) or painter.find(path):
+        return
     try:
         painter.make(path, say=say)
     except painter.ConversionError as error:

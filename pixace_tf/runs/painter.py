@@ -54,7 +54,7 @@ def open_engine(
         decoder, or no runtime that gives the right pixels.
 
     Raises:
-        UserError: If the run has no weights.
+        UserError: If the run has no weights, or its files are damaged.
     """
     if machine.has_gpu() or not is_supported(path):
         return None
@@ -65,12 +65,13 @@ def open_engine(
         return None
     try:
         painter = find(path) or make(path, is_own, say)
-        engine = LiteEngine.of(painter)
-        engine.prepare()
-        is_right = _has_passed(painter, engine, version)
     except ConversionError as error:
         say(f"TensorFlow paints, slower: {error}")
         return None
+    try:
+        engine = LiteEngine.of(painter)
+        engine.prepare()
+        is_right = _has_passed(painter, engine, version)
     except (ImportError, ValueError, RuntimeError) as error:
         say(f"TensorFlow paints, slower: {_RUNTIME} {version}: {error}")
         return None

@@ -156,7 +156,7 @@ def load_run(
     if jit_compile is None:
         is_own = not (is_in_box(run.path) or hub.is_address(os.fspath(path)))
         run.engine = painter.open_engine(run.path, is_own, say)
-    if run.engine is None:
+    else:
         run.model  # noqa: B018  An error must come here.
     return run
 

@@ -148,10 +148,8 @@ class _Graphs:
                 **self._flat(carry.state),
             }
 
-        length, scalar = (
-            self._facts.sequence_length,
-            tf.TensorSpec((), tf.int32),
-        )
+        noise_shape = self._facts.sequence_length, self._facts.num_draws
+        scalar = tf.TensorSpec((), tf.int32)
         config = SamplingConfig().arrays(1)
         config["guidance"] = np.ones(1, np.float32)
         if is_plain:
@@ -170,9 +168,7 @@ class _Graphs:
             start=scalar,
             stop=scalar,
             mask=self._tokens,
-            noise=tf.TensorSpec(
-                (None, length, self._facts.num_draws), tf.float32
-            ),
+            noise=tf.TensorSpec((None, *noise_shape), tf.float32),
             **specs,
         )
 

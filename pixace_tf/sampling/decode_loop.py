@@ -132,8 +132,7 @@ class DecodeLoop:
             prefill = self._prefill(self._patches_before(position))
             state = prefill(token_ids, condition)
         else:
-            count = condition.shape[0]
-            state = self._model.empty_state(count, condition)
+            state = self._model.empty_state(condition.shape[0], condition)
         if copies > 1:
             count = self.rows // copies
             index = tf.range(self.rows) % count
