@@ -26,7 +26,7 @@ _BLOCK_FILES, _BLOCK_BYTES = 16, 8 * 2**20
 _WAITING_BYTES = 64 * 2**20
 # A path, or the bytes of a file.
 File = str | bytes
-# A small image, uint8 `(height, width, 3)`, or the reason why there is none.
+# A small image, uint8 `(height, width, C)`, or the reason why there is none.
 Result = np.ndarray | str
 # A file with its header, or with the reason why it cannot be used.
 Checked = tuple[File, Header | str]
@@ -55,7 +55,7 @@ class Decoder:
         self._decode_files = _decoding(tokenizer, are_paths=are_paths)
 
     def decode(self, files: Iterable[File]) -> Iterator[Result]:
-        """Yield a uint8 `(height, width, 3)` per file, or why there is none.
+        """Yield a uint8 `(height, width, C)` per file, or why there is none.
 
         A bounded number of files is held in memory. Errors of `files` are
         raised.
@@ -135,8 +135,8 @@ class Decoder:
 # Tracing takes most of a second.
 @functools.lru_cache(maxsize=8)
 def _decoding(tokenizer: PixelTokenizer, are_paths: bool) -> Any:
-    """Return a graph function from files to uint8 `(N, height, width, 3)`."""
-    spec = tf.TensorSpec((*tokenizer.image_size, 3), tf.uint8)
+    """Return a graph function from files to uint8 `(N, height, width, C)`."""
+    spec = tf.TensorSpec(tokenizer.image_shape, tf.uint8)
     graph = GraphTokenizer(tokenizer)
 
     def decode(file: Tensor) -> Tensor:

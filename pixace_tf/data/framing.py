@@ -18,6 +18,20 @@ Box = tuple[Tensor, Tensor, Tensor, Tensor]
 MARGIN_LEVELS = 12
 
 
+def margin(num_channels: int) -> np.ndarray:
+    """Return how far a margin differs from the first pixel, by channel.
+
+    Of four channels, the colors are those of `tokenizer.premultiply`.
+
+    Returns:
+        int32 `(num_channels,)`.
+    """
+    levels = [MARGIN_LEVELS] * num_channels
+    if num_channels == 4:
+        levels[:3] = [255 * MARGIN_LEVELS] * 3
+    return np.array(levels, np.int32)
+
+
 def center_box(
     height: Tensor, width: Tensor, image_size: Size, xp: Any = np
 ) -> Box:

@@ -16,7 +16,8 @@ class GraphTokenizer:
     """Does what a `PixelTokenizer` does, with ops of TensorFlow.
 
     Files have the same pixels and tokens as by `PixelTokenizer.read`, if
-    TensorFlow decodes them well: see `image_files.Header.is_plain`.
+    TensorFlow decodes them well: see `image_files.Header.is_plain`. C is 3 or 4
+    channels, as there.
 
     Args:
         tokenizer: The configuration.
@@ -25,6 +26,7 @@ class GraphTokenizer:
     def __init__(self, tokenizer: PixelTokenizer) -> None:
         self._tokenizer = tokenizer
         self.image_size = tokenizer.image_size
+        self.image_shape = tokenizer.image_shape
 
     def decode(
         self, image_bytes: Tensor, max_pixels: int = MAX_PIXELS
@@ -32,14 +34,14 @@ class GraphTokenizer:
         """Decode one JPEG or PNG file and resize it.
 
         A JPEG much larger than `image_size` is decoded at a reduced scale of
-        its cosine transform; alpha is laid over white.
+        its cosine transform.
 
         Args:
             image_bytes: string scalar, the bytes of the file.
             max_pixels: Largest image to decode, by its header.
 
         Returns:
-            uint8 `(height, width, 3)`.
+            uint8 `(height, width, C)`.
 
         Raises:
             tf.errors.InvalidArgumentError: If the bytes are no JPEG or PNG, or
@@ -55,16 +57,32 @@ class GraphTokenizer:
         is_mask: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> Tensor:
-        """Do as `decode`, without resizing: uint8 `(any_height, any_width, 3)`.
+        """Do as `decode`, without resizing: uint8 `(any_height, any_width, C)`.
 
         With `is_mask`, decode at full size and lay alpha over black, so that
-        transparent parts are not painted.
+        transparent parts are not painted: `(any_height, any_width, 3)`.
         """
-        return tf.cond(
-            tf.io.is_jpeg(image_bytes),
-            lambda: self._decode_jpeg(image_bytes, is_mask, max_pixels),
-            lambda: _decode_png(image_bytes, is_mask, max_pixels),
-        )
+        has_alpha = self._tokenizer.palette.has_alpha and not is_mask
+
+        def jpeg() -> Tensor:
+            rgb = self._decode_jpeg(image_bytes, is_mask, max_pixels)
+            return _opaque(rgb) if has_alpha else rgb
+
+        def png() -> Tensor:
+            rgb, alpha, is_opaque = _decode_png(image_bytes, max_pixels)
+            if has_alpha:
+                alpha = tf.where(is_opaque, tf.constant(255, tf.uint8), alpha)
+                rgba = tf.concat([rgb, alpha], axis=-1)
+                return tf.where(alpha == 0, tf.zeros_like(rgba), rgba)
+
+            def flat() -> Tensor:
+                if is_mask:  # Over black.
+                    return 255 - _over_white(255 - rgb, alpha)
+                return _over_white(rgb, alpha)
+
+            return tf.cond(is_opaque, lambda: rgb, flat)
+
+        return tf.cond(tf.io.is_jpeg(image_bytes), jpeg, png)
 
     def resize_image(self, image: Tensor) -> Tensor:
         """Trim, then crop, squash or pad one uint8 image to `image_size`."""
@@ -79,7 +97,8 @@ class GraphTokenizer:
 
         Args:
             image: uint8 `(any_height, any_width, 3)`.
-            original: Like `image`; its margins are the ones to cut.
+            original: uint8 `(any_height, any_width, C)`; its margins are the
+                ones to cut.
         """
         if self._tokenizer.trim:
             size = tf.cast(tf.tile(tf.shape(image)[:2], [2]), tf.float32)
@@ -92,9 +111,11 @@ class GraphTokenizer:
 
     def content_box(self, image: Tensor) -> Tensor:
         """See `PixelTokenizer.content_box`."""
+        if image.shape[2] == 4:
+            image = _premultiply(image)
         values = tf.cast(image, tf.int32)
-        far = tf.reduce_max(tf.abs(values - values[0, 0]), axis=-1)
-        is_content = far > framing.MARGIN_LEVELS
+        is_far = tf.abs(values - values[0, 0]) > framing.margin(image.shape[2])
+        is_content = tf.reduce_any(is_far, axis=-1)
         height, width = tf.unstack(tf.shape(image)[:2])
         spans = []
         for axis, length in enumerate((height, width)):
@@ -117,7 +138,7 @@ class GraphTokenizer:
             lambda: image,
             lambda: self._rescale(image),
         )
-        return tf.ensure_shape(image, (*self.image_size, 3))
+        return tf.ensure_shape(image, (*self.image_size, image.shape[2]))
 
     def _rescale(self, image: Tensor) -> Tensor:
         height, width = self.image_size
@@ -133,22 +154,23 @@ class GraphTokenizer:
             tall, wide = tf.unstack(tf.cast(shape, tf.float32))
             fitted = framing.fitted_size(tall, wide, self.image_size, tf)
             size = tf.cast(tf.stack(fitted), tf.int32)
-        image = tf.image.resize(image, size, antialias=True)
-        image = tf.saturate_cast(tf.floor(image + 0.5), tf.uint8)
-        if is_padded:
-            # TensorFlow pads with black, so pad the negative.
-            image = 255 - tf.image.resize_with_crop_or_pad(
-                255 - image, height, width
-            )
-        return image
+        image = _resample(image, size)
+        if not is_padded:
+            return image
+        # TensorFlow pads with zeros: transparent, or the negative of white.
+        if image.shape[2] == 4:
+            return tf.image.resize_with_crop_or_pad(image, height, width)
+        return 255 - tf.image.resize_with_crop_or_pad(
+            255 - image, height, width
+        )
 
     def tokenize(self, images: Tensor) -> Tensor:
         """See `PixelTokenizer.tokenize`."""
         images = tf.convert_to_tensor(images)
         self._tokenizer.check_small(images)
         palette = self._tokenizer.palette
-        rgb = tf.cast(images, tf.int32)
-        tokens = palette.pack(quantize(rgb, palette, tf))
+        levels = quantize(tf.cast(images, tf.int32), palette, tf)
+        tokens = palette.pack(levels)
         batch = tf.shape(tokens)[:-2]
         return tf.reshape(tokens, tf.concat([batch, [-1]], 0))
 
@@ -163,20 +185,21 @@ class GraphTokenizer:
         check_integers(token_ids, token_ids.dtype.is_integer)
         token_ids = tf.cast(token_ids, tf.int64)
         palette = self._tokenizer.palette
-        size = palette.vocabulary_size
-        message = f"token_ids must lie in [0, {size})."
+        tokens = palette.token_range
+        message = f"token_ids must lie in [{tokens.start}, {tokens.stop})."
+        low, high = (
+            tf.constant(n, tf.int64) for n in (tokens.start, tokens.stop)
+        )
         checks = [
-            tf.debugging.assert_non_negative(token_ids, message),
-            tf.debugging.assert_less(
-                token_ids, tf.cast(size, tf.int64), message
-            ),
+            tf.debugging.assert_greater_equal(token_ids, low, message),
+            tf.debugging.assert_less(token_ids, high, message),
         ]
         with tf.control_dependencies(checks):
             token_ids = tf.cast(token_ids, tf.int32)
-        rgb = dequantize(palette.unpack(token_ids), palette, tf)
+        images = dequantize(palette.unpack(token_ids), palette, tf)
         batch = tf.shape(token_ids)[:-1]
-        shape = tf.concat([batch, [*self.image_size, 3]], 0)
-        return tf.reshape(tf.cast(rgb, tf.uint8), shape)
+        shape = tf.concat([batch, self.image_shape], 0)
+        return tf.reshape(tf.cast(images, tf.uint8), shape)
 
     def _decode_jpeg(
         self, image_bytes: Tensor, is_full: bool, max_pixels: int
@@ -203,8 +226,15 @@ class GraphTokenizer:
         )
 
 
-def _decode_png(image_bytes: Tensor, is_mask: bool, max_pixels: int) -> Tensor:
-    """Return uint8 `(any_height, any_width, 3)`; see `decode_whole`."""
+def _decode_png(
+    image_bytes: Tensor, max_pixels: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Decode a PNG file; see `GraphTokenizer.decode_whole`.
+
+    Returns:
+        uint8 colors `(any_height, any_width, 3)` and alpha `(..., 1)`; and
+        whether the image is opaque, bool: its alpha means nothing then.
+    """
     signature = tf.strings.substr(image_bytes, 0, 8)
     is_png = (signature == b"\x89PNG\r\n\x1a\n") & (
         tf.strings.length(image_bytes) >= 25
@@ -231,12 +261,33 @@ def _decode_png(image_bytes: Tensor, is_mask: bool, max_pixels: int) -> Tensor:
     )
     is_opaque = is_filled & ((depth >= 8) | ~has_alpha_chunk)
 
-    def flat() -> Tensor:
-        if is_mask:  # Over black.
-            return 255 - _over_white(255 - rgb, alpha)
-        return _over_white(rgb, alpha)
+    return rgb, alpha, is_opaque
 
-    return tf.cond(is_opaque, lambda: rgb, flat)
+
+def _opaque(rgb: Tensor) -> Tensor:
+    """Add full alpha to uint8 `(height, width, 3)`."""
+    return tf.pad(rgb, [[0, 0], [0, 0], [0, 1]], constant_values=255)
+
+
+def _premultiply(image: Tensor) -> Tensor:
+    """Do as `tokenizer.premultiply`."""
+    wide = tf.cast(image, tf.uint16)
+    color, alpha = wide[..., :3], wide[..., 3:]
+    return tf.concat([color * alpha, alpha], axis=-1)
+
+
+def _resample(image: Tensor, size: Tensor) -> Tensor:
+    """Resize uint8 RGB or RGBA, `(any_height, any_width, 3 or 4)`."""
+    if image.shape[2] == 3:
+        mixed = tf.image.resize(image, size, antialias=True)
+    else:
+        mixed = tf.image.resize(_premultiply(image), size, antialias=True)
+        alpha = mixed[..., 3:]
+        is_visible = alpha >= 0.5
+        color = mixed[..., :3] / tf.where(is_visible, alpha, 1.0)
+        color = tf.where(is_visible, color, 0.0)
+        mixed = tf.concat([color, alpha], axis=-1)
+    return tf.saturate_cast(tf.floor(mixed + 0.5), tf.uint8)
 
 
 def _over_white(rgb: Tensor, alpha: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from pixace_tf.data.palette import Palette
+from pixace_tf.data.palette import ALPHA, Palette
 from pixace_tf.typing import Tensor
 
 
-def quantize(rgb: Tensor, palette: Palette, xp: Any = np) -> list[Tensor]:
+def quantize(image: Tensor, palette: Palette, xp: Any = np) -> list[Tensor]:
     """Quantize 8-bit colors to the channels of a palette.
 
     A linear channel `x` in `[0, 1]` becomes `round(x * (2**b - 1))`; hue, which
@@ -22,19 +22,25 @@ def quantize(rgb: Tensor, palette: Palette, xp: Any = np) -> list[Tensor]:
     are canonical.
 
     Args:
-        rgb: int32 `(..., 3)` in `[0, 255]`.
+        image: int32 `(..., palette.num_image_channels)` in `[0, 255]`, RGB or
+            RGBA.
         palette: The palette.
-        xp: The module of `rgb`, NumPy or TensorFlow.
+        xp: The module of `image`, NumPy or TensorFlow.
 
     Returns:
-        Three int32 arrays `(...)`; channel `c` in
+        For each channel an int32 array `(...)`; channel `c` in
         `[0, palette.channel_sizes[c])`.
     """
-    red, green, blue = (rgb[..., c] for c in range(3))
+    red, green, blue = (image[..., c] for c in range(3))
     if palette.color_space == "rgb":
-        pairs = zip((red, green, blue), palette.channel_sizes, strict=True)
-        return [_round_divide(level * (size - 1), 255) for level, size in pairs]
-    channels = _quantize_hsv(red, green, blue, palette, xp)
+        sizes = palette.channel_sizes[:3]
+        pairs = zip((red, green, blue), sizes, strict=True)
+        channels = [_to_level(level, size) for level, size in pairs]
+    else:
+        channels = _quantize_hsv(red, green, blue, palette, xp)
+    if palette.has_alpha:
+        size = palette.channel_sizes[ALPHA]
+        channels.append(_to_level(image[..., ALPHA], size))
     for c in palette.chain_order:
         by = palette.forced_by[c]
         if by is not None:
@@ -46,10 +52,10 @@ def _quantize_hsv(
     red: Tensor, green: Tensor, blue: Tensor, palette: Palette, xp: Any
 ) -> list[Tensor]:
     """Return hue, saturation and value, not yet canonical."""
-    hues, saturations, values = palette.channel_sizes
+    hues, saturations, values = palette.channel_sizes[:3]
     largest = xp.maximum(xp.maximum(red, green), blue)
     spread = largest - xp.minimum(xp.minimum(red, green), blue)
-    value = _round_divide(largest * (values - 1), 255)
+    value = _to_level(largest, values)
     saturation = _round_divide(
         spread * (saturations - 1), xp.maximum(largest, 1)
     )
@@ -73,7 +79,7 @@ def dequantize(
     """Turn quantized channels back into 8-bit colors, exactly, halves up.
 
     A channel of 0 bits becomes 0, except for the value of HSV, which becomes 1:
-    otherwise every image would be black.
+    otherwise every image would be black. Transparent pixels become black.
 
     Args:
         channels: As `quantize` returns them.
@@ -81,13 +87,28 @@ def dequantize(
         xp: The module of `channels`, NumPy or TensorFlow.
 
     Returns:
-        int32 `(..., 3)` RGB in `[0, 255]`.
+        int32 `(..., palette.num_image_channels)` in `[0, 255]`, RGB or RGBA.
     """
-    top = [max(size - 1, 1) for size in palette.channel_sizes]
+    color = channels[:3]
     if palette.color_space == "rgb":
-        pairs = zip(channels, top, strict=True)
-        rgb = [_round_divide(channel * 255, n) for channel, n in pairs]
-        return xp.stack(rgb, axis=-1)
+        sizes = palette.channel_sizes[:3]
+        pairs = zip(color, sizes, strict=True)
+        image = [_from_level(channel, size) for channel, size in pairs]
+    else:
+        image = _dequantize_hsv(color, palette, xp)
+    if palette.has_alpha:
+        level = channels[ALPHA]
+        if palette.color_space == "hsv" and not palette.bit_widths[2]:
+            image = [xp.where(level == 0, 0, channel) for channel in image]
+        image.append(_from_level(level, palette.channel_sizes[ALPHA]))
+    return xp.stack(image, axis=-1)
+
+
+def _dequantize_hsv(
+    channels: Sequence[Tensor], palette: Palette, xp: Any
+) -> list[Tensor]:
+    """Return red, green and blue."""
+    top = [max(size - 1, 1) for size in palette.channel_sizes]
     turn = palette.channel_sizes[0]
     hue, saturation, value = channels
     if not palette.bit_widths[2]:
@@ -106,12 +127,22 @@ def dequantize(
         product = integer * share
         rest = product % whole * top[2] + remainder * share
         rgb.append(product // whole + _round_divide(rest, whole * top[2]))
-    return xp.stack(rgb, axis=-1)
+    return rgb
 
 
 def blend(rgb: Tensor, alpha: Tensor) -> Tensor:
     """Lay uint16 colors `(..., 3)` over white by their alpha `(..., 1)`."""
     return (rgb * alpha + 255 * (255 - alpha) + 127) // 255
+
+
+def _to_level(channel: Tensor, size: int) -> Tensor:
+    """Quantize a linear channel in `[0, 255]` to `size` levels."""
+    return _round_divide(channel * (size - 1), 255)
+
+
+def _from_level(level: Tensor, size: int) -> Tensor:
+    """Undo `_to_level`."""
+    return _round_divide(level * 255, max(size - 1, 1))
 
 
 def _round_divide(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from pixace_tf.data.parts import (
     part_of,
     parts_of,
 )
-from pixace_tf.data.tokenizer import PixelTokenizer, over_white
+from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError, first_line
 from pixace_tf.storage import StrPath
 
@@ -37,7 +37,7 @@ class SmallImages:
     """Images at the size of a tokenizer, before the palette.
 
     Attributes:
-        images: uint8 `(N, height, width, 3)`.
+        images: uint8 `(N, height, width, C)`; see `PixelTokenizer`.
         parts: "train", "validation", or "" if the source has no parts.
         labels: Class names as `labels.label_name` spells them, "" for none.
         skipped: Files and folders that are skipped.
@@ -288,7 +288,8 @@ class TfdsSource(Source):
         before = self._before[chunk] if self._total else 0
         for example in self._examples[chunk].as_numpy_iterator():
             pixels = _to_uint8(example["image"], self._source)
-            images.append(self._tokenizer.resize_image(_to_rgb(pixels)))
+            image = self._tokenizer.with_alpha(_to_color(pixels))
+            images.append(self._tokenizer.resize_image(image))
             label = example.get("label", "")
             if names:  # A number below 0 is no class.
                 label = names[label] if label >= 0 else ""
@@ -371,11 +372,11 @@ def _to_uint8(pixels: np.ndarray, source: str) -> np.ndarray:
     )
 
 
-def _to_rgb(image: np.ndarray) -> np.ndarray:
-    """Give a uint8 image of 1, 3 or 4 channels 3 of them, over white."""
-    if image.shape[-1] == 4:
-        return over_white(image)
-    return np.broadcast_to(image, (*image.shape[:2], 3))
+def _to_color(image: np.ndarray) -> np.ndarray:
+    """Give a uint8 image of 1, 3 or 4 channels 3 or 4 of them."""
+    if image.shape[-1] == 1:
+        return np.broadcast_to(image, (*image.shape[:2], 3))
+    return image
 
 
 def nothing_usable(source: str, skipped: Sequence[Skipped]) -> str:

@@ -256,7 +256,7 @@ def load(
 
 
 def tokenize(small: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
-    """Tokenize small images, uint8 `(N, height, width, 3)`, in bounded memory.
+    """Tokenize small images, uint8 `(N, height, width, C)`, in bounded memory.
 
     Returns:
         int32 `(N, height*width)`.

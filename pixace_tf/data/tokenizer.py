@@ -23,11 +23,17 @@ class PixelTokenizer:
     It works on NumPy arrays. `GraphTokenizer` does the same in graphs, for
     training and for a SavedModel, so an image has the same tokens everywhere.
 
+    Images are RGBA if the palette has alpha, with black where they are
+    transparent, and scaled so that hidden colors do not leak into visible ones.
+    Otherwise they are RGB, and transparent files are laid over white. C is
+    `palette.num_image_channels`.
+
     Args:
         image_size: `(height, width)` in pixels of the small image.
         palette: The colors; a `Palette` or its text, such as `"hsv 5,4,4"`.
         resize: `"crop"` cuts the center to the aspect of `image_size`,
-            `"squash"` stretches, `"pad"` adds white.
+            `"squash"` stretches, `"pad"` adds transparent pixels, or white ones
+            without alpha.
         trim: Whether to cut margins that are transparent or of one color
             first, as far as the aspect of `image_size` allows.
 
@@ -70,6 +76,11 @@ class PixelTokenizer:
         """Number of pixels, hence of tokens, of an image."""
         return self.image_size[0] * self.image_size[1]
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels C of the small image."""
+        return *self.image_size, self.palette.num_image_channels
+
     def __eq__(self, other: Any) -> bool:
         if type(other) is not type(self):
             return NotImplemented
@@ -88,14 +99,14 @@ class PixelTokenizer:
         }
 
     def read(self, image: StrPath | np.ndarray) -> np.ndarray:
-        """Read and resize one image, uint8 `(height, width, 3)`.
+        """Read and resize one image, uint8 `(height, width, C)`.
 
         A JPEG much larger than `image_size` is decoded at a reduced scale of
-        its cosine transform; alpha is laid over white.
+        its cosine transform.
 
         Args:
             image: A path, an http(s) address, or uint8 `(any_height,
-                any_width, 3)`.
+                any_width, 3 or 4)`.
 
         Raises:
             UserError: If the image is not usable.
@@ -103,19 +114,26 @@ class PixelTokenizer:
         return self.resize_image(self.read_whole(image))
 
     def read_whole(self, image: StrPath | np.ndarray) -> np.ndarray:
-        """Do as `read` without resizing: uint8 `(any_height, any_width, 3)`."""
+        """Do as `read` without resizing: uint8 `(any_height, any_width, C)`."""
         if isinstance(image, str | os.PathLike):
-            upright = read_upright(image, self.jpeg_ratio)
-            pixels = np.asarray(upright)
-            return over_white(pixels) if upright.mode == "RGBA" else pixels
+            image = np.asarray(read_upright(image, self.jpeg_ratio))
         pixels = np.asarray(image)
-        is_rgb = pixels.ndim == 3 and pixels.shape[-1] == 3
-        if not is_rgb or pixels.dtype != np.uint8:
+        is_color = pixels.ndim == 3 and pixels.shape[-1] in (3, 4)
+        if not is_color or pixels.dtype != np.uint8:
             raise UserError(
-                "An image must be a path or a uint8 array (height, width, 3). "
-                f"Received: {pixels.dtype} {pixels.shape}"
+                "An image must be a path or a uint8 array (height, width, 3 or "
+                f"4). Received: {pixels.dtype} {pixels.shape}"
             )
-        return pixels
+        return self.with_alpha(pixels)
+
+    def with_alpha(self, image: np.ndarray) -> np.ndarray:
+        """Give uint8 `(any_height, any_width, 3 or 4)` C channels."""
+        is_rgba = image.shape[-1] == 4
+        if not self.palette.has_alpha:
+            return over_white(image) if is_rgba else image
+        if not is_rgba:
+            return np.pad(image, ((0, 0), (0, 0), (0, 1)), constant_values=255)
+        return np.where(image[..., 3:] == 0, np.uint8(0), image)
 
     def jpeg_ratio(self, height: int, width: int) -> int:
         """Return by how much a JPEG of a size is reduced: 1, 2, 4 or 8."""
@@ -139,7 +157,8 @@ class PixelTokenizer:
 
         Args:
             image: uint8 `(any_height, any_width, 3)`.
-            original: Like `image`; its margins are the ones to cut.
+            original: uint8 `(any_height, any_width, C)`; its margins are the
+                ones to cut.
         """
         if self.trim:
             size = np.array(2 * image.shape[:2], np.float32)
@@ -153,21 +172,28 @@ class PixelTokenizer:
     def content_box(self, image: np.ndarray) -> np.ndarray:
         """Find the box inside margins that have the first pixel's color.
 
+        Args:
+            image: uint8 `(any_height, any_width, C)`.
+
         Returns:
             int32 `(4,)`: top, left, bottom and right, grown to the aspect of
             `image_size` as far as the image reaches. An image of one color
             stays whole.
         """
-        first = image[0, 0].astype(int)
-        low = np.maximum(first - framing.MARGIN_LEVELS, 0).astype(np.uint8)
-        high = np.minimum(first + framing.MARGIN_LEVELS, 255).astype(np.uint8)
+        channels = image.shape[2]
+        margin = framing.margin(channels)
+        if channels == 4:
+            image = premultiply(image)
+        first, most = image[0, 0].astype(int), np.iinfo(image.dtype).max
+        low = np.maximum(first - margin, 0).astype(image.dtype)
+        high = np.minimum(first + margin, most).astype(image.dtype)
         height, width = image.shape[:2]
         # Rows of all channels are compared at once, which is much faster.
-        levels = image.reshape(height, width * 3)
+        levels = image.reshape(height, width * channels)
         is_content = levels < np.tile(low, width)
         is_content |= levels > np.tile(high, width)
         rows = np.flatnonzero(is_content.any(axis=1))
-        columns = np.flatnonzero(is_content.any(axis=0)) // 3
+        columns = np.flatnonzero(is_content.any(axis=0)) // channels
         box = 0, 0, height, width
         if len(rows):
             box = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
@@ -189,12 +215,13 @@ class PixelTokenizer:
             tall, wide = np.array(image.shape[:2], np.float32)
             fitted = framing.fitted_size(tall, wide, self.image_size)
             size = int(fitted[0]), int(fitted[1])
-        mixed = np.floor(resampling.resize(image, *size) + np.float32(0.5))
-        image = np.clip(mixed, 0, 255).astype(np.uint8)
+        image = _resample(image, *size)
         if size == self.image_size:
             return image
         top, left = (height - size[0]) // 2, (width - size[1]) // 2
-        padded = np.full((height, width, 3), 255, np.uint8)
+        # Transparent, or white.
+        fill = 255 if image.shape[2] == 3 else 0
+        padded = np.full((height, width, image.shape[2]), fill, np.uint8)
         padded[top : top + size[0], left : left + size[1]] = image
         return padded
 
@@ -202,10 +229,10 @@ class PixelTokenizer:
         """Turn small images into tokens.
 
         Args:
-            images: uint8 `(..., height, width, 3)`.
+            images: uint8 `(..., height, width, C)`.
 
         Returns:
-            int32 `(..., height*width)` in `[0, palette.vocabulary_size)`.
+            int32 `(..., height*width)`, as `Palette.pack` returns them.
 
         Raises:
             UserError: If the images have another shape or type.
@@ -222,27 +249,29 @@ class PixelTokenizer:
         """Turn tokens `(..., height*width)` back into images.
 
         Returns:
-            uint8 `(..., height, width, 3)`.
+            uint8 `(..., height, width, C)`.
 
         Raises:
             UserError: If the tokens are no integers, or one has no color.
         """
         token_ids = np.asarray(token_ids)
         check_integers(token_ids, token_ids.dtype.kind in "iu")
-        size = self.palette.vocabulary_size
-        if np.any((token_ids < 0) | (token_ids >= size)):
-            raise UserError(f"token_ids must lie in [0, {size}).")
+        tokens = self.palette.token_range
+        if np.any((token_ids < tokens.start) | (token_ids >= tokens.stop)):
+            raise UserError(
+                f"token_ids must lie in [{tokens.start}, {tokens.stop})."
+            )
         channels = self.palette.unpack(token_ids.astype(np.int32))
-        rgb = dequantize(channels, self.palette).astype(np.uint8)
-        return rgb.reshape(*token_ids.shape[:-1], *self.image_size, 3)
+        images = dequantize(channels, self.palette).astype(np.uint8)
+        return images.reshape(*token_ids.shape[:-1], *self.image_shape)
 
     def check_small(self, images: Any) -> None:
         """Raise UserError for other arrays or tensors than small images."""
         check_uint8("images", images)
-        if tuple(images.shape[-3:]) != (*self.image_size, 3):
+        if tuple(images.shape[-3:]) != self.image_shape:
             raise UserError(
-                f"images must have the shape (..., {self.image_size[0]}, "
-                f"{self.image_size[1]}, 3). "
+                "images must have the shape "
+                f"(..., {', '.join(map(str, self.image_shape))}). "
                 f"Received: shape={tuple(images.shape)}"
             )
 
@@ -261,6 +290,32 @@ def check_integers(token_ids: Any, are_integers: bool) -> None:
         raise UserError(
             f"token_ids must be integers. Received: {token_ids.dtype.name}"
         )
+
+
+def premultiply(image: np.ndarray) -> np.ndarray:
+    """Multiply the colors of RGBA, `(height, width, 4)`, by alpha.
+
+    From uint8, it returns uint16 with colors up to 255 * 255.
+    """
+    wide = image.astype(np.uint16)
+    wide[..., :3] *= wide[..., 3:]
+    return wide
+
+
+def _resample(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize uint8 RGB or RGBA, `(any_height, any_width, 3 or 4)`."""
+    if image.shape[2] == 3:
+        mixed = resampling.resize(image, height, width)
+    else:
+        mixed = resampling.resize(premultiply(image), height, width)
+        alpha = mixed[..., 3:]
+        # Nearly transparent pixels would be canonical anyway.
+        is_visible = alpha >= np.float32(0.5)
+        divisor = np.where(is_visible, alpha, np.float32(1))
+        color = np.where(is_visible, mixed[..., :3] / divisor, np.float32(0))
+        mixed = np.concatenate([color, alpha], axis=-1)
+    mixed = np.floor(mixed + np.float32(0.5))
+    return np.clip(mixed, 0, 255).astype(np.uint8)
 
 
 def over_white(rgba: np.ndarray) -> np.ndarray:

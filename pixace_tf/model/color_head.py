@@ -3,6 +3,7 @@
 Shapes: B batch, T pixels, W hidden_dim, L logits.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,10 +28,10 @@ Choose = Callable[[Tensor, int], Tensor]
 class ChainHead(keras.layers.Layer):
     """Predict the channels of a pixel one after the other, exactly.
 
-    In HSV: value, saturation given value, hue given both. The product of these
-    three distributions covers the same colors as one over all packed codes.
-    Channels that the canonical code forces to 0 (see `Palette`) cost nothing
-    and are never sampled.
+    In HSV: alpha if the palette has it, then value, saturation given value, hue
+    given both. The product of these distributions covers the same colors as one
+    over all packed codes. Channels that the canonical code forces to 0 (see
+    `Palette`) cost nothing and are never sampled.
 
     Args:
         palette: The colors, or their text, such as `"hsv 5,4,4"`.
@@ -54,7 +55,7 @@ class ChainHead(keras.layers.Layer):
         policy = self.dtype_policy
         self.norm = keras.layers.LayerNormalization(dtype=policy, name="norm")
         self.read = keras.layers.Dense(
-            3 * hidden_dim, dtype=policy, name="read"
+            self.num_draws * hidden_dim, dtype=policy, name="read"
         )
         mixed = mixture_channels(self.palette) if use_mixtures else ()
         sizes = self.palette.channel_sizes
@@ -67,10 +68,13 @@ class ChainHead(keras.layers.Layer):
         self.given = [
             self.add_weight(
                 name=f"given_{i}",
-                shape=(distribution.num_features, (2 - i) * hidden_dim),
+                shape=(
+                    distribution.num_features,
+                    (self.num_draws - 1 - i) * hidden_dim,
+                ),
                 initializer=distribution.features_initializer(),
             )
-            for i, distribution in enumerate(self.distributions[:2])
+            for i, distribution in enumerate(self.distributions[:-1])
         ]
         self.write = [
             keras.layers.Dense(
@@ -115,13 +119,15 @@ class ChainHead(keras.layers.Layer):
     def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
         """Return the nats of each channel given the channels before it.
 
-        They are float32 `(B, T, 3)`, in chain order, and add up to `nats`.
+        They are float32 `(B, T, num_draws)`, in chain order, and add up to
+        `nats`.
         """
         return ops.stack(self._nats(token_ids, logits), axis=-1)
 
     def _nats(self, token_ids: Tensor, logits: Tensor) -> list[Tensor]:
-        first, second, _ = (d.num_parameters for d in self.distributions)
-        parts = ops.split(logits, [first, first + second], axis=-1)
+        counts = [d.num_parameters for d in self.distributions[:-1]]
+        ends = list(itertools.accumulate(counts))
+        parts = ops.split(logits, ends, axis=-1)
         channels = self.palette.unpack(token_ids)
         costs = []
         for part, c, distribution in zip(
@@ -137,7 +143,7 @@ class ChainHead(keras.layers.Layer):
         `choose` picks a level from the logits of one channel.
         """
         features = self._features(hidden)
-        channels: list[Tensor] = [None, None, None]
+        channels: list[Tensor] = [None] * self.num_draws
         for i, c in enumerate(self.order):
             parameters = self._parameters(features, i, channels)
             level = choose(self.distributions[i].logits(parameters), i)
@@ -161,7 +167,8 @@ class ChainHead(keras.layers.Layer):
         return choices
 
     def _features(self, hidden: Tensor) -> list[Tensor]:
-        return ops.split(self.read(self.norm(hidden)), 3, axis=-1)
+        features = self.read(self.norm(hidden))
+        return ops.split(features, self.num_draws, axis=-1)
 
     def _parameters(
         self, features: list[Tensor], i: int, channels: list[Tensor]
@@ -176,12 +183,13 @@ class ChainHead(keras.layers.Layer):
         self, features: list[Tensor], i: int, channel: Tensor
     ) -> list[Tensor]:
         """Add the level of channel `i` to the features of later channels."""
-        if i == 2:
+        num_later = self.num_draws - 1 - i
+        if not num_later:
             return features
         level = self.distributions[i].features(channel)
         level = ops.cast(level, features[0].dtype)
         told = ops.matmul(level, ops.cast(self.given[i], level.dtype))
-        told = ops.split(told, 2 - i, axis=-1)
+        told = ops.split(told, num_later, axis=-1)
         later = [f + t for f, t in zip(features[i + 1 :], told, strict=True)]
         return features[: i + 1] + later
 
@@ -201,7 +209,7 @@ class PackedHead(keras.layers.Layer):
 
     Args:
         palette: The colors, or their text, such as `"hsv 5,4,4"`; at most 16
-            bits in sum.
+            bits in sum, with alpha.
 
     Raises:
         UserError: If there are more than 2**16 colors.
@@ -212,11 +220,10 @@ class PackedHead(keras.layers.Layer):
     def __init__(self, palette: Palette | str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.palette = Palette.get(palette)
-        if sum(self.palette.bit_widths) > 16:
+        if self.palette.num_bits > 16:
             raise UserError(
-                "The packed head needs bit_widths with a sum of at most 16; "
-                "use the chain head for more colors. Received: "
-                f"bit_widths={self.palette.bit_widths!r}"
+                "The packed head needs at most 16 bits for each pixel; use the "
+                f"chain head for more colors. Received: {self.palette}"
             )
         self.norm = keras.layers.LayerNormalization(
             dtype=self.dtype_policy, name="norm"
@@ -257,15 +264,16 @@ class PackedHead(keras.layers.Layer):
         codes = ops.log_softmax(logits)
         codes = ops.reshape(codes, (*ops.shape(token_ids), *sizes))
         channels = self.palette.unpack(token_ids)
-        left = ops.logsumexp(codes, axis=(-3, -2, -1))
+        axes = tuple(range(-len(sizes), 0))
+        left = ops.logsumexp(codes, axis=axes)
         costs = []
         for c in self.palette.chain_order:
             hot = ops.one_hot(channels[c], self.palette.channel_sizes[c])
-            shape = [1, 1, 1]
-            shape[2 - c] = -1
+            shape = [1] * len(sizes)
+            shape[-1 - c] = -1
             hot = ops.reshape(hot, (*ops.shape(token_ids), *shape))
             codes = ops.where(hot > 0, codes, -float("inf"))
-            chosen = ops.logsumexp(codes, axis=(-3, -2, -1))
+            chosen = ops.logsumexp(codes, axis=axes)
             costs.append(left - chosen)
             left = chosen
         return ops.stack(costs, axis=-1)

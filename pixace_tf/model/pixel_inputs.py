@@ -61,7 +61,7 @@ class PixelEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, token_ids: Tensor) -> Tensor:
-        is_outside = token_ids >= self.palette.start_token_id
+        is_outside = token_ids == self.palette.start_token_id
         hots = []
         for channel, size in zip(
             self.palette.unpack(token_ids),
@@ -76,16 +76,19 @@ class PixelEmbedding(keras.layers.Layer):
 
     def look_up(self, token_ids: Tensor) -> Tensor:
         """Return the same as a call for `(B, N)`, by fewer operators."""
-        first, second, third = self.palette.channel_sizes
-        start = first + second + third
+        sizes = self.palette.channel_sizes
+        rows = np.cumsum((0, *sizes), dtype="int32")
+        # The row of the start token once, and rows of zeros.
+        outside = np.full(len(sizes), rows[-1] + 1, "int32")
+        outside[0] = rows[-1]
         token_ids = ops.expand_dims(token_ids, -1)
         levels = token_ids // np.array(self.palette.place_values, "int32")
-        levels = levels % np.array(self.palette.channel_sizes, "int32")
+        levels = levels % np.array(sizes, "int32")
         index = ops.where(
-            token_ids >= self.palette.start_token_id,
-            np.array([start, start + 1, start + 1], "int32"),
-            levels + np.array([0, first, first + second], "int32"),
-        )  # (B, N, 3)
+            token_ids == self.palette.start_token_id,
+            outside,
+            levels + rows[:-1],
+        )  # (B, N, channels)
         table = TABLE_RATE * ops.cast(self.table, self.compute_dtype)
         table = ops.pad(table, ((0, 1), (0, 0)))
         return ops.sum(look_up(table, index), axis=-2)

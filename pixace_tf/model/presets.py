@@ -6,7 +6,7 @@ has the size of the 2020 original and needs a GPU. `pixace-tf fit --help` shows
 how many parameters they have.
 """
 
-from pixace_tf.data.palette import Palette
+from pixace_tf.data.palette import ALPHA, Palette
 from pixace_tf.errors import UserError
 
 # Layers, width, heads and feed-forward width of a stack.
@@ -57,11 +57,15 @@ HASHING_DECODERS = ("reformer",)
 
 
 def mixture_channels(palette: Palette) -> tuple[int, ...]:
-    """Return the channels that are mixtures; a hue, being a circle, is not."""
+    """Return the channels that are mixtures.
+
+    A hue, being a circle, is not, nor is alpha, which is mostly 0 or full.
+    """
     return tuple(
         c
         for c, levels in enumerate(palette.channel_sizes)
-        if levels >= MIN_MIXTURE_LEVELS and c != palette.circular_channel
+        if levels >= MIN_MIXTURE_LEVELS
+        and c not in (palette.circular_channel, ALPHA)
     )
 
 

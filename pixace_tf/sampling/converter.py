@@ -13,8 +13,8 @@ is float32 or int32:
   adds the costs of known pixels to `nats`. For guidance, each image has two
   rows, with its label and with the null label. It is slower.
 - `score`: `token_ids (R, T)`, `condition (R, 2)` -> `nats (R, T)`.
-- `tokenize`: `images (R, height, width, 3)`, int32 from 0 to 255 ->
-  `token_ids`; `detokenize` is its inverse.
+- `tokenize`: `images (R, height, width, C)`, int32 from 0 to 255, RGB or RGBA
+  -> `token_ids`; `detokenize` is its inverse.
 
 The converter is that of the TensorFlow wheel, which loses some 20 MB with each
 conversion (tensorflow#123818): use a process of its own.
@@ -175,7 +175,7 @@ class _Graphs:
     def _pictures(self) -> dict[str, Any]:
         """Return the signatures between images and tokens."""
         palette = self._model.palette
-        shape = *self._facts.image_size, 3
+        shape = *self._facts.image_size, palette.num_image_channels
 
         def tokenize(images: Tensor) -> dict[str, Tensor]:
             tokens = palette.pack(quantize(images, palette, tf))

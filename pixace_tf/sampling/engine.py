@@ -71,9 +71,9 @@ class ModelFacts:
         return self.image_size[0] * self.image_size[1]
 
     @property
-    def vocabulary_size(self) -> int:
-        """The number of color codes."""
-        return Palette.get(self.palette).vocabulary_size
+    def token_range(self) -> range:
+        """The integers that are tokens of a color."""
+        return Palette.get(self.palette).token_range
 
     @property
     def patches_per_span(self) -> int:

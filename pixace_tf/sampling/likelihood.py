@@ -12,7 +12,7 @@ import tensorflow as tf
 from pixace_tf.console import ProgressCallback
 from pixace_tf.data import batches
 from pixace_tf.data.labels import NULL_LABEL
-from pixace_tf.data.palette import Palette
+from pixace_tf.data.palette import ALPHA, Palette
 from pixace_tf.data.quantization import quantize
 from pixace_tf.data.raster_orders import permutations, to_plain
 from pixace_tf.data.tokenizer import PixelTokenizer
@@ -70,8 +70,8 @@ class Scorer:
                 image is read.
 
         Returns:
-            float32 `(N, T, 3)` in plain order: minus log2 probability of each
-            channel, given the channels before it in the order of
+            float32 `(N, T, channels)` in plain order: minus log2 probability of
+            each channel, given the channels before it in the order of
             `Palette.channel_names`.
         """
         count = len(token_ids)
@@ -110,7 +110,7 @@ class Scorer:
 
 @functools.lru_cache(maxsize=4)
 def colors_per_token(palette: Palette) -> np.ndarray:
-    """Count how many of the 2**24 8-bit colors become each token.
+    """Count how many of the 2**24 8-bit colors become each opaque token.
 
     Returns:
         int64 `(vocabulary_size,)`, read-only; 0 for codes that no color has,
@@ -131,12 +131,13 @@ def colors_per_token(palette: Palette) -> np.ndarray:
 def bits_per_dim(
     bits: np.ndarray, token_ids: np.ndarray, tokenizer: PixelTokenizer
 ) -> np.ndarray:
-    """Bound the cost of the 8-bit RGB images behind tokens.
+    """Bound the cost of the 8-bit images behind tokens.
 
     A token stands for several colors, taken as equally likely. So a pixel costs
-    its token plus log2 of the number of its colors, spread over three channels.
+    its token plus log2 of the number of its colors, spread over the channels.
     This is an upper bound for the best model of the 8-bit images that predicts
-    these tokens first; for RGB 888 it is exact.
+    these tokens first; for 8 bits per channel it is exact. With alpha, all
+    pixels of alpha 0 count as one color.
 
     Args:
         bits: float `(N, T)` of the tokens, as `Scorer.bits` returns them.
@@ -146,6 +147,21 @@ def bits_per_dim(
     Returns:
         float64 `(N,)`: bits per channel and pixel, the mean of each image.
     """
-    counts = colors_per_token(tokenizer.palette)
-    within_token = np.log2(counts[token_ids])
-    return np.mean(bits.astype(np.float64) + within_token, axis=1) / 3
+    palette = tokenizer.palette
+    within_token = _log2_colors(token_ids, palette)
+    mean = np.mean(bits.astype(np.float64) + within_token, axis=1)
+    return mean / palette.num_image_channels
+
+
+def _log2_colors(token_ids: np.ndarray, palette: Palette) -> np.ndarray:
+    """Return log2 of the number of 8-bit colors of each token."""
+    if not palette.has_alpha:
+        return np.log2(colors_per_token(palette)[token_ids])
+    opaque = palette.opaque
+    *color, alpha = palette.unpack(token_ids)
+    rgba = np.zeros((256, 4), np.int32)
+    rgba[:, ALPHA] = np.arange(256)
+    levels = np.bincount(quantize(rgba, palette)[ALPHA])
+    counts = colors_per_token(opaque)[opaque.pack(color)] * levels[alpha]
+    num_clear = 1 + (levels[0] - 1) * 2**24
+    return np.log2(np.where(alpha == 0, num_clear, counts))

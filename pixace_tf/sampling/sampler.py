@@ -263,12 +263,12 @@ class Sampler:
                 )
         if mask.dtype != bool:
             raise UserError(f"mask must be bool. Received: {mask.dtype}")
-        vocabulary_size = self.facts.vocabulary_size
+        colors = self.facts.token_range
         kept = tokens[~mask]
-        is_color = (kept >= 0) & (kept < vocabulary_size)
+        is_color = (kept >= colors.start) & (kept < colors.stop)
         if tokens.dtype.kind not in "iu" or not is_color.all():
             raise UserError(
-                f"token_ids must be integers from 0 to {vocabulary_size - 1} "
+                f"token_ids must be integers from {colors[0]} to {colors[-1]} "
                 "where they are kept."
             )
         tokens = np.where(mask, 0, tokens)

@@ -59,12 +59,13 @@ class ServedFill:
                 whose white is painted; or empty, to paint everything.
 
         Returns:
-            uint8 `(height, width, 3)`, and bool `(T,)`.
+            uint8 `(height, width, C)`, and bool `(T,)`.
         """
-        height, width = self._tokenizer.image_size
+        height, width, channels = self._tokenizer.image_shape
+        white = tf.fill((height, width, channels), tf.constant(255, tf.uint8))
         image = tf.cond(
             image_bytes == b"",
-            lambda: tf.fill((height, width, 3), tf.constant(255, tf.uint8)),
+            lambda: white,
             lambda: self._tokenizer.decode_whole(
                 image_bytes, max_pixels=MAX_SERVED_PIXELS
             ),

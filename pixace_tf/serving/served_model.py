@@ -156,7 +156,7 @@ class ServedModel:
             lambda row: self._fill.decode(*row),
             (given.pop("image_bytes"), given.pop("mask_bytes")),
             fn_output_signature=(
-                tf.TensorSpec((*self._tokenizer.image_size, 3), tf.uint8),
+                tf.TensorSpec(self._tokenizer.image_shape, tf.uint8),
                 tf.TensorSpec((self._model.sequence_length,), tf.bool),
             ),
             # Large images of a batch would fill the memory together.
@@ -235,14 +235,14 @@ class ServedModel:
             }
 
     def _decode_all(self, image_bytes: Tensor) -> Tensor:
-        """Return uint8 `(B, height, width, 3)`, scaled down."""
+        """Return uint8 `(B, *image_shape)`, scaled down."""
         return tf.map_fn(
             functools.partial(
                 self._tokenizer.decode, max_pixels=MAX_SERVED_PIXELS
             ),
             image_bytes,
             fn_output_signature=tf.TensorSpec(
-                (*self._tokenizer.image_size, 3), tf.uint8
+                self._tokenizer.image_shape, tf.uint8
             ),
             # Large images of a batch would fill the memory together.
             parallel_iterations=1,
@@ -262,11 +262,11 @@ class ServedModel:
         length = self._model.sequence_length
         is_given = tf.range(length) < prefix_length[:, None]
         token_ids = tf.where(is_given, token_ids, 0)
-        vocabulary_size = self._model.palette.vocabulary_size
-        is_color = (token_ids >= 0) & (token_ids < vocabulary_size)
+        colors = self._model.palette.token_range
+        is_color = (token_ids >= colors[0]) & (token_ids <= colors[-1])
         check = _assert(
             is_color,
-            f"token_ids must be from 0 to {vocabulary_size - 1} in the prefix.",
+            f"token_ids must be {colors[0]} to {colors[-1]} in the prefix.",
             tf.boolean_mask(token_ids, ~is_color),
         )
         with tf.control_dependencies([check]):
