@@ -96,7 +96,8 @@ class Studio:
         if small is None:
             return None
         is_hidden = Request(keep=keep).hidden_in(*small.shape[:2])
-        return sheets.enlarge(sheets.hide(small, is_hidden), _scale(small))
+        hidden = sheets.hide(small, is_hidden)
+        return sheets.flatten(sheets.enlarge(hidden, _scale(small)))
 
     def complete(
         self,
@@ -303,7 +304,7 @@ def _gallery(studio: Studio) -> gr.Gallery:
     if len(studio.examples):
         gr.Markdown("Or pick one:")
     return gr.Gallery(
-        [sheets.enlarge(e, _scale(e)) for e in studio.examples],
+        [sheets.flatten(sheets.enlarge(e, _scale(e))) for e in studio.examples],
         show_label=False,
         columns=3,
         height="auto",
@@ -319,7 +320,7 @@ def _canvas(kind: str, small: np.ndarray | None) -> Any:
     """Return an enlarged image to draw on."""
     if small is None or kind != BRUSH:
         return None
-    return np.asarray(sheets.enlarge(small, _scale(small)))
+    return np.asarray(sheets.flatten(sheets.enlarge(small, _scale(small))))
 
 
 def _brushed(drawing: dict[str, Any], size: tuple[int, int]) -> np.ndarray:

@@ -112,7 +112,7 @@ def test_alpha_paints_what_is_transparent(tmp_path):
         ({"mask": np.zeros((8, 12), bool)}, "picture 1 paints nothing"),
         ({"mask": "none.png"}, "none.png: no such file"),
         ({"mask": [], "cover": None}, "0 masks, 1 images"),
-        ({"mask": "alpha"}, "needs image files"),
+        ({"mask": "alpha"}, "Nothing in the image is transparent"),
         (
             {"cover": "top", "prefix_length": 4},
             "Give only one of",

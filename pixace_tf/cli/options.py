@@ -52,8 +52,16 @@ def _share(text: str) -> tuple[int, int]:
     return index, count
 
 
+def _color(text: str) -> tuple[int, int, int]:
+    from PIL import ImageColor
+
+    red, green, blue, *_ = ImageColor.getrgb(text)
+    return red, green, blue
+
+
 IMAGE_SIZE = Parsed("size", "32 or 24x40 (height x width)", _size)
 BIT_WIDTHS = Parsed("b,b,b", "5,4,4", lambda text: _counts(text.split(","), 3))
+COLOR = Parsed("color", "white or #3070a0", _color)
 SHARE = Parsed("i/n", "1/4, up to 4/4", _share)
 TEMPERATURES = Parsed(
     "t[,t...]",
@@ -168,6 +176,12 @@ scale = click.option(
     type=click.IntRange(1, 64),
     help="Enlargement on the sheet.  [default: tiles of about 128 pixels]",
 )
+background = click.option(
+    "--background",
+    type=COLOR,
+    help="Color below transparent pixels on the sheet, such as black or "
+    "#3070a0.  [default: a checkerboard]",
+)
 sampling = together(
     click.option(
         "--temperature",
@@ -202,6 +216,7 @@ sampling = together(
         help="The same seed draws the same picture.",
     ),
     scale,
+    background,
     click.option(
         "--tiles",
         type=click.Path(file_okay=False),

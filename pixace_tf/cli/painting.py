@@ -32,6 +32,7 @@ class Output:
     """Options that say where pictures go besides the sheet."""
 
     scale: int | None = None
+    background: tuple[int, int, int] | None = None
     tiles: str | None = None
     is_shown: bool = True
 
@@ -148,7 +149,8 @@ def complete(
     with console.ProgressBar("Completing") as bar:
         completions = painter.complete(request, bar.count)
     tiles = completions.images.reshape(-1, *completions.kept.shape[1:])
-    output.write(completions.sheet(output.scale), tiles, out)
+    sheet = completions.sheet(output.scale, output.background)
+    output.write(sheet, tiles, out)
     say(f"{len(images)} pictures completed: {out}")
 
 
@@ -208,18 +210,18 @@ def generate(
                 parts.append(f"T {temperature:g}")
             rows.append((", ".join(parts), row))
     images = [pixels for _, row in rows for pixels in row]
-    output.write(_sheet(rows, output.scale), images, out)
+    output.write(_sheet(rows, output), images, out)
     say(f"{len(images)} new pictures: {out}")
 
 
 def _sheet(
-    rows: list[tuple[str, "np.ndarray"]], scale: int | None
+    rows: list[tuple[str, "np.ndarray"]], output: Output
 ) -> "Image.Image":
     """Return a sheet of rows with captions; print those without a font."""
     from pixace_tf.painting import sheets
 
     if len(rows) == 1:
-        return sheets.grid(rows[0][1], scale)
+        return sheets.grid(rows[0][1], output.scale, output.background)
     captions = [caption for caption, _ in rows]
     shown = sheets.readable(captions)
     for number, caption in zip(shown, captions, strict=True):
@@ -229,7 +231,9 @@ def _sheet(
         [sheets.Tile(pixels, caption) for pixels in row]
         for caption, (_, row) in zip(shown, rows, strict=True)
     ]
-    return sheets.contact_sheet(tiles, scale=scale)
+    return sheets.contact_sheet(
+        tiles, scale=output.scale, background=output.background
+    )
 
 
 @main.command()

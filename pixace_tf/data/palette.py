@@ -166,10 +166,8 @@ class Palette:
     @property
     def channel_sizes(self) -> tuple[int, ...]:
         """Number of levels of each channel; alpha, if any, is the last."""
-        widths = self.bit_widths
-        if self.has_alpha:
-            widths = (*widths, self.alpha_bits)
-        return tuple(1 << bits for bits in widths)
+        alpha = (self.alpha_bits,) if self.has_alpha else ()
+        return tuple(1 << bits for bits in (*self.bit_widths, *alpha))
 
     @property
     def place_values(self) -> tuple[int, ...]:

@@ -101,7 +101,7 @@ def lossless_bits_per_pixel(
 ) -> dict[str, float]:
     """Return the bits per pixel of PNG and WebP files, headers included.
 
-    Each of the images, uint8 `(N, height, width, 3)`, becomes one file.
+    Each of the images, uint8 `(N, height, width, C)`, becomes one file.
     """
 
     def file_size(image: Image.Image, name: str) -> int:

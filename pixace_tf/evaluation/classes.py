@@ -74,7 +74,7 @@ def paint_classes(evidence: Evidence, judge: Callable[[], Judge]) -> Part:
 
 
 def _draw(run: Run, numbers: np.ndarray, guidance: float) -> np.ndarray:
-    """Return uint8 `(K, NUM_IMAGES, height, width, 3)`, drawn given labels."""
+    """Return uint8 `(K, NUM_IMAGES, height, width, C)`, drawn given labels."""
     with ProgressBar(f"Painting labels, guidance {guidance:g}") as bar:
         token_ids = run.sampler.generate(
             np.tile(np.arange(NUM_IMAGES), len(numbers)),

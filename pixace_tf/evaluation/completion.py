@@ -76,7 +76,7 @@ def hidden_psnr(
 ) -> np.ndarray:
     """Return the PSNR of hidden pixels in dB, at most `CEILING_DB`: `(N, K)`.
 
-    Originals are uint8 `(N, height, width, 3)`, candidates `(N, K, ...)`; masks
+    Originals are uint8 `(N, height, width, C)`, candidates `(N, K, ...)`; masks
     are bool `(N, height)` or `(N, height, width)`, True where hidden.
     """
     quality = [
@@ -89,7 +89,7 @@ def hidden_psnr(
 
 
 def _candidates(evidence: Evidence, num_kept: int) -> dict[str, np.ndarray]:
-    """Return uint8 `(N, K, height, width, 3)` by kind; upper halves vary."""
+    """Return uint8 `(N, K, height, width, C)` by kind; upper halves vary."""
     run, quantized = evidence.run, evidence.quantized
     with ProgressBar("Completing") as bar:
         drawn = run.sampler.complete(

@@ -54,10 +54,10 @@ class Evidence:
 
     Attributes:
         run: A trained model.
-        images: uint8 `(N, height, width, 3)`, before the palette.
+        images: uint8 `(N, height, width, C)`, before the palette.
         labels: str `(N,)`, "" for none, spelled as by `labels.label_name`.
         token_ids: int32 `(N, T)`.
-        quantized: uint8 `(N, height, width, 3)`, in the colors of the palette.
+        quantized: uint8 `(N, height, width, C)`, in the colors of the palette.
         training: The training images, None if the run has lost them.
         is_held_out: bool `(N,)`, whether the image is none of the training
             images that the run has kept.
@@ -89,7 +89,7 @@ class Evidence:
     def training_images(self) -> np.ndarray:
         """Return the training images in the colors of the palette.
 
-        They are uint8 `(M, height, width, 3)`, or `(2*M, height, width, 3)` if
+        They are uint8 `(M, height, width, C)`, or `(2*M, height, width, C)` if
         the run was also trained on the mirrored images.
         """
         token_ids = self.require_training().token_ids
@@ -98,7 +98,7 @@ class Evidence:
 
 
 def gather(run: Run, images: np.ndarray, labels: list[str]) -> Evidence:
-    """Prepare images, uint8 `(N, height, width, 3)`, with labels or ""."""
+    """Prepare images, uint8 `(N, height, width, C)`, with labels or ""."""
     token_ids = tokenize(images, run.tokenizer)
     training, is_held_out = None, np.ones(len(images), bool)
     if os.path.exists(run.file(TOKENS_FILE)):
@@ -143,7 +143,7 @@ def are_among(token_ids: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def detokenize(token_ids: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
-    """Return the images of `(N, T)`, uint8 `(N, height, width, 3)`."""
+    """Return the images of `(N, T)`, uint8 `(N, height, width, C)`."""
     starts = range(0, len(token_ids), _CHUNK)
     return np.concatenate(
         [tokenizer.detokenize(token_ids[i : i + _CHUNK]) for i in starts]
@@ -151,7 +151,7 @@ def detokenize(token_ids: np.ndarray, tokenizer: PixelTokenizer) -> np.ndarray:
 
 
 def with_mirrored(images: np.ndarray) -> np.ndarray:
-    """Return `(2*N, height, width, 3)`: images, then their mirror images."""
+    """Return `(2*N, height, width, C)`: images, then their mirror images."""
     return np.concatenate([images, images[:, :, ::-1]])
 
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from pixace_tf.console import ProgressBar, ProgressCallback
 from pixace_tf.data import batches
+from pixace_tf.data.fidelity import on_white
 from pixace_tf.errors import UserError
 from pixace_tf.evaluation.evidence import (
     Evidence,
@@ -58,7 +59,7 @@ def compare_features(
 
     Args:
         evidence: Images to compare with, and the training images.
-        new: uint8 `(N, height, width, 3)`, drawn by the model.
+        new: uint8 `(N, height, width, C)`, drawn by the model.
         judge: Returns a classifier; see `network`.
         network: Gives the features; by default the judge's last hidden layer.
 
@@ -199,10 +200,11 @@ def extract(
     images: np.ndarray,
     progress: ProgressCallback | None = None,
 ) -> np.ndarray:
-    """Return the features of uint8 `(N, any_height, any_width, 3)`.
+    """Return the features of uint8 `(N, any_height, any_width, 3 or 4)`.
 
     The network takes float32 `(N, height, width, 3)` with values from 0 to 255.
-    Images are resized, antialiased, if its size is fixed.
+    Transparent images are laid over white. Images are resized, antialiased, if
+    the size of the network is fixed.
 
     Returns:
         float64 `(N, D)`: vectors as they are, maps as their mean over places.
@@ -218,7 +220,7 @@ def extract(
     ]
 
     def run(batch: np.ndarray) -> np.ndarray:
-        pixels = tf.image.resize(batch, size, antialias=True)
+        pixels = tf.image.resize(on_white(batch), size, antialias=True)
         (output,) = keras.tree.flatten(network(pixels, training=False))
         features = np.asarray(output, np.float64)
         return features.mean(axis=tuple(range(1, features.ndim - 1)))
@@ -240,7 +242,7 @@ def train_classifier(
 ) -> keras.Model:
     """Train a small convolutional classifier on batches of 64 images.
 
-    Images are uint8 `(N, height, width, 3)`, some thousands at most, classes
+    Images are uint8 `(N, height, width, 3 or 4)`, some thousands, classes
     integers `(N,)`, each of 0 to K - 1 at least once, K at least 2. The model
     takes float32 `(N, 32, 32, 3)` with values from 0 to 255 and returns logits
     `(N, K)`. With `flip`, mirror images belong to the same class.
@@ -248,7 +250,9 @@ def train_classifier(
     if flip:
         images, classes = with_mirrored(images), np.tile(classes, 2)
     small = batches.apply(
-        lambda batch: tf.image.resize(batch, (_SIDE, _SIDE), antialias=True),
+        lambda batch: tf.image.resize(
+            on_white(batch), (_SIDE, _SIDE), antialias=True
+        ),
         _BATCH_SIZE,
         images,
     )

@@ -90,7 +90,7 @@ def measure(
 
 
 def _channel_bits(evidence: Evidence) -> np.ndarray:
-    """Return float32 `(N, T, 3)`, the cost of each channel of each pixel."""
+    """Return the cost of each channel, float32 `(N, T, channels)`."""
     run = evidence.run
     with ProgressBar("Scoring") as bar:
         scorer = Scorer(run.model, jit_compile=run.jit_compile)
@@ -148,7 +148,10 @@ def _lossless(quantized: np.ndarray) -> dict[str, Any]:
     with ProgressBar("Packing") as bar:
         sizes = lossless_bits_per_pixel(chosen, bar.count)
     files = {
-        name: {"bits_per_pixel": bits, "bits_per_dim": bits / 3}
+        name: {
+            "bits_per_pixel": bits,
+            "bits_per_dim": bits / quantized.shape[-1],
+        }
         for name, bits in sizes.items()
     }
     return {"pictures": len(chosen), **files}

@@ -15,7 +15,7 @@ def find_nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the nearest images by the root of the mean squared difference.
 
-    Queries and references are uint8, `(Q, height, width, 3)` and `(R, ...)`.
+    Queries and references are uint8, `(Q, height, width, C)` and `(R, ...)`.
 
     Returns:
         Indices of references, int64 `(Q, min(num_neighbors, R))`, nearest
@@ -40,7 +40,7 @@ def compare_with_training(
 ) -> Part:
     """Measure how far new images are from the nearest training image.
 
-    Images, uint8 `(..., height, width, 3)`, are in the colors of the palette;
+    Images, uint8 `(..., height, width, C)`, are in the colors of the palette;
     `held_out` may be empty, and `training` holds mirror images if the model was
     trained on them. New images that lie much nearer to a training image than
     held-out ones do are memorized.

@@ -101,7 +101,9 @@ def color_map(run: Run) -> bytes:
     # The tokenizer takes whole images only.
     length = tokenizer.sequence_length
     padded = np.resize(codes, (-(-len(codes) // length), length))
-    colors = detokenize(padded, tokenizer).reshape(-1, 3)[: len(codes)] / 255
+    channels = tokenizer.palette.num_image_channels
+    colors = detokenize(padded, tokenizer).reshape(-1, channels)
+    colors = colors[: len(codes)] / 255
     axes, figure = _axes(5.4, 5.0)
     axes.scatter(places[:, 0], places[:, 1], c=colors, s=9, linewidths=0)
     axes.set_facecolor("#f1f0ee")

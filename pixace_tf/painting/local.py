@@ -34,7 +34,7 @@ def complete(
     Args:
         run: A trained model.
         images: Paths, http(s) addresses, or uint8 arrays `(any_height,
-            any_width, 3)`.
+            any_width, 3 or 4)`.
         progress: Called with the pixels sampled so far and in total.
         watch: Called with the growing images, like `Completions.images`.
         **options: Further fields of `Request`, such as `samples=4`.
@@ -65,7 +65,7 @@ def generate(
         **options: Further fields of `Request`, such as `seed=7`.
 
     Returns:
-        uint8 `(temperatures, count, height, width, 3)`.
+        uint8 `(temperatures, count, height, width, C)`.
 
     Raises:
         UserError: If a value is out of range.
@@ -190,11 +190,11 @@ class LocalPainter:
 def _kept_examples(run: Run) -> np.ndarray:
     """Return the examples of a run without tokens."""
     path = run.file(EXAMPLES_FILE)
-    height, width = run.tokenizer.image_size
+    shape = run.tokenizer.image_shape
     if not os.path.exists(path):
-        return np.zeros((0, height, width, 3), np.uint8)
+        return np.zeros((0, *shape), np.uint8)
     with Image.open(path) as strip:
-        return cut_strip(strip, width)
+        return cut_strip(strip, shape)
 
 
 def hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
@@ -218,7 +218,7 @@ def hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
                 # Only trimming depends on the pixels of the image.
                 tokenizer.read_whole(image)
                 if tokenizer.trim
-                else np.zeros((height, width, 3), np.uint8),
+                else np.zeros(tokenizer.image_shape, np.uint8),
                 tokenizer,
             )
             for mask, image in zip(request.masks(), request.images, strict=True)

@@ -97,7 +97,7 @@ def mask_of(image: Any, mask: Any, image_size: tuple[int, int]) -> np.ndarray:
     """Read the mask of an image, at its own size.
 
     Args:
-        image: A path, an http(s) address, or `(any_height, any_width, 3)`.
+        image: A path, an http(s) address, or `(any_height, any_width, 3 or 4)`.
         mask: `ALPHA`, or a mask as in `read_mask`.
         image_size: `(H, W)`; a mask of this size fits the small image.
 
@@ -149,16 +149,16 @@ def is_painted(values: np.ndarray) -> np.ndarray:
 
 def _read_alpha(image: Any) -> np.ndarray:
     """Return a mask that paints the transparent parts of an image."""
-    if not isinstance(image, str | os.PathLike):
-        raise UserError(f"mask {ALPHA!r} needs image files, not arrays.")
-    upright = image_files.read_upright(image)
-    alpha = np.asarray(upright.convert("RGBA"))[..., 3]
-    if alpha.min() == 255:
+    name = "the image"
+    if isinstance(image, str | os.PathLike):
+        name = image_files.printable(image)
+        image = np.asarray(image_files.read_upright(image))
+    if image.shape[-1] == 3 or image[..., 3].min() == 255:
         raise UserError(
-            f"Nothing in {image_files.printable(image)} is transparent, so its "
-            "alpha cannot be the mask; give another --mask."
+            f"Nothing in {name} is transparent, so its alpha cannot be the "
+            "mask; give another --mask."
         )
-    return 255 - alpha
+    return 255 - image[..., 3]
 
 
 def _brightness(image: Image.Image) -> np.ndarray:

@@ -52,20 +52,20 @@ class Painter(Protocol):
             watch: Called with the growing images, in the shape of the result.
 
         Returns:
-            uint8 `(temperatures, samples, height, width, 3)`.
+            uint8 `(temperatures, samples, height, width, C)`.
         """
 
     def shrink(self, image: ImageLike) -> np.ndarray:
         """Return an image as the model sees it, in size and colors.
 
         Returns:
-            uint8 `(height, width, 3)`.
+            uint8 `(height, width, C)`.
         """
 
     def examples(self, count: int = 6) -> np.ndarray:
         """Return images that the model was not trained on.
 
         Returns:
-            uint8 `(N, height, width, 3)`, N at most `count`; N is 0 if the
+            uint8 `(N, height, width, C)`, N at most `count`; N is 0 if the
             painter has no such images.
         """

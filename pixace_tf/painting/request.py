@@ -21,7 +21,7 @@ from pixace_tf.sampling.sampling_config import (
     check_setting,
 )
 
-# A path, an http(s) address, or uint8 `(any_height, any_width, 3)`.
+# A path, an http(s) address, or uint8 `(any_height, any_width, 3 or 4)`.
 ImageLike = str | os.PathLike[str] | np.ndarray
 MAX_COUNT = 2**20
 # Digests and counts are added, and the sum must fit int64.

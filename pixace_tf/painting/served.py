@@ -205,5 +205,5 @@ def _encode(image: ImageLike, is_plain: bool | None) -> bytes:
 
 
 def _decode(files: np.ndarray) -> np.ndarray:
-    """Decode PNG files of one size to uint8 `(B, height, width, 3)`."""
+    """Decode PNG files of one size to uint8 `(B, height, width, C)`."""
     return np.stack([np.asarray(Image.open(io.BytesIO(f))) for f in files])

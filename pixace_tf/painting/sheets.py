@@ -28,12 +28,16 @@ _LINE = _TEXT_SIZE + 4
 _TEXT = (70, 70, 76)
 _PAPER = (255, 255, 255)
 _MISSING = ((214, 214, 218), (232, 232, 236))
+# Shows through transparent pixels, in squares of this many pixels of a sheet.
+_CHECKERS = ((255, 255, 255), (229, 229, 233))
+_CHECKER_SIDE = 8
 TILE_SIDE = 128
+Color = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A small image, uint8 `(height, width, 3)`, and the text below it."""
+    """A small image, uint8 `(height, width, 3 or 4)`, and the text below it."""
 
     pixels: np.ndarray
     caption: str = ""
@@ -48,13 +52,16 @@ def contact_sheet(
     rows: Sequence[Sequence[Tile]],
     headings: Sequence[str] = (),
     scale: int | None = None,
+    background: Color | None = None,
 ) -> Image.Image:
     """Lay small images out in rows, enlarged.
 
     Args:
         rows: Tiles of one size, row by row.
         headings: A line of text above each column.
-        scale: Enlargement, Lanczos; by default tiles of about 128 pixels.
+        scale: See `enlarge`; by default tiles of about 128 pixels.
+        background: Shows through transparent pixels; by default, a
+            checkerboard.
     """
     height, width = rows[0][0].pixels.shape[:2]
     scale = scale or default_scale((height, width))
@@ -81,7 +88,7 @@ def contact_sheet(
         below = y + height * scale + 2
         for column, tile in enumerate(tiles):
             x = center(column)
-            large = enlarge(tile.pixels, scale)
+            large = flatten(enlarge(tile.pixels, scale), background)
             sheet.paste(large, (x - large.width // 2, y))
             draw.text((x, below), tile.caption, _TEXT, font, anchor="mt")
     return sheet
@@ -123,9 +130,9 @@ class Completions:
     """Images, the parts that were kept, and their completions.
 
     Attributes:
-        originals: uint8 `(N, height, width, 3)`, scaled down.
-        kept: uint8 `(N, height, width, 3)`, the hidden parts covered.
-        images: uint8 `(N, temperatures, samples, height, width, 3)`.
+        originals: uint8 `(N, height, width, C)`, scaled down, RGB or RGBA.
+        kept: uint8 `(N, height, width, C)`, the hidden parts covered.
+        images: uint8 `(N, temperatures, samples, height, width, C)`.
         temperatures: One per column.
     """
 
@@ -134,7 +141,9 @@ class Completions:
     images: np.ndarray
     temperatures: tuple[float, ...]
 
-    def sheet(self, scale: int | None = None) -> Image.Image:
+    def sheet(
+        self, scale: int | None = None, background: Color | None = None
+    ) -> Image.Image:
         """Return a sheet: original, kept, then the completions."""
         samples = self.images.shape[2]
         headings = ["original", "kept"]
@@ -148,27 +157,34 @@ class Completions:
             [Tile(pixels) for pixels in (original, kept, *completed)]
             for original, kept, completed in every
         ]
-        return contact_sheet(rows, headings, scale)
+        return contact_sheet(rows, headings, scale, background)
 
 
-def grid(images: np.ndarray, scale: int | None = None) -> Image.Image:
-    """Lay images, uint8 `(N, height, width, 3)`, out in a near-square grid."""
+def grid(
+    images: np.ndarray,
+    scale: int | None = None,
+    background: Color | None = None,
+) -> Image.Image:
+    """Lay images, uint8 `(N, height, width, C)`, out in a near-square grid."""
     columns = int(np.ceil(np.sqrt(len(images))))
     rows = [
         [Tile(pixels) for pixels in images[start : start + columns]]
         for start in range(0, len(images), columns)
     ]
-    return contact_sheet(rows, scale=scale)
+    return contact_sheet(rows, scale=scale, background=background)
 
 
 def strip(images: np.ndarray) -> Image.Image:
-    """Set images, uint8 `(N, height, width, 3)`, side by side."""
+    """Set images, uint8 `(N, height, width, C)`, side by side."""
     return Image.fromarray(np.concatenate(list(images), axis=1))
 
 
-def cut_strip(image: Image.Image, width: int) -> np.ndarray:
-    """Cut a `strip` into its images, uint8 `(N, height, width, 3)`."""
-    pixels = np.asarray(image.convert("RGB"))
+def cut_strip(
+    image: Image.Image, image_shape: tuple[int, int, int]
+) -> np.ndarray:
+    """Cut a `strip` into its images, uint8 `(N, *image_shape)`."""
+    _, width, channels = image_shape
+    pixels = np.asarray(image.convert("RGBA" if channels == 4 else "RGB"))
     count = pixels.shape[1] // width
     return np.stack(np.split(pixels[:, : count * width], count, axis=1))
 
@@ -184,7 +200,7 @@ def strips(paths: Mapping[str, StrPath], height: int) -> Image.Image:
     for path in paths.values():
         with Image.open(path) as image:
             width = round(image.width * height / image.height)
-            scaled.append(image.convert("RGB").resize((width, height)))
+            scaled.append(flatten(image.resize((width, height))))
     widest = max(small.width for small in scaled)
     rows = []
     for caption, small in zip(paths, scaled, strict=True):
@@ -195,30 +211,52 @@ def strips(paths: Mapping[str, StrPath], height: int) -> Image.Image:
 
 
 def enlarge(pixels: np.ndarray, scale: int) -> Image.Image:
-    """Enlarge uint8 `(height, width, 3)` with the Lanczos filter."""
+    """Enlarge uint8 `(height, width, 3 or 4)` by a whole factor.
+
+    RGB is smoothed by the Lanczos filter. The pixels of RGBA become squares:
+    such images are mostly sprites and icons.
+    """
     image = Image.fromarray(pixels)
     size = image.width * scale, image.height * scale
-    return image.resize(size, Image.Resampling.LANCZOS)
+    is_smooth = image.mode == "RGB"
+    resampling = Image.Resampling
+    return image.resize(
+        size, resampling.LANCZOS if is_smooth else resampling.NEAREST
+    )
+
+
+def flatten(image: Image.Image, background: Color | None = None) -> Image.Image:
+    """Lay RGBA over a color or a checkerboard; return RGB."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    row, column = np.indices((image.height, image.width)) // _CHECKER_SIDE
+    colors = np.array(_CHECKERS if background is None else [background] * 2)
+    below = Image.fromarray(colors[(row + column) % 2].astype(np.uint8))
+    below.paste(image, mask=image.getchannel("A"))
+    return below
 
 
 def hide(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Cover the pixels of a mask with a gray checkerboard.
 
     Args:
-        pixels: uint8 `(..., height, width, 3)`.
+        pixels: uint8 `(..., height, width, C)`.
         mask: bool `(..., height, width)`.
 
     Returns:
-        uint8 `(..., height, width, 3)`.
+        uint8 `(..., height, width, C)`.
     """
     row, column = np.indices(mask.shape[-2:])
-    checkers = np.array(_MISSING, np.uint8)[(row // 4 + column // 4) % 2]
+    colors = np.array(_MISSING, np.uint8)
+    if pixels.shape[-1] == 4:
+        colors = np.pad(colors, ((0, 0), (0, 1)), constant_values=255)
+    checkers = colors[(row // 4 + column // 4) % 2]
     return np.where(mask[..., None], checkers, pixels)
 
 
 def hide_after(pixels: np.ndarray, prefix_length: int) -> np.ndarray:
     """Cover all but the first pixels, in raster order; see `hide`."""
-    height, width, _ = pixels.shape
+    height, width = pixels.shape[:2]
     position = np.arange(height * width).reshape(height, width)
     return hide(pixels, position >= prefix_length)
 
@@ -247,7 +285,7 @@ def save_image(image: Image.Image, path: StrPath) -> None:
 
 
 def save_tiles(images: Iterable[np.ndarray], folder: StrPath) -> None:
-    """Save images, uint8 `(height, width, 3)` each, as `000.png` and so on."""
+    """Save images, uint8 `(height, width, C)` each, as `000.png` and so on."""
     os.makedirs(folder, exist_ok=True)
     for i, pixels in enumerate(images):
         path = os.path.join(folder, f"{i:03d}.png")

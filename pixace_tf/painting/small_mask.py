@@ -15,7 +15,7 @@ def small_mask(
 
     Args:
         mask: uint8 `(any_height, any_width)`; 255 is painted.
-        image: uint8 `(any_height, any_width, 3)`, which decides what to trim.
+        image: uint8 `(any_height, any_width, C)`, which decides what to trim.
         tokenizer: Scales images.
 
     Returns:

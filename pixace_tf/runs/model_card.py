@@ -79,7 +79,8 @@ def for_litert(path: str, facts: ModelFacts) -> str:
         draws=facts.num_draws,
         stride=facts.prefill_stride,
         half=height * width // 2 // facts.prefill_stride * facts.prefill_stride,
-        colors=facts.vocabulary_size,
+        first=facts.token_range[0],
+        last=facts.token_range[-1],
         labels=", ".join(
             f"{number} {label}"
             for number, label in enumerate(("none", *facts.labels))
