@@ -43,7 +43,7 @@ def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
 @click.argument("source", metavar="IMAGES")
 @click.argument("out", metavar="OUT", type=click.Path(file_okay=False))
 @options_of(TrainingArguments, "image_size", "bit_widths", "color_space")
-@options_of(TrainingArguments, "resize", "trim")
+@options_of(TrainingArguments, "alpha", "resize", "trim")
 @click.option(
     "--shard",
     type=SHARE,
@@ -107,14 +107,7 @@ def tokenize(
     """
     from pixace_tf import console
     from pixace_tf.data import tokenizing
-    from pixace_tf.data.tokenizer import PixelTokenizer
 
-    tokenizer = PixelTokenizer(
-        arguments.image_size,
-        arguments.palette,
-        arguments.resize,
-        arguments.trim,
-    )
     run = None
     if runner is not None:
         from pixace_tf.data.beam import BeamRunner
@@ -124,7 +117,8 @@ def tokenize(
         shards = tokenizing.tokenize(
             source,
             out,
-            tokenizer,
+            arguments.tokenizer(),
+            is_alpha_open=arguments.alpha is None,
             shard=shard,
             run=run,
             progress=bar.count,

@@ -9,6 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from pixace_tf.data.palette import MAX_ALPHA_BITS
+from pixace_tf.runs.arguments import AUTO
 from pixace_tf.training.training_arguments import TrainingArguments
 
 
@@ -130,7 +132,19 @@ def option_of(arguments: Any, name: str, **changes: Any) -> Callable[..., Any]:
     return click.option(spelled, name, **{**settings, **changes})
 
 
-_TYPES = {"image_size": IMAGE_SIZE, "bit_widths": BIT_WIDTHS}
+class AutoInt(click.IntRange):
+    """A number, or auto, which is None."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        is_auto = value == AUTO
+        return None if is_auto else super().convert(value, param, ctx)
+
+
+_TYPES: dict[str, click.ParamType] = {
+    "image_size": IMAGE_SIZE,
+    "bit_widths": BIT_WIDTHS,
+    "alpha": AutoInt(0, MAX_ALPHA_BITS),
+}
 # Defaults as a user types them.
 _SPELLED_DEFAULTS: dict[Any, Any] = {
     (32, 32): "32",

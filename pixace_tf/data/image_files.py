@@ -135,10 +135,12 @@ class Header:
             without `normalize`.
         num_pixels: Pixels to count in a `PixelBudget`: a quarter of those of a
             JPEG, whose decoder needs fewer bytes per pixel.
+        has_alpha: Whether pixels may be transparent.
     """
 
     is_plain: bool
     num_pixels: int
+    has_alpha: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -504,7 +506,11 @@ def _header(image: Image.Image) -> Header:
         and not (isinstance(image, PngImageFile) and _has_late_exif(image))
     )
     num_pixels = image.width * image.height
-    return Header(is_plain, num_pixels // 4 if is_jpeg else num_pixels)
+    return Header(
+        is_plain,
+        num_pixels // 4 if is_jpeg else num_pixels,
+        image.has_transparency_data,
+    )
 
 
 def _to_rgb(image: Image.Image, raw_mode: Any) -> Image.Image:

@@ -29,6 +29,8 @@ from pixace_tf.errors import UserError, first_line
 from pixace_tf.storage import StrPath
 
 VALIDATION_SHARE = 0.05
+# Images in which `Source.read_clear` looks for transparency.
+MAX_CLEAR = 4000
 TFDS_PREFIX = "tfds:"
 
 
@@ -124,6 +126,13 @@ class Source(abc.ABC):
 
         Raises:
             UserError: If the chunk as a whole cannot be read.
+        """
+
+    @abc.abstractmethod
+    def read_clear(self) -> Sequence[np.ndarray]:
+        """Read images that may be transparent: some thousands, or all of them.
+
+        They are uint8 `(height, width, 4)`; the tokenizer must have alpha.
         """
 
     @abc.abstractmethod
@@ -230,6 +239,14 @@ class FolderSource(Source):
             lambda i: (paths[i], *self._listing.places[paths[i]]),
         )
 
+    def read_clear(self) -> Sequence[np.ndarray]:
+        """See `Source`: among so many files, evenly spaced."""
+        paths = list(self._listing.places)
+        step = -(-len(paths) // MAX_CLEAR) or 1
+        return self._decoder.decode_clear(
+            os.path.join(self._listing.root, path) for path in paths[::step]
+        )
+
     def state(self) -> Iterator[str]:
         """See `Source`: each file with its size and time."""
         for path, state in image_files.file_states(self._listing):
@@ -287,9 +304,7 @@ class TfdsSource(Source):
         images, labels = [], []
         before = self._before[chunk] if self._total else 0
         for example in self._examples[chunk].as_numpy_iterator():
-            pixels = _to_uint8(example["image"], self._source)
-            image = self._tokenizer.with_alpha(_to_color(pixels))
-            images.append(self._tokenizer.resize_image(image))
+            images.append(self._small(example))
             label = example.get("label", "")
             if names:  # A number below 0 is no class.
                 label = names[label] if label >= 0 else ""
@@ -298,6 +313,18 @@ class TfdsSource(Source):
                 progress(before + len(images), self._total)
         parts = [self._parts[chunk]] * len(images)
         return SmallImages(np.array(images, np.uint8), parts, labels, [])
+
+    def _small(self, example: dict[str, Any]) -> np.ndarray:
+        pixels = _to_uint8(example["image"], self._source)
+        image = self._tokenizer.with_alpha(_to_color(pixels))
+        return self._tokenizer.resize_image(image)
+
+    def read_clear(self) -> Sequence[np.ndarray]:
+        """See `Source`: the first images, if they have four channels."""
+        if self._features["image"].shape[-1] != 4:
+            return []
+        first = self._examples[0].take(MAX_CLEAR)
+        return [self._small(e) for e in first.as_numpy_iterator()]
 
     def state(self) -> Iterator[str]:
         """See `Source`: the name with its version, and the sizes."""

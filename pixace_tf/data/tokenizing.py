@@ -22,6 +22,7 @@ import numpy as np
 from pixace_tf import storage
 from pixace_tf.console import ProgressCallback, Say, counted
 from pixace_tf.data import image_files, token_shards
+from pixace_tf.data.palette import MAX_ALPHA_BITS, Palette
 from pixace_tf.data.parts import TRAIN, describe
 from pixace_tf.data.sources import (
     SmallImages,
@@ -36,6 +37,8 @@ from pixace_tf.data.tar_files import ENDING, TarSource
 from pixace_tf.data.token_dataset import tokenize as tokenize_images
 from pixace_tf.data.token_shards import MANIFEST_FILE, PARTS, PLAN_FILE, Shards
 from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.data.transparency import choose_alpha
+from pixace_tf.data.transparency import describe as describe_alpha
 from pixace_tf.errors import UserError
 from pixace_tf.storage import StrPath
 
@@ -155,6 +158,7 @@ def tokenize(
     out: StrPath,
     tokenizer: PixelTokenizer,
     *,
+    is_alpha_open: bool = False,
     shard: tuple[int, int] = (1, 1),
     run: Runner | None = None,
     progress: ProgressCallback | None = None,
@@ -167,6 +171,7 @@ def tokenize(
         source: See `Job`.
         out: Their folder; missing, empty, or begun by the same call.
         tokenizer: Makes the tokens.
+        is_alpha_open: Whether to choose the bits of alpha by the images.
         shard: `(i, n)`: write the share of the i-th of n machines, from 1 on.
         run: Writes the chunks; by default one after the other.
         progress: Called with the chunks done and their number.
@@ -181,6 +186,8 @@ def tokenize(
     """
     source = os.fspath(source)
     job = Job(source, os.fspath(out), tokenizer.get_config(), **options)
+    if is_alpha_open:
+        job = _with_alpha(job, say)
     _begin(job)
     if job.images.parts:
         say(f"Parts: {describe(job.images.parts)}.")
@@ -204,6 +211,25 @@ def tokenize(
         shards.verify()
     say(_describe(shards))
     return shards
+
+
+def _with_alpha(job: Job, say: Say) -> Job:
+    """Choose the bits of alpha: those of the plan, or by the images."""
+
+    def with_bits(num_bits: int) -> Job:
+        palette = dataclasses.replace(
+            job.tokenizer.palette, alpha_bits=num_bits
+        )
+        config = {**job.tokenizer_config, "palette": str(palette)}
+        return dataclasses.replace(job, tokenizer_config=config)
+
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        before = storage.read_json(job.file(PLAN_FILE))["tokenizer"]["palette"]
+        return with_bits(Palette.parse(before).alpha_bits)
+    bits = choose_alpha(with_bits(MAX_ALPHA_BITS).images.read_clear())
+    if bits:
+        say(describe_alpha(bits))
+    return with_bits(bits)
 
 
 def write_chunk(job: Job, chunk: int) -> None:

@@ -23,11 +23,13 @@ from pixace_tf.data import (
     raster_orders,
     token_dataset,
     token_shards,
+    transparency,
 )
-from pixace_tf.data.sources import TFDS_PREFIX
+from pixace_tf.data.palette import MAX_ALPHA_BITS
+from pixace_tf.data.sources import TFDS_PREFIX, open_source
 from pixace_tf.data.token_dataset import Dataset, ShardedDataset
 from pixace_tf.data.token_shards import Shards
-from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.data.transparency import choose_alpha
 from pixace_tf.errors import UserError
 from pixace_tf.model import presets
 from pixace_tf.runs import catalog, model_weights, run_config, run_folder
@@ -108,6 +110,7 @@ def _fit(
         arguments, start = _settled_by_start(arguments, path, start_from, say)
     else:
         arguments = _settled_by_run(arguments, path, start_from, say)
+    arguments = _settled_by_images(arguments, source, say)
     data = _load_data(source, path, arguments, say)
     hosts.check_alike("images", data.digest())
     if not is_new:
@@ -127,7 +130,7 @@ def _fit(
             if is_new:
                 run = run_folder.create_run(
                     path,
-                    _tokenizer(arguments),
+                    arguments.tokenizer(),
                     model_config,
                     _recorded(arguments, source, start, data),
                     precision,
@@ -243,10 +246,21 @@ def _settled_by_run(
     )
 
 
-def _tokenizer(options: TrainingArguments) -> PixelTokenizer:
-    return PixelTokenizer(
-        options.image_size, options.palette, options.resize, options.trim
+def _settled_by_images(
+    arguments: TrainingArguments, source: str, say: Say
+) -> TrainingArguments:
+    """Choose the bits of alpha, if they are open."""
+    if arguments.alpha is not None:
+        return arguments
+    # With all bits, images are read as they are.
+    exact = arguments.replaced(alpha=MAX_ALPHA_BITS)
+    opened = open_source(
+        source, exact.tokenizer(), exact.max_pixels, exact.download
     )
+    bits = choose_alpha(opened.read_clear())
+    if bits:
+        say(transparency.describe(bits))
+    return arguments.replaced(alpha=bits)
 
 
 def _model_config(
@@ -353,7 +367,7 @@ def _load_data(
         with console.ProgressBar("Reading images") as bar:
             data = token_dataset.load(
                 source,
-                _tokenizer(arguments),
+                arguments.tokenizer(),
                 cache_path=os.path.join(path, run_config.TOKENS_FILE),
                 max_pixels=arguments.max_pixels,
                 download=arguments.download,

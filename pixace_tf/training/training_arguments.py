@@ -6,16 +6,24 @@ The command line makes its options from them. Needs no TensorFlow.
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pixace_tf.data import labels
-from pixace_tf.data.palette import COLOR_SPACES, BitWidths, Palette
+from pixace_tf.data.palette import (
+    COLOR_SPACES,
+    MAX_ALPHA_BITS,
+    BitWidths,
+    Palette,
+)
 from pixace_tf.errors import UserError
 from pixace_tf.model import presets
 from pixace_tf.model.presets import FALLBACK_PRESET, HEADS, PRESETS
 from pixace_tf.runs.arguments import AUTO, Arguments, argument, refuse_changes
 
-# Repeated from `PixelTokenizer`, which needs TensorFlow.
+if TYPE_CHECKING:
+    from pixace_tf.data.tokenizer import PixelTokenizer
+
+# Repeated from `PixelTokenizer`, which needs NumPy.
 RESIZES = ("crop", "squash", "pad")
 PRECISIONS = (AUTO, "float32", "mixed_float16", "mixed_bfloat16")
 DEFAULT_MAX_MINUTES = 10.0
@@ -89,6 +97,14 @@ class TrainingArguments(Arguments):
     )
     color_space: str = argument(
         "hsv", "Color space of the tokens.", COLOR_SPACES
+    )
+    alpha: int | None = argument(
+        None,
+        "Bits of transparency: 0 lays pictures over white, 1 has hard edges, 8 "
+        "is exact; auto takes 0 if all are opaque, else 1 or 2.  [default: "
+        "auto]",
+        at_least=0,
+        at_most=MAX_ALPHA_BITS,
     )
     resize: str = argument(
         "crop",
@@ -188,6 +204,7 @@ class TrainingArguments(Arguments):
             image_size=config["image_size"],
             bit_widths=palette.bit_widths,
             color_space=palette.color_space,
+            alpha=palette.alpha_bits,
             resize=config["resize"],
             trim=config.get("trim", False),
         )
@@ -246,8 +263,16 @@ class TrainingArguments(Arguments):
 
     @property
     def palette(self) -> Palette:
-        """The colors of the tokens."""
-        return Palette(self.color_space, self.bit_widths)
+        """The colors of the tokens; opaque, if `alpha` is not chosen yet."""
+        return Palette(self.color_space, self.bit_widths, self.alpha or 0)
+
+    def tokenizer(self) -> "PixelTokenizer":
+        """Return what makes the tokens."""
+        from pixace_tf.data.tokenizer import PixelTokenizer
+
+        return PixelTokenizer(
+            self.image_size, self.palette, self.resize, self.trim
+        )
 
     @property
     def max_pixels(self) -> int:

@@ -8,8 +8,8 @@ from pixace_tf.runs.run_folder import Run
 
 # The arguments that a run takes over from the run that it starts from.
 SHARED = (
-    *("image_size", "bit_widths", "color_space", "preset", "decoder"),
-    *("num_layers", "hidden_dim", "num_hashes", "head"),
+    *("image_size", "bit_widths", "color_space", "alpha", "preset"),
+    *("decoder", "num_layers", "hidden_dim", "num_hashes", "head"),
 )
 
 

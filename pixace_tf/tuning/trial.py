@@ -22,7 +22,7 @@ from pixace_tf.errors import UserError
 from pixace_tf.painting import local, sheets
 from pixace_tf.runs.run_config import HISTORY_FILE, TOKENS_FILE
 from pixace_tf.runs.run_folder import Run
-from pixace_tf.sampling.likelihood import colors_per_token
+from pixace_tf.sampling.likelihood import bits_per_dim
 from pixace_tf.training.fit import RunInUseError, fit
 from pixace_tf.training.interruption import InterruptedTraining
 from pixace_tf.tuning.space import (
@@ -82,14 +82,13 @@ def measure(run: Run) -> dict[str, float]:
     history = storage.read_json(run.file(HISTORY_FILE))
     key = "val_bits_per_pixel"
     bits = min(entry[key] for entry in history if key in entry)
-    colors = colors_per_token(run.tokenizer.palette)
-    hidden = np.log2(colors[held_out]).mean()
+    every = np.full(held_out.shape, bits)
     first = {"epoch": 0, "seconds": 0.0} if len(history) < 2 else history[0]
     epochs = history[-1]["epoch"] - first["epoch"]
     seconds = history[-1]["seconds"] - first["seconds"]
     return {
         "bits_per_pixel": bits,
-        "bits_per_dim": float(bits + hidden) / 3,
+        "bits_per_dim": bits_per_dim(every, held_out, run.tokenizer).mean(),
         "parameters": run.model.num_parameters,
         "tokens_per_second": epochs * num_tokens / seconds,
     }
