@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import http.client
 import io
+import itertools
 import multiprocessing.pool
 import os
 import re
@@ -303,6 +304,40 @@ def load(
     return upright
 
 
+def load_frames(
+    source: Source, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
+    """Decode each frame of an animation, or each page, as Pillow composes it.
+
+    Other images are one frame, as by `load`. All frames together may have
+    `max_pixels`; no more than one of them is held in memory.
+
+    Yields:
+        An image per frame: RGBA, or RGB.
+
+    Raises:
+        UnloadableError: If a frame is broken, or there are too many pixels.
+    """
+    with _open(source, max_pixels) as image:
+        is_animated = getattr(image, "is_animated", False)
+        num_pixels = 0
+        for number in itertools.count() if is_animated else ():
+            try:
+                image.seek(number)
+            except EOFError:
+                return
+            except Exception as error:  # Broken data can raise anything.
+                raise UnloadableError(f"broken picture: {error}") from None
+            num_pixels += image.width * image.height
+            if num_pixels > max_pixels:
+                raise UnloadableError(
+                    f"its frames have {_too_large(max_pixels)}"
+                )
+            _load(image)
+            yield _to_rgb(image, "")
+    yield load(source, max_pixels)
+
+
 def normalize(source: Source, max_pixels: int = MAX_PIXELS) -> bytes:
     """Return the image of `load` as the bytes of a plain 8-bit PNG file."""
     buffer = io.BytesIO()
@@ -445,7 +480,7 @@ def _open(source: Source, max_pixels: int) -> Image.Image:
                 raise UnloadableError("not a regular file")
         image = Image.open(source, formats=FORMATS)
     except UnidentifiedImageError:
-        raise UnloadableError(_unknown(_bytes(source, 4))) from None
+        raise UnloadableError(_unknown(_bytes(source, 6))) from None
     except Image.DecompressionBombError:
         raise UnloadableError(_too_large(max_pixels)) from None
     except (UnloadableError, MemoryError):
@@ -466,10 +501,15 @@ def _open(source: Source, max_pixels: int) -> Image.Image:
 
 
 def _unknown(start: bytes) -> str:
-    """Return why a file with these first four bytes is skipped."""
-    if start == b"\0\0\1\0":
+    """Return why a file with these first six bytes is skipped."""
+    if start[:4] == b"\0\0\1\0":
         # Pillow decodes icons of any size while it opens them.
         return "an icon (ICO); save its picture as a PNG file"
+    if start[4:] == b"\xe0\xa5":
+        return (
+            "an Aseprite file; export it as PNG: aseprite -b IN.aseprite "
+            "--sheet OUT.png"
+        )
     return "not a picture in a known format" if start else "empty file"
 
 
