@@ -227,5 +227,7 @@ class Cutter:
             return 1
         every = pieces(path, self._cutting, self._max_pixels)
         return int(
-            np.gcd.reduce([grid_factor(p.pixels) for p in every if not p.dropped])
+            np.gcd.reduce(
+                [grid_factor(p.pixels) for p in every if not p.dropped]
+            )
         )

@@ -1,6 +1,7 @@
 """Decodes image files to small images, many at a time."""
 
 import collections
+import dataclasses
 import functools
 import io
 import os
@@ -14,7 +15,8 @@ import tensorflow as tf
 from pixace_tf.data import image_files
 from pixace_tf.data.graph_tokenizer import GraphTokenizer
 from pixace_tf.data.image_files import Header, UnloadableError
-from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.data.tokenizer import NATIVE, PixelTokenizer
+from pixace_tf.errors import UserError
 from pixace_tf.machine import num_cores
 from pixace_tf.typing import Tensor
 
@@ -51,6 +53,7 @@ class Decoder:
         self, tokenizer: PixelTokenizer, max_pixels: int, are_paths: bool
     ) -> None:
         self._max_pixels = max_pixels
+        self._tokenizer = tokenizer
         self._decode_bytes = _decoding(tokenizer, are_paths=False)
         self._decode_files = _decoding(tokenizer, are_paths=are_paths)
 
@@ -103,11 +106,15 @@ class Decoder:
         if isinstance(file, bytes) and len(file) > MAX_FILE_BYTES:
             return f"larger than {MAX_FILE_BYTES >> 20} MiB"
         try:
-            return image_files.read_header(
+            header = image_files.read_header(
                 _readable(file), self._max_pixels, allow_own=False
             )
         except UnloadableError as error:
             return str(error)
+        if self._tokenizer.resize == NATIVE:
+            # A graph would not say why an image does not fit.
+            return dataclasses.replace(header, is_plain=False)
+        return header
 
     def _decode_block(self, block: list[Checked]) -> list[Result]:
         good = [(f, h) for f, h in block if isinstance(h, Header)]
@@ -135,9 +142,13 @@ class Decoder:
 
     def _normalize(self, file: File) -> Result:
         """Decode with Pillow, or return the reason why that fails."""
+        tokenizer, source = self._tokenizer, _readable(file)
         try:
-            png = image_files.normalize(_readable(file), self._max_pixels)
-        except UnloadableError as error:
+            if tokenizer.resize == NATIVE:
+                pixels = np.asarray(image_files.load(source, self._max_pixels))
+                return tokenizer.resize_image(tokenizer.with_alpha(pixels))
+            png = image_files.normalize(source, self._max_pixels)
+        except UserError as error:
             return str(error)
         return self._decode_bytes([png]).numpy()[0]
 

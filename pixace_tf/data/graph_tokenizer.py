@@ -5,10 +5,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from pixace_tf.data import framing
+from pixace_tf.data import framing, native_grid
 from pixace_tf.data.image_files import MAX_PIXELS
 from pixace_tf.data.quantization import blend, dequantize, quantize
-from pixace_tf.data.tokenizer import PixelTokenizer, check_integers, check_uint8
+from pixace_tf.data.tokenizer import (
+    NATIVE,
+    PixelTokenizer,
+    check_integers,
+    check_uint8,
+)
 from pixace_tf.typing import Tensor
 
 
@@ -44,8 +49,9 @@ class GraphTokenizer:
             uint8 `(height, width, C)`.
 
         Raises:
-            tf.errors.InvalidArgumentError: If the bytes are no JPEG or PNG, or
-                the image has more than `max_pixels`.
+            tf.errors.InvalidArgumentError: If the bytes are no JPEG or PNG, the
+                image has more than `max_pixels`, or it does not fit; see
+                `native_grid.place`.
         """
         return self.resize_image(
             self.decode_whole(image_bytes, max_pixels=max_pixels)
@@ -103,11 +109,17 @@ class GraphTokenizer:
         if self._tokenizer.trim:
             size = tf.cast(tf.tile(tf.shape(image)[:2], [2]), tf.float32)
             full = tf.cast(tf.tile(tf.shape(original)[:2], [2]), tf.float32)
-            box = tf.cast(self.content_box(original), tf.float32) / full * size
+            content = self.content_box(original)
+            box = tf.cast(content, tf.float32) / full * size
             top, left = tf.unstack(tf.cast(tf.floor(box[:2]), tf.int32))
             bottom, right = tf.unstack(tf.cast(tf.math.ceil(box[2:]), tf.int32))
             image = image[top:bottom, left:right]
-        return self._scale(image)
+            top, left, bottom, right = tf.unstack(content)
+            original = original[top:bottom, left:right]
+        if self._tokenizer.resize != NATIVE:
+            return self._scale(image)
+        size = tf.shape(original)[:2] // self._fitting_factor(original)
+        return self._set_into(_resample(image, size))
 
     def content_box(self, image: Tensor) -> Tensor:
         """See `PixelTokenizer.content_box`."""
@@ -127,7 +139,9 @@ class GraphTokenizer:
             spans.append((low, length - behind))
         (top, bottom), (left, right) = spans
         box = top, left, bottom, right
-        return tf.stack(framing.grow(box, height, width, self.image_size, tf))
+        if self._tokenizer.resize != NATIVE:
+            box = framing.grow(box, height, width, self.image_size, tf)
+        return tf.stack(box)
 
     def _scale(self, image: Tensor) -> Tensor:
         """Crop, squash or pad; see `resize_image`."""
@@ -141,6 +155,12 @@ class GraphTokenizer:
         return tf.ensure_shape(image, (*self.image_size, image.shape[2]))
 
     def _rescale(self, image: Tensor) -> Tensor:
+        if self._tokenizer.resize == NATIVE:
+            factor, channels = self._fitting_factor(image), image.shape[2]
+            reduced = image[::factor, ::factor]
+            return self._set_into(
+                tf.ensure_shape(reduced, (None, None, channels))
+            )
         height, width = self.image_size
         shape = tf.shape(image)[:2]
         size: Any = tf.constant(self.image_size)
@@ -163,6 +183,40 @@ class GraphTokenizer:
         return 255 - tf.image.resize_with_crop_or_pad(
             255 - image, height, width
         )
+
+    def _fitting_factor(self, image: Tensor) -> Tensor:
+        """Do as `native_grid.fitting_factor`, with an error of TensorFlow."""
+        size = tf.shape(image)[:2]
+        factor = tf.cond(
+            native_grid.fits(tf.unstack(size), self.image_size),
+            lambda: 1,
+            lambda: _grid_factor(image),
+        )
+        height, width = self.image_size
+        check = tf.debugging.Assert(
+            native_grid.fits(tf.unstack(size // factor), self.image_size),
+            [
+                f"An image must fit into {width} x {height} pixels. Received "
+                "width, height, and the factor of its enlarged pixels:",
+                *(size[1], size[0], factor),
+            ],
+        )
+        with tf.control_dependencies([check]):
+            return tf.identity(factor)
+
+    def _set_into(self, image: Tensor) -> Tensor:
+        """Do as `native_grid.set_into`."""
+        height, width = tf.unstack(tf.shape(image)[:2])
+        top, left = native_grid.margins(
+            height, width, self.image_size, self._tokenizer.anchor
+        )
+        below = self.image_size[0] - height - top
+        beside = self.image_size[1] - width - left
+        channels = image.shape[2]
+        fill = tf.constant(native_grid.fill(channels), tf.uint8)
+        paddings = [[top, below], [left, beside], [0, 0]]
+        image = tf.pad(image, paddings, constant_values=fill)
+        return tf.ensure_shape(image, (*self.image_size, channels))
 
     def tokenize(self, images: Tensor) -> Tensor:
         """See `PixelTokenizer.tokenize`."""
@@ -215,7 +269,8 @@ class GraphTokenizer:
             # The default differs from other decoders by up to 4 levels.
             dct_method="INTEGER_ACCURATE",
         )
-        if self._tokenizer.trim or is_full:  # Little may be left after a trim.
+        # Little may be left after a trim.
+        if self._tokenizer.is_adaptive or is_full:
             return decode()
         is_large = framing.is_large(
             shape[0], shape[1], self.image_size, self._tokenizer.resize
@@ -274,6 +329,33 @@ def _premultiply(image: Tensor) -> Tensor:
     wide = tf.cast(image, tf.uint16)
     color, alpha = wide[..., :3], wide[..., 3:]
     return tf.concat([color * alpha, alpha], axis=-1)
+
+
+def _grid_factor(image: Tensor) -> Tensor:
+    """Do as `native_grid.grid_factor`; int32."""
+    if image.shape[2] == 4:
+        image = tf.where(image[..., 3:] > 0, image, tf.zeros_like(image))
+    rows = tf.reduce_any(image[1:] != image[:-1], axis=(1, 2))
+    columns = tf.reduce_any(image[:, 1:] != image[:, :-1], axis=(0, 2))
+    height, width = tf.unstack(tf.shape(image)[:2])
+    # A place where nothing differs becomes 0, which every factor divides.
+    places = [
+        tf.range(1, length) * tf.cast(differ, tf.int32)
+        for length, differ in ((height, rows), (width, columns))
+    ]
+
+    def step(factor: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Do a step of Euclid's algorithm for all numbers at once."""
+        rests = numbers % factor
+        least = tf.reduce_min(tf.where(rests > 0, rests, factor))
+        return least, tf.where(rests == least, factor, rests)
+
+    factor, _ = tf.while_loop(
+        lambda _, numbers: tf.reduce_any(numbers > 0),
+        step,
+        [height, tf.concat([[width], *places], axis=0)],
+    )
+    return factor
 
 
 def _resample(image: Tensor, size: Tensor) -> Tensor:

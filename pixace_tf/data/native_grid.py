@@ -79,8 +79,7 @@ def fitting_factor(image: np.ndarray, image_size: Size) -> int:
 def set_into(image: np.ndarray, image_size: Size, anchor: str) -> np.ndarray:
     """Do as `place` with an image that fits."""
     height, width, channels = image.shape
-    fill = 0 if channels == 4 else 255
-    canvas = np.full((*image_size, channels), fill, np.uint8)
+    canvas = np.full((*image_size, channels), fill(channels), np.uint8)
     top, left = margins(height, width, image_size, anchor)
     canvas[top : top + height, left : left + width] = image
     return canvas
@@ -89,6 +88,11 @@ def set_into(image: np.ndarray, image_size: Size, anchor: str) -> np.ndarray:
 def fits(size: Sequence[Tensor], image_size: Size) -> Tensor:
     """Tell whether an image of a size fits into a canvas."""
     return (size[0] <= image_size[0]) & (size[1] <= image_size[1])
+
+
+def fill(num_channels: int) -> int:
+    """Return the level around an image: transparent, or white."""
+    return 0 if num_channels == 4 else 255
 
 
 def margins(

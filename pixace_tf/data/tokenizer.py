@@ -5,14 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from pixace_tf.data import framing, resampling
-from pixace_tf.data.image_files import read_upright
+from pixace_tf.data import framing, native_grid, resampling
+from pixace_tf.data.image_files import printable, read_upright
+from pixace_tf.data.native_grid import ANCHORS
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.quantization import blend, dequantize, quantize
 from pixace_tf.errors import UserError
 from pixace_tf.storage import StrPath
 
-RESIZES = ("crop", "squash", "pad")
+# Sets images into a canvas; see `native_grid.place`.
+NATIVE = "native"
+RESIZES = ("crop", "squash", "pad", NATIVE)
 # Pixels that are laid over white at a time, to save memory.
 _STRIP_PIXELS = 1 << 20
 
@@ -33,9 +36,11 @@ class PixelTokenizer:
         palette: The colors; a `Palette` or its text, such as `"hsv 5,4,4"`.
         resize: `"crop"` cuts the center to the aspect of `image_size`,
             `"squash"` stretches, `"pad"` adds transparent pixels, or white ones
-            without alpha.
+            without alpha; `"native"` never resamples, see `native_grid.place`.
         trim: Whether to cut margins that are transparent or of one color
-            first, as far as the aspect of `image_size` allows.
+            first, as far as the aspect of `image_size` allows; with `"native"`
+            all of them.
+        anchor: Where smaller images stand with `"native"`: one of `ANCHORS`.
 
     Raises:
         UserError: If an argument is out of bounds.
@@ -54,6 +59,7 @@ class PixelTokenizer:
         palette: Palette | str = "hsv 5,4,4",
         resize: str = "crop",
         trim: bool = False,
+        anchor: str = ANCHORS[0],
     ) -> None:
         size = tuple(image_size)
         if len(size) != 2 or any(not isinstance(n, int) or n < 1 for n in size):
@@ -66,10 +72,16 @@ class PixelTokenizer:
                 f"resize must be one of {', '.join(RESIZES)}. "
                 f"Received: resize={resize!r}"
             )
+        if anchor not in ANCHORS:
+            raise UserError(
+                f"anchor must be one of {', '.join(ANCHORS)}. "
+                f"Received: anchor={anchor!r}"
+            )
         self.image_size = size
         self.palette = Palette.get(palette)
         self.resize = resize
         self.trim = trim
+        self.anchor = anchor
 
     @property
     def sequence_length(self) -> int:
@@ -81,6 +93,11 @@ class PixelTokenizer:
         """Height, width and channels C of the small image."""
         return *self.image_size, self.palette.num_image_channels
 
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether the pixels of an image decide how it is resized."""
+        return self.trim or self.resize == NATIVE
+
     def __eq__(self, other: Any) -> bool:
         if type(other) is not type(self):
             return NotImplemented
@@ -91,12 +108,17 @@ class PixelTokenizer:
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON values."""
-        return {
+        config = {
             "image_size": list(self.image_size),
             "palette": str(self.palette),
             "resize": self.resize,
             "trim": self.trim,
         }
+        # Without it, the configurations of older runs stay what they were.
+        return config | self._native_config()
+
+    def _native_config(self) -> dict[str, Any]:
+        return {"anchor": self.anchor} if self.resize == NATIVE else {}
 
     def read(self, image: StrPath | np.ndarray) -> np.ndarray:
         """Read and resize one image, uint8 `(height, width, C)`.
@@ -109,9 +131,16 @@ class PixelTokenizer:
                 any_width, 3 or 4)`.
 
         Raises:
-            UserError: If the image is not usable.
+            UserError: If the image is not usable, or `resize` is `"native"` and
+                it does not fit.
         """
-        return self.resize_image(self.read_whole(image))
+        whole = self.read_whole(image)
+        try:
+            return self.resize_image(whole)
+        except UserError as error:
+            if isinstance(image, np.ndarray):
+                raise
+            raise UserError(f"{printable(image)}: {error}") from None
 
     def read_whole(self, image: StrPath | np.ndarray) -> np.ndarray:
         """Do as `read` without resizing: uint8 `(any_height, any_width, C)`."""
@@ -137,13 +166,17 @@ class PixelTokenizer:
 
     def jpeg_ratio(self, height: int, width: int) -> int:
         """Return by how much a JPEG of a size is reduced: 1, 2, 4 or 8."""
-        if self.trim:  # Little may be left after a trim.
+        if self.is_adaptive:  # Little may be left after a trim.
             return 1
         is_large = framing.is_large(height, width, self.image_size, self.resize)
         return 1 << sum(is_large)
 
     def resize_image(self, image: np.ndarray) -> np.ndarray:
-        """Trim, then crop, squash or pad one uint8 image to `image_size`."""
+        """Trim, then crop, squash or pad one uint8 image to `image_size`.
+
+        Raises:
+            UserError: If `resize` is `"native"` and it does not fit.
+        """
         check_uint8("image", image)
         if self.trim:
             top, left, bottom, right = self.content_box(image)
@@ -159,15 +192,26 @@ class PixelTokenizer:
             image: uint8 `(any_height, any_width, 3)`.
             original: uint8 `(any_height, any_width, C)`; its margins are the
                 ones to cut.
+
+        Raises:
+            UserError: As in `resize_image`.
         """
         if self.trim:
             size = np.array(2 * image.shape[:2], np.float32)
             full = np.array(2 * original.shape[:2], np.float32)
-            box = self.content_box(original).astype(np.float32) / full * size
+            content = self.content_box(original)
+            box = content.astype(np.float32) / full * size
             top, left = np.floor(box[:2]).astype(int)
             bottom, right = np.ceil(box[2:]).astype(int)
             image = image[top:bottom, left:right]
-        return self._scale(image)
+            top, left, bottom, right = content
+            original = original[top:bottom, left:right]
+        if self.resize != NATIVE:
+            return self._scale(image)
+        factor = native_grid.fitting_factor(original, self.image_size)
+        height, width = original.shape[0] // factor, original.shape[1] // factor
+        image = _resample(image, height, width)
+        return native_grid.set_into(image, self.image_size, self.anchor)
 
     def content_box(self, image: np.ndarray) -> np.ndarray:
         """Find the box inside margins that have the first pixel's color.
@@ -177,8 +221,8 @@ class PixelTokenizer:
 
         Returns:
             int32 `(4,)`: top, left, bottom and right, grown to the aspect of
-            `image_size` as far as the image reaches. An image of one color
-            stays whole.
+            `image_size` as far as the image reaches, unless `resize` is
+            `"native"`. An image of one color stays whole.
         """
         channels = image.shape[2]
         margin = framing.margin(channels)
@@ -197,14 +241,17 @@ class PixelTokenizer:
         box = 0, 0, height, width
         if len(rows):
             box = rows[0], columns[0], rows[-1] + 1, columns[-1] + 1
-        grown = framing.grow(box, height, width, self.image_size)
-        return np.array(grown, np.int32)
+        if self.resize != NATIVE:
+            box = framing.grow(box, height, width, self.image_size)
+        return np.array(box, np.int32)
 
     def _scale(self, image: np.ndarray) -> np.ndarray:
         """Crop, squash or pad; see `resize_image`."""
         height, width = self.image_size
         if image.shape[:2] == self.image_size:
             return image
+        if self.resize == NATIVE:
+            return native_grid.place(image, self.image_size, self.anchor)
         if self.resize == "crop":
             top, left, bottom, right = framing.center_box(
                 image.shape[0], image.shape[1], self.image_size

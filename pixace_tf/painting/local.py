@@ -215,9 +215,8 @@ def hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
         [
             small_mask(
                 masks.mask_of(image, mask, (height, width)),
-                # Only trimming depends on the pixels of the image.
                 tokenizer.read_whole(image)
-                if tokenizer.trim
+                if tokenizer.is_adaptive
                 else np.zeros(tokenizer.image_shape, np.uint8),
                 tokenizer,
             )
