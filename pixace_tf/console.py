@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -18,6 +18,8 @@ ProgressCallback = Callable[[int, int], None]
 Say = Callable[[str], None]
 _Item = TypeVar("_Item")
 
+# At most this many lines of one kind are shown.
+MAX_LINES = 20
 DELAY_S = 2.0
 LOG_INTERVAL_S = 30.0
 _STREAMS = {"stdin": "r", "stdout": "w", "stderr": "w"}
@@ -56,6 +58,14 @@ def counted(
         yield item
         if progress is not None:
             progress(done, total)
+
+
+def say_some(say: Say, lines: Sequence[str]) -> None:
+    """Say the first 20 lines, and how many more there are."""
+    for line in lines[:MAX_LINES]:
+        say(line)
+    if len(lines) > MAX_LINES:
+        say(f"... and {len(lines) - MAX_LINES} more.")
 
 
 class ProgressBar(contextlib.AbstractContextManager["ProgressBar"]):

@@ -31,6 +31,7 @@ KINDS = {
                 batch_size=1,
                 learning_rate=1e-3,
                 labels=True,
+                tiles=(8, 8),
             )
         ),
         strict=True,

@@ -140,6 +140,7 @@ def test_tune_has_an_option_for_every_argument_with_its_default():
 
 def test_the_choices_are_those_of_the_classes():
     assert training_arguments.RESIZES == tokenizer.RESIZES
+    assert training_arguments.ANCHORS == tokenizer.ANCHORS
     assert set(PRESETS["nano"]) == set(causal_lm.DECODERS)
 
 

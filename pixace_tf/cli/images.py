@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,34 +17,99 @@ from pixace_tf.cli.options import (
     options_of,
     scale,
 )
+from pixace_tf.training.pixel_art import settled, suggestion
 from pixace_tf.training.training_arguments import TrainingArguments
+
+if TYPE_CHECKING:
+    from pixace_tf.data.image_files import Skipped
+    from pixace_tf.painting.cut_sheet import CutScan
+
+# The fields of `TrainingArguments` that cut files into pictures.
+CUTTING = ("tiles", "tiles_gap", "tiles_margin", "frames")
 
 
 @main.command()
 @click.argument("folder", metavar="DIR", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options_of(TrainingArguments, *CUTTING)
+@click.option(
+    "--out",
+    default="tiles.png",
+    help="With --tiles or --frames: the picture to write, which shows the cut.",
+)
 @max_megapixels
-def scan(folder: str, as_json: bool, max_megapixels: float) -> None:
-    """List the files below DIR that will not load, and why."""
-    from pixace_tf import console
-    from pixace_tf.data import image_files
+@handing_over(arguments=TrainingArguments)
+def scan(
+    folder: str, as_json: bool, out: str, arguments: TrainingArguments
+) -> None:
+    """List the files below DIR that will not load, and why.
 
+    With --tiles or --frames, also show how `fit` will cut them: the number of
+    tiles, of empty and of equal ones, and a picture of the first sheets.
+
+    \b
+    Examples:
+      pixace-tf scan data/animals
+      pixace-tf scan sheets --tiles 16 --tiles-gap 1    # look at tiles.png
+    """
+    from pixace_tf import console
+    from pixace_tf.data import image_files, pixel_art
+    from pixace_tf.painting import sheets
+    from pixace_tf.painting.cut_sheet import scan_cut
+
+    sheets.check_image_path(out)
+    cutting, max_pixels = arguments.cutting, arguments.max_pixels
     with console.ProgressBar("Reading images") as bar:
-        result = image_files.scan(folder, int(max_megapixels * 1e6), bar.count)
-    if as_json:
-        skipped = [{"path": s.path, "reason": s.reason} for s in result.skipped]
-        say(json.dumps({"loads": result.loads, "skipped": skipped}))
+        result = image_files.scan(folder, max_pixels, bar.count)
+    if cutting is not None:
+        with console.ProgressBar("Cutting") as bar:
+            cut = scan_cut(result, cutting, max_pixels, bar.count)
+        _report_cut(cut, out, as_json)
         return
-    for entry in result.skipped:
-        say(f"skipped {image_files.printable(entry.path)}: {entry.reason}")
+    if as_json:
+        say(json.dumps(_listed(result.loads, result.skipped)))
+        return
+    _say_skipped(result.skipped)
     say(f"{len(result.loads)} load, {len(result.skipped)} skipped.")
+    if pixel_art.is_likely(folder):
+        say(suggestion(folder))
+
+
+def _report_cut(cut: "CutScan", out: str, as_json: bool) -> None:
+    """Write the picture that shows a cut, and report the counts."""
+    from pixace_tf import console
+    from pixace_tf.painting import sheets
+
+    if picture := cut.picture():
+        sheets.save_image(picture, out)
+    if as_json:
+        report = {**_listed(cut.loads, cut.skipped), **cut.as_json()}
+        say(json.dumps({**report, "picture": out if picture else None}))
+        return
+    _say_skipped(cut.skipped)
+    console.say_some(say, cut.lines())
+    say(f"{len(cut.loads)} load, {len(cut.skipped)} skipped.")
+    say(cut.summary() + (f": {out}" if picture else "."))
+
+
+def _listed(loads: list[str], skipped: "list[Skipped]") -> dict[str, Any]:
+    reasons = [{"path": s.path, "reason": s.reason} for s in skipped]
+    return {"loads": loads, "skipped": reasons}
+
+
+def _say_skipped(skipped: "list[Skipped]") -> None:
+    from pixace_tf.data.image_files import printable
+
+    for entry in skipped:
+        say(f"skipped {printable(entry.path)}: {entry.reason}")
 
 
 @main.command()
 @click.argument("source", metavar="IMAGES")
 @click.argument("out", metavar="OUT", type=click.Path(file_okay=False))
 @options_of(TrainingArguments, "image_size", "bit_widths", "color_space")
-@options_of(TrainingArguments, "alpha", "resize", "trim")
+@options_of(TrainingArguments, "alpha", "resize", "trim", "anchor")
+@options_of(TrainingArguments, "pixel_art", *CUTTING)
 @click.option(
     "--shard",
     type=SHARE,
@@ -108,6 +174,7 @@ def tokenize(
     from pixace_tf import console
     from pixace_tf.data import tokenizing
 
+    arguments = settled(arguments, say)
     run = None
     if runner is not None:
         from pixace_tf.data.beam import BeamRunner
@@ -127,6 +194,7 @@ def tokenize(
             download=arguments.download,
             dedup=dedup,
             chunk_size=chunk_size,
+            cutting=arguments.cutting,
         )
     if shards is not None:
         say(f"Now try: pixace-tf fit {shlex.quote(out)}")

@@ -144,6 +144,7 @@ _TYPES: dict[str, click.ParamType] = {
     "image_size": IMAGE_SIZE,
     "bit_widths": BIT_WIDTHS,
     "alpha": AutoInt(0, MAX_ALPHA_BITS),
+    "tiles": IMAGE_SIZE,
 }
 # Defaults as a user types them.
 _SPELLED_DEFAULTS: dict[Any, Any] = {

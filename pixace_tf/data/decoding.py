@@ -112,8 +112,9 @@ class Decoder:
         except UnloadableError as error:
             return str(error)
         if self._tokenizer.resize == NATIVE:
-            # A graph would not say why an image does not fit.
-            return dataclasses.replace(header, is_plain=False)
+            # A graph would not say why an image does not fit, and the canvas
+            # around an image is transparent.
+            return dataclasses.replace(header, is_plain=False, has_alpha=True)
         return header
 
     def _decode_block(self, block: list[Checked]) -> list[Result]:

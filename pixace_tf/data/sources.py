@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from pixace_tf.console import ProgressCallback, counted
 from pixace_tf.data import image_files
+from pixace_tf.data.cutter import Cutter
+from pixace_tf.data.cutting import Cutting
 from pixace_tf.data.decoding import Decoder, Result
 from pixace_tf.data.image_files import Skipped
 from pixace_tf.data.labels import label_name
@@ -42,13 +44,15 @@ class SmallImages:
         images: uint8 `(N, height, width, C)`; see `PixelTokenizer`.
         parts: "train", "validation", or "" if the source has no parts.
         labels: Class names as `labels.label_name` spells them, "" for none.
-        skipped: Files and folders that are skipped.
+        skipped: Files, pictures of files, and folders that are skipped.
+        notes: Lines on files that were cut into pictures.
     """
 
     images: np.ndarray
     parts: list[str]
     labels: list[str]
     skipped: list[Skipped]
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(
@@ -153,6 +157,7 @@ def load_images(
     max_pixels: int = image_files.MAX_PIXELS,
     download: bool = False,
     progress: ProgressCallback | None = None,
+    cutting: Cutting | None = None,
 ) -> SmallImages:
     """Read images and scale them down.
 
@@ -162,7 +167,9 @@ def load_images(
         UserError: If there is no usable image.
     """
     source = os.fspath(source)
-    opened = open_source(source, tokenizer, max_pixels, download)
+    opened = open_source(
+        source, tokenizer, max_pixels, download, cutting=cutting
+    )
     return read_all(opened, source, progress)
 
 
@@ -172,10 +179,19 @@ def open_source(
     max_pixels: int,
     download: bool,
     chunk_size: int | None = None,
+    cutting: Cutting | None = None,
 ) -> Source:
-    """Open a folder or a TensorFlow data set; see `load_images`."""
+    """Open a folder or a TensorFlow data set; see `load_images`.
+
+    Raises:
+        UserError: If the source cannot be opened, or cannot be cut.
+    """
     if source.startswith(TFDS_PREFIX):
+        if cutting is not None:
+            raise UserError(cannot_cut(source))
         return TfdsSource(source, tokenizer, download, chunk_size)
+    if cutting is not None:
+        return CutSource(source, tokenizer, max_pixels, cutting, chunk_size)
     return FolderSource(source, tokenizer, max_pixels, chunk_size)
 
 
@@ -194,6 +210,7 @@ def read_all(
         [part for chunk in chunks for part in chunk.parts],
         [label for chunk in chunks for label in chunk.labels],
         skipped,
+        [note for chunk in chunks for note in chunk.notes],
     )
 
 
@@ -253,6 +270,63 @@ class FolderSource(Source):
             yield f"{path}\0{state}"
 
 
+class CutSource(FolderSource):
+    """A folder whose files are cut into tiles or frames.
+
+    The third picture of `sheet.png` is skipped as `sheet.png#3`. A chunk has
+    the pictures of `chunk_size` files.
+
+    Raises:
+        UserError: If there is no such folder.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        tokenizer: PixelTokenizer,
+        max_pixels: int,
+        cutting: Cutting,
+        chunk_size: int | None = None,
+    ) -> None:
+        super().__init__(root, tokenizer, max_pixels, chunk_size)
+        self._cutting = cutting
+        self._cutter = Cutter(cutting, tokenizer, max_pixels)
+
+    def read(
+        self, chunk: int, progress: ProgressCallback | None = None
+    ) -> SmallImages:
+        """See `Source`; the files are counted."""
+        paths = self._chunks[chunk]
+        full = (os.path.join(self._listing.root, path) for path in paths)
+        cut = counted(self._cutter.cut_all(full), len(paths), progress)
+        images: list[np.ndarray] = []
+        small = SmallImages(np.zeros(0, np.uint8), [], [], [])
+        for path, file in zip(paths, cut, strict=True):
+            part, label = self._listing.places[path]
+            count = len(file.images)
+            images += file.images
+            small.parts += [part] * count
+            small.labels += [label_name(label)] * count
+            for name, reason in file.skipped:
+                place = f"{path}#{name}" if name else path
+                small.skipped.append(Skipped(place, reason))
+            if note := file.counts.describe(self._cutting):
+                small.notes.append(f"{image_files.printable(path)}: {note}")
+        small.images = np.array(images, np.uint8)
+        return small
+
+    def read_clear(self) -> Sequence[np.ndarray]:
+        """See `Source`: of the first files."""
+        full = (os.path.join(self._listing.root, p) for p in self._listing.places)
+        every = (i for cut in self._cutter.cut_all(full) for i in cut.images)
+        return list(itertools.islice(every, MAX_CLEAR))
+
+    def state(self) -> Iterator[str]:
+        """See `Source`: how the files are cut, and as for a folder."""
+        yield repr(self._cutting)
+        yield from super().state()
+
+
 class TfdsSource(Source):
     """The images of a TensorFlow data set, split by split.
 
@@ -301,18 +375,24 @@ class TfdsSource(Source):
         names = None
         if "label" in self._features:
             names = getattr(self._features["label"], "names", None)
-        images, labels = [], []
+        images, labels, skipped, count = [], [], [], 0
         before = self._before[chunk] if self._total else 0
         for example in self._examples[chunk].as_numpy_iterator():
-            images.append(self._small(example))
+            count += 1
+            if progress is not None:
+                progress(before + count, self._total)
+            try:
+                images.append(self._small(example))
+            except UserError as error:
+                name = f"{self._source}#{before + count}"
+                skipped.append(Skipped(name, str(error)))
+                continue
             label = example.get("label", "")
             if names:  # A number below 0 is no class.
                 label = names[label] if label >= 0 else ""
             labels.append(label_name(str(label)))
-            if progress is not None:
-                progress(before + len(images), self._total)
         parts = [self._parts[chunk]] * len(images)
-        return SmallImages(np.array(images, np.uint8), parts, labels, [])
+        return SmallImages(np.array(images, np.uint8), parts, labels, skipped)
 
     def _small(self, example: dict[str, Any]) -> np.ndarray:
         pixels = _to_uint8(example["image"], self._source)
@@ -404,6 +484,11 @@ def _to_color(image: np.ndarray) -> np.ndarray:
     if image.shape[-1] == 1:
         return np.broadcast_to(image, (*image.shape[:2], 3))
     return image
+
+
+def cannot_cut(source: str) -> str:
+    """Return the error message for a source that is no folder."""
+    return f"--tiles and --frames cut the files of a folder. Received: {source}"
 
 
 def nothing_usable(source: str, skipped: Sequence[Skipped]) -> str:

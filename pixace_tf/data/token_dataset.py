@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from pixace_tf.console import ProgressCallback
 from pixace_tf.data import image_files, labels, raster_orders
+from pixace_tf.data.cutting import Cutting
 from pixace_tf.data.image_files import Skipped
 from pixace_tf.data.labels import NULL_LABEL, NULL_SHARE
 from pixace_tf.data.sources import (
@@ -84,6 +85,7 @@ class TokenDataset:
             tell.
         is_cached: Whether the tokens were read from a cache.
         parts: See `sources.Source`.
+        notes: See `sources.SmallImages`; empty for tokens of a cache.
     """
 
     train: np.ndarray
@@ -95,6 +97,7 @@ class TokenDataset:
     fingerprint: str
     is_cached: bool = False
     parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def label_counts(self) -> dict[str, int]:
         """Return how many images each class has, 0 if none of them train."""
@@ -139,10 +142,11 @@ class ShardedDataset:
         train: The training rows.
         validation: Integers `(M, T)`, at most `MAX_SAMPLE` rows.
         label_names: See `TokenDataset`.
-        skipped, parts: Empty: `tokenize` has reported them.
+        skipped, notes, parts: Empty: `tokenize` has reported them.
     """
 
     skipped: Sequence[Skipped] = ()
+    notes: Sequence[str] = ()
     parts: Mapping[str, str] = types.MappingProxyType({})
 
     def __init__(self, shards: Shards) -> None:
@@ -204,6 +208,7 @@ def load(
     max_pixels: int = image_files.MAX_PIXELS,
     download: bool = False,
     progress: ProgressCallback | None = None,
+    cutting: Cutting | None = None,
 ) -> TokenDataset:
     """Tokenize a folder or a TensorFlow data set, once.
 
@@ -215,6 +220,7 @@ def load(
         max_pixels: Largest image to decode, by its header.
         download: Whether a TensorFlow data set may be downloaded.
         progress: Called with the images done and their number.
+        cutting: How to cut the files of a folder into pictures.
 
     Returns:
         The tokens, split as in `SmallImages.in_train`.
@@ -223,7 +229,9 @@ def load(
         UserError: If there is no usable image.
     """
     source = os.fspath(source)
-    opened = open_source(source, tokenizer, max_pixels, download)
+    opened = open_source(
+        source, tokenizer, max_pixels, download, cutting=cutting
+    )
     fingerprint = ""
     if not source.startswith(TFDS_PREFIX):
         config, images = tokenizer.get_config(), opened.digest()
@@ -252,6 +260,7 @@ def load(
         skipped=small.skipped,
         fingerprint=fingerprint,
         parts=opened.parts,
+        notes=small.notes,
     )
 
 

@@ -19,14 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from pixace_tf import storage
+from pixace_tf import console, storage
 from pixace_tf.console import ProgressCallback, Say, counted
 from pixace_tf.data import image_files, token_shards
+from pixace_tf.data.cutting import Cutting
 from pixace_tf.data.palette import MAX_ALPHA_BITS, Palette
 from pixace_tf.data.parts import TRAIN, describe
 from pixace_tf.data.sources import (
     SmallImages,
     Source,
+    cannot_cut,
     digest_of,
     is_held_out,
     nothing_to_train,
@@ -36,7 +38,7 @@ from pixace_tf.data.sources import (
 from pixace_tf.data.tar_files import ENDING, TarSource
 from pixace_tf.data.token_dataset import tokenize as tokenize_images
 from pixace_tf.data.token_shards import MANIFEST_FILE, PARTS, PLAN_FILE, Shards
-from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.data.tokenizer import NATIVE, PixelTokenizer
 from pixace_tf.data.transparency import choose_alpha
 from pixace_tf.data.transparency import describe as describe_alpha
 from pixace_tf.errors import UserError
@@ -45,6 +47,7 @@ from pixace_tf.storage import StrPath
 CHUNK_SIZE = 16_384
 # Skipped files that the manifest names; the files of the chunks name all.
 MAX_NAMED_SKIPS = 1000
+_CUTTING = "cutting"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,9 @@ class Job:
         max_pixels: Largest image to decode, by its header.
         download: Whether a TensorFlow data set may be downloaded.
         dedup: Whether to keep only the first of equal small images.
-        chunk_size: Images in a chunk; a tar file is always one.
+        chunk_size: Images in a chunk, or files that are cut; a tar file is
+            always one.
+        cutting: How to cut the files of a folder into pictures.
     """
 
     source: str
@@ -68,6 +73,7 @@ class Job:
     download: bool = False
     dedup: bool = False
     chunk_size: int = CHUNK_SIZE
+    cutting: Cutting | None = None
 
     @functools.cached_property
     def tokenizer(self) -> PixelTokenizer:
@@ -79,8 +85,12 @@ class Job:
         """The images of the job, as they are now."""
         options = self.source, self.tokenizer, self.max_pixels
         if ENDING.search(self.source):
+            if self.cutting is not None:
+                raise UserError(cannot_cut(self.source))
             return TarSource(*options)
-        return open_source(*options, self.download, self.chunk_size)
+        return open_source(
+            *options, self.download, self.chunk_size, self.cutting
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker opens the images itself.
@@ -97,7 +107,10 @@ class Job:
     @functools.cached_property
     def plan(self) -> dict[str, Any]:
         """All that the chunks depend on; only equal plans share a folder."""
+        cutting = self.cutting and dataclasses.asdict(self.cutting)
         return {
+            # Plans without it stay what they were. JSON has no tuples.
+            **({_CUTTING: json.loads(json.dumps(cutting))} if cutting else {}),
             "format": token_shards.FORMAT,
             "tokenizer": self.tokenizer_config,
             "max_pixels": self.max_pixels,
@@ -123,18 +136,22 @@ class Job:
                 f"{self.path} is neither empty nor a folder of token shards."
             )
         begun = f"{self.path} was begun"
-        if set(before) != set(self.plan):
+        if (set(before) ^ set(self.plan)) - {_CUTTING}:
             raise UserError(
                 f"{begun} by another version of this program. Choose another "
                 "folder."
             )
-        names = [n for n in self.plan if before[n] != self.plan[n]]
+        names = [
+            name
+            for name in (_CUTTING, *self.plan)
+            if before.get(name) != self.plan.get(name)
+        ]
         if names and set(names) <= {"images", "num_chunks", "parts"}:
             raise UserError(f"{begun} with other images.")
         if names:
-            name, value = names[0], self.plan[names[0]]
+            then, now = (plan.get(names[0]) for plan in (before, self.plan))
             raise UserError(
-                f"{begun} with another {name}: {before[name]}, now {value}."
+                f"{begun} with another {names[0]}: {then}, now {now}."
             )
 
     @functools.cached_property
@@ -209,6 +226,7 @@ def tokenize(
     shards = Shards.open(job.path)
     if not missing and is_joined:
         shards.verify()
+    console.say_some(say, shards.manifest.get("notes", ()))
     say(_describe(shards))
     return shards
 
@@ -226,7 +244,9 @@ def _with_alpha(job: Job, say: Say) -> Job:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         before = storage.read_json(job.file(PLAN_FILE))["tokenizer"]["palette"]
         return with_bits(Palette.parse(before).alpha_bits)
-    bits = choose_alpha(with_bits(MAX_ALPHA_BITS).images.read_clear())
+    is_exact = job.tokenizer.resize == NATIVE
+    clear = with_bits(MAX_ALPHA_BITS).images.read_clear()
+    bits = choose_alpha(clear, is_exact)
     if bits:
         say(describe_alpha(bits))
     return with_bits(bits)
@@ -252,6 +272,8 @@ def write_chunk(job: Job, chunk: int) -> None:
         entry[part]["label_counts"] = counts.tolist()
     entry["has_parts"] = any(small.parts)
     entry["skipped"] = [[s.path, s.reason] for s in small.skipped]
+    if small.notes:
+        entry["notes"] = small.notes
     storage.write_json(job.entry(chunk), entry)
 
 
@@ -297,6 +319,7 @@ def _join(job: Job) -> None:
     chunks = list(map(storage.read_json, entries))
     skipped = [[s.path, s.reason] for s in job.images.skipped]
     skipped += [entry for chunk in chunks for entry in chunk.pop("skipped")]
+    notes = [note for chunk in chunks for note in chunk.pop("notes", ())]
     left_out = _left_out(job, chunks)
     counts = {
         part: sum(c[part]["count"] for c in chunks) - len(left_out[part])
@@ -320,6 +343,7 @@ def _join(job: Job) -> None:
             "copies_left_out": {p: len(left_out[p]) for p in PARTS},
             "num_skipped": len(skipped),
             "skipped": skipped[:MAX_NAMED_SKIPS],
+            **({"notes": notes[:MAX_NAMED_SKIPS]} if notes else {}),
             "chunks": chunks,
         },
     )

@@ -26,9 +26,11 @@ from pixace_tf.data import (
     transparency,
 )
 from pixace_tf.data.palette import MAX_ALPHA_BITS
+from pixace_tf.data.pixel_art import is_likely
 from pixace_tf.data.sources import TFDS_PREFIX, open_source
 from pixace_tf.data.token_dataset import Dataset, ShardedDataset
 from pixace_tf.data.token_shards import Shards
+from pixace_tf.data.tokenizer import NATIVE
 from pixace_tf.data.transparency import choose_alpha
 from pixace_tf.errors import UserError
 from pixace_tf.model import presets
@@ -36,13 +38,17 @@ from pixace_tf.runs import catalog, model_weights, run_config, run_folder
 from pixace_tf.runs.arguments import AUTO
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.storage import StrPath
-from pixace_tf.training import devices, hosts, size_law, warm_start
+from pixace_tf.training import (
+    devices,
+    hosts,
+    pixel_art,
+    size_law,
+    warm_start,
+)
 from pixace_tf.training.loop import train
 from pixace_tf.training.training_arguments import TrainingArguments
 
 SAMPLING_PRECISION = "float32"
-# At most this many skipped files are shown by name.
-MAX_NAMED_SKIPS = 20
 # Fewer images are memorized within minutes.
 FEW_IMAGES = 200
 _GPU_BATCH_SIZE = 64
@@ -108,11 +114,14 @@ def _fit(
     arguments = _settled_by_shards(given, source)
     if is_new:
         arguments, start = _settled_by_start(arguments, path, start_from, say)
+        arguments = pixel_art.settled(arguments, say)
     else:
         arguments = _settled_by_run(arguments, path, start_from, say)
     arguments = _settled_by_images(arguments, source, say)
     data = _load_data(source, path, arguments, say)
     hosts.check_alike("images", data.digest())
+    if is_new and _may_be_pixel_art(source, arguments):
+        say(pixel_art.suggestion(source))
     if not is_new:
         _check_images(path, data)
     elif arguments.preset == AUTO:
@@ -193,6 +202,12 @@ def _settled_by_shards(
     if not token_shards.is_shards(source):
         return arguments
     config = Shards.open(source).manifest["tokenizer"]
+    is_native = config["resize"] == NATIVE
+    if arguments.cutting or (arguments.pixel_art and not is_native):
+        raise UserError(
+            f"{source} holds tokens. Leave out --pixel-art, --tiles and "
+            "--frames, or give them to pixace-tf tokenize."
+        )
     return arguments.settled(
         TrainingArguments.of_tokenizer(config),
         f"The folder of shards {source}",
@@ -255,9 +270,14 @@ def _settled_by_images(
     # With all bits, images are read as they are.
     exact = arguments.replaced(alpha=MAX_ALPHA_BITS)
     opened = open_source(
-        source, exact.tokenizer(), exact.max_pixels, exact.download
+        source,
+        exact.tokenizer(),
+        exact.max_pixels,
+        exact.download,
+        cutting=exact.cutting,
     )
-    bits = choose_alpha(opened.read_clear())
+    is_exact = arguments.resize == NATIVE
+    bits = choose_alpha(opened.read_clear(), is_exact)
     if bits:
         say(transparency.describe(bits))
     return arguments.replaced(alpha=bits)
@@ -372,13 +392,16 @@ def _load_data(
                 max_pixels=arguments.max_pixels,
                 download=arguments.download,
                 progress=bar.count,
+                cutting=arguments.cutting,
             )
     if data.parts:
         say(f"Parts: {parts.describe(data.parts)}.")
-    for skipped in data.skipped[:MAX_NAMED_SKIPS]:
-        say(f"skipped {image_files.printable(skipped.path)}: {skipped.reason}")
-    if len(data.skipped) > MAX_NAMED_SKIPS:
-        say(f"... and {len(data.skipped) - MAX_NAMED_SKIPS} more.")
+    console.say_some(say, data.notes)
+    skipped = [
+        f"skipped {image_files.printable(s.path)}: {s.reason}"
+        for s in data.skipped
+    ]
+    console.say_some(say, skipped)
     say(
         f"{len(data.train):,} images to train on, {len(data.validation):,} "
         f"to validate, {len(data.skipped):,} skipped."
@@ -390,6 +413,13 @@ def _load_data(
             "each new one."
         )
     return data
+
+
+def _may_be_pixel_art(source: str, arguments: TrainingArguments) -> bool:
+    """Return whether to suggest --pixel-art for the images of a new run."""
+    is_open = not arguments.pixel_art and "resize" not in arguments.given
+    is_folder = os.path.isdir(source) and not token_shards.is_shards(source)
+    return is_open and is_folder and is_likely(source)
 
 
 def _check_images(path: str, data: Dataset) -> None:

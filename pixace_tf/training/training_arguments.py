@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from pixace_tf.data import labels
+from pixace_tf.data.cutting import Cutting
 from pixace_tf.data.palette import (
     COLOR_SPACES,
     MAX_ALPHA_BITS,
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from pixace_tf.data.tokenizer import PixelTokenizer
 
 # Repeated from `PixelTokenizer`, which needs NumPy.
-RESIZES = ("crop", "squash", "pad")
+NATIVE = "native"
+RESIZES = ("crop", "squash", "pad", NATIVE)
+ANCHORS = ("bottom", "center", "top")
 PRECISIONS = (AUTO, "float32", "mixed_float16", "mixed_bfloat16")
 DEFAULT_MAX_MINUTES = 10.0
 # All devices of this machine, or of all hosts.
@@ -108,13 +111,41 @@ class TrainingArguments(Arguments):
     )
     resize: str = argument(
         "crop",
-        "How to fit an image to the aspect ratio of --image-size.",
+        "How to fit an image to the aspect ratio of --image-size; native sets "
+        "pixel art into the middle of a canvas of that size, as it is.",
         RESIZES,
+    )
+    anchor: str = argument(
+        ANCHORS[0],
+        "Where --resize native sets smaller images in the canvas.",
+        ANCHORS,
     )
     trim: bool = argument(
         False,
         "First cut off transparent or one-colored margins, for sprites and "
         "stickers.",
+    )
+    pixel_art: bool = argument(
+        False,
+        "For sprites, tiles and icons: keep every pixel as it is, with "
+        "--resize native and as many bits of --alpha as the files need.",
+    )
+    tiles: tuple[int, int] | None = argument(
+        None,
+        "Cut sheets into tiles of this size: 16 or 16x24 (height x width). "
+        "Tiles of one color and equal ones of a sheet are dropped.  [default "
+        "of --image-size: the tiles', up to 64]",
+    )
+    tiles_gap: int = argument(
+        0, "Pixels between two tiles of a sheet.", at_least=0
+    )
+    tiles_margin: int = argument(
+        0, "Pixels above and left of the first tile of a sheet.", at_least=0
+    )
+    frames: bool = argument(
+        False,
+        "Take every frame of animations (GIF, APNG, WebP) and every page of "
+        "TIFF files, instead of the first; equal ones of a file are dropped.",
     )
     epochs: int | None = argument(None, "Passes over the images.", at_least=1)
     max_minutes: float | None = argument(
@@ -194,6 +225,7 @@ class TrainingArguments(Arguments):
         is_open = self.preset == AUTO
         sized = self.replaced(preset=FALLBACK_PRESET) if is_open else self
         sized.decoder_config()  # Checks the sizes.
+        Cutting.of(dataclasses.asdict(self))
         Palette(self.color_space, self.bit_widths)
 
     @classmethod
@@ -207,6 +239,7 @@ class TrainingArguments(Arguments):
             alpha=palette.alpha_bits,
             resize=config["resize"],
             trim=config.get("trim", False),
+            **({"anchor": config["anchor"]} if "anchor" in config else {}),
         )
 
     @classmethod
@@ -271,8 +304,13 @@ class TrainingArguments(Arguments):
         from pixace_tf.data.tokenizer import PixelTokenizer
 
         return PixelTokenizer(
-            self.image_size, self.palette, self.resize, self.trim
+            self.image_size, self.palette, self.resize, self.trim, self.anchor
         )
+
+    @property
+    def cutting(self) -> Cutting | None:
+        """How files are cut into pictures, if they are."""
+        return Cutting.of(dataclasses.asdict(self))
 
     @property
     def max_pixels(self) -> int:

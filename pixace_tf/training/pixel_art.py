@@ -1,0 +1,48 @@
+"""What --pixel-art and --tiles stand for, where nothing else is given."""
+
+from typing import Any
+
+from pixace_tf.console import Say
+from pixace_tf.errors import UserError
+from pixace_tf.training.training_arguments import NATIVE, TrainingArguments
+
+# Larger tiles do not become the image size by themselves.
+MAX_TILE_SIDE = 64
+
+
+def settled(arguments: TrainingArguments, say: Say) -> TrainingArguments:
+    """Resolve `pixel_art` and `tiles` to other arguments, and say so.
+
+    Arguments that are given stay as they are.
+
+    Raises:
+        UserError: If `anchor` is given and images are resampled.
+    """
+    chosen: dict[str, Any] = {}
+    tiles = arguments.tiles
+    if tiles is not None and max(tiles) <= MAX_TILE_SIDE:
+        chosen["image_size"] = tiles
+    if arguments.pixel_art:
+        chosen["resize"] = NATIVE
+    kept = {n: v for n, v in chosen.items() if n not in arguments.given}
+    arguments = arguments.replaced(**kept)
+    if "anchor" in arguments.given and arguments.resize != NATIVE:
+        raise UserError("anchor needs resize native, or pixel_art.")
+    height, width = arguments.image_size
+    if arguments.pixel_art and arguments.resize == NATIVE:
+        say(
+            f"Pixel art: pictures keep their pixels ({arguments.anchor} of a "
+            f"{width}x{height} canvas); larger ones are skipped, unless their "
+            "pixels are enlarged by a whole factor."
+        )
+    elif kept:
+        say(f"The pictures have {width}x{height} pixels, as the tiles do.")
+    return arguments
+
+
+def suggestion(source: str) -> str:
+    """Return the line that suggests --pixel-art for a folder."""
+    return (
+        f"{source} looks like pixel art: with --pixel-art, fit keeps every "
+        "pixel as it is."
+    )
