@@ -317,7 +317,9 @@ class CutSource(FolderSource):
 
     def read_clear(self) -> Sequence[np.ndarray]:
         """See `Source`: of the first files."""
-        full = (os.path.join(self._listing.root, p) for p in self._listing.places)
+        full = (
+            os.path.join(self._listing.root, p) for p in self._listing.places
+        )
         every = (i for cut in self._cutter.cut_all(full) for i in cut.images)
         return list(itertools.islice(every, MAX_CLEAR))
 
