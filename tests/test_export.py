@@ -44,17 +44,23 @@ LENGTH = 96
 LABELS = ["cat", "dog"]
 KINDS = {
     "multiscale": {},
-    "transformer": {},
+    "transformer": {"palette": "hsv 5,4,4 alpha 2"},
     "reformer with LSH": {"num_hashes": 2},
 }
 
 
-def make_run(path, decoder="multiscale", num_hashes=0, image_size=IMAGE_SIZE):
+def make_run(
+    path,
+    decoder="multiscale",
+    num_hashes=0,
+    image_size=IMAGE_SIZE,
+    palette="hsv 5,4,4",
+):
     """A run folder with random weights; XLA compiles nothing."""
     keras.utils.set_random_seed(1)
     run = run_folder.create_run(
         str(path),
-        PixelTokenizer(image_size),
+        PixelTokenizer(image_size, palette),
         {
             "decoder": decoder,
             "decoder_config": decoder_config(

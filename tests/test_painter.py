@@ -139,7 +139,14 @@ def test_a_picture_is_the_same_in_any_block_and_on_any_threads(path, lite):
 @pytest.mark.soak
 @pytest.mark.parametrize(
     ("head", "palette"),
-    [("packed", "hsv 3,2,2"), ("mixture", "rgb 8,8,8"), ("chain", "rgb 0,1,8")],
+    [
+        ("packed", "hsv 3,2,2"),
+        ("mixture", "rgb 8,8,8"),
+        ("chain", "rgb 0,1,8"),
+        ("packed", "hsv 2,2,2 alpha 1"),
+        ("mixture", "rgb 8,8,8 alpha 8"),
+        ("chain", "hsv 3,2,2 alpha 2"),
+    ],
 )
 def test_every_head_paints_alike(tmp_path, head, palette):
     path = save_run(tmp_path / "run", head=head, palette=palette)

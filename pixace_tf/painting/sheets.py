@@ -28,6 +28,8 @@ _LINE = _TEXT_SIZE + 4
 _TEXT = (70, 70, 76)
 _PAPER = (255, 255, 255)
 _MISSING = ((214, 214, 218), (232, 232, 236))
+# Darker than the checkerboard of transparent pixels.
+_MISSING_OF_RGBA = ((160, 168, 190, 255), (176, 184, 204, 255))
 # Shows through transparent pixels, in squares of this many pixels of a sheet.
 _CHECKERS = ((255, 255, 255), (229, 229, 233))
 _CHECKER_SIDE = 8
@@ -247,10 +249,8 @@ def hide(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
         uint8 `(..., height, width, C)`.
     """
     row, column = np.indices(mask.shape[-2:])
-    colors = np.array(_MISSING, np.uint8)
-    if pixels.shape[-1] == 4:
-        colors = np.pad(colors, ((0, 0), (0, 1)), constant_values=255)
-    checkers = colors[(row // 4 + column // 4) % 2]
+    colors = _MISSING if pixels.shape[-1] == 3 else _MISSING_OF_RGBA
+    checkers = np.array(colors, np.uint8)[(row // 4 + column // 4) % 2]
     return np.where(mask[..., None], checkers, pixels)
 
 

@@ -79,6 +79,8 @@ def for_litert(path: str, facts: ModelFacts) -> str:
         draws=facts.num_draws,
         stride=facts.prefill_stride,
         half=height * width // 2 // facts.prefill_stride * facts.prefill_stride,
+        mode="RGBA" if known.palette.has_alpha else "RGB",
+        channels=known.palette.num_image_channels,
         first=facts.token_range[0],
         last=facts.token_range[-1],
         labels=", ".join(

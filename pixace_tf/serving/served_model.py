@@ -263,10 +263,11 @@ class ServedModel:
         is_given = tf.range(length) < prefix_length[:, None]
         token_ids = tf.where(is_given, token_ids, 0)
         colors = self._model.palette.token_range
-        is_color = (token_ids >= colors[0]) & (token_ids <= colors[-1])
+        low, high = colors[0], colors[-1]
+        is_color = (token_ids >= low) & (token_ids <= high)
         check = _assert(
             is_color,
-            f"token_ids must be {colors[0]} to {colors[-1]} in the prefix.",
+            f"token_ids must be from {low} to {high} in the prefix.",
             tf.boolean_mask(token_ids, ~is_color),
         )
         with tf.control_dependencies([check]):
