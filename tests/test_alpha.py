@@ -9,7 +9,9 @@ from PIL import Image
 from pixace_tf.data.graph_tokenizer import GraphTokenizer
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.quantization import dequantize, quantize
+from pixace_tf.data.sources import open_source
 from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.data.transparency import find_alpha
 from pixace_tf.errors import UserError
 from pixace_tf.model.color_head import ChainHead, PackedHead
 
@@ -177,3 +179,40 @@ def test_heads_are_normalized(palette, kind):
     np.testing.assert_allclose(channels.sum(-1), nats, atol=1e-5)
     # A transparent pixel costs its alpha alone.
     np.testing.assert_allclose(channels[codes == 0][:, 1:], 0, atol=1e-6)
+
+
+def opened(folder, resize="crop"):
+    tokenizer = PixelTokenizer((8, 8), WIDE, resize)
+    return open_source(str(folder), tokenizer, 10**6, False)
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected", "exact"),
+    [
+        ([255], 0, 1),
+        ([0, 255], 1, 1),
+        ([0, 255, 85], 2, 2),
+        ([0, 255, 90], 2, 5),  # 255 * 11 / 31
+    ],
+)
+def test_alpha_has_the_bits_that_pictures_need(
+    tmp_path, levels, expected, exact
+):
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        image = random_image(8, 8, i)
+        image[..., 3] = rng.choice(levels, (8, 8))
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+        Image.fromarray(image[..., :3]).save(tmp_path / f"{i}.jpg")
+    assert find_alpha(opened(tmp_path), is_exact=False) == expected
+    assert find_alpha(opened(tmp_path, "native"), is_exact=True) == exact
+
+
+def test_a_few_soft_pixels_are_no_soft_edges(tmp_path):
+    image = random_image(8, 8)
+    image[..., 3] = np.where(np.arange(64).reshape(8, 8) < 40, 0, 255)
+    for i in range(4):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    image[0, 0, 3] = 100
+    Image.fromarray(image).save(tmp_path / "soft.png")
+    assert find_alpha(opened(tmp_path), is_exact=False) == 1

@@ -77,15 +77,15 @@ class Decoder:
             for _, future in under_way:
                 yield from future.result()
 
-    def decode_clear(self, files: Iterable[File]) -> list[np.ndarray]:
-        """Return the images that may be transparent, as `decode` does."""
+    def decode_clear(self, files: Iterable[File]) -> Iterator[np.ndarray]:
+        """Yield the images that may be transparent, as `decode` does."""
 
         def has_alpha(file: File) -> bool:
             header = self._check(file)
             return isinstance(header, Header) and header.has_alpha
 
         results = self.decode(filter(has_alpha, files))
-        return [image for image in results if not isinstance(image, str)]
+        yield from (image for image in results if not isinstance(image, str))
 
     def _blocks(
         self, files: Iterable[File]

@@ -1,6 +1,7 @@
 """Sources of images: folders and TensorFlow data sets, scaled down."""
 
 import abc
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -31,8 +32,6 @@ from pixace_tf.errors import UserError, first_line
 from pixace_tf.storage import StrPath
 
 VALIDATION_SHARE = 0.05
-# Images in which `Source.read_clear` looks for transparency.
-MAX_CLEAR = 4000
 TFDS_PREFIX = "tfds:"
 
 
@@ -133,8 +132,8 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
-    def read_clear(self) -> Sequence[np.ndarray]:
-        """Read images that may be transparent: some thousands, or all of them.
+    def read_clear(self, limit: int | None = None) -> Iterator[np.ndarray]:
+        """Read images that may be transparent, among some or all images.
 
         They are uint8 `(height, width, 4)`; the tokenizer must have alpha.
         """
@@ -256,11 +255,11 @@ class FolderSource(Source):
             lambda i: (paths[i], *self._listing.places[paths[i]]),
         )
 
-    def read_clear(self) -> Sequence[np.ndarray]:
-        """See `Source`: among so many files, evenly spaced."""
+    def read_clear(self, limit: int | None = None) -> Iterator[np.ndarray]:
+        """See `Source`: among files that are evenly spaced."""
         paths = list(self._listing.places)
-        step = -(-len(paths) // MAX_CLEAR) or 1
-        return self._decoder.decode_clear(
+        step = -(-len(paths) // (limit or len(paths))) if paths else 1
+        yield from self._decoder.decode_clear(
             os.path.join(self._listing.root, path) for path in paths[::step]
         )
 
@@ -315,13 +314,13 @@ class CutSource(FolderSource):
         small.images = np.array(images, np.uint8)
         return small
 
-    def read_clear(self) -> Sequence[np.ndarray]:
+    def read_clear(self, limit: int | None = None) -> Iterator[np.ndarray]:
         """See `Source`: of the first files."""
         full = (
             os.path.join(self._listing.root, p) for p in self._listing.places
         )
         every = (i for cut in self._cutter.cut_all(full) for i in cut.images)
-        return list(itertools.islice(every, MAX_CLEAR))
+        yield from itertools.islice(every, limit)
 
     def state(self) -> Iterator[str]:
         """See `Source`: how the files are cut, and as for a folder."""
@@ -401,12 +400,14 @@ class TfdsSource(Source):
         image = self._tokenizer.with_alpha(_to_color(pixels))
         return self._tokenizer.resize_image(image)
 
-    def read_clear(self) -> Sequence[np.ndarray]:
+    def read_clear(self, limit: int | None = None) -> Iterator[np.ndarray]:
         """See `Source`: the first images, if they have four channels."""
         if self._features["image"].shape[-1] != 4:
-            return []
-        first = self._examples[0].take(MAX_CLEAR)
-        return [self._small(e) for e in first.as_numpy_iterator()]
+            return
+        every = (e for part in self._examples for e in part.as_numpy_iterator())
+        for example in itertools.islice(every, limit):
+            with contextlib.suppress(UserError):  # It does not fit.
+                yield self._small(example)
 
     def state(self) -> Iterator[str]:
         """See `Source`: the name with its version, and the sizes."""

@@ -11,7 +11,7 @@ import lzma
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from pixace_tf.console import ProgressCallback, counted
 from pixace_tf.data.decoding import MAX_FILE_BYTES, Decoder
 from pixace_tf.data.image_files import Skipped
 from pixace_tf.data.parts import OUTSIDE, TEST, part_of, parts_of, place
-from pixace_tf.data.sources import MAX_CLEAR, SmallImages, Source
+from pixace_tf.data.sources import SmallImages, Source
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError, first_line
 
@@ -107,12 +107,13 @@ class TarSource(Source):
             small.skipped.append(Skipped(f"{path}/{name}", reason))
         return small
 
-    def read_clear(self) -> Sequence[np.ndarray]:
-        """See `Source`: among the first images of the first file."""
-        if not self._paths:
-            return []
-        first = itertools.islice(_samples(self._paths[0]), MAX_CLEAR)
-        return self._decoder.decode_clear(content for _, content, _ in first)
+    def read_clear(self, limit: int | None = None) -> Iterator[np.ndarray]:
+        """See `Source`: among the first images."""
+        every = itertools.chain.from_iterable(map(_samples, self._paths))
+        first = itertools.islice(every, limit)
+        yield from self._decoder.decode_clear(
+            content for _, content, _ in first
+        )
 
     def state(self) -> Iterator[str]:
         """See `Source`: each file with its size and time."""

@@ -39,8 +39,8 @@ from pixace_tf.data.tar_files import ENDING, TarSource
 from pixace_tf.data.token_dataset import tokenize as tokenize_images
 from pixace_tf.data.token_shards import MANIFEST_FILE, PARTS, PLAN_FILE, Shards
 from pixace_tf.data.tokenizer import NATIVE, PixelTokenizer
-from pixace_tf.data.transparency import choose_alpha
 from pixace_tf.data.transparency import describe as describe_alpha
+from pixace_tf.data.transparency import find_alpha
 from pixace_tf.errors import UserError
 from pixace_tf.storage import StrPath
 
@@ -244,9 +244,8 @@ def _with_alpha(job: Job, say: Say) -> Job:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         before = storage.read_json(job.file(PLAN_FILE))["tokenizer"]["palette"]
         return with_bits(Palette.parse(before).alpha_bits)
-    is_exact = job.tokenizer.resize == NATIVE
-    clear = with_bits(MAX_ALPHA_BITS).images.read_clear()
-    bits = choose_alpha(clear, is_exact)
+    images = with_bits(MAX_ALPHA_BITS).images
+    bits = find_alpha(images, is_exact=job.tokenizer.resize == NATIVE)
     if bits:
         say(describe_alpha(bits))
     return with_bits(bits)

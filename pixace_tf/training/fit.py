@@ -31,7 +31,7 @@ from pixace_tf.data.sources import TFDS_PREFIX, open_source
 from pixace_tf.data.token_dataset import Dataset, ShardedDataset
 from pixace_tf.data.token_shards import Shards
 from pixace_tf.data.tokenizer import NATIVE
-from pixace_tf.data.transparency import choose_alpha
+from pixace_tf.data.transparency import find_alpha
 from pixace_tf.errors import UserError
 from pixace_tf.model import presets
 from pixace_tf.runs import catalog, model_weights, run_config, run_folder
@@ -276,8 +276,7 @@ def _settled_by_images(
         exact.download,
         cutting=exact.cutting,
     )
-    is_exact = arguments.resize == NATIVE
-    bits = choose_alpha(opened.read_clear(), is_exact)
+    bits = find_alpha(opened, is_exact=arguments.resize == NATIVE)
     if bits:
         say(transparency.describe(bits))
     return arguments.replaced(alpha=bits)
