@@ -110,12 +110,19 @@ def _read(
 ) -> "tuple[Evidence, int]":
     """Return the images to evaluate, and the number of skipped files."""
     from pixace_tf import console
+    from pixace_tf.data.cutting import Cutting
     from pixace_tf.data.sources import load_images
     from pixace_tf.evaluation.evidence import gather
 
     with console.ProgressBar("Reading images") as bar:
+        # The files are cut as they were for the training.
         small = load_images(
-            source, run.tokenizer, max_pixels, download, bar.count
+            source,
+            run.tokenizer,
+            max_pixels,
+            download,
+            bar.count,
+            Cutting.of(run.arguments),
         )
     chosen = [
         i
