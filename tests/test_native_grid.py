@@ -210,6 +210,16 @@ def test_every_rgba_comes_back_from_its_tokens():
         np.testing.assert_array_equal(back, small)
 
 
+def test_an_image_of_nothing_is_transparent_tokens():
+    tokenizer = PixelTokenizer((32, 32), EXACT, "native")
+    for size in ((1, 1), (31, 29), (32, 32), (640, 480)):
+        nothing = sprite(*size)
+        nothing[..., 3] = 0
+        small = tokenizer.read(nothing)
+        assert not small.any()
+        assert not tokenizer.tokenize(small).any()
+
+
 def test_a_mask_follows_its_image():
     tokenizer = PixelTokenizer((8, 8), EXACT, "native")
     image = enlarged(sprite(6, 5), 3)

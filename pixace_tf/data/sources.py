@@ -27,7 +27,7 @@ from pixace_tf.data.parts import (
     part_of,
     parts_of,
 )
-from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.data.tokenizer import NATIVE, PixelTokenizer
 from pixace_tf.errors import UserError, first_line
 from pixace_tf.storage import StrPath
 
@@ -401,8 +401,9 @@ class TfdsSource(Source):
         return self._tokenizer.resize_image(image)
 
     def read_clear(self, limit: int | None = None) -> Iterator[np.ndarray]:
-        """See `Source`: the first images, if they have four channels."""
-        if self._features["image"].shape[-1] != 4:
+        """See `Source`: the first images, if they may be transparent."""
+        is_native = self._tokenizer.resize == NATIVE  # Clear around an image.
+        if self._features["image"].shape[-1] != 4 and not is_native:
             return
         every = (e for part in self._examples for e in part.as_numpy_iterator())
         for example in itertools.islice(every, limit):
