@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from pixace_tf.data.palette import Palette
+from pixace_tf.data.palette import ALPHA, Palette
 from pixace_tf.errors import UserError
 from pixace_tf.model.channel_distribution import (
     Categorical,
@@ -33,6 +33,9 @@ class ChainHead(keras.layers.Layer):
     over all packed codes. Channels that the canonical code forces to 0 (see
     `Palette`) cost nothing and are never sampled.
 
+    Alpha is read from the decoder's output without a hidden layer, so that
+    transparency costs little time.
+
     Args:
         palette: The colors, or their text, such as `"hsv 5,4,4"`.
         hidden_dim: Width of the head's one hidden layer per channel.
@@ -54,8 +57,9 @@ class ChainHead(keras.layers.Layer):
         self.num_draws = len(self.order)
         policy = self.dtype_policy
         self.norm = keras.layers.LayerNormalization(dtype=policy, name="norm")
+        self.num_hidden = sum(c != ALPHA for c in self.order)
         self.read = keras.layers.Dense(
-            self.num_draws * hidden_dim, dtype=policy, name="read"
+            self.num_hidden * hidden_dim, dtype=policy, name="read"
         )
         mixed = mixture_channels(self.palette) if use_mixtures else ()
         sizes = self.palette.channel_sizes
@@ -65,8 +69,11 @@ class ChainHead(keras.layers.Layer):
             else Categorical(sizes[c], hidden_dim)
             for i, c in enumerate(self.order)
         ]
+        # What the level of each channel tells the channels behind it, if any.
         self.given = [
-            self.add_weight(
+            None
+            if self._tells_nothing(i)
+            else self.add_weight(
                 name=f"given_{i}",
                 shape=(
                     distribution.num_features,
@@ -74,7 +81,7 @@ class ChainHead(keras.layers.Layer):
                 ),
                 initializer=distribution.features_initializer(),
             )
-            for i, distribution in enumerate(self.distributions[:-1])
+            for i, distribution in enumerate(self.distributions)
         ]
         self.write = [
             keras.layers.Dense(
@@ -90,9 +97,21 @@ class ChainHead(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         self.norm.build(input_shape)
         self.read.build(input_shape)
-        for dense in self.write:
-            dense.build((*input_shape[:-1], self.hidden_dim))
+        for i, dense in enumerate(self.write):
+            width = input_shape[-1] if self._is_alpha(i) else self.hidden_dim
+            dense.build((*input_shape[:-1], width))
         self.built = True
+
+    def _is_alpha(self, i: int) -> bool:
+        return self.order[i] == ALPHA
+
+    def _tells_nothing(self, i: int) -> bool:
+        """Return whether later channels learn nothing from the level of one.
+
+        Nor do they from alpha of one bit: without it, they are forced.
+        """
+        is_last = i == self.num_draws - 1
+        return is_last or (self._is_alpha(i) and self.palette.alpha_bits == 1)
 
     def call(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
         """Score float `(B, T, W)`, given the true colors, int32 `(B, T)`.
@@ -167,8 +186,15 @@ class ChainHead(keras.layers.Layer):
         return choices
 
     def _features(self, hidden: Tensor) -> list[Tensor]:
-        features = self.read(self.norm(hidden))
-        return ops.split(features, self.num_draws, axis=-1)
+        """Return what each channel is computed from, `(..., hidden_dim)`.
+
+        For alpha, it is `(..., W)`.
+        """
+        normed = self.norm(hidden)
+        features = ops.split(self.read(normed), self.num_hidden, axis=-1)
+        if self._is_alpha(0):
+            features = [normed, *features]
+        return features
 
     def _parameters(
         self, features: list[Tensor], i: int, channels: list[Tensor]
@@ -176,20 +202,21 @@ class ChainHead(keras.layers.Layer):
         """Return the parameters of channel `i` given the channels before it."""
         sizes = self.palette.channel_sizes
         known = [centered(channels[c], sizes[c]) for c in self.order[:i]]
-        outputs = self.write[i](ops.gelu(features[i]))
+        own = features[i] if self._is_alpha(i) else ops.gelu(features[i])
+        outputs = self.write[i](own)
         return self.distributions[i].parameters(outputs, known)
 
     def _reveal(
         self, features: list[Tensor], i: int, channel: Tensor
     ) -> list[Tensor]:
         """Add the level of channel `i` to the features of later channels."""
-        num_later = self.num_draws - 1 - i
-        if not num_later:
+        given = self.given[i]
+        if given is None:
             return features
         level = self.distributions[i].features(channel)
         level = ops.cast(level, features[0].dtype)
-        told = ops.matmul(level, ops.cast(self.given[i], level.dtype))
-        told = ops.split(told, num_later, axis=-1)
+        told = ops.matmul(level, ops.cast(given, level.dtype))
+        told = ops.split(told, self.num_draws - 1 - i, axis=-1)
         later = [f + t for f, t in zip(features[i + 1 :], told, strict=True)]
         return features[: i + 1] + later
 
