@@ -41,7 +41,8 @@ def test_a_run_keeps_what_was_given_and_what_is_in_force(trained_run):
         "labels": True,
     }
     in_force = TrainingArguments.of_run(config)
-    still_open = {"max_minutes"}  # Epochs were given.
+    # Epochs were given, and the pictures are whole.
+    still_open = {"max_minutes", "tiles"}
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
     assert fields - in_force.given.keys() == still_open
     assert (in_force.head, in_force.learning_rate) == ("chain", 3e-3)

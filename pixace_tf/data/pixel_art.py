@@ -9,8 +9,8 @@ from pixace_tf.data.image_files import UnloadableError
 from pixace_tf.data.native_grid import grid_factor, visible
 from pixace_tf.storage import StrPath
 
-# Files that are looked at, evenly spaced.
-SAMPLE = 64
+# Files that are looked at, evenly spaced; fewer than these tell nothing.
+SAMPLE, MIN_FILES = 64, 4
 # Pixel art has sides up to this, or enlarged pixels.
 MAX_SIDE = 64
 # At most this many colors in half of the pictures.
@@ -35,7 +35,7 @@ def is_likely(root: StrPath) -> bool:
         colors += [number] * (number > 0)
         if 4 * (done - len(colors)) > count:  # A quarter is something else.
             return False
-    return bool(colors) and bool(np.median(colors) <= MAX_COLORS)
+    return len(colors) >= MIN_FILES and bool(np.median(colors) <= MAX_COLORS)
 
 
 def _num_colors(path: str) -> int:
