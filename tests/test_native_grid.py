@@ -48,6 +48,18 @@ def test_the_factor_of_enlarged_pixels_is_found(factor):
         assert grid_factor(enlarged(sprite(*size)[..., :3], factor)) == factor
 
 
+def test_long_images_are_compared_to_their_end():
+    large = enlarged(np.zeros((50, 40, 4), np.uint8), 6)
+    large[..., 3] = 255
+    assert grid_factor(large) == 60
+    large[:210] = 1, 2, 3, 255
+    assert grid_factor(large) == 30
+    large[:, 230:] = 4, 5, 6, 255
+    assert grid_factor(large) == 10
+    large[-1] = 7, 8, 9, 255
+    assert grid_factor(large) == 1
+
+
 def test_a_single_pixel_off_the_grid_makes_the_factor_1():
     large = enlarged(sprite(8, 8), 4)
     large[5, 6] = 1, 2, 3, 255

@@ -3,6 +3,7 @@
 Shapes: C channels, 4 with alpha or else 3. Sizes are `(height, width)`.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from pixace_tf.typing import Tensor
 # Where an image stands in a canvas that is taller.
 ANCHORS = ("bottom", "center", "top")
 Size = tuple[int, int]
+# Rows or columns that are compared at a time.
+_STRIP = 64
 
 
 def grid_factor(image: np.ndarray) -> int:
@@ -25,11 +28,17 @@ def grid_factor(image: np.ndarray) -> int:
         image: uint8 `(any_height, any_width, C)`; the colors of transparent
             pixels do not count.
     """
-    seen = visible(image)
-    rows = (seen[1:] != seen[:-1]).any(axis=(1, 2))
-    columns = (seen[:, 1:] != seen[:, :-1]).any(axis=(0, 2))
-    places = [np.flatnonzero(differ) + 1 for differ in (rows, columns)]
-    return int(np.gcd.reduce(np.concatenate([seen.shape[:2], *places])))
+    factor = math.gcd(*image.shape[:2])
+    for lines in (image, image.swapaxes(0, 1)):
+        # Of most images that are not enlarged, a few lines tell.
+        for start in range(0, len(lines) - 1, _STRIP):
+            if factor == 1:
+                return 1
+            strip = visible(lines[start : start + _STRIP + 1])
+            differ = (strip[1:] != strip[:-1]).any(axis=(1, 2))
+            places = np.flatnonzero(differ) + start + 1
+            factor = math.gcd(factor, *places.tolist())
+    return factor
 
 
 def place(
