@@ -112,7 +112,7 @@ class TrainingArguments(Arguments):
     resize: str = argument(
         "crop",
         "How to fit an image to the aspect ratio of --image-size; native sets "
-        "pixel art into the middle of a canvas of that size, as it is.",
+        "pixel art into a canvas of that size as it is.",
         RESIZES,
     )
     anchor: str = argument(
