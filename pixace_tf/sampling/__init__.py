@@ -11,3 +11,5 @@ NUM_PARTICLES = 64
 # Rows of a block of an exported model, hence its largest number of particles.
 MAX_SERVED_PARTICLES = 16
 MAX_GUIDANCE = 100
+# Most colors to which sampling can be limited: 256 and transparency.
+NUM_CODES = 257

@@ -4,12 +4,17 @@ Shapes: R rows of a block, T pixels.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from pixace_tf.data import batches
 from pixace_tf.typing import Tensor
+
+# What decoding does. "plain" only draws, the fastest; "full" also filters,
+# guides, and adds up the costs of known pixels; "limited" does all of that, and
+# draws only some colors.
+Program = Literal["plain", "full", "limited"]
 
 
 class Block(NamedTuple):
@@ -22,6 +27,8 @@ class Block(NamedTuple):
         condition: int32 `(R, 2)`, as in `PixaceCausalLM`.
         config: `(R,)` arrays by name, as in `SamplingConfig`, and `guidance`,
             which is 1 for images without guidance.
+        codes: int32 `(NUM_CODES,)`, the colors that may be sampled; `()` for
+            all.
     """
 
     token_ids: np.ndarray
@@ -29,6 +36,12 @@ class Block(NamedTuple):
     seeds: np.ndarray
     condition: np.ndarray
     config: dict[str, np.ndarray]
+    codes: Any = ()
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the images are guided, as all are or none."""
+        return bool(np.any(self.config["guidance"] > 1))
 
     def take(self, index: Any) -> "Block":
         """Return the images at `index`."""
@@ -53,6 +66,7 @@ class Block(NamedTuple):
             change(self.seeds),
             change(self.condition),
             {name: change(value) for name, value in self.config.items()},
+            self.codes,
         )
 
 
@@ -79,8 +93,11 @@ class Drawing(NamedTuple):
         mask: bool `(R, T)`, True where pixels are to be sampled.
         noise: float32 `(R, T, num_draws)` in `[0, 1)`.
         config: `(R,)` tensors by name, as in `SamplingConfig`, and `guidance`.
+        codes: int32 `(NUM_CODES,)`, the colors that the program "limited" may
+            sample; otherwise `()`.
     """
 
     mask: Tensor
     noise: Tensor
     config: dict[str, Tensor]
+    codes: Tensor = ()

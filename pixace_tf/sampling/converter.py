@@ -12,6 +12,8 @@ is float32 or int32:
 - `advance_full`: also takes `top_k`, `top_p`, `min_p` and `guidance (R)`, and
   adds the costs of known pixels to `nats`. For guidance, each image has two
   rows, with its label and with the null label. It is slower.
+- `advance_limited`: also takes `codes (NUM_CODES)`, the colors that may be
+  sampled, some of them repeated.
 - `score`: `token_ids (R, T)`, `condition (R, 2)` -> `nats (R, T)`.
 - `tokenize`: `images (R, height, width, C)`, int32 from 0 to 255, RGB or RGBA
   -> `token_ids`; `detokenize` is its inverse.
@@ -31,11 +33,11 @@ import tensorflow as tf
 
 from pixace_tf.data.quantization import dequantize, quantize
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.sampling import self_test
-from pixace_tf.sampling.block import Carry, Drawing
+from pixace_tf.sampling import NUM_CODES, self_test
+from pixace_tf.sampling.block import Carry, Drawing, Program
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.engine import ModelFacts
-from pixace_tf.sampling.lite_engine import LiteEngine
+from pixace_tf.sampling.lite_engine import SIGNATURES, LiteEngine
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.sampling.sampling_config import SamplingConfig
 from pixace_tf.typing import Tensor
@@ -112,15 +114,14 @@ class _Graphs:
 
         both = {"token_ids": self._tokens, "condition": condition}
         return {
-            "advance": self._advance(is_plain=True),
-            "advance_full": self._advance(is_plain=False),
+            **{s: self._advance(p) for p, s in SIGNATURES.items()},
             "empty": _concrete(empty, condition=condition),
             "prefill": _concrete(prefill, **both),
             "score": _concrete(score, **both),
             **self._pictures(),
         }
 
-    def _advance(self, is_plain: bool) -> Any:
+    def _advance(self, program: Program) -> Any:
         loop = DecodeLoop(self._model, rows=1, jit_compile=False)
 
         def advance(
@@ -135,12 +136,13 @@ class _Graphs:
             state = tf.nest.pack_sequence_as(
                 self._state, [others.pop(name) for name in self._names]
             )
+            codes = others.pop("codes", ())
             carry = loop.decode(
-                is_plain,
+                program,
                 Carry(state, token_ids, nats),
                 start,
                 stop,
-                Drawing(mask > 0, noise, others),
+                Drawing(mask > 0, noise, others, codes),
             )
             return {
                 "token_ids": carry.token_ids,
@@ -152,7 +154,7 @@ class _Graphs:
         scalar = tf.TensorSpec((), tf.int32)
         config = SamplingConfig().arrays(1)
         config["guidance"] = np.ones(1, np.float32)
-        if is_plain:
+        if program == "plain":
             config = {"temperature": config["temperature"]}
         specs = {
             name: tf.TensorSpec((None, *array.shape[1:]), array.dtype)
@@ -161,6 +163,8 @@ class _Graphs:
                 *self._flat(self._state).items(),
             ]
         }
+        if program == "limited":
+            specs["codes"] = tf.TensorSpec((NUM_CODES,), tf.int32)
         return _concrete(
             advance,
             token_ids=self._tokens,

@@ -9,13 +9,13 @@ Shapes: R rows of a block, T pixels.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import tensorflow as tf
 
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.sampling import particles
-from pixace_tf.sampling.block import Carry, Drawing
+from pixace_tf.sampling import NUM_CODES, particles
+from pixace_tf.sampling.block import Carry, Drawing, Program
 from pixace_tf.sampling.draws import (
     cost,
     filter_logits,
@@ -23,6 +23,7 @@ from pixace_tf.sampling.draws import (
     inverse_transform,
 )
 from pixace_tf.sampling.engine import ModelFacts
+from pixace_tf.sampling.limit import Limit
 from pixace_tf.sampling.sampling_config import SamplingConfig
 from pixace_tf.typing import Tensor
 
@@ -54,17 +55,17 @@ class DecodeLoop:
         self.span_length = facts.span_length
         carry, drawing = self._carry_spec, self._drawing_spec
         scalar = tf.TensorSpec((), tf.int32)
-        # A program that only draws is faster, so there are two.
+        codes = tf.TensorSpec((NUM_CODES,), tf.int32)
         self._programs = {
-            is_plain: _graph_function(
-                functools.partial(self.decode, is_plain),
+            program: _graph_function(
+                functools.partial(self.decode, program),
                 carry,
                 scalar,
                 scalar,
-                drawing,
+                drawing._replace(codes=codes if program == "limited" else ()),
                 jit_compile=jit_compile,
             )
-            for is_plain in (False, True)
+            for program in get_args(Program)
         }
         self._begin_patch = _graph_function(self._begin, carry, scalar)
         self._prefill = functools.cache(self._prefill_program)
@@ -106,10 +107,10 @@ class DecodeLoop:
             tf.TensorSpec((None, 2), tf.int32),
         )
 
-    def programs(self, is_plain: bool, position: int) -> list[Any]:
+    def programs(self, program: Program, position: int) -> list[Any]:
         """Return the graph functions that decode from a position on."""
-        functions = [self._programs[is_plain]]
-        if not is_plain:
+        functions = [self._programs[program]]
+        if program != "plain":
             functions.append(self.take)
         if self._model.decoder.has_growing_cache:
             functions.append(self._begin_patch)
@@ -142,7 +143,7 @@ class DecodeLoop:
 
     def advance(
         self,
-        is_plain: bool,
+        program: Program,
         carry: Carry,
         start: int | Tensor,
         stop: int | Tensor,
@@ -151,7 +152,7 @@ class DecodeLoop:
         """Decode some pixels, keeping those that are not hidden.
 
         Args:
-            is_plain: Whether to ignore filters, guidance and costs.
+            program: What to do.
             carry: From `begin`, or from the previous call.
             start: int32 scalar, a multiple of the decoder's `prefill_stride`.
             stop: int32 scalar: a multiple of `prefill_stride`, or T, at most
@@ -159,17 +160,17 @@ class DecodeLoop:
             drawing: Which pixels to sample, and how.
 
         Returns:
-            The carry at `stop`; unless it is plain, `nats` has grown by the
-            costs of the known pixels on the way.
+            The carry at `stop`; unless the program is plain, `nats` has grown
+            by the costs of the known pixels on the way.
         """
         if self._model.decoder.has_growing_cache:
             # XLA needs fixed shapes, so this is not part of the program.
             patch = start // self._model.decoder.patch_length
             carry = carry._replace(state=self._begin_patch(carry, patch))
-        return self._programs[is_plain](carry, start, stop, drawing)
+        return self._programs[program](carry, start, stop, drawing)
 
     def run(
-        self, is_plain: bool, carry: Carry, start: Tensor, drawing: Drawing
+        self, program: Program, carry: Carry, start: Tensor, drawing: Drawing
     ) -> Tensor:
         """Decode from a multiple of `span_length` to the end, within a graph.
 
@@ -179,7 +180,7 @@ class DecodeLoop:
 
         def body(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
             stop = tf.minimum(position + self.span_length, length)
-            return stop, self.advance(is_plain, carry, position, stop, drawing)
+            return stop, self.advance(program, carry, position, stop, drawing)
 
         return self._while(body, start, length, carry).token_ids
 
@@ -211,7 +212,7 @@ class DecodeLoop:
 
         def body(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
             stop = tf.minimum(self._row_end(position), end)
-            carry = self.advance(False, carry, position, stop, drawing)
+            carry = self.advance("full", carry, position, stop, drawing)
             is_needed, index = particles.copies(
                 carry.nats[::each], uniform[stop], count, tf.experimental.numpy
             )
@@ -279,7 +280,7 @@ class DecodeLoop:
 
     def decode(
         self,
-        is_plain: bool,
+        program: Program,
         carry: Carry,
         start: Tensor,
         stop: Tensor,
@@ -292,7 +293,7 @@ class DecodeLoop:
         decoder = self._model.decoder
 
         def step(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-            return position + 1, self._step(is_plain, carry, position, drawing)
+            return position + 1, self._step(program, carry, position, drawing)
 
         def decode_patch(
             position: Tensor, carry: Carry
@@ -312,7 +313,7 @@ class DecodeLoop:
 
     def _step(
         self,
-        is_plain: bool,
+        program: Program,
         carry: Carry,
         position: Tensor,
         drawing: Drawing,
@@ -334,20 +335,29 @@ class DecodeLoop:
 
         def draw_and_weigh() -> tuple[Tensor, Tensor]:
             known, costs = head.choices(given), [nats]
+            limit = None
+            if program == "limited":
+                limit = Limit(head.choices(drawing.codes))
 
             def choose(logits: Tensor, draw: int) -> Tensor:
                 spent = cost(logits, known[draw])
                 costs.append(tf.where(is_free, 0.0, spent))
+                # Guidance removes choices, but never all that it gets.
+                if limit is not None:
+                    logits = limit.apply(logits, draw)
                 if self._model.labels:
                     logits = guide_pairs(logits, config["guidance"])
                 logits = filter_logits(logits / temperature, config)
                 chosen = inverse_transform(logits, uniform[draw])
                 # A known channel decides what the later ones cost.
-                return tf.where(is_free, chosen, tf.maximum(known[draw], 0))
+                chosen = tf.where(is_free, chosen, tf.maximum(known[draw], 0))
+                if limit is not None:
+                    limit.tell(chosen, draw)
+                return chosen
 
             return head.sample(hidden, choose), tf.add_n(costs)
 
-        sampled, nats = draw_only() if is_plain else draw_and_weigh()
+        sampled, nats = draw_only() if program == "plain" else draw_and_weigh()
         # On a CPU, products are faster than a choice for each token.
         change = tf.where(is_free, sampled - given, 0)
         here = tf.one_hot(position, tokens.shape[1], dtype=tf.int32)

@@ -17,7 +17,7 @@ import numpy as np
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.palette import Palette
 from pixace_tf.sampling import noise, particles
-from pixace_tf.sampling.block import Block, Carry, Drawing
+from pixace_tf.sampling.block import Block, Carry, Drawing, Program
 from pixace_tf.sampling.sampling_config import has_filters
 
 # Largest number of spans of an image.
@@ -168,13 +168,13 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def stepper(
-        self, rows: int, is_plain: bool, start: int, is_alone: bool
+        self, rows: int, program: Program, start: int, is_alone: bool
     ) -> contextlib.AbstractContextManager[Stepper]:
         """Return what advances a block.
 
         Args:
             rows: Rows of the block.
-            is_plain: Whether to ignore filters, guidance and costs.
+            program: What `Stepper.advance` is to do.
             start: The first pixel, a multiple of `prefill_stride`.
             is_alone: Whether no other block is decoded at the same time.
         """
@@ -210,12 +210,15 @@ class Engine(abc.ABC):
             `(N, T)`, whose first rows are the images of the block, and the
             next position.
         """
-        is_guided = bool(np.any(block.config["guidance"] > 1))
         images = num_particles or self.fixed_rows or len(block.seeds)
-        is_plain = not (num_particles or is_guided or has_filters(block.config))
+        program: Program = "plain"
+        if len(block.codes):
+            program = "limited"
+        elif num_particles or block.is_guided or has_filters(block.config):
+            program = "full"
         # Iterators advance in threads; programs are traced here.
         stepper = self.stepper(
-            images * (1 + is_guided), is_plain, start, is_alone
+            images * (1 + block.is_guided), program, start, is_alone
         )
         is_watched |= num_particles > 0
         return self._decode(
@@ -235,7 +238,7 @@ class Engine(abc.ABC):
         length = facts.sequence_length
         next_end = facts.row_end if is_row_by_row else facts.span_end
         with opening as stepper:
-            each = 1 + bool(np.any(block.config["guidance"] > 1))
+            each = 1 + block.is_guided
             copies = num_particles or 1
             first = block.padded(stepper.rows // each // copies).repeat(each)
             if each == 2:
@@ -248,7 +251,7 @@ class Engine(abc.ABC):
                 seeds = noise.particle_seeds(seed, num_particles)
             numbers = noise.uniform_noise(seeds, length, facts.num_draws)
             numbers = np.repeat(numbers, each, axis=0)
-            drawing = Drawing(block.mask, numbers, block.config)
+            drawing = Drawing(block.mask, numbers, block.config, block.codes)
             carry = stepper.begin(
                 first.token_ids, position, first.condition, copies
             )

@@ -19,7 +19,7 @@ from pixace_tf import compile_cache
 from pixace_tf.errors import UserError
 from pixace_tf.machine import num_cores
 from pixace_tf.model.causal_lm import PixaceCausalLM
-from pixace_tf.sampling.block import Carry, Drawing
+from pixace_tf.sampling.block import Carry, Drawing, Program
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.engine import Engine, ModelFacts, Stepper
 from pixace_tf.sampling.likelihood import Scorer
@@ -62,11 +62,11 @@ class GraphEngine(Engine):
         return self.fixed_rows
 
     def stepper(
-        self, rows: int, is_plain: bool, start: int, is_alone: bool
+        self, rows: int, program: Program, start: int, is_alone: bool
     ) -> contextlib.AbstractContextManager[Stepper]:
         loop = self._loop(rows)
-        self._trace(loop.programs(is_plain, start))
-        return contextlib.nullcontext(GraphStepper(loop, is_plain))
+        self._trace(loop.programs(program, start))
+        return contextlib.nullcontext(GraphStepper(loop, program))
 
     def bits(
         self, token_ids: np.ndarray, labels: Any = 0, orders: Any = 0
@@ -94,9 +94,9 @@ class GraphEngine(Engine):
 class GraphStepper(Stepper):
     """A `Stepper` with the programs of a `DecodeLoop`."""
 
-    def __init__(self, loop: DecodeLoop, is_plain: bool) -> None:
+    def __init__(self, loop: DecodeLoop, program: Program) -> None:
         self.rows = loop.rows
-        self._loop, self._is_plain = loop, is_plain
+        self._loop, self._program = loop, program
 
     def begin(
         self,
@@ -111,7 +111,7 @@ class GraphStepper(Stepper):
     def advance(
         self, carry: Carry, start: int, stop: int, drawing: Drawing
     ) -> Carry:
-        return self._loop.advance(self._is_plain, carry, start, stop, drawing)
+        return self._loop.advance(self._program, carry, start, stop, drawing)
 
     def take(self, carry: Carry, index: np.ndarray) -> Carry:
         return self._loop.take(carry, index.astype(np.int32))

@@ -18,7 +18,7 @@ from pixace_tf import console
 from pixace_tf.data import batches
 from pixace_tf.data.raster_orders import permutations, to_plain
 from pixace_tf.machine import num_cores
-from pixace_tf.sampling.block import Carry, Drawing
+from pixace_tf.sampling.block import Carry, Drawing, Program
 from pixace_tf.sampling.engine import Engine, ModelFacts, Stepper
 from pixace_tf.sampling.painter_file import PainterFile
 
@@ -28,6 +28,12 @@ MAX_ROWS = 16
 MIN_ROWS = 8
 # Images that are scored at a time.
 _SCORED_ROWS = 8
+# The signatures of the programs.
+SIGNATURES: dict[Program, str] = {
+    "plain": "advance",
+    "full": "advance_full",
+    "limited": "advance_limited",
+}
 
 
 class LiteEngine(Engine):
@@ -64,7 +70,7 @@ class LiteEngine(Engine):
 
     @contextlib.contextmanager
     def stepper(
-        self, rows: int, is_plain: bool, start: int, is_alone: bool
+        self, rows: int, program: Program, start: int, is_alone: bool
     ) -> Iterator[Stepper]:
         # Threads within a kernel gain nothing, so rows are shared out.
         count = min(self.num_workers, rows // MIN_ROWS) if is_alone else 1
@@ -76,7 +82,7 @@ class LiteEngine(Engine):
             run: Any = map
             if count > 1:
                 run = stack.enter_context(ThreadPoolExecutor(count)).map
-            yield LiteStepper(interpreters, run, rows, is_plain)
+            yield LiteStepper(interpreters, run, rows, program)
 
     def bits(
         self, token_ids: np.ndarray, labels: Any = 0, orders: Any = 0
@@ -125,10 +131,10 @@ class LiteStepper(Stepper):
         interpreters: Sequence[Any],
         run: Callable[..., Any],
         rows: int,
-        is_plain: bool,
+        program: Program,
     ) -> None:
         self.rows = rows
-        self._is_plain = is_plain
+        self._program = program
         self._map = run
         self._interpreters = interpreters
         # Pairs of guided rows stay together.
@@ -159,11 +165,14 @@ class LiteStepper(Stepper):
     ) -> Carry:
         def advance(number: int) -> dict[str, np.ndarray]:
             part = self._parts[number]
-            name = "advance" if self._is_plain else "advance_full"
-            call = self._interpreters[number].get_signature_runner(name)
+            call = self._interpreters[number].get_signature_runner(
+                SIGNATURES[self._program]
+            )
             config = {name: x[part] for name, x in drawing.config.items()}
-            if self._is_plain:
+            if self._program == "plain":
                 config = {"temperature": config["temperature"]}
+            elif self._program == "limited":
+                config["codes"] = drawing.codes
             found: dict[str, np.ndarray] = call(
                 token_ids=carry.token_ids[part],
                 nats=carry.nats[part],

@@ -16,9 +16,10 @@ import numpy as np
 
 from pixace_tf.console import ProgressCallback
 from pixace_tf.data.labels import NULL_LABEL
+from pixace_tf.data.palette import Palette
 from pixace_tf.data.raster_orders import best_orders, permutations, to_plain
 from pixace_tf.errors import UserError
-from pixace_tf.sampling import NUM_PARTICLES
+from pixace_tf.sampling import NUM_CODES, NUM_PARTICLES
 from pixace_tf.sampling.block import Block
 from pixace_tf.sampling.engine import Engine
 from pixace_tf.sampling.region import spans
@@ -60,6 +61,7 @@ class Sampler:
         watch: Watch | None = None,
         labels: Any = NULL_LABEL,
         guidance: Any = 1.0,
+        only_codes: Any = (),
     ) -> np.ndarray:
         """Sample new images, int32 `(B, T)`; see `fill` for the arguments."""
         shape = len(seeds), self.facts.sequence_length
@@ -72,6 +74,7 @@ class Sampler:
             watch=watch,
             labels=labels,
             guidance=guidance,
+            only_codes=only_codes,
         )
 
     def complete(
@@ -111,6 +114,7 @@ class Sampler:
         watch: Watch | None = None,
         labels: Any = NULL_LABEL,
         guidance: Any = 1.0,
+        only_codes: Any = (),
     ) -> np.ndarray:
         """Sample the hidden pixels of each image, given all others.
 
@@ -133,6 +137,8 @@ class Sampler:
                 for none.
             guidance: Numbers from 1 to 100, one or `(B,)`: how strongly to
                 prefer the label; 1 keeps the model's distribution.
+            only_codes: Integers `(N,)`, 1 to `NUM_CODES` canonical codes: the
+                only colors that are sampled. By default all are.
 
         Returns:
             int32 `(B, T)`.
@@ -141,6 +147,7 @@ class Sampler:
             UserError: If a shape or a value is out of range.
         """
         block = self._check(token_ids, mask, seeds, config, labels, guidance)
+        block = block._replace(codes=self._check_codes(only_codes))
         num_particles = check_integer("num_particles", num_particles, 1, 2**20)
         order = self.orders(block.mask)
         when = self._sequences[order]
@@ -286,6 +293,18 @@ class Sampler:
             condition.astype(np.int32),
             arrays,
         )
+
+    def _check_codes(self, codes: Any) -> np.ndarray:
+        """Return codes as int32 `(NUM_CODES,)`, repeated; `(0,)` if none."""
+        palette = Palette.get(self.facts.palette)
+        high = self.facts.vocabulary_size - 1
+        codes = np.unique(check_integers("only_codes", codes, 0, high))
+        if len(codes) > NUM_CODES or not np.all(palette.is_canonical(codes)):
+            raise UserError(
+                f"only_codes must be at most {NUM_CODES} canonical codes of "
+                f"{palette.name}. Received: {len(codes)} codes"
+            )
+        return np.resize(codes, NUM_CODES if len(codes) else 0).astype(np.int32)
 
     def _in_parallel(
         self, jobs: Iterable[Job]

@@ -330,8 +330,8 @@ class ServedModel:
         drawing = Drawing(mask, noise, config)
         return tf.cond(
             has_filters(config, tf.experimental.numpy),
-            lambda: loop.run(False, carry, start, drawing),
-            lambda: loop.run(True, carry, start, drawing),
+            lambda: loop.run("full", carry, start, drawing),
+            lambda: loop.run("plain", carry, start, drawing),
         )
 
     def _outputs(self, images: Tensor, token_ids: Tensor) -> Tensors:
