@@ -297,8 +297,10 @@ class Sampler:
     def _check_codes(self, codes: Any) -> np.ndarray:
         """Return codes as int32 `(NUM_CODES,)`, repeated; `(0,)` if none."""
         palette = Palette.get(self.facts.palette)
-        high = self.facts.vocabulary_size - 1
-        codes = np.unique(check_integers("only_codes", codes, 0, high))
+        colors = palette.token_range
+        codes = np.unique(
+            check_integers("only_codes", codes, colors[0], colors[-1])
+        )
         if len(codes) > NUM_CODES or not np.all(palette.is_canonical(codes)):
             raise UserError(
                 f"only_codes must be at most {NUM_CODES} canonical codes of "
