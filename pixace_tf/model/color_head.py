@@ -185,26 +185,6 @@ class ChainHead(keras.layers.Layer):
             choices.append(choice)
         return choices
 
-    def code_logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
-        """Return the log probability of each of K canonical codes.
-
-        Args:
-            hidden: Float `(B, W)`.
-            codes: int32 `(K,)`.
-
-        Returns:
-            float32 `(B, K)`, for each row up to a constant.
-        """
-        features = self._features(hidden[:, None])
-        channels = self.palette.unpack(codes)
-        costs = []
-        for i, c in enumerate(self.order):
-            parameters = self._parameters(features, i, channels)
-            nats = self.distributions[i].nats(channels[c], parameters)
-            costs.append(self._unless_forced(nats, c, channels))
-            features = self._reveal(features, i, channels[c])
-        return -sum(costs)
-
     def _features(self, hidden: Tensor) -> list[Tensor]:
         """Return what each channel is computed from, `(..., hidden_dim)`.
 
@@ -328,10 +308,6 @@ class PackedHead(keras.layers.Layer):
     def sample(self, hidden: Tensor, choose: Choose) -> Tensor:
         """Sample one pixel; see `ChainHead.sample`."""
         return choose(self(hidden, None), 0)
-
-    def code_logits(self, hidden: Tensor, codes: Tensor) -> Tensor:
-        """Return the logits of some codes; see `ChainHead.code_logits`."""
-        return ops.take(self(hidden, None), codes, axis=-1)
 
     def choices(self, token_ids: Tensor) -> list[Tensor]:
         """Return the choices of known tokens; see `ChainHead.choices`."""

@@ -9,9 +9,8 @@ Shapes: R rows of a block, T pixels.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
-import numpy as np
 import tensorflow as tf
 
 from pixace_tf.model.causal_lm import PixaceCausalLM
@@ -24,6 +23,7 @@ from pixace_tf.sampling.draws import (
     inverse_transform,
 )
 from pixace_tf.sampling.engine import ModelFacts
+from pixace_tf.sampling.limit import Limit
 from pixace_tf.sampling.sampling_config import SamplingConfig
 from pixace_tf.typing import Tensor
 
@@ -319,95 +319,50 @@ class DecodeLoop:
         drawing: Drawing,
     ) -> Carry:
         """Decode one pixel."""
+        head, config = self._model.head, drawing.config
         state, tokens, nats = carry
         hidden, state = self._model.step(state, tokens, position)
-        pixel = _Pixel(
-            hidden,
-            tf.gather(tokens, position, axis=1),
-            tf.gather(drawing.mask, position, axis=1),
-            tf.unstack(tf.gather(drawing.noise, position, axis=1), axis=1),
-        )
-        if program == "plain":
-            sampled = self._draw(pixel, drawing)
-        elif program == "full":
-            sampled, nats = self._draw_and_weigh(pixel, drawing, nats)
-        else:
-            sampled, nats = self._draw_codes(pixel, drawing, nats)
+        uniform = tf.unstack(tf.gather(drawing.noise, position, axis=1), axis=1)
+        is_free = tf.gather(drawing.mask, position, axis=1)
+        given = tf.gather(tokens, position, axis=1)
+        temperature = tf.expand_dims(config["temperature"], 1)
+
+        def draw_only() -> tuple[Tensor, Tensor]:
+            def choose(logits: Tensor, draw: int) -> Tensor:
+                return inverse_transform(logits / temperature, uniform[draw])
+
+            return head.sample(hidden, choose), nats
+
+        def draw_and_weigh() -> tuple[Tensor, Tensor]:
+            known, costs = head.choices(given), [nats]
+            limit = None
+            if program == "limited":
+                limit = Limit(head.choices(drawing.codes))
+
+            def choose(logits: Tensor, draw: int) -> Tensor:
+                spent = cost(logits, known[draw])
+                costs.append(tf.where(is_free, 0.0, spent))
+                # Guidance removes choices, but never all that it gets.
+                if limit is not None:
+                    logits = limit.apply(logits, draw)
+                if self._model.labels:
+                    logits = guide_pairs(logits, config["guidance"])
+                logits = filter_logits(logits / temperature, config)
+                chosen = inverse_transform(logits, uniform[draw])
+                # A known channel decides what the later ones cost.
+                chosen = tf.where(is_free, chosen, tf.maximum(known[draw], 0))
+                if limit is not None:
+                    limit.tell(chosen, draw)
+                return chosen
+
+            return head.sample(hidden, choose), tf.add_n(costs)
+
+        sampled, nats = draw_only() if program == "plain" else draw_and_weigh()
         # On a CPU, products are faster than a choice for each token.
-        change = tf.where(pixel.is_free, sampled - pixel.given, 0)
+        change = tf.where(is_free, sampled - given, 0)
         here = tf.one_hot(position, tokens.shape[1], dtype=tf.int32)
         tokens += here * tf.expand_dims(change, 1)
         return Carry(state, tokens, nats)
-
-    def _draw(self, pixel: "_Pixel", drawing: Drawing) -> Tensor:
-        """Return sampled tokens, int32 `(R,)`."""
-        temperature = tf.expand_dims(drawing.config["temperature"], 1)
-
-        def choose(logits: Tensor, draw: int) -> Tensor:
-            return inverse_transform(logits / temperature, pixel.uniform[draw])
-
-        return self._model.head.sample(pixel.hidden, choose)
-
-    def _draw_and_weigh(
-        self, pixel: "_Pixel", drawing: Drawing, nats: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return sampled tokens, and `nats` with the costs of known ones."""
-        known, costs = self._model.head.choices(pixel.given), [nats]
-
-        def choose(logits: Tensor, draw: int) -> Tensor:
-            spent = cost(logits, known[draw])
-            costs.append(tf.where(pixel.is_free, 0.0, spent))
-            logits = self._filtered(logits, drawing)
-            chosen = inverse_transform(logits, pixel.uniform[draw])
-            # A known channel decides what the later ones cost.
-            return tf.where(pixel.is_free, chosen, tf.maximum(known[draw], 0))
-
-        sampled = self._model.head.sample(pixel.hidden, choose)
-        return sampled, tf.add_n(costs)
-
-    def _draw_codes(
-        self, pixel: "_Pixel", drawing: Drawing, nats: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Do as `_draw_and_weigh`, with one draw from the allowed colors.
-
-        Each has the probability that the head gives it, scaled. Draws of one
-        channel after the other could not know which levels lead to colors
-        that are likely and allowed.
-        """
-        head, codes = self._model.head, drawing.codes
-        logits = head.code_logits(pixel.hidden, codes)
-        is_repeated = tf.concat([[False], codes[1:] == codes[:-1]], axis=0)
-        logits = tf.where(is_repeated, -np.inf, logits)
-        logits = self._filtered(logits, drawing)
-        chosen = inverse_transform(logits, pixel.uniform[0])
-        given = pixel.given[:, None]
-        spent = head.nats(given, head(pixel.hidden[:, None], given))[:, 0]
-        nats += tf.where(pixel.is_free, 0.0, spent)
-        return tf.gather(codes, chosen), nats
-
-    def _filtered(self, logits: Tensor, drawing: Drawing) -> Tensor:
-        """Return logits `(R, n)` after guidance, temperature and filters."""
-        config = drawing.config
-        if self._model.labels:
-            logits = guide_pairs(logits, config["guidance"])
-        temperature = tf.expand_dims(config["temperature"], 1)
-        return filter_logits(logits / temperature, config)
-
-
-class _Pixel(NamedTuple):
-    """What the draws of one pixel depend on.
-
-    Attributes:
-        hidden: Float `(R, W)`, the decoder's output.
-        given: int32 `(R,)`, the tokens of known pixels.
-        is_free: bool `(R,)`, False for known pixels.
-        uniform: Float32 `(R,)` for each draw, in `[0, 1)`.
-    """
-
-    hidden: Tensor
-    given: Tensor
-    is_free: Tensor
-    uniform: list[Tensor]
 
 
 def _graph_function(

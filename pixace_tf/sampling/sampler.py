@@ -294,8 +294,8 @@ class Sampler:
             arrays,
         )
 
-    def _check_codes(self, codes: Any) -> np.ndarray:
-        """Return codes as int32 `(NUM_CODES,)`, repeated; `(0,)` if none."""
+    def _check_codes(self, codes: Any) -> np.ndarray | tuple[()]:
+        """Return codes as int32 `(NUM_CODES,)`, or `()` if there are none."""
         palette = Palette.get(self.facts.palette)
         colors = palette.token_range
         codes = np.unique(
@@ -306,7 +306,11 @@ class Sampler:
                 f"only_codes must be at most {NUM_CODES} canonical codes of "
                 f"{palette.name}. Received: {len(codes)} codes"
             )
-        return np.resize(codes, NUM_CODES if len(codes) else 0).astype(np.int32)
+        if not len(codes):
+            return ()
+        return np.pad(codes, (0, NUM_CODES - len(codes)), "edge").astype(
+            np.int32
+        )
 
     def _in_parallel(
         self, jobs: Iterable[Job]
