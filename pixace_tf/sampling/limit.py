@@ -9,6 +9,9 @@ import tensorflow as tf
 
 from pixace_tf.typing import Tensor
 
+# It stays finite at every temperature and guidance.
+_LOWEST = -1e30
+
 
 class Limit:
     """Limits the draws of one pixel, one after the other, to some colors.
@@ -42,6 +45,8 @@ class Limit:
             hot = tf.one_hot(choices, count, dtype=tf.float32)
             total = tf.matmul(self._matches, hot)
         is_none = tf.reduce_max(total, axis=-1, keepdims=True) == 0
+        # A probability of 0 by rounding is no reason for another color.
+        logits = tf.where(logits > _LOWEST, logits, _LOWEST)
         return tf.where((total > 0) | is_none, logits, -float("inf"))
 
     def tell(self, chosen: Tensor, draw: int) -> None:
