@@ -86,7 +86,7 @@ def test_known_pixels_cost_what_the_model_says(decoder, head):
     )
     for start in range(0, LENGTH, loop.span_length):
         stop = min(start + loop.span_length, LENGTH)
-        carry = loop.advance(False, carry, start, stop, drawing)
+        carry = loop.advance("full", carry, start, stop, drawing)
     # The temperature acts on sampled pixels, not on known ones.
     expected = nats(model, carry.token_ids)[:, 1:].sum(axis=1)
     np.testing.assert_allclose(carry.nats, expected, rtol=1e-4)

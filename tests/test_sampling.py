@@ -96,6 +96,8 @@ def test_settings_do_not_retrace(sampler):
         (16, SamplingConfig(top_p=0.9, min_p=0.1)),
     ):
         sampler.generate(np.arange(count), filters)
+    for codes in ([0], [0, 512, 1024]):
+        sampler.generate([1], only_codes=codes)
     loop = sampler._engine._loop(1)
     for program in loop._programs.values():
         assert program.experimental_get_tracing_count() == 1

@@ -237,6 +237,17 @@ sampling = together(
         type=click.Path(file_okay=False),
         help="Also write each picture as a small PNG file into this folder.",
     ),
+    click.option(
+        "--only-colors",
+        metavar="FILE",
+        help="Paint only the colors of this file: .gpl, .hex, .pal (JASC), "
+        ".act, .txt (paint.net), or a .png strip. --tiles are then indexed.",
+    ),
+    click.option(
+        "--counts",
+        metavar="FILE",
+        help="Also write how many pixels have each of --only-colors, as CSV.",
+    ),
 )
 served = together(
     click.option(

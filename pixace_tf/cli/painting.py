@@ -6,7 +6,6 @@ import importlib.util
 import os
 import threading
 import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,27 +23,64 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from pixace_tf.painting.color_limit import ColorLimit
     from pixace_tf.painting.painter import Painter
+    from pixace_tf.painting.request import Request
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Options that say where pictures go besides the sheet."""
+    """Options that say where pictures go besides the contact sheet."""
 
     scale: int | None = None
     background: tuple[int, int, int] | None = None
     tiles: str | None = None
+    counts: str | None = None
+    sheet: str | None = None
+    sheet_gap: int = 0
+    sheet_margin: int = 0
     is_shown: bool = True
 
-    def write(
-        self, sheet: "Image.Image", images: "Iterable[np.ndarray]", out: str
-    ) -> None:
-        """Write the sheet and the single pictures, and show the sheet."""
-        from pixace_tf.painting import sheets
+    def check(self, out: str, request: "Request") -> None:
+        """Raise an error if something could not be written."""
+        from pixace_tf.painting import sheets, sprite_sheet
 
+        sheets.check_image_path(out)
+        if self.sheet is not None:
+            sprite_sheet.check_path(self.sheet)
+        elif self.sheet_gap or self.sheet_margin:
+            raise click.UsageError("A gap and a margin need --sheet.")
+        if self.counts is not None:
+            if request.only_colors is None:
+                raise click.UsageError("--counts needs --only-colors.")
+            sheets.check_folder(self.counts)
+
+    def write(
+        self,
+        sheet: "Image.Image",
+        rows: "list[tuple[str, np.ndarray]]",
+        out: str,
+        limit: "ColorLimit | None",
+    ) -> None:
+        """Write everything, and show the contact sheet.
+
+        `rows` are pictures with their captions.
+        """
+        from PIL import Image
+
+        from pixace_tf.painting import sheets
+        from pixace_tf.painting.sprite_sheet import SpriteSheet
+
+        to_image = Image.fromarray if limit is None else limit.indexed
+        images = [pixels for _, row in rows for pixels in row]
         sheets.save_image(sheet, out)
         if self.tiles is not None:
-            sheets.save_tiles(images, self.tiles)
+            sheets.save_tiles(images, self.tiles, to_image)
+        if self.counts is not None and limit is not None:
+            limit.save_counts(images, self.counts)
+        if self.sheet is not None:
+            sprites = SpriteSheet(rows, self.sheet_gap, self.sheet_margin)
+            sprites.save(self.sheet, to_image)
         show(sheet, self.is_shown)
 
 
@@ -63,10 +99,34 @@ labels = together(
     ),
 )
 
+sprites = together(
+    click.option(
+        "--sheet",
+        metavar="FILE",
+        help="Also write a sprite sheet: a PNG of all pictures at their own "
+        "size, and beside it a JSON file that tells where they are, in the "
+        "form that Aseprite exports.",
+    ),
+    click.option(
+        "--sheet-gap",
+        type=click.IntRange(0, 1024),
+        default=0,
+        help="Pixels between the pictures of --sheet.",
+    ),
+    click.option(
+        "--sheet-margin",
+        type=click.IntRange(0, 1024),
+        default=0,
+        help="Pixels around the pictures of --sheet.",
+    ),
+)
+
 
 @main.command()
 @click.argument("paths", metavar="[RUN] IMAGE...", nargs=-1, required=True)
-@click.option("--out", default="completed.png", help="The sheet to write.")
+@click.option(
+    "--out", default="completed.png", help="The contact sheet to write."
+)
 @click.option(
     "--keep",
     type=click.FloatRange(0, 1),
@@ -137,29 +197,39 @@ def complete(
       pixace-tf complete --server http://localhost:8501 --model animals cat.jpg
     """
     from pixace_tf import console
-    from pixace_tf.painting import sheets
     from pixace_tf.painting.request import Request
 
-    sheets.check_image_path(out)
     run_path, images = (None, paths) if server else (paths[0], paths[1:])
     if not images:
         raise click.UsageError("Give RUN and then at least one IMAGE.")
     request = Request(images, **arguments)
+    output.check(out, request)
     painter = _open_painter(run_path, server, model)
+    limit = _color_limit(painter, request)
     with console.ProgressBar("Completing") as bar:
         completions = painter.complete(request, bar.count)
     tiles = completions.images.reshape(-1, *completions.kept.shape[1:])
-    sheet = completions.sheet(output.scale, output.background)
-    output.write(sheet, tiles, out)
+    sheet = completions.sheet(
+        output.scale, output.background, is_smooth=limit is None
+    )
+    output.write(sheet, [("", tiles)], out, limit)
+    if limit is not None:
+        others = sum(not limit.has_all(pixels) for pixels in tiles)
+        if others:
+            say(
+                f"{others} of {len(tiles)} pictures keep pixels of other "
+                "colors, so they are not indexed."
+            )
     say(f"{len(images)} pictures completed: {out}")
 
 
 @main.command()
 @click.argument("run_path", metavar="[RUN]", type=click.Path(), required=False)
-@click.option("--out", default="new.png", help="The sheet to write.")
+@click.option("--out", default="new.png", help="The contact sheet to write.")
 @click.option("--count", type=click.IntRange(1), default=16)
 @labels
 @sampling
+@sprites
 @preview
 @served
 @handing_over(output=Output)
@@ -185,18 +255,20 @@ def generate(
       pixace-tf generate saved_models/animals --count 8 --temperature 0.9,1.0
       pixace-tf generate saved_models/animals --label cat --guidance 2
       pixace-tf generate saved_models/animals --label all --count 8
+      pixace-tf generate saved_models/animals --sheet sprites.png --sheet-gap 1
+      pixace-tf generate saved_models/animals --only-colors pico-8.hex
       pixace-tf generate --server grpc://localhost:8500 --model animals
     """
     from pixace_tf import console
     from pixace_tf.data.image_files import printable
-    from pixace_tf.painting import sheets
     from pixace_tf.painting.request import generation
 
-    sheets.check_image_path(out)
     request = generation(
         count, label=label, temperatures=temperatures, **arguments
     )
+    output.check(out, request)
     painter = _open_painter(run_path, server, model)
+    limit = _color_limit(painter, request)
     is_panel = label == "all" and bool(painter.labels)
     rows = []  # Each with the caption of its pictures.
     for name in painter.labels if is_panel else [label]:
@@ -209,19 +281,33 @@ def generate(
             if len(temperatures) > 1:
                 parts.append(f"T {temperature:g}")
             rows.append((", ".join(parts), row))
-    images = [pixels for _, row in rows for pixels in row]
-    output.write(_sheet(rows, output), images, out)
-    say(f"{len(images)} new pictures: {out}")
+    is_smooth = limit is None
+    output.write(_sheet(rows, output, is_smooth), rows, out, limit)
+    say(f"{sum(len(row) for _, row in rows)} new pictures: {out}")
+
+
+def _color_limit(painter: "Painter", request: "Request") -> "ColorLimit | None":
+    """Return the only colors to paint; say if some of them are not painted."""
+    limit = painter.color_limit(request)
+    if limit is not None and limit.num_merged:
+        count = limit.num_merged
+        say(
+            f"{count} of the {len(limit.colors.rgb)} colors are for this run "
+            "the same as an earlier color, which is painted instead; fit with "
+            "more --bit-widths tells them apart."
+        )
+    return limit
 
 
 def _sheet(
-    rows: list[tuple[str, "np.ndarray"]], output: Output
+    rows: list[tuple[str, "np.ndarray"]], output: Output, is_smooth: bool
 ) -> "Image.Image":
     """Return a sheet of rows with captions; print those without a font."""
     from pixace_tf.painting import sheets
 
     if len(rows) == 1:
-        return sheets.grid(rows[0][1], output.scale, output.background)
+        images = rows[0][1]
+        return sheets.grid(images, output.scale, output.background, is_smooth)
     captions = [caption for caption, _ in rows]
     shown = sheets.readable(captions)
     for number, caption in zip(shown, captions, strict=True):
@@ -232,7 +318,10 @@ def _sheet(
         for caption, (_, row) in zip(shown, rows, strict=True)
     ]
     return sheets.contact_sheet(
-        tiles, scale=output.scale, background=output.background
+        tiles,
+        scale=output.scale,
+        background=output.background,
+        is_smooth=is_smooth,
     )
 
 

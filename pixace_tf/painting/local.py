@@ -11,6 +11,7 @@ from pixace_tf.console import ProgressCallback
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.painting import masks
+from pixace_tf.painting.color_limit import ColorLimit
 from pixace_tf.painting.painter import WatchCallback
 from pixace_tf.painting.request import ImageLike, Request, generation
 from pixace_tf.painting.sheets import Completions, cut_strip, hide
@@ -106,8 +107,9 @@ class LocalPainter:
             self._watched(request, watch),
             labels=label,
             guidance=request.guidance,
+            only_codes=self._codes(request),
         )
-        decoded = tokenizer.detokenize(token_ids)
+        decoded = self._decode(request, token_ids)
         return Completions(
             originals,
             hide(decoded, is_hidden),
@@ -129,8 +131,26 @@ class LocalPainter:
             self._watched(request, watch and (lambda rows: watch(rows[0]))),
             labels=request.label_number(self.labels),
             guidance=request.guidance,
+            only_codes=self._codes(request),
         )
         return self._choose(request, sampled)[0]
+
+    def color_limit(self, request: Request) -> ColorLimit | None:
+        """See `Painter`."""
+        if request.only_colors is None:
+            return None
+        return ColorLimit(request.only_colors, self._run.tokenizer.palette)
+
+    def _codes(self, request: Request) -> Any:
+        """Return the codes that may be sampled; see `Sampler.fill`."""
+        limit = self.color_limit(request)
+        return () if limit is None else limit.codes
+
+    def _decode(self, request: Request, token_ids: np.ndarray) -> np.ndarray:
+        """Return images, uint8 `(..., height, width, C)`."""
+        images = self._run.tokenizer.detokenize(token_ids)
+        limit = self.color_limit(request)
+        return images if limit is None else limit.paint(token_ids, images)
 
     def _choose(
         self, request: Request, token_ids: np.ndarray, orders: Any = 0
@@ -145,8 +165,7 @@ class LocalPainter:
             label = request.label_number(self.labels)
             costs = self._run.sampler.bits(token_ids, label, orders)
             bits = costs.mean(axis=1)
-        images = self._run.tokenizer.detokenize(token_ids)
-        return request.choose(images, bits)
+        return request.choose(self._decode(request, token_ids), bits)
 
     def _watched(
         self, request: Request, watch: WatchCallback | None
@@ -161,7 +180,7 @@ class LocalPainter:
         tokenizer = self._run.tokenizer
 
         def show(token_ids: np.ndarray, is_missing: np.ndarray) -> None:
-            images = tokenizer.detokenize(token_ids)
+            images = self._decode(request, token_ids)
             missing = is_missing.reshape(-1, *tokenizer.image_size)
             shown = hide(images, missing)
             watch(request.choose(shown, np.zeros(len(shown))))

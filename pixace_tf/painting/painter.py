@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from pixace_tf.console import ProgressCallback
+from pixace_tf.painting.color_limit import ColorLimit
 from pixace_tf.painting.request import ImageLike, Request
 from pixace_tf.painting.sheets import Completions
 
@@ -53,6 +54,13 @@ class Painter(Protocol):
 
         Returns:
             uint8 `(temperatures, samples, height, width, C)`.
+        """
+
+    def color_limit(self, request: Request) -> ColorLimit | None:
+        """Return the only colors of a request, with the model's codes.
+
+        Raises:
+            UserError: If the painter cannot limit colors.
         """
 
     def shrink(self, image: ImageLike) -> np.ndarray:

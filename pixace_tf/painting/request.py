@@ -11,7 +11,7 @@ import numpy as np
 from pixace_tf.data import image_files
 from pixace_tf.data.labels import number_of
 from pixace_tf.errors import UserError
-from pixace_tf.painting import masks
+from pixace_tf.painting import color_files, masks
 from pixace_tf.sampling.sampling_config import (
     SamplingConfig,
     between,
@@ -67,6 +67,8 @@ class Request:
         seed: From -2**62 to 2**62. The same seed gives the same result, alone
             or in a batch; images that differ only where they are hidden are
             completed differently.
+        only_colors: The only colors to paint: a file, see `color_files`, or
+            uint8 `(N, 3)`. Kept pixels stay as they are.
         top_k: See `SamplingConfig`.
         top_p: See `SamplingConfig`.
         min_p: See `SamplingConfig`.
@@ -90,6 +92,7 @@ class Request:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    only_colors: Any = None
 
     def __post_init__(self) -> None:
         # An `Address` is downloaded once, however often it is used.
@@ -97,6 +100,9 @@ class Request:
             value = image_files.Address.of(getattr(self, name))
             object.__setattr__(self, name, value)
         self._check_images()
+        if self.only_colors is not None:
+            colors = color_files.Colors.of(self.only_colors)
+            object.__setattr__(self, "only_colors", colors)
         for name, (low, high) in _INTEGERS.items():
             value = getattr(self, name)
             if value is not None or name not in ("particles", "prefix_length"):

@@ -47,6 +47,7 @@ class ServedPainter:
     ) -> Completions:
         """See `Painter`."""
         request.check_has_images()
+        self.color_limit(request)
         files, scored = self._score(request.images)
         originals = _decode(scored["image_bytes"])
         token_ids, columns = scored["token_ids"], request.columns
@@ -87,6 +88,7 @@ class ServedPainter:
         watch: WatchCallback | None = None,
     ) -> np.ndarray:
         """See `Painter`."""
+        self.color_limit(request)
         rows, name = _sampling(request), "generate"
         if request.label is not None:
             name = "fill"
@@ -99,6 +101,14 @@ class ServedPainter:
         if watch is not None:
             watch(images)
         return images
+
+    def color_limit(self, request: Request) -> None:
+        """See `Painter`; a server cannot."""
+        if request.only_colors is not None:
+            raise UserError(
+                "A server paints all colors: only_colors needs a run on this "
+                "machine."
+            )
 
     def shrink(self, image: ImageLike) -> np.ndarray:
         """See `Painter`."""

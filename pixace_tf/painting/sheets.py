@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,6 +55,7 @@ def contact_sheet(
     headings: Sequence[str] = (),
     scale: int | None = None,
     background: Color | None = None,
+    is_smooth: bool = True,
 ) -> Image.Image:
     """Lay small images out in rows, enlarged.
 
@@ -64,6 +65,7 @@ def contact_sheet(
         scale: See `enlarge`; by default tiles of about 128 pixels.
         background: Shows through transparent pixels; by default, a
             checkerboard.
+        is_smooth: See `enlarge`.
     """
     height, width = rows[0][0].pixels.shape[:2]
     scale = scale or default_scale((height, width))
@@ -90,7 +92,8 @@ def contact_sheet(
         below = y + height * scale + 2
         for column, tile in enumerate(tiles):
             x = center(column)
-            large = flatten(enlarge(tile.pixels, scale), background)
+            large = enlarge(tile.pixels, scale, is_smooth)
+            large = flatten(large, background)
             sheet.paste(large, (x - large.width // 2, y))
             draw.text((x, below), tile.caption, _TEXT, font, anchor="mt")
     return sheet
@@ -144,7 +147,10 @@ class Completions:
     temperatures: tuple[float, ...]
 
     def sheet(
-        self, scale: int | None = None, background: Color | None = None
+        self,
+        scale: int | None = None,
+        background: Color | None = None,
+        is_smooth: bool = True,
     ) -> Image.Image:
         """Return a sheet: original, kept, then the completions."""
         samples = self.images.shape[2]
@@ -159,13 +165,14 @@ class Completions:
             [Tile(pixels) for pixels in (original, kept, *completed)]
             for original, kept, completed in every
         ]
-        return contact_sheet(rows, headings, scale, background)
+        return contact_sheet(rows, headings, scale, background, is_smooth)
 
 
 def grid(
     images: np.ndarray,
     scale: int | None = None,
     background: Color | None = None,
+    is_smooth: bool = True,
 ) -> Image.Image:
     """Lay images, uint8 `(N, height, width, C)`, out in a near-square grid."""
     columns = int(np.ceil(np.sqrt(len(images))))
@@ -173,7 +180,9 @@ def grid(
         [Tile(pixels) for pixels in images[start : start + columns]]
         for start in range(0, len(images), columns)
     ]
-    return contact_sheet(rows, scale=scale, background=background)
+    return contact_sheet(
+        rows, scale=scale, background=background, is_smooth=is_smooth
+    )
 
 
 def strip(images: np.ndarray) -> Image.Image:
@@ -212,15 +221,17 @@ def strips(paths: Mapping[str, StrPath], height: int) -> Image.Image:
     return contact_sheet(rows, scale=1)
 
 
-def enlarge(pixels: np.ndarray, scale: int) -> Image.Image:
+def enlarge(
+    pixels: np.ndarray, scale: int, is_smooth: bool = True
+) -> Image.Image:
     """Enlarge uint8 `(height, width, 3 or 4)` by a whole factor.
 
-    RGB is smoothed by the Lanczos filter. The pixels of RGBA become squares:
-    such images are mostly sprites and icons.
+    If it is smooth, RGB is smoothed by the Lanczos filter. The pixels of RGBA
+    always become squares: such images are mostly sprites and icons.
     """
     image = Image.fromarray(pixels)
     size = image.width * scale, image.height * scale
-    is_smooth = image.mode == "RGB"
+    is_smooth = is_smooth and image.mode == "RGB"
     resampling = Image.Resampling
     return image.resize(
         size, resampling.LANCZOS if is_smooth else resampling.NEAREST
@@ -266,10 +277,15 @@ def check_image_path(path: StrPath) -> None:
 
     The folder may be missing, or the name may end in no image format.
     """
+    check_folder(path)
+    _format(path)
+
+
+def check_folder(path: StrPath) -> None:
+    """Raise UserError if the folder of a file is missing."""
     folder, name = os.path.split(path)
     if folder and not os.path.isdir(folder):
         raise UserError(f"There is no folder {folder!r} for {name!r}.")
-    _format(path)
 
 
 def save_image(image: Image.Image, path: StrPath) -> None:
@@ -284,12 +300,16 @@ def save_image(image: Image.Image, path: StrPath) -> None:
     storage.write_atomic(path, buffer.getvalue())
 
 
-def save_tiles(images: Iterable[np.ndarray], folder: StrPath) -> None:
+def save_tiles(
+    images: Iterable[np.ndarray],
+    folder: StrPath,
+    to_image: Callable[[np.ndarray], Image.Image] = Image.fromarray,
+) -> None:
     """Save images, uint8 `(height, width, C)` each, as `000.png` and so on."""
     os.makedirs(folder, exist_ok=True)
     for i, pixels in enumerate(images):
         path = os.path.join(folder, f"{i:03d}.png")
-        save_image(Image.fromarray(pixels), path)
+        save_image(to_image(pixels), path)
 
 
 def save_figure(figure: "Figure", path: StrPath, dpi: int) -> None:
