@@ -19,7 +19,7 @@ from pixace_tf.runs.run_config import (
     TOKENS_FILE,
     best_entry,
 )
-from pixace_tf.sampling import MAX_SERVED_PARTICLES
+from pixace_tf.sampling import MAX_SERVED_PARTICLES, NUM_CODES
 from pixace_tf.sampling.engine import ModelFacts
 
 CARD_FILE = "README.md"
@@ -77,6 +77,7 @@ def for_litert(path: str, facts: ModelFacts) -> str:
         width=width,
         length=facts.sequence_length,
         draws=facts.num_draws,
+        codes=NUM_CODES,
         stride=facts.prefill_stride,
         half=height * width // 2 // facts.prefill_stride * facts.prefill_stride,
         mode="RGBA" if known.palette.has_alpha else "RGB",
