@@ -359,8 +359,8 @@ def test_an_address_is_downloaded_once_for_image_and_mask(server, tmp_path):
     ):
         asked.clear()
         request = Request([f"{server}/{image}"], mask=mask)
-        tokenizer.read(request.images[0])
-        local.hidden_pixels(request, tokenizer)
+        small = tokenizer.read(request.images[0])
+        local.hidden_pixels(request, small[None], tokenizer)
         assert len(asked) == len(expected)
         assert set(asked) == expected
 

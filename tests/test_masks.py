@@ -15,7 +15,8 @@ SIZE = (8, 12)
 def small(mask, image, **options):
     tokenizer = PixelTokenizer(SIZE, **options)
     request = Request([image], mask=mask)
-    return local.hidden_pixels(request, tokenizer)[0]
+    originals = tokenizer.read(image)[None]
+    return local.hidden_pixels(request, originals, tokenizer)[0]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,17 @@ def test_alpha_paints_what_is_transparent(tmp_path):
     Image.fromarray(rgba[..., :3]).save(opaque)
     with pytest.raises(UserError, match=r"opaque\.png is transparent"):
         small("alpha", opaque)
+
+
+@pytest.mark.parametrize("resize", ["native", "pad"])
+def test_with_alpha_the_margins_are_painted_too(resize):
+    rgba = np.full((8, 6, 4), 200, np.uint8)
+    rgba[:, :3, 3], rgba[:, 3:, 3] = 0, 255
+    palette = "hsv 5,4,4 alpha 1"
+    found = small("alpha", rgba, palette=palette, resize=resize)
+    expected = np.ones(SIZE, bool)
+    expected[:, 6:9] = False
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(

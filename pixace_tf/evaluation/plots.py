@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CHANNEL_COLORS = ("#1f3b57", "#3f7cac", "#95c5e0")
+_CHANNEL_COLORS = ("#1f3b57", "#3f7cac", "#95c5e0", "#d3e5ef")
 _BASELINE_COLOR = "#b9b4ab"
 _DPI = 144
 _MAX_DOTS = 8192
@@ -35,7 +35,7 @@ def likelihood_bars(figures: dict[str, Any]) -> bytes:
     axes.barh(range(len(widths)), widths, color=_BASELINE_COLOR)
     left = 0.0
     for (channel, bits), color in zip(
-        figures["channels"].items(), _CHANNEL_COLORS, strict=True
+        figures["channels"].items(), _CHANNEL_COLORS, strict=False
     ):
         axes.barh(len(widths), bits, left=left, color=color, label=channel)
         left += bits
@@ -45,7 +45,7 @@ def likelihood_bars(figures: dict[str, Any]) -> bytes:
     axes.set_xlim(0, 1.12 * max([*widths, left]))
     axes.set_xlabel("bits per pixel: shorter is better")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper right", ncols=3, frameon=False)
+    figure.legend(loc="outside upper right", ncols=4, frameon=False)
     return _plot(figure)
 
 

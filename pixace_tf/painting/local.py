@@ -93,7 +93,7 @@ class LocalPainter:
         label = request.label_number(self.labels)
         tokenizer = self._run.tokenizer
         originals = np.stack([tokenizer.read(i) for i in request.images])
-        is_hidden = hidden_pixels(request, tokenizer)
+        is_hidden = hidden_pixels(request, originals, tokenizer)
         token_ids = tokenizer.tokenize(originals)
         mask = np.repeat(is_hidden, request.columns, axis=0)
         mask = mask.reshape(len(mask), -1)
@@ -216,8 +216,15 @@ def _kept_examples(run: Run) -> np.ndarray:
         return cut_strip(strip, shape)
 
 
-def hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
+def hidden_pixels(
+    request: Request, originals: np.ndarray, tokenizer: PixelTokenizer
+) -> np.ndarray:
     """Return which pixels of the scaled images to paint.
+
+    Args:
+        request: A request with B images.
+        originals: uint8 `(B, height, width, C)`, these images, scaled.
+        tokenizer: Has scaled them.
 
     Returns:
         bool `(B, height, width)`.
@@ -225,21 +232,19 @@ def hidden_pixels(request: Request, tokenizer: PixelTokenizer) -> np.ndarray:
     Raises:
         UserError: If a mask does not fit its image.
     """
-    height, width = tokenizer.image_size
-    count = len(request.images)
     if request.mask is None:
-        is_hidden = request.hidden_in(height, width)
-        return np.repeat(is_hidden[None], count, axis=0)
+        is_hidden = request.hidden_in(*tokenizer.image_size)
+        return np.repeat(is_hidden[None], len(originals), axis=0)
+    trios = zip(request.images, request.masks(), originals, strict=True)
     is_hidden = np.stack(
         [
             small_mask(
-                masks.mask_of(image, mask, (height, width)),
-                tokenizer.read_whole(image)
-                if tokenizer.is_adaptive
-                else np.zeros(tokenizer.image_shape, np.uint8),
+                masks.mask_of(image, mask, small),
+                # Else the pixels of the image do not matter.
+                tokenizer.read_whole(image) if tokenizer.is_adaptive else small,
                 tokenizer,
             )
-            for mask, image in zip(request.masks(), request.images, strict=True)
+            for image, mask, small in trios
         ]
     )
     masks.check_paints(is_hidden)

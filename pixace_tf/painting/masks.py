@@ -93,13 +93,14 @@ def read_mask(mask: Any) -> np.ndarray:
     )
 
 
-def mask_of(image: Any, mask: Any, image_size: tuple[int, int]) -> np.ndarray:
+def mask_of(image: Any, mask: Any, small: np.ndarray) -> np.ndarray:
     """Read the mask of an image, at its own size.
 
     Args:
         image: A path, an http(s) address, or `(any_height, any_width, 3 or 4)`.
         mask: `ALPHA`, or a mask as in `read_mask`.
-        image_size: `(H, W)`; a mask of this size fits the small image.
+        small: uint8 `(H, W, C)`, the small image; a mask of its size fits it.
+            If it is RGBA, `ALPHA` is its own, so margins are painted, too.
 
     Returns:
         uint8 `(any_height, any_width)`; 255 is painted.
@@ -109,9 +110,9 @@ def mask_of(image: Any, mask: Any, image_size: tuple[int, int]) -> np.ndarray:
             image differ by more than the rounding of a pixel.
     """
     if isinstance(mask, str) and mask == ALPHA:
-        return _read_alpha(image)
+        return _alpha_mask(image, small)
     pixels = read_mask(mask)
-    if pixels.shape == image_size:
+    if pixels.shape == small.shape[:2]:
         return pixels
     if isinstance(image, str | os.PathLike):
         upright = image_files.read_upright(image)
@@ -147,18 +148,24 @@ def is_painted(values: np.ndarray) -> np.ndarray:
     return values >= 255 * MIN_SHARE
 
 
-def _read_alpha(image: Any) -> np.ndarray:
+def _alpha_mask(image: Any, small: np.ndarray) -> np.ndarray:
     """Return a mask that paints the transparent parts of an image."""
     name = "the image"
     if isinstance(image, str | os.PathLike):
         name = image_files.printable(image)
-        image = np.asarray(image_files.read_upright(image))
-    if image.shape[-1] == 3 or image[..., 3].min() == 255:
+    rgba = small
+    if small.shape[-1] == 3:  # It lies on white.
+        rgba = np.asarray(
+            image
+            if isinstance(image, np.ndarray)
+            else image_files.read_upright(image)
+        )
+    if rgba.shape[-1] == 3 or rgba[..., 3].min() == 255:
         raise UserError(
             f"Nothing in {name} is transparent, so its alpha cannot be the "
             "mask; give another --mask."
         )
-    return 255 - image[..., 3]
+    return 255 - rgba[..., 3]
 
 
 def _brightness(image: Image.Image) -> np.ndarray:

@@ -64,7 +64,7 @@ class ServedPainter:
         else:
             rows |= _filling(request, len(files))
             rows["image_bytes"] = np.repeat(files, columns)
-            mask_files = _mask_files(request, image_size)
+            mask_files = _mask_files(request, originals)
             rows["mask_bytes"] = np.repeat(mask_files, columns)
             answer = self._predict_all("fill", rows, progress)
             is_hidden = answer["mask"][::columns].reshape(-1, *image_size)
@@ -188,17 +188,14 @@ def _filling(request: Request, num_rows: int) -> Arrays:
     }
 
 
-def _mask_files(request: Request, image_size: tuple[int, ...]) -> np.ndarray:
+def _mask_files(request: Request, originals: np.ndarray) -> np.ndarray:
     """Return the mask of each image as PNG."""
-    height, width = image_size
     if request.mask is None:
-        hidden = request.hidden_in(height, width)
+        hidden = request.hidden_in(*originals.shape[1:3])
         files = [_png(masks.read_mask(hidden))] * len(request.images)
     else:
-        files = [
-            _png(masks.mask_of(image, mask, (height, width)))
-            for image, mask in zip(request.images, request.masks(), strict=True)
-        ]
+        trios = zip(request.images, request.masks(), originals, strict=True)
+        files = [_png(masks.mask_of(*trio)) for trio in trios]
     return np.array(files, object)
 
 
