@@ -20,6 +20,7 @@ from tensorflow.errors import ResourceExhaustedError
 
 from pixace_tf.cli import main
 from pixace_tf.cli.group import say, typed_command
+from pixace_tf.cli.options import COLOR
 from pixace_tf.data import image_files, tokenizer
 from pixace_tf.model import causal_lm
 from pixace_tf.model.presets import PRESETS
@@ -404,3 +405,10 @@ def test_without_tensorflow_a_line_says_what_needs_it(tmp_path, monkeypatch):
     assert done.exit_code == 2
     assert "needs TensorFlow, which is not installed" in done.output
     assert len(done.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("color", ["#0000", "#3070a080", "rgb(1, 2, 999)"])
+def test_a_background_is_an_opaque_color(color):
+    assert COLOR.convert("#3070a0ff", None, None) == (48, 112, 160)
+    with pytest.raises(click.BadParameter, match="should be like white"):
+        COLOR.convert(color, None, None)

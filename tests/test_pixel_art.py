@@ -175,8 +175,15 @@ def test_the_line_about_pixel_art_names_the_canvas():
     given = {"tiles": (16, 24), "anchor": "top", "pixel_art": True}
     settled(TrainingArguments(**given), lines.append)
     assert lines[0].startswith(
-        "Pixel art: pictures keep their pixels (top of a 24x16 canvas)"
+        "Pixel art: pictures keep their pixels (top of a 16x24 canvas)"
     )
+
+
+@pytest.mark.parametrize("alpha", [0, None, 1])
+def test_pixel_art_without_alpha_says_that_it_becomes_white(alpha):
+    lines = []
+    settled(TrainingArguments(pixel_art=True, alpha=alpha), lines.append)
+    assert any("become white" in line for line in lines) == (alpha == 0)
 
 
 def test_an_anchor_without_a_canvas_is_refused():

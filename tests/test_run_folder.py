@@ -54,6 +54,27 @@ def test_a_run_keeps_what_was_given_and_what_is_in_force(trained_run):
     before.settled(in_force, "It", "")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pixel_art": True},
+        {"anchor": "top"},
+        {"tiles": (4, 4)},
+        {"frames": True},
+    ],
+)
+def test_a_run_resumes_with_its_way_of_cutting_only(run_copy, changes):
+    config = run_config.read_config(run_copy)
+    # Older runs do not record it.
+    for name in ("pixel_art", "anchor", "tiles", "frames"):
+        config["arguments"].pop(name, None)
+    edit(run_copy / "run.json", arguments=config["arguments"])
+    given = TrainingArguments(**changes)
+    (name,) = changes
+    with pytest.raises(UserError, match=f"other arguments: {name} was"):
+        fit._settled_by_run(given, str(run_copy), None, print)
+
+
 def test_a_label_in_another_unicode_form_is_the_same_label(run_copy):
     config = run_config.read_config(run_copy)
     digest = config["arguments"]["images"]

@@ -57,7 +57,10 @@ def _share(text: str) -> tuple[int, int]:
 def _color(text: str) -> tuple[int, int, int]:
     from PIL import ImageColor
 
-    red, green, blue, *_ = ImageColor.getrgb(text)
+    red, green, blue, *alpha = ImageColor.getrgb(text)
+    # Pillow takes rgb(1, 2, 999) as it is.
+    if max(red, green, blue) > 255 or alpha not in ([], [255]):
+        raise ValueError
     return red, green, blue
 
 

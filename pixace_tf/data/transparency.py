@@ -56,8 +56,8 @@ def describe(num_bits: int) -> str:
     """Return a line that says so."""
     unit = "bit" if num_bits == 1 else "bits"
     return (
-        f"Some pictures are transparent: {num_bits} {unit} of alpha "
-        "(--alpha 0 lays them over white)."
+        f"Transparency takes {num_bits} {unit} of alpha (--alpha 0 lays "
+        "pictures over white)."
     )
 
 

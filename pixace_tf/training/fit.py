@@ -35,7 +35,7 @@ from pixace_tf.data.transparency import find_alpha
 from pixace_tf.errors import UserError
 from pixace_tf.model import presets
 from pixace_tf.runs import catalog, model_weights, run_config, run_folder
-from pixace_tf.runs.arguments import AUTO
+from pixace_tf.runs.arguments import AUTO, refuse_changes
 from pixace_tf.runs.run_folder import Run
 from pixace_tf.storage import StrPath
 from pixace_tf.training import (
@@ -254,11 +254,13 @@ def _settled_by_run(
                 "start a new run with --name."
             )
         say(f"This run was already started from {origin}.")
-    return arguments.settled(
-        TrainingArguments.of_run(config),
-        path,
-        "Leave that out to go on, or start a new run with --name.",
-    )
+    theirs = TrainingArguments.of_run(config)
+    advice = "Leave that out to go on, or start a new run with --name."
+    if theirs.tiles is None and arguments.tiles is not None:
+        refuse_changes(
+            path, {"tiles": None}, {"tiles": arguments.tiles}, advice
+        )
+    return arguments.settled(theirs, path, advice)
 
 
 def _settled_by_images(

@@ -32,11 +32,13 @@ def settled(arguments: TrainingArguments, say: Say) -> TrainingArguments:
     if arguments.pixel_art and arguments.resize == NATIVE:
         say(
             f"Pixel art: pictures keep their pixels ({arguments.anchor} of a "
-            f"{width}x{height} canvas); larger ones are skipped, unless their "
+            f"{height}x{width} canvas); larger ones are skipped, unless their "
             "pixels are enlarged by a whole factor."
         )
+        if arguments.alpha == 0:
+            say("Without alpha, transparent pixels become white.")
     elif kept:
-        say(f"The pictures have {width}x{height} pixels, as the tiles do.")
+        say(f"The pictures have {height}x{width} pixels, as the tiles do.")
     return arguments
 
 

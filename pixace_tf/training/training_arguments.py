@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 NATIVE = "native"
 RESIZES = ("crop", "squash", "pad", NATIVE)
 ANCHORS = ("bottom", "center", "top")
+# Values that older runs had without recording them.
+_OF_OLDER_RUNS = {
+    "anchor": ANCHORS[0],
+    "pixel_art": False,
+    "tiles_gap": 0,
+    "tiles_margin": 0,
+    "frames": False,
+}
 PRECISIONS = (AUTO, "float32", "mixed_float16", "mixed_bfloat16")
 DEFAULT_MAX_MINUTES = 10.0
 # All devices of this machine, or of all hosts.
@@ -255,6 +263,7 @@ class TrainingArguments(Arguments):
         try:
             model, sizes = config["model"], config["model"]["decoder_config"]
             known = {
+                **_OF_OLDER_RUNS,
                 **cls.of_tokenizer(config["tokenizer"]).given,
                 "decoder": model["decoder"],
                 "num_layers": sizes["num_layers"],
