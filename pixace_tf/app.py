@@ -75,6 +75,7 @@ class Studio:
         self._painter = painter
         self.title = title
         self.labels = list(painter.labels)
+        self.is_smooth = painter.is_smooth
         self.examples = painter.examples()
         self.finished = finished
 
@@ -96,8 +97,12 @@ class Studio:
         if small is None:
             return None
         is_hidden = Request(keep=keep).hidden_in(*small.shape[:2])
-        hidden = sheets.hide(small, is_hidden)
-        return sheets.flatten(sheets.enlarge(hidden, _scale(small)))
+        return self.enlarge(sheets.hide(small, is_hidden))
+
+    def enlarge(self, small: np.ndarray) -> Image.Image:
+        """Return a small image as the page shows it: RGB."""
+        large = sheets.enlarge(small, _scale(small), self.is_smooth)
+        return sheets.flatten(large)
 
     def complete(
         self,
@@ -134,10 +139,11 @@ class Studio:
         )
         for images, done in _growing(self._painter.complete, request):
             if done is None:
-                yield _row(images[0, 0]), None
+                yield self._row(images[0, 0]), None
             else:
-                sheet = done.sheet(_scale(done.kept[0]))
-                yield _row(done.images[0, 0]), sheet
+                scale = _scale(done.kept[0])
+                sheet = done.sheet(scale, is_smooth=self.is_smooth)
+                yield self._row(done.images[0, 0]), sheet
 
     def generate(
         self,
@@ -151,8 +157,18 @@ class Studio:
         options = _options(temperature, seed, label, guidance)
         request = generation(int(count), **options)
         for images, done in _growing(self._painter.generate, request):
-            sheet = sheets.grid((images if done is None else done)[0])
+            sheet = sheets.grid(
+                (images if done is None else done)[0],
+                is_smooth=self.is_smooth,
+            )
             yield sheet, None if done is None else sheet
+
+    def _row(self, images: np.ndarray) -> Image.Image:
+        return sheets.contact_sheet(
+            [[sheets.Tile(pixels) for pixels in images]],
+            scale=_scale(images[0]),
+            is_smooth=self.is_smooth,
+        )
 
     def palette(
         self,
@@ -279,7 +295,9 @@ def _choose_image(
         [by_share, by_brush],
     )
     for event in (*chosen, switched):
-        event.success(_canvas, [kind, small], drawing)
+        event.success(
+            functools.partial(_canvas, studio), [kind, small], drawing
+        )
     return [kind, keep, drawing], shown
 
 
@@ -304,7 +322,7 @@ def _gallery(studio: Studio) -> gr.Gallery:
     if len(studio.examples):
         gr.Markdown("Or pick one:")
     return gr.Gallery(
-        [sheets.flatten(sheets.enlarge(e, _scale(e))) for e in studio.examples],
+        [studio.enlarge(e) for e in studio.examples],
         show_label=False,
         columns=3,
         height="auto",
@@ -316,11 +334,11 @@ def _gallery(studio: Studio) -> gr.Gallery:
     )
 
 
-def _canvas(kind: str, small: np.ndarray | None) -> Any:
+def _canvas(studio: Studio, kind: str, small: np.ndarray | None) -> Any:
     """Return an enlarged image to draw on."""
     if small is None or kind != BRUSH:
         return None
-    return np.asarray(sheets.flatten(sheets.enlarge(small, _scale(small))))
+    return np.asarray(studio.enlarge(small))
 
 
 def _brushed(drawing: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
@@ -479,11 +497,6 @@ def _growing(
         yield None, result.result()
     finally:
         is_closed.set()
-
-
-def _row(images: np.ndarray) -> Image.Image:
-    tiles = [sheets.Tile(pixels) for pixels in images]
-    return sheets.contact_sheet([tiles], scale=_scale(images[0]))
 
 
 def _scale(pixels: np.ndarray) -> int:

@@ -280,6 +280,21 @@ def test_a_watched_picture_grows_row_by_row(tmp_path):
         next(studio.complete(None, 0.5, 2, 1.0, 0))
 
 
+def test_the_page_does_not_smooth_pixel_art_without_alpha(tmp_path):
+    from pixace_tf import app
+
+    run = make_run(tmp_path / "run", "transformer")
+    run.tokenizer.resize = "native"
+    studio = app.Studio(local.LocalPainter(run), "run")
+    small = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    blocks = np.asarray(studio.preview(small, 1))
+    assert len(np.unique(blocks.reshape(-1, 3), axis=0)) == 96
+    drawn = local.generate(run, 3, seed=1)[0]
+    *_, (sheet, _) = studio.generate(3, 1.0, 1)
+    expected = sheets.grid(drawn, is_smooth=False)
+    np.testing.assert_array_equal(np.asarray(sheet), np.asarray(expected))
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

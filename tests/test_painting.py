@@ -68,6 +68,16 @@ def test_sheets_have_room_for_every_tile(trained_run, cat):
     assert sheets.grid(np.zeros((5, 4, 4, 3), np.uint8), 2).mode == "RGB"
 
 
+def test_strips_of_sprites_have_no_other_colors(tmp_path):
+    rng = np.random.default_rng(0)
+    sprites = rng.choice([0, 120, 255], (3, 24, 24, 4)).astype(np.uint8)
+    sprites[..., 3] = np.where(sprites[..., 3] > 0, 255, 0)
+    sheets.strip(sprites).save(tmp_path / "strip.png")
+    sheet = sheets.strips({"": tmp_path / "strip.png"}, 128)
+    levels = {0, 120, 255, *np.ravel(sheets._CHECKERS).tolist()}
+    assert set(np.unique(np.asarray(sheet))) == levels
+
+
 def test_what_comes_after_the_prefix_is_covered():
     pixels = np.zeros((4, 4, 3), np.uint8)
     hidden = sheets.hide_after(pixels, 6)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image, ImageDraw
 from test_cutting import animation, sheet_of, tiles_of
+from test_export import make_run
 from test_native_grid import canonical, enlarged, sprite
 
 from pixace_tf.cli import main
@@ -18,6 +19,7 @@ from pixace_tf.data.token_shards import Shards
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.painting import local
+from pixace_tf.painting.sheets import grid
 from pixace_tf.serving.served_model import ServedModel
 from pixace_tf.storage import SOFTWARE
 from pixace_tf.training import fit as fit_module
@@ -184,6 +186,34 @@ def test_pixel_art_without_alpha_says_that_it_becomes_white(alpha):
     lines = []
     settled(TrainingArguments(pixel_art=True, alpha=alpha), lines.append)
     assert any("become white" in line for line in lines) == (alpha == 0)
+
+
+def test_no_sheet_smooths_pixel_art_without_alpha(tmp_path):
+    run = make_run(tmp_path / "run", "transformer")
+    path = tmp_path / "run" / "run.json"
+    config = json.loads(path.read_text())
+    config["tokenizer"].update(resize="native", anchor="top")
+    path.write_text(json.dumps(config))
+    out, tiles = tmp_path / "new.png", tmp_path / "tiles"
+    done = call(
+        *("generate", run.path, "--count", 3, "--out", out, "--tiles", tiles),
+        "--no-preview",
+    )
+    assert not done.exit_code, done.output
+    images = np.array([Image.open(t) for t in sorted(tiles.iterdir())])
+    expected = grid(images, is_smooth=False)
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), expected)
+    image = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    done = call(
+        *("complete", run.path, tmp_path / "image.png", "--keep", 0.9),
+        *("--out", out, "--scale", 4, "--no-preview"),
+    )
+    assert not done.exit_code, done.output
+    run.tokenizer.resize = "native"
+    completed = local.complete(run, [image], keep=0.9)
+    expected = completed.sheet(4, is_smooth=False)
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), expected)
 
 
 def test_an_anchor_without_a_canvas_is_refused():

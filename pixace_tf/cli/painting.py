@@ -209,9 +209,8 @@ def complete(
     with console.ProgressBar("Completing") as bar:
         completions = painter.complete(request, bar.count)
     tiles = completions.images.reshape(-1, *completions.kept.shape[1:])
-    sheet = completions.sheet(
-        output.scale, output.background, is_smooth=limit is None
-    )
+    is_smooth = painter.is_smooth and limit is None
+    sheet = completions.sheet(output.scale, output.background, is_smooth)
     output.write(sheet, [("", tiles)], out, limit)
     if limit is not None:
         others = sum(not limit.has_all(pixels) for pixels in tiles)
@@ -281,7 +280,7 @@ def generate(
             if len(temperatures) > 1:
                 parts.append(f"T {temperature:g}")
             rows.append((", ".join(parts), row))
-    is_smooth = limit is None
+    is_smooth = painter.is_smooth and limit is None
     output.write(_sheet(rows, output, is_smooth), rows, out, limit)
     say(f"{sum(len(row) for _, row in rows)} new pictures: {out}")
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from pixace_tf import storage
 from pixace_tf.console import ProgressCallback
-from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.data.tokenizer import NATIVE, PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.painting import masks
 from pixace_tf.painting.color_limit import ColorLimit
@@ -81,6 +81,7 @@ class LocalPainter:
     def __init__(self, run: Run) -> None:
         self._run = run
         self.labels = run.sampler.facts.labels
+        self.is_smooth = run.tokenizer.resize != NATIVE
 
     def complete(
         self,

@@ -21,6 +21,10 @@ class Painter(Protocol):
     def labels(self) -> Sequence[str]:
         """The labels that the model knows."""
 
+    @property
+    def is_smooth(self) -> bool:
+        """Whether sheets may smooth the images; False for pixel art."""
+
     def complete(
         self,
         request: Request,

@@ -38,6 +38,8 @@ class ServedPainter:
     def __init__(self, server: Server) -> None:
         self._server = server
         self.labels: tuple[str, ...] = ()
+        # A server does not tell how images are resized.
+        self.is_smooth = True
 
     def complete(
         self,

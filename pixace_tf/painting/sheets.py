@@ -203,6 +203,8 @@ def cut_strip(
 def strips(paths: Mapping[str, StrPath], height: int) -> Image.Image:
     """Lay out strips below each other, scaled to a height, with captions.
 
+    RGBA is enlarged by a whole factor; see `enlarge`.
+
     Args:
         paths: Files with strips, by caption.
         height: Height of each strip on the sheet.
@@ -210,8 +212,12 @@ def strips(paths: Mapping[str, StrPath], height: int) -> Image.Image:
     scaled = []
     for path in paths.values():
         with Image.open(path) as image:
-            width = round(image.width * height / image.height)
-            scaled.append(flatten(image.resize((width, height))))
+            if image.mode == "RGBA" and image.height <= height:
+                large = enlarge(np.asarray(image), height // image.height)
+            else:
+                width = round(image.width * height / image.height)
+                large = image.resize((width, height))
+            scaled.append(flatten(large))
     widest = max(small.width for small in scaled)
     rows = []
     for caption, small in zip(paths, scaled, strict=True):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from pixace_tf.data.token_dataset import Dataset
+from pixace_tf.data.tokenizer import NATIVE
 from pixace_tf.painting import sheets
 from pixace_tf.runs.run_config import COMPLETED_FILE, SAMPLES_FILE
 from pixace_tf.runs.run_folder import Run
@@ -79,8 +80,10 @@ class Previews:
         for original, full in zip(originals, pixels[NUM_NEW:], strict=True):
             kept = sheets.hide_after(original, length // 2)
             rows.append([sheets.Tile(p) for p in (original, kept, full)])
+        is_smooth = tokenizer.resize != NATIVE
         completed = sheets.contact_sheet(
-            rows, ["original", "kept", "completed"]
+            rows, ["original", "kept", "completed"], is_smooth=is_smooth
         )
         new = pixels[:NUM_NEW]
-        return sheets.strip(new), sheets.grid(new), completed
+        grid = sheets.grid(new, is_smooth=is_smooth)
+        return sheets.strip(new), grid, completed
