@@ -149,6 +149,12 @@ def workplace(tmp_path, monkeypatch):
     cat = cartoons.draw("cat", "9")
     cat.save("cat.jpg")
     Image.new("L", cat.size, "white").save("hole.png")
+    os.makedirs("data/sprites")
+    for i in range(24):
+        sprite = cartoons.draw("pig", str(i)).resize((8, 8)).convert("RGBA")
+        sprite.paste((0, 0, 0, 0), (0, 0, 3, 8))
+        sprite.save(f"data/sprites/{i}.png")
+    pathlib.Path("dusk.gpl").write_text("GIMP Palette\n0 0 0 Ink\n9 9 99\n")
     # A page asks for a model of this name and one of its labels.
     for i, group in enumerate(("Flags", "Smileys and Emotion") * 4):
         os.makedirs(f"data/emoji/{group}", exist_ok=True)
