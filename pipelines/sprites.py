@@ -1,7 +1,7 @@
 """The sheets of the guide to sprites, by a model of a roguelike's tiles.
 
-The tiles are those of Dungeon Crawl Stone Soup, which its artists have dedicated
-to everyone (CC0 1.0):
+The artists of Dungeon Crawl Stone Soup have dedicated its tiles to everyone (CC0
+1.0):
 
     git clone --depth 1 https://github.com/crawl/tiles
 
@@ -36,6 +36,7 @@ fbf236 99e550 37946e 306082 5b6ee1 cbdbfc 847e87 ac3232
     "--out", default="pipelines/results", help="Folder of the sheets."
 )
 def main(images: str, name: str, max_minutes: float, out: str) -> None:
+    """Train on IMAGES, and paint the sheets."""
     run = os.path.join("saved_models", name)
     if not os.path.exists(run):
         minutes = ["--max-minutes", str(max_minutes)]
