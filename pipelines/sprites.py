@@ -1,7 +1,7 @@
 """The sheets of the guide to sprites, by a model of a roguelike's tiles.
 
-The artists of Dungeon Crawl Stone Soup have dedicated its tiles to everyone (CC0
-1.0):
+The artists of Dungeon Crawl Stone Soup have dedicated its tiles to everyone
+(CC0 1.0):
 
     git clone --depth 1 https://github.com/crawl/tiles
 
