@@ -245,9 +245,9 @@ def load(
     in_train = small.in_train()
     if not in_train.any():
         raise UserError(nothing_to_train(source, opened.parts))
-    is_narrow = tokenizer.palette.vocabulary_size <= 1 << 16
     token_ids = tokenize(small.images, tokenizer)
-    token_ids = token_ids.astype(np.uint16 if is_narrow else np.int32)
+    if tokenizer.palette.num_bits <= 16:
+        token_ids = token_ids.astype(np.uint16)
     label_names = sorted(set(small.labels))
     places = {name: i for i, name in enumerate(label_names)}
     classes = np.array([places[name] for name in small.labels], np.int32)

@@ -135,10 +135,9 @@ class Sampler:
             watch: Called with the images after each row of pixels.
             labels: Integers, one or `(B,)`: 1 to L for the model's labels, 0
                 for none.
-            guidance: Numbers from 1 to 100, one or `(B,)`: how strongly to
-                prefer the label; 1 keeps the model's distribution.
-            only_codes: Integers `(N,)`, 1 to `NUM_CODES` canonical codes: the
-                only colors that are sampled. By default all are.
+            guidance: Numbers, one or `(B,)`; see `Request`.
+            only_codes: Integers `(N,)`, 1 to `NUM_CODES` canonical codes, if
+                only these may be sampled.
 
         Returns:
             int32 `(B, T)`.
@@ -147,7 +146,7 @@ class Sampler:
             UserError: If a shape or a value is out of range.
         """
         block = self._check(token_ids, mask, seeds, config, labels, guidance)
-        block = block._replace(codes=self._check_codes(only_codes))
+        block = self._with_codes(block, only_codes)
         num_particles = check_integer("num_particles", num_particles, 1, 2**20)
         order = self.orders(block.mask)
         when = self._sequences[order]
@@ -294,8 +293,8 @@ class Sampler:
             arrays,
         )
 
-    def _check_codes(self, codes: Any) -> np.ndarray | tuple[()]:
-        """Return codes as int32 `(NUM_CODES,)`, or `()` if there are none."""
+    def _with_codes(self, block: Block, codes: Any) -> Block:
+        """Return a block that is limited to some codes, if there are any."""
         palette = Palette.get(self.facts.palette)
         colors = palette.token_range
         codes = np.unique(
@@ -307,10 +306,9 @@ class Sampler:
                 f"{palette.name}. Received: {len(codes)} codes"
             )
         if not len(codes):
-            return ()
-        return np.pad(codes, (0, NUM_CODES - len(codes)), "edge").astype(
-            np.int32
-        )
+            return block
+        padded = np.pad(codes, (0, NUM_CODES - len(codes)), "edge")
+        return block._replace(codes=padded.astype(np.int32))
 
     def _in_parallel(
         self, jobs: Iterable[Job]
