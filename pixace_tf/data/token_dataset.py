@@ -215,8 +215,7 @@ def load(
     Args:
         source: A folder of images, or `tfds:NAME[/CONFIG][:SPLIT]`.
         tokenizer: Makes the tokens.
-        cache_path: A file of `TokenDataset.save` to read instead of a folder
-            whose files, and the tokenizer, have not changed.
+        cache_path: A file of `TokenDataset.save` to read if nothing changed.
         max_pixels: Largest image to decode, by its header.
         download: Whether a TensorFlow data set may be downloaded.
         progress: Called with the images done and their number.

@@ -120,8 +120,7 @@ class Sampler:
 
         Each image is read in the raster order that leaves the fewest known
         pixels behind hidden ones. Known pixels condition the hidden pixels
-        behind them exactly, and the hidden pixels before them by particles; see
-        `particles`.
+        behind them exactly, and those before them by `particles`.
 
         Args:
             token_ids: Integers `(B, T)`, canonical codes; ignored where pixels
@@ -133,11 +132,9 @@ class Sampler:
                 ignores these pixels.
             progress: Called with the pixels sampled so far and in total.
             watch: Called with the images after each row of pixels.
-            labels: Integers, one or `(B,)`: 1 to L for the model's labels, 0
-                for none.
+            labels: Integers, one or `(B,)`; 0 is none of the model's labels.
             guidance: Numbers, one or `(B,)`; see `Request`.
-            only_codes: Integers `(N,)`, 1 to `NUM_CODES` canonical codes, if
-                only these may be sampled.
+            only_codes: At most `NUM_CODES` canonical codes to sample alone.
 
         Returns:
             int32 `(B, T)`.
