@@ -3,7 +3,7 @@
 Shapes: `...` any, L levels, K components, P parameters, F features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -120,9 +120,7 @@ class LogisticMixture:
 
     def logits(self, parameters: Tensor) -> Tensor:
         levels = ops.arange(self.levels, dtype="int32")
-        return self._log_probability(
-            levels, parameters[..., None, :], _softplus
-        )
+        return self._log_probability(levels, parameters[..., None, :])
 
     def nats(self, level: Tensor, parameters: Tensor) -> Tensor:
         return -self._log_probability(level, parameters)
@@ -133,12 +131,7 @@ class LogisticMixture:
             (centered(level, self.levels)[..., None] + 1) * frequency
         )
 
-    def _log_probability(
-        self,
-        level: Tensor,
-        parameters: Tensor,
-        softplus: Callable[[Tensor], Tensor] = ops.softplus,
-    ) -> Tensor:
+    def _log_probability(self, level: Tensor, parameters: Tensor) -> Tensor:
         logits, means, log_scales = ops.split(parameters, 3, axis=-1)
         log_scales = ops.clip(log_scales, MIN_LOG_SCALE, MAX_LOG_SCALE)
         narrow = ops.exp(-log_scales)
@@ -148,8 +141,8 @@ class LogisticMixture:
         is_lowest, is_highest = level == 0, level == self.levels - 1
         # s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)), where s is the sigmoid.
         log_masses = (
-            ops.where(is_highest, 0.0, -softplus(-at - half))
-            + ops.where(is_lowest, 0.0, -softplus(at - half))
+            ops.where(is_highest, 0.0, -ops.softplus(-at - half))
+            + ops.where(is_lowest, 0.0, -ops.softplus(at - half))
             + ops.where(
                 is_lowest | is_highest, 0.0, ops.log(-ops.expm1(-2 * half))
             )
@@ -157,11 +150,6 @@ class LogisticMixture:
         return ops.logsumexp(
             ops.log_softmax(logits, axis=-1) + log_masses, axis=-1
         )
-
-
-def _softplus(x: Tensor) -> Tensor:
-    """Return log(1 + exp(x)), also where LiteRT's exp(x) would be infinite."""
-    return ops.relu(x) + ops.log1p(ops.exp(-ops.abs(x)))
 
 
 def centered(level: Tensor, levels: int) -> Tensor:

@@ -12,8 +12,8 @@ is float32 or int32:
 - `advance_full`: also takes `top_k`, `top_p`, `min_p` and `guidance (R)`, and
   adds the costs of known pixels to `nats`. For guidance, each image has two
   rows, with its label and with the null label. It is slower.
-- `advance_limited`: also takes `codes (NUM_CODES)`, the colors that may be
-  sampled, some of them repeated.
+- `advance_limited`: also takes `codes (NUM_CODES)`, the only colors to sample,
+  some of them repeated; each stands for those that it is nearest to.
 - `score`: `token_ids (R, T)`, `condition (R, 2)` -> `nats (R, T)`.
 - `tokenize`: `images (R, height, width, C)`, int32 from 0 to 255, RGB or RGBA
   -> `token_ids`; `detokenize` is its inverse.

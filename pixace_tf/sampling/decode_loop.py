@@ -23,7 +23,7 @@ from pixace_tf.sampling.draws import (
     inverse_transform,
 )
 from pixace_tf.sampling.engine import ModelFacts
-from pixace_tf.sampling.limit import Limit
+from pixace_tf.sampling.limit import nearest
 from pixace_tf.sampling.sampling_config import SamplingConfig
 from pixace_tf.typing import Tensor
 
@@ -335,27 +335,21 @@ class DecodeLoop:
 
         def draw_and_weigh() -> tuple[Tensor, Tensor]:
             known, costs = head.choices(given), [nats]
-            limit = None
-            if program == "limited":
-                limit = Limit(head.choices(drawing.codes))
 
             def choose(logits: Tensor, draw: int) -> Tensor:
                 spent = cost(logits, known[draw])
                 costs.append(tf.where(is_free, 0.0, spent))
-                # Guidance removes choices, but never all that it gets.
-                if limit is not None:
-                    logits = limit.apply(logits, draw)
                 if self._model.labels:
                     logits = guide_pairs(logits, config["guidance"])
                 logits = filter_logits(logits / temperature, config)
                 chosen = inverse_transform(logits, uniform[draw])
                 # A known channel decides what the later ones cost.
-                chosen = tf.where(is_free, chosen, tf.maximum(known[draw], 0))
-                if limit is not None:
-                    limit.tell(chosen, draw)
-                return chosen
+                return tf.where(is_free, chosen, tf.maximum(known[draw], 0))
 
-            return head.sample(hidden, choose), tf.add_n(costs)
+            sampled = head.sample(hidden, choose)
+            if program == "limited":
+                sampled = nearest(sampled, drawing.codes, self._model.palette)
+            return sampled, tf.add_n(costs)
 
         sampled, nats = draw_only() if program == "plain" else draw_and_weigh()
         # On a CPU, products are faster than a choice for each token.

@@ -1,59 +1,37 @@
-"""Draws that are limited to some colors, as graph ops.
-
-Shapes: R rows of a block, K colors, n choices of one draw.
-"""
-
-from collections.abc import Sequence
+"""Sampling that is limited to some colors, as a graph op."""
 
 import tensorflow as tf
 
+from pixace_tf.data.palette import Palette
+from pixace_tf.data.quantization import dequantize
 from pixace_tf.typing import Tensor
 
-# It stays finite at every temperature and guidance.
-_LOWEST = -1e30
+# Roughly how much the eye notices red, green and blue. Alpha comes first.
+_WEIGHTS = (2.0, 4.0, 3.0, 1000.0)
 
 
-class Limit:
-    """Limits the draws of one pixel, one after the other, to some colors.
+def nearest(token_ids: Tensor, codes: Tensor, palette: Palette) -> Tensor:
+    """Return for each token the code that looks most like it.
 
-    A choice stays possible if one of the colors agrees with it and with all
-    earlier draws.
+    So a color has the probability of all colors that are nearest to it. To
+    mask all other colors instead would leave it to the tails of the model's
+    distribution which color is drawn.
 
     Args:
-        choices: For each draw, the choice that leads to each color, int32
-            `(K,)`, or -1 where the earlier ones force it; from
-            `ChainHead.choices`.
+        token_ids: int32 `(R,)`.
+        codes: int32 `(K,)`, canonical codes.
+        palette: Their colors.
+
+    Returns:
+        int32 `(R,)`.
     """
-
-    def __init__(self, choices: Sequence[Tensor]) -> None:
-        self._choices = choices
-        # Float32 `(R, K)`: 1 for the colors that agree with the draws so far.
-        self._matches: Tensor | None = None
-
-    def apply(self, logits: Tensor, draw: int) -> Tensor:
-        """Return logits `(R, n)`, minus infinity for impossible choices.
-
-        Rows without any possible choice keep theirs: rows whose draw is forced,
-        or known and outside the colors.
-        """
-        choices, count = self._choices[draw], logits.shape[-1]
-        if self._matches is None:
-            # A packed head has too many choices for the product below.
-            ones = tf.ones_like(choices, tf.float32)
-            total = tf.scatter_nd(choices[:, None], ones, (count,))[None]
-        else:
-            hot = tf.one_hot(choices, count, dtype=tf.float32)
-            total = tf.matmul(self._matches, hot)
-        is_none = tf.reduce_max(total, axis=-1, keepdims=True) == 0
-        # A probability of 0 by rounding is no reason for another color.
-        logits = tf.where(logits > _LOWEST, logits, _LOWEST)
-        return tf.where((total > 0) | is_none, logits, -float("inf"))
-
-    def tell(self, chosen: Tensor, draw: int) -> None:
-        """Take note of the choices of a draw, int32 `(R,)`."""
-        choices = self._choices[draw]
-        is_match = (choices == chosen[:, None]) | (choices < 0)
-        matches = tf.cast(is_match, tf.float32)
-        if self._matches is not None:
-            matches *= self._matches
-        self._matches = matches
+    pixels, colors = (
+        tf.cast(dequantize(palette.unpack(x), palette, tf), tf.float32)
+        for x in (token_ids, codes)
+    )
+    weights = tf.constant(_WEIGHTS[: palette.num_image_channels])
+    distance = (tf.expand_dims(pixels, 1) - colors) ** 2 * weights
+    place = tf.argmin(
+        tf.reduce_sum(distance, axis=-1), axis=-1, output_type=tf.int32
+    )
+    return tf.gather(codes, place)
