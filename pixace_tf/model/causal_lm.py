@@ -174,7 +174,7 @@ class PixaceCausalLM(keras.Model):
         return self.head.nats(ops.cast(token_ids, "int32"), logits)
 
     def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
-        """Return the loss of each channel, float32 `(B, T, 3)`, in nats.
+        """Return the loss of each channel, float32 `(B, T, channels)`, in nats.
 
         They are in the order of `palette.channel_names`; see `pixel_nats`.
         """
