@@ -11,7 +11,7 @@ sixteen given colors alone.
 
 Command:  python pipelines/sprites.py tiles/releases/Nov-2015
 Hardware: 2 CPU cores
-Time:     15 minutes
+Time:     55 minutes beside other work, less alone
 Expected: 1.67 bits/pixel on validation; pipelines/results/sprites-new.png and
           sprites-colors.png
 """

@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pixace_tf.console import ProgressCallback, counted
 from pixace_tf.data.cutter import EMPTY, Counts, Piece, pieces
 from pixace_tf.data.cutting import Cutting
 from pixace_tf.data.image_files import Scan, Skipped, UnloadableError, printable
+from pixace_tf.painting.sheets import flatten
 
 # At most so many sheets or frames, and no other one behind so many pieces.
 _MAX_PANELS, _MAX_SHOWN = 16, 300
@@ -23,8 +23,6 @@ _ROW_WIDTH = 1200
 _GAP, _CAPTION = 16, 20
 _TEXT_SIZE, _NUMBER_SIZE = 13, 10
 _PAPER, _TEXT = (255, 255, 255), (70, 70, 76)
-# Light and dark squares behind what is transparent.
-_CHECKERS, _CHECKER_SIDE = ((255, 255, 255), (226, 226, 231)), 8
 _LINE = (214, 30, 120)
 _LABEL, _LABEL_TEXT = (20, 20, 26, 190), (255, 255, 255)
 # Over what is not taken: dropped tiles, and pixels that no tile reaches.
@@ -171,8 +169,7 @@ def _panel(of_sheet: Sequence[Piece], scale: int) -> Image.Image:
     large = Image.fromarray(pixels).resize(
         (width * scale, height * scale), Image.Resampling.NEAREST
     )
-    image = _checkerboard(large.size)
-    image.alpha_composite(large)
+    image = flatten(large).convert("RGBA")
     outside = Image.new("RGBA", image.size, _OUTSIDE)
     cover = ImageDraw.Draw(outside)
     shown = [p for p in of_sheet if p.box[0] < side and p.box[1] < side]
@@ -210,11 +207,3 @@ def _corners(piece: Piece, scale: int) -> tuple[int, int, int, int]:
     """Return left, top, right and bottom of a piece, all inclusive."""
     top, left, bottom, right = (scale * n for n in piece.box)
     return left, top, right - 1, bottom - 1
-
-
-def _checkerboard(size: tuple[int, int]) -> Image.Image:
-    """Return an RGBA image of light squares."""
-    column, row = (np.arange(length) // _CHECKER_SIDE for length in size)
-    squares = (row[:, None] + column) % 2
-    checkers = Image.fromarray(np.array(_CHECKERS, np.uint8)[squares])
-    return checkers.convert("RGBA")
