@@ -160,12 +160,14 @@ class CutFile:
 
     Attributes:
         images: uint8 `(height, width, C)` each.
+        names: Their names, as of `Piece`.
         skipped: Names of pieces that are not usable, each with the reason; ""
             for the whole file.
         counts: What became of the pieces.
     """
 
     images: list[np.ndarray] = dataclasses.field(default_factory=list)
+    names: list[str] = dataclasses.field(default_factory=list)
     skipped: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     counts: Counts = dataclasses.field(default_factory=Counts)
 
@@ -216,6 +218,7 @@ class Cutter:
                 done.skipped.append((piece.name, str(error)))
             else:
                 done.images.append(image)
+                done.names.append(piece.name)
 
     def _factor(self, path: str, first: np.ndarray) -> int:
         """Return by how much the pixels of a file's pieces are enlarged.

@@ -28,6 +28,7 @@ from pixace_tf.data.parts import (
     parts_of,
 )
 from pixace_tf.data.tokenizer import NATIVE, PixelTokenizer
+from pixace_tf.data.variants import Series, series_of, split_keys
 from pixace_tf.errors import UserError, first_line
 from pixace_tf.storage import StrPath
 
@@ -45,6 +46,8 @@ class SmallImages:
         labels: Class names as `labels.label_name` spells them, "" for none.
         skipped: Files, pictures of files, and folders that are skipped.
         notes: Lines on files that were cut into pictures.
+        series: Of each image of pixel art, whose variants lie on one side;
+            None for other images.
     """
 
     images: np.ndarray
@@ -52,18 +55,20 @@ class SmallImages:
     labels: list[str]
     skipped: list[Skipped]
     notes: list[str] = dataclasses.field(default_factory=list)
+    series: list[Series | None] | None = None
 
     @classmethod
     def of(
         cls,
         results: Iterable[Result],
         place: Callable[[int], tuple[str, str, str]],
+        is_pixel_art: bool,
     ) -> "SmallImages":
         """Collect the results of a `Decoder`.
 
         `place` returns the path, the part and the label of the i-th result.
         """
-        images, parts, labels, skipped = [], [], [], []
+        images, parts, labels, skipped, series = [], [], [], [], []
         for i, result in enumerate(results):
             path, part, label = place(i)
             if isinstance(result, str):
@@ -72,26 +77,41 @@ class SmallImages:
                 images.append(result)
                 parts.append(part)
                 labels.append(label_name(label))
-        return cls(np.array(images, np.uint8), parts, labels, skipped)
+                series.append(series_of(path))
+        small = cls(np.array(images, np.uint8), parts, labels, skipped)
+        small.series = series if is_pixel_art else None
+        return small
 
     def in_train(self) -> np.ndarray:
         """Return bool `(N,)`: which images train; the others validate.
 
-        Without parts in the source, the 5% of images validate whose small
-        pixels have the lowest BLAKE2b digests, so adding images moves none to
-        the other side, and equal small images lie on one side.
+        Without parts in the source, the 5% of images validate whose
+        `split_keys` are the lowest.
         """
-        digests = [digest_of(image) for image in self.images]
         if VALIDATION in self.parts:
             # A validation image that also trains would flatter the model.
-            pairs = zip(digests, self.parts, strict=True)
-            train = {digest for digest, part in pairs if part == TRAIN}
+            keys = [digest_of(image) for image in self.images]
+            pairs = zip(keys, self.parts, strict=True)
+            train = {key for key, part in pairs if part == TRAIN}
         else:
+            keys = self.split_keys()
             # Each side gets an image, if two of them differ.
-            distinct = sorted(set(digests))
+            distinct = sorted(set(keys))
             count = max(1, sum(map(is_held_out, distinct)))
             train = set(distinct[min(count, len(distinct) - 1) :])
-        return np.array([digest in train for digest in digests])
+        return np.array([key in train for key in keys])
+
+    def split_keys(self) -> list[bytes]:
+        """Return 16 bytes for each image; images of equal keys lie on one side.
+
+        They are the BLAKE2b digests of the small pixels, so adding images moves
+        none to the other side, and equal small images lie on one side. Of
+        pixel art, variants of a sprite have one key; see `variants.split_keys`.
+        """
+        if self.series is None:
+            return [digest_of(image) for image in self.images]
+        most = max(1.0, VALIDATION_SHARE * len(self.images))
+        return split_keys(self.images, self.series, most)
 
 
 def digest_of(image: np.ndarray) -> bytes:
@@ -99,9 +119,9 @@ def digest_of(image: np.ndarray) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
-def is_held_out(digest: bytes) -> bool:
-    """Return whether an image of a source without parts validates."""
-    return int.from_bytes(digest[:4]) < VALIDATION_SHARE * 2**32
+def is_held_out(key: bytes) -> bool:
+    """Return whether images of this key validate, if a source has no parts."""
+    return int.from_bytes(key[:4]) < VALIDATION_SHARE * 2**32
 
 
 class Source(abc.ABC):
@@ -204,12 +224,14 @@ def read_all(
     filled = [chunk.images for chunk in chunks if len(chunk.images)]
     if not filled:
         raise UserError(nothing_usable(name, skipped))
+    series = [one for chunk in chunks for one in chunk.series or ()]
     return SmallImages(
         np.concatenate(filled),
         [part for chunk in chunks for part in chunk.parts],
         [label for chunk in chunks for label in chunk.labels],
         skipped,
         [note for chunk in chunks for note in chunk.notes],
+        None if chunks[0].series is None else series,
     )
 
 
@@ -231,6 +253,7 @@ class FolderSource(Source):
     ) -> None:
         self._listing = image_files.list_files(root)
         self._decoder = Decoder(tokenizer, max_pixels, are_paths=True)
+        self._is_pixel_art = tokenizer.resize == NATIVE
         paths = list(self._listing.places)
         size = chunk_size or max(1, len(paths))
         # One chunk, if there are no files.
@@ -253,6 +276,7 @@ class FolderSource(Source):
         return SmallImages.of(
             counted(results, len(paths), progress),
             lambda i: (paths[i], *self._listing.places[paths[i]]),
+            self._is_pixel_art,
         )
 
     def read_clear(self, limit: int | None = None) -> Iterator[np.ndarray]:
@@ -300,19 +324,29 @@ class CutSource(FolderSource):
         cut = counted(self._cutter.cut_all(full), len(paths), progress)
         images: list[np.ndarray] = []
         small = SmallImages(np.zeros(0, np.uint8), [], [], [])
+        series: list[Series | None] = []
         for path, file in zip(paths, cut, strict=True):
             part, label = self._listing.places[path]
             count = len(file.images)
             images += file.images
             small.parts += [part] * count
             small.labels += [label_name(label)] * count
+            series += [self._series(path, name) for name in file.names]
             for name, reason in file.skipped:
                 place = f"{path}#{name}" if name else path
                 small.skipped.append(Skipped(place, reason))
             if note := file.counts.describe(self._cutting):
                 small.notes.append(f"{image_files.printable(path)}: {note}")
         small.images = np.array(images, np.uint8)
+        small.series = series if self._is_pixel_art else None
         return small
+
+    def _series(self, path: str, name: str) -> Series | None:
+        """Return the series of a piece: the same tile of all frames."""
+        if not self._cutting.frames:
+            return None
+        frame, _, tile = name.partition(".")
+        return Series(f"{path}#{tile}", int(frame), is_certain=True)
 
     def read_clear(self, limit: int | None = None) -> Iterator[np.ndarray]:
         """See `Source`: of the first files."""
@@ -393,7 +427,10 @@ class TfdsSource(Source):
                 label = names[label] if label >= 0 else ""
             labels.append(label_name(str(label)))
         parts = [self._parts[chunk]] * len(images)
-        return SmallImages(np.array(images, np.uint8), parts, labels, skipped)
+        small = SmallImages(np.array(images, np.uint8), parts, labels, skipped)
+        if self._tokenizer.resize == NATIVE:
+            small.series = [None] * len(images)
+        return small
 
     def _small(self, example: dict[str, Any]) -> np.ndarray:
         pixels = _to_uint8(example["image"], self._source)

@@ -22,7 +22,7 @@ from pixace_tf.data.decoding import MAX_FILE_BYTES, Decoder
 from pixace_tf.data.image_files import Skipped
 from pixace_tf.data.parts import OUTSIDE, TEST, part_of, parts_of, place
 from pixace_tf.data.sources import SmallImages, Source
-from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.data.tokenizer import NATIVE, PixelTokenizer
 from pixace_tf.errors import UserError, first_line
 
 # The ending of a source of tar files, which may have wildcards and braces.
@@ -76,6 +76,7 @@ class TarSource(Source):
         ]
         self._paths = [p for p, n in self._parts.items() if n not in reasons]
         self._decoder = Decoder(tokenizer, max_pixels, are_paths=False)
+        self._is_pixel_art = tokenizer.resize == NATIVE
         self.num_chunks = len(self._paths)
 
     def read(
@@ -102,7 +103,7 @@ class TarSource(Source):
                     yield content
 
         results = counted(self._decoder.decode(contents()), 0, progress)
-        small = SmallImages.of(results, places.__getitem__)
+        small = SmallImages.of(results, places.__getitem__, self._is_pixel_art)
         for name, reason in left_out.items():
             small.skipped.append(Skipped(f"{path}/{name}", reason))
         return small

@@ -26,7 +26,7 @@ from pixace_tf.data.sources import (
     read_all,
 )
 from pixace_tf.data.token_shards import ShardRows, Shards
-from pixace_tf.data.tokenizer import PixelTokenizer
+from pixace_tf.data.tokenizer import NATIVE, PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.storage import StrPath, open_npz, write_npz
 from pixace_tf.typing import Tensor
@@ -235,6 +235,8 @@ def load(
     if not source.startswith(TFDS_PREFIX):
         config, images = tokenizer.get_config(), opened.digest()
         key = [_FINGERPRINT, config, max_pixels, images]
+        if tokenizer.resize == NATIVE:
+            key.append("variants on one side")
         text = json.dumps(key, sort_keys=True).encode()
         fingerprint = hashlib.blake2b(text, digest_size=16).hexdigest()
         cached = cache_path and _load_cache(cache_path, fingerprint)

@@ -262,7 +262,7 @@ def write_chunk(job: Job, chunk: int) -> None:
         places = {name: i for i, name in enumerate(labels)}
         rows["label"] = [places[label] for label in small.labels]
         rows["digest"] = digests
-    in_train = _in_train(small, digests, job.images)
+    in_train = _in_train(small, job.images)
     entry: dict[str, Any] = {"labels": labels}
     for part, chosen in zip(PARTS, (in_train, ~in_train), strict=True):
         path = job.file(token_shards.shard_name(chunk, part))
@@ -276,15 +276,13 @@ def write_chunk(job: Job, chunk: int) -> None:
     storage.write_json(job.entry(chunk), entry)
 
 
-def _in_train(
-    small: SmallImages, digests: Sequence[bytes], images: Source
-) -> np.ndarray:
+def _in_train(small: SmallImages, images: Source) -> np.ndarray:
     """Return bool `(N,)`; `_join` leaves out copies between the parts."""
-    if images.num_chunks == 1 and digests and not any(small.parts):
+    if images.num_chunks == 1 and small.parts and not any(small.parts):
         # All images are here, so each part is sure to get some.
         return small.in_train()
-    pairs = zip(small.parts, digests, strict=True)
-    in_train = [p == TRAIN or (not p and not is_held_out(d)) for p, d in pairs]
+    pairs = zip(small.parts, small.split_keys(), strict=True)
+    in_train = [p == TRAIN or (not p and not is_held_out(k)) for p, k in pairs]
     return np.array(in_train, bool)
 
 
@@ -367,14 +365,16 @@ def _left_out(
     """Return by part which rows are copies of others, sorted int64.
 
     Without parts in the source, the pixels decide on which side a row lies, so
-    copies lie on one side and are left out only with `Job.dedup`.
+    copies lie on one side and are left out only with `Job.dedup`. Of pixel art,
+    the variants of a sprite decide, which may lie in other chunks.
     """
     left_out = {part: np.zeros(0, np.int64) for part in PARTS}
     for part in PARTS if job.dedup else ():
         digests = np.concatenate(list(_digests(job, chunks, part)))
         _, first = np.unique(digests, return_index=True)
         left_out[part] = np.setdiff1d(np.arange(len(digests)), first)
-    if any(chunk["has_parts"] for chunk in chunks):
+    is_pixel_art = job.tokenizer.resize == NATIVE
+    if is_pixel_art or any(chunk["has_parts"] for chunk in chunks):
         held_out = np.concatenate(list(_digests(job, chunks, "validation")))
         also_train = np.zeros(len(held_out), bool)
         for digests in _digests(job, chunks, "train"):
