@@ -88,6 +88,18 @@ def test_noise_has_no_twins():
     assert len({variants.shape_digest(image) for image in noise}) == 50
 
 
+def test_mirrored_and_hue_turned_twins_lie_on_one_side():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 16, 16, 4), np.uint8)
+    images[..., 3] = 255
+    # Turned by a third of the circle, and by two thirds.
+    twins = [images[:, ::-1], images[..., [1, 2, 0, 3]]]
+    twins.append(images[:, :, ::-1, [2, 0, 1, 3]])
+    keys = small(np.concatenate([images, *twins])).split_keys()
+    assert keys[:40] == keys[40:80] == keys[80:120] == keys[120:]
+    assert len(set(keys)) == 40
+
+
 def test_opaque_images_have_twins_too():
     image = np.random.default_rng(0).integers(0, 4, (16, 16, 1), np.uint8)
     red, blue = image * [[[50, 0, 0]]], image * [[[0, 0, 60]]]

@@ -236,7 +236,7 @@ def load(
         config, images = tokenizer.get_config(), opened.digest()
         key = [_FINGERPRINT, config, max_pixels, images]
         if tokenizer.resize == NATIVE:
-            key.append("variants on one side")
+            key.append("variants on one side, 2")
         text = json.dumps(key, sort_keys=True).encode()
         fingerprint = hashlib.blake2b(text, digest_size=16).hexdigest()
         cached = cache_path and _load_cache(cache_path, fingerprint)

@@ -89,6 +89,22 @@ def shape_digest(image: np.ndarray) -> bytes:
     return digest.digest()
 
 
+def shade_digest(image: np.ndarray) -> bytes:
+    """Return 16 bytes that are equal for mirrored and hue-turned twins.
+
+    A turn of hue keeps the largest and the smallest channel of each color.
+
+    Args:
+        image: See `shape_digest`.
+    """
+    rgb, alpha = image[..., :3], image[..., 3:]
+    shades = [rgb.max(axis=-1, keepdims=True), rgb.min(axis=-1, keepdims=True)]
+    shaded = np.concatenate([*shades, alpha], axis=-1)
+    mirrored = (shaded, shaded[::-1], shaded[:, ::-1], shaded[::-1, ::-1])
+    contents = (repr(shaded.shape).encode() + m.tobytes() for m in mirrored)
+    return min(hashlib.blake2b(c, digest_size=16).digest() for c in contents)
+
+
 def split_keys(
     images: np.ndarray, series: Sequence[Series | None], most: float
 ) -> list[bytes]:
@@ -119,6 +135,9 @@ def split_keys(
         a, b = sorted((find(a), find(b)), key=lambda key: key[::-1])
         group_of[b] = a
 
+    same_shades: dict[bytes, bytes] = {}
+    for key, image in zip(keys, images, strict=True):
+        join(key, same_shades.setdefault(shade_digest(image), key))
     pairs = _alike_in_series(images, series)
     for i, j in [*pairs, *_nearly_equal(images)]:
         join(keys[i], keys[j])
