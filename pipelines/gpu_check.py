@@ -294,6 +294,7 @@ def fit_tokens(
     from pixace_tf.model.presets import LEARNING_RATES
     from pixace_tf.runs import run_config, run_folder
     from pixace_tf.training import devices, loop
+    from pixace_tf.training.training_arguments import TrainingArguments
 
     devices.leave_gpu_to_backend()
     keras.utils.set_random_seed(0)
@@ -313,7 +314,10 @@ def fit_tokens(
         run = run_folder.create_run(
             folder, tokenizer, model_config, arguments, arguments["precision"]
         )
-        loop.train(run, data, *budget, 1e9, lambda line: None)
+        limits = TrainingArguments(
+            epochs=budget[0], max_minutes=budget[1], checkpoint_seconds=1e9
+        )
+        loop.train(run, data, limits, lambda line: None)
         with open(run.file(run_config.HISTORY_FILE)) as file:
             return run.model, json.load(file)
 

@@ -31,6 +31,7 @@ KINDS = {
                 batch_size=1,
                 learning_rate=1e-3,
                 labels=True,
+                alpha=1,
                 tiles=(8, 8),
             )
         ),
@@ -144,6 +145,9 @@ def test_a_run_from_before_all_arguments_were_kept_can_go_on(path):
     assert arguments.orders
     assert arguments.labels
     assert arguments.given["learning_rate"] == 0.006
+    assert arguments.recipe == "plain"
+    assert (arguments.weight_decay, arguments.input_noise) == (0.05, 0)
+    assert (arguments.hue_turns, arguments.shifts) == (0, 0)
 
 
 def test_damaged_arguments_are_a_user_error():

@@ -67,17 +67,6 @@ def test_batches_go_on_where_they_were():
     assert not np.array_equal(straight[0], straight[2])
 
 
-def test_an_epoch_of_fewer_steps_leaves_the_rest_out():
-    token_ids = np.arange(12 * 4).reshape(12, 4)
-    every = batches_of(token_ids, 6, seed=3)
-    fewer = batches_of(token_ids, 4, seed=3, steps_per_epoch=2)
-    np.testing.assert_array_equal(fewer, [*every[:2], *every[3:5]])
-    resumed = batches_of(
-        token_ids, 2, seed=3, epoch=0, step=1, steps_per_epoch=2
-    )
-    np.testing.assert_array_equal(fewer[1:3], resumed)
-
-
 def test_flips_mirror_rows_and_can_be_off():
     token_ids = np.array([[1, 2, 3, 4]] * 4)
     seen = rows(np.concatenate(batches_of(token_ids, 8, seed=0)))

@@ -30,7 +30,7 @@ from pixace_tf.runs import run_config, run_folder
 from pixace_tf.runs.model_weights import get_weights
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.sampling.likelihood import Scorer
-from pixace_tf.training import callbacks, devices, loop, schedule
+from pixace_tf.training import callbacks, devices, loop, recipe, schedule
 from pixace_tf.training import fit as training
 from pixace_tf.training.callbacks import BudgetSchedule, StepCallbacks
 from pixace_tf.training.checkpoint import Checkpoint
@@ -58,6 +58,7 @@ SETTINGS = {
     "seed": 7,
     "jit_compile": False,
 }
+CHANGES = {"hue_turns": 0.5, "shifts": 0.5, "input_noise": 0.1}
 
 
 @pytest.fixture(autouse=True)
@@ -177,6 +178,8 @@ class StopAt:
         (4, 8192, {"epochs": 2}),
         # Between the parts of a batch.
         (6, 256, {"epochs": 1}),
+        # The same with changed images.
+        (11, 256, {"epochs": 2, "orders": True, "recipe": "few", **CHANGES}),
     ],
 )
 def test_an_interrupted_run_equals_one_that_was_not(
@@ -318,6 +321,43 @@ def test_more_epochs_extend_a_finished_run(cartoon_folder, tmp_path):
     assert any("finished" in line for line in lines)
     fit(cartoon_folder, tmp_path, epochs=2)
     assert checkpoint_of(tmp_path)[1]["epoch"] == 2
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_run_keeps_the_recipe_that_its_passes_chose(
+    cartoon_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(recipe, "MAX_PLAIN_PASSES", 1)
+    run, lines = fit(cartoon_folder, tmp_path, epochs=2)
+    assert any(line.startswith("Recipe for few images") for line in lines)
+    kept = run_config.read_config(run.path)["arguments"]
+    assert (kept["recipe"], kept["dropout"]) == ("few", 0.1)
+    for name in ("input_noise", "weight_decay"):
+        assert kept[name] == recipe.FEW_IMAGES[name]
+    monkeypatch.setattr(recipe, "MAX_PLAIN_PASSES", 9)
+    run, lines = fit(cartoon_folder, tmp_path, epochs=3, recipe="auto")
+    assert not any(line.startswith("Recipe") for line in lines)
+    assert float(run.model.optimizer.weight_decay) == kept["weight_decay"]
+    with pytest.raises(ValueError, match="recipe was 'few', now 'plain'"):
+        fit(cartoon_folder, tmp_path, epochs=3, recipe="plain")
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_run_that_is_told_of_changes_starts_from_one_that_is_not(
+    cartoon_folder, tmp_path
+):
+    first, _ = fit(cartoon_folder, tmp_path, epochs=1)
+    second = training.fit(
+        str(cartoon_folder),
+        TrainingArguments(epochs=1, jit_compile=False, **CHANGES),
+        start_from=first.path,
+        name="second",
+        runs_dir=str(tmp_path),
+        say=lambda line: None,
+    )
+    tokens = second.sampler.generate([1, 2])
+    again = load_run(second.path, jit_compile=False)
+    np.testing.assert_array_equal(again.sampler.generate([1, 2]), tokens)
 
 
 @pytest.mark.usefixtures("eager")

@@ -8,14 +8,15 @@ import hashlib
 import json
 import os
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pixace_tf.console import ProgressCallback
-from pixace_tf.data import image_files, labels, raster_orders
+from pixace_tf.data import augmentation, image_files, labels, raster_orders
+from pixace_tf.data.augmentation import Augmentation
 from pixace_tf.data.cutting import Cutting
 from pixace_tf.data.image_files import Skipped
 from pixace_tf.data.labels import NULL_LABEL, NULL_SHARE
@@ -295,50 +296,48 @@ def training_batches(
     orders: Sequence[int] = (0, 0),
     epoch: int = 0,
     step: int = 0,
-    steps_per_epoch: int | None = None,
     share: tuple[int, int] = (0, 1),
     parts: int = 1,
+    changes: Augmentation | None = None,
 ) -> tf.data.Dataset:
     """Serve training batches without end.
 
-    Seed, epoch and place in the epoch alone decide what is served and how.
+    Seed, epoch and place in the epoch alone decide what is served and how: with
+    another share or other parts, an image is changed alike.
 
     Args:
         rows: N images, each with its label.
         image_size: `(height, width)`.
         batch_size: At most N; an epoch drops what does not fill a batch.
-        seed: Seed of the shuffle, the orders and the dropped labels.
+        seed: Seed of all that is random.
         orders: As in `PixaceCausalLM`; by default plain and mirrored.
         epoch: The first epoch to serve.
         step: Elements of that epoch to skip.
-        steps_per_epoch: Elements of an epoch; by default all batches.
         share: `(i, n)`: serve the i-th of n equal shares of each batch, from 0.
         parts: Number of elements of equal size that a batch is cut into.
+        changes: How images are changed; by default not at all.
 
     Returns:
         Elements `((token_ids, conditions), token_ids)` of int32 `(B, T)` and
         `(B, 2)`; B is `batch_size` over n and `parts`, rounded up. If rounded,
         images repeat, and a third tensor, float32 `(B, 1)`, weighs repeated
-        ones with 0 and the others so that the mean over the batch stays.
+        ones with 0 and the others so that the mean over the batch stays. If the
+        model is told of augmentation, conditions are `(B, 3)`; with noise, the
+        tokens that the decoder reads, `(B, T)`, follow them.
     """
     size = -(-batch_size // (share[1] * parts))
-    num_images, length = rows.shape
-    steps = steps_per_epoch or num_images // batch_size * parts
-    read = _read_in_orders(rows, image_size, orders)
+    steps = rows.shape[0] // batch_size * parts
+    reader = _Reader(rows, image_size, orders, seed, changes)
 
     @tf.autograph.experimental.do_not_convert
     def batch(number: Tensor) -> Any:
         e, first = number // steps, number % steps // parts * batch_size
         part = share[0] * parts + number % parts
         offset = part * size + tf.range(size, dtype=tf.int64)
-        place = first + tf.minimum(offset, batch_size - 1)
-        index, *coins = (
-            _shuffle(place, [kind, seed, e], count)
-            for kind, count in enumerate((num_images, _NUM_COINS, _NUM_COINS))
-        )
-        token_ids, condition = read(index, *coins)
-        token_ids = tf.ensure_shape(token_ids, (size, length))
-        inputs = token_ids, tf.ensure_shape(condition, (size, 2))
+        row = tf.minimum(offset, batch_size - 1)
+        inputs = reader.read(e, first, row, batch_size)
+        inputs = [tf.ensure_shape(x, (size, x.shape[1])) for x in inputs]
+        inputs, token_ids = tuple(inputs), inputs[0]
         if size * parts * share[1] == batch_size:
             return inputs, token_ids
         weight = tf.where(offset < batch_size, size * parts / batch_size, 0.0)
@@ -349,30 +348,75 @@ def training_batches(
     return dataset.prefetch(2)
 
 
-def _read_in_orders(
-    rows: MemoryRows | ShardRows,
-    image_size: tuple[int, int],
-    orders: Sequence[int],
-) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return a function from places and coins to tokens and conditions."""
-    vectors = tf.constant(orders, tf.int32)
-    bounds = tf.constant(np.cumsum(raster_orders.shares(tuple(orders)))[:-1])
-    sequences = raster_orders.permutations(len(orders), image_size)
+class _Reader:
+    """Reads images at places in an epoch, in orders and with changes."""
+
+    def __init__(
+        self,
+        rows: MemoryRows | ShardRows,
+        image_size: tuple[int, int],
+        orders: Sequence[int],
+        seed: int,
+        changes: Augmentation | None,
+    ) -> None:
+        self._rows, self._seed, self._changes = rows, seed, changes
+        self._vectors = tf.constant(orders, tf.int32)
+        shares = raster_orders.shares(tuple(orders))
+        self._bounds = tf.constant(np.cumsum(shares)[:-1])
+        self._sequences = raster_orders.permutations(len(orders), image_size)
 
     def read(
-        index: Tensor, order_coins: Tensor, label_coins: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        token_ids, label = rows.gather(index)
-        share = tf.cast(order_coins, tf.float64) / _NUM_COINS
-        order = tf.searchsorted(bounds, share, side="right")
-        if len(orders) > 1:
-            when = tf.gather(sequences, order)
-            token_ids = tf.gather(token_ids, when, batch_dims=1)
-        is_kept = label_coins >= int(NULL_SHARE * _NUM_COINS)
-        label = tf.where(is_kept, label, NULL_LABEL)
-        return token_ids, tf.stack([tf.gather(vectors, order), label], axis=1)
+        self, epoch: Tensor, first: Tensor, row: Tensor, batch_size: int
+    ) -> list[Tensor]:
+        """Return the inputs of a model, as in `training_batches`.
 
-    return read
+        `first` is the place of the batch, `row` int64 `(B,)` are rows of it.
+        """
+        index, order_coins, label_coins = self._numbers(epoch, first + row)
+        token_ids, label = self._gather(index)
+        label = tf.where(
+            label_coins >= int(NULL_SHARE * _NUM_COINS), label, NULL_LABEL
+        )
+        share = tf.cast(order_coins, tf.float64) / _NUM_COINS
+        order = tf.searchsorted(self._bounds, share, side="right")
+        conditions = [tf.gather(self._vectors, order), label]
+
+        def draw(kind: int, *shape: int) -> Tensor:
+            """Return random numbers of the rows, float32 `(B, *shape)`."""
+            seeds = 2 * self._seed + kind, epoch * _NUM_COINS + first
+            draws = tf.random.stateless_uniform(
+                (batch_size, *shape), tf.stack(seeds), alg="philox"
+            )
+            return tf.gather(draws, row)
+
+        changes = self._changes
+        if changes and changes.is_told:
+            draws = draw(0, augmentation.NUM_DRAWS)
+            token_ids, number = changes.change(token_ids, draws)
+            conditions.append(number)
+        if len(self._sequences) > 1:
+            when = tf.gather(self._sequences, order)
+            token_ids = tf.gather(token_ids, when, batch_dims=1)
+        inputs = [token_ids, tf.stack(conditions, axis=1)]
+        if changes and changes.input_noise:
+            next_place = first + (row + 1) % batch_size
+            others, _ = self._gather(self._numbers(epoch, next_place)[0])
+            draws = draw(1, token_ids.shape[1], 2)
+            inputs.append(changes.add_noise(token_ids, others, draws))
+        return inputs
+
+    def _gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens, of static length, and the labels of rows."""
+        token_ids, label = self._rows.gather(index)
+        return tf.ensure_shape(token_ids, (None, self._rows.shape[1])), label
+
+    def _numbers(self, epoch: Tensor, place: Tensor) -> list[Tensor]:
+        """Return the indices of images, and their coins for order and label."""
+        counts = self._rows.shape[0], _NUM_COINS, _NUM_COINS
+        return [
+            _shuffle(place, [kind, self._seed, epoch], count)
+            for kind, count in enumerate(counts)
+        ]
 
 
 def _shuffle(place: Tensor, seed: Sequence[Tensor], count: int) -> Tensor:

@@ -55,12 +55,17 @@ class PixaceCausalLM(keras.Model):
             learned vector; see `raster_orders`.
         labels: Names of the labels that the model knows. Label k+1 of a
             condition is `labels[k]`; 0 is the null label.
+        num_augmentations: Vectors that tell how a training image was changed;
+            see `ConditionEmbedding`.
         **kwargs: For `keras.Model`, such as the dtype policy.
 
     Call arguments:
         inputs: int32 `(B, height*width)`, canonical codes; or a pair of these
             and of conditions, int32 `(B, 2)`: the row of the order's vector and
-            the label, by default row 0 and the null label.
+            the label, by default row 0 and the null label. For training, a
+            third number tells the augmentation, 0 if there is none; and a third
+            item may be what the decoder reads instead of the codes, int32
+            `(B, height*width)`.
 
     Returns:
         float32 logits `(B, height*width, L)` of the head, teacher-forced: row
@@ -82,6 +87,7 @@ class PixaceCausalLM(keras.Model):
         head_hidden_dim: int | None = None,
         orders: Sequence[int] = (0,),
         labels: Sequence[str] = (),
+        num_augmentations: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -105,6 +111,7 @@ class PixaceCausalLM(keras.Model):
             "head_hidden_dim": head_hidden_dim,
             "orders": list(orders),
             "labels": list(labels),
+            "num_augmentations": num_augmentations,
         }
         policy = self.dtype_policy.name
         self.embed = PixelEmbedding(
@@ -142,14 +149,16 @@ class PixaceCausalLM(keras.Model):
         )
 
     def _make_condition(self) -> ConditionEmbedding | None:
-        """Return None if there is only one order and no label."""
+        """Return None if all images have the same condition."""
         num_orders = max(self.orders) + 1
-        if num_orders == 1 and not self.labels:
+        num_augmentations = self._config["num_augmentations"]
+        if num_orders == 1 and not self.labels and not num_augmentations:
             return None
         return ConditionEmbedding(
             num_orders,
             len(self.labels),
             self.decoder.condition_dim,
+            num_augmentations,
             dtype=self.dtype_policy.name,
             name="condition",
         )
@@ -160,9 +169,10 @@ class PixaceCausalLM(keras.Model):
         return sum(math.prod(v.shape) for v in self.trainable_variables)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        is_pair = isinstance(inputs, list | tuple)
-        token_ids, condition = inputs if is_pair else (inputs, None)
-        inputs = self._inputs(token_ids, condition)
+        has_more = isinstance(inputs, list | tuple)
+        token_ids, *more = inputs if has_more else (inputs, None)
+        condition, *read = more
+        inputs = self._inputs(read[0] if read else token_ids, condition)
         hidden = self.decoder(inputs, training=training)
         return self.head(hidden, token_ids)
 

@@ -1,4 +1,4 @@
-"""The condition of an image: its raster order and its label."""
+"""The condition of an image: its raster order, label and augmentation."""
 
 from typing import Any
 
@@ -10,10 +10,14 @@ from pixace_tf.typing import Tensor
 
 @keras.saving.register_keras_serializable("pixace_tf")
 class ConditionEmbedding(keras.layers.Layer):
-    """Embed the raster order and the label of an image as one vector.
+    """Embed raster order, label and augmentation of an image as one vector.
 
-    `num_labels` does not count the null label. Conditions, int32 `(B, 2)`, as
-    in `PixaceCausalLM`, become float `(B, condition_dim)`.
+    `num_labels` does not count the null label. Conditions, int32 `(B, 2)` or
+    `(B, 3)`, as in `PixaceCausalLM`, become float `(B, condition_dim)`.
+
+    Of the vectors of augmentation, the first is added if the image is shifted,
+    another one for each turn of its hues. An image that is as it was, or has a
+    condition of two numbers, gets none.
     """
 
     def __init__(
@@ -21,6 +25,7 @@ class ConditionEmbedding(keras.layers.Layer):
         num_orders: int,
         num_labels: int,
         condition_dim: int,
+        num_augmentations: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -37,18 +42,38 @@ class ConditionEmbedding(keras.layers.Layer):
             )
             if size > 1
         }
+        self.augmentations = None
+        if num_augmentations:
+            self.augmentations = self.add_weight(
+                name="augmentations",
+                shape=(num_augmentations, condition_dim),
+                initializer=keras.initializers.RandomNormal(stddev=0.1),
+            )
         self.built = True
 
     def call(self, condition: Tensor) -> Tensor:
         # A product with one-hot rows has a dense gradient, unlike a lookup.
-        return sum(
+        vectors = [
             ops.matmul(
-                ops.one_hot(
-                    condition[:, column],
-                    self.sizes[column],
-                    dtype=self.compute_dtype,
-                ),
-                table,
+                self._one_hot(condition[:, column], self.sizes[column]), table
             )
             for column, table in self.tables.items()
-        )
+        ]
+        if self.augmentations is not None:
+            vectors.append(self._embed_augmentation(condition))
+        return sum(vectors)
+
+    def _embed_augmentation(self, condition: Tensor) -> Tensor:
+        number = ops.zeros_like(condition[:, 0])
+        if condition.shape[1] > 2:
+            number = condition[:, 2]
+        num_turns = self.augmentations.shape[0] - 1
+        # Of index -1, all are zero.
+        hots = [
+            self._one_hot(number % 2 - 1, 1),
+            self._one_hot(number // 2 - 1, num_turns),
+        ]
+        return ops.matmul(ops.concatenate(hots, axis=1), self.augmentations)
+
+    def _one_hot(self, index: Tensor, size: int) -> Tensor:
+        return ops.one_hot(index, size, dtype=self.compute_dtype)

@@ -6,6 +6,7 @@ import keras
 
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.training.loss_scaling import CountingLossScaleOptimizer
+from pixace_tf.training.training_arguments import WEIGHT_DECAY
 from pixace_tf.typing import Tensor
 
 
@@ -14,6 +15,7 @@ def compile_model(
     learning_rate: float,
     jit_compile: bool,
     parts: int = 1,
+    weight_decay: float = WEIGHT_DECAY,
 ) -> None:
     """Give a model its loss and optimizer.
 
@@ -24,6 +26,7 @@ def compile_model(
         learning_rate: The peak of the schedule.
         jit_compile: Whether XLA compiles the step; see also `sharded_step`.
         parts: Steps whose gradients make one update.
+        weight_decay: What decays per update, times the learning rate.
     """
 
     def pixel_loss(token_ids: Tensor, logits: Tensor) -> Tensor:
@@ -38,7 +41,7 @@ def compile_model(
     optimizer = adamw(
         learning_rate,
         beta_2=0.99,
-        weight_decay=0.05,
+        weight_decay=weight_decay,
         global_clipnorm=1.0,
         gradient_accumulation_steps=parts if parts > 1 else None,
         name="adamw",  # Part of the names in a checkpoint.

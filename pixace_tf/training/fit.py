@@ -25,6 +25,7 @@ from pixace_tf.data import (
     token_shards,
     transparency,
 )
+from pixace_tf.data.augmentation import NUM_VECTORS
 from pixace_tf.data.palette import MAX_ALPHA_BITS
 from pixace_tf.data.pixel_art import is_likely
 from pixace_tf.data.sources import TFDS_PREFIX, open_source
@@ -42,6 +43,7 @@ from pixace_tf.training import (
     devices,
     hosts,
     pixel_art,
+    recipe,
     size_law,
     warm_start,
 )
@@ -124,9 +126,8 @@ def _fit(
         say(pixel_art.suggestion(source))
     if not is_new:
         _check_images(path, data)
-    elif arguments.preset == AUTO:
-        preset = _choose_preset(arguments, data, say)
-        arguments = arguments.replaced(preset=preset)
+    else:
+        arguments = _settled_by_budget(arguments, data, say)
     with devices.scope(arguments.devices):
         if is_new:
             model_config = _model_config(arguments, data, start, say)
@@ -150,8 +151,7 @@ def _fit(
                 run = run_folder.open_run(path, precision, jit_compile)
             warm_start.load_unless_begun(run)
             data.save(run.file(run_config.TOKENS_FILE))
-            budget = arguments.epochs, arguments.minutes
-            train(run, data, *budget, arguments.checkpoint_seconds, say)
+            train(run, data, arguments, say)
     if precision != SAMPLING_PRECISION:
         return run_folder.load_run(path, jit_compile)
     # The sampler of this run is already compiled.
@@ -300,6 +300,8 @@ def _model_config(
         "orders": raster_orders.vector_rows(*orders),
         "labels": labels.choose(counts, arguments.labels),
     }
+    if arguments.hue_turns or arguments.shifts:
+        config["num_augmentations"] = NUM_VECTORS
     if start is not None:
         theirs = run_config.read_config(start)["model"]
         for name in ("decoder_config", "head_hidden_dim"):
@@ -349,6 +351,16 @@ def _recorded(
         **dataclasses.asdict(arguments),
         "images": data.digest(),
     }
+
+
+def _settled_by_budget(
+    arguments: TrainingArguments, data: Dataset, say: Say
+) -> TrainingArguments:
+    """Choose size and recipe of a new run, if they are open."""
+    if arguments.preset == AUTO:
+        preset = _choose_preset(arguments, data, say)
+        arguments = arguments.replaced(preset=preset)
+    return recipe.settled(arguments, len(data.train), say)
 
 
 def _choose_preset(options: TrainingArguments, data: Dataset, say: Say) -> str:
@@ -409,9 +421,9 @@ def _load_data(
     )
     if len(data.train) < FEW_IMAGES:
         say(
-            "So few images will be memorized. --from another run and --dropout "
-            "0.1 help; evaluate --report shows the nearest training image of "
-            "each new one."
+            "So few images will be memorized. --from another run helps; "
+            "evaluate --report shows the nearest training image of each new "
+            "one."
         )
     return data
 

@@ -13,6 +13,7 @@ from tensorflow.python.framework import ops
 from pixace_tf import compile_cache, console
 from pixace_tf.console import Say
 from pixace_tf.data import token_dataset
+from pixace_tf.data.augmentation import Augmentation
 from pixace_tf.data.token_dataset import Dataset
 from pixace_tf.painting.sheets import save_learning_curve
 from pixace_tf.runs.run_config import CHECKPOINT_FILE
@@ -38,31 +39,31 @@ from pixace_tf.training.schedule import (
     TrainingState,
     micro_batch_size,
 )
+from pixace_tf.training.training_arguments import TrainingArguments
 
 
 def train(
     run: Run,
     data: Dataset,
-    epochs: int | None,
-    max_minutes: float | None,
-    checkpoint_seconds: float,
+    arguments: TrainingArguments,
     say: Say,
 ) -> None:
     """Train from the last checkpoint until the budget is spent.
 
-    The budget is `epochs` or `max_minutes`; the other one is None.
+    Of the arguments, those that an older run does not record count, and those
+    that may change: the budget, and the seconds between checkpoints.
 
     Raises:
         InterruptedTraining: If a signal stopped it, after a checkpoint.
         UserError: If the loss is no longer finite.
     """
-    budget, micro = _plan(run, data, epochs, max_minutes)
-    peak = run.arguments["learning_rate"]
-    compile_model(run.model, peak, run.jit_compile, budget.parts)
+    budget, micro = _plan(run, data, arguments)
+    peak, decay = run.arguments["learning_rate"], arguments.weight_decay
+    compile_model(run.model, peak, run.jit_compile, budget.parts, decay)
     state, stop = TrainingState(parts=budget.parts), StopRequest()
     training = Training(run, budget, state, stop)
     losses = Losses(state, run.path, devices.steps_between_looks())
-    checkpoint = Checkpoint(training, losses, checkpoint_seconds)
+    checkpoint = Checkpoint(training, losses, arguments.checkpoint_seconds)
     if _is_finished(training, checkpoint, say):
         return
     say(_describe(run))
@@ -85,7 +86,8 @@ def train(
             EpochBoard(run.file("tensorboard"), write_graph=False),
         ]
         try:
-            _fit_epochs(training, data, callbacks)
+            changes = _changes(run, arguments)
+            _fit_epochs(training, data, changes, callbacks)
             checkpoint.save()
             save_learning_curve(state.history, run.file("learning_curve.png"))
             paint(state.history[-1], is_last=True)
@@ -99,8 +101,19 @@ def train(
     say(f"The run is in {run.path}.")
 
 
+def _changes(run: Run, arguments: TrainingArguments) -> Augmentation:
+    """Return how the training images are changed."""
+    return Augmentation(
+        run.tokenizer.palette,
+        run.tokenizer.image_size,
+        arguments.hue_turns,
+        arguments.shifts,
+        arguments.input_noise,
+    )
+
+
 def _plan(
-    run: Run, data: Dataset, epochs: int | None, max_minutes: float | None
+    run: Run, data: Dataset, arguments: TrainingArguments
 ) -> tuple[Budget, int]:
     """Return the budget and the size of a micro batch."""
     batch_size = run.arguments["batch_size"]
@@ -109,7 +122,8 @@ def _plan(
     # Several devices compute a whole batch at once.
     parts = math.ceil(batch_size / micro) if devices.count() == 1 else 1
     steps = len(data.train) // batch_size * parts
-    return Budget(epochs, max_minutes, steps, parts), micro
+    budget = Budget(arguments.epochs, arguments.minutes, steps, parts)
+    return budget, micro
 
 
 def _is_finished(training: Training, checkpoint: Checkpoint, say: Say) -> bool:
@@ -126,7 +140,10 @@ def _is_finished(training: Training, checkpoint: Checkpoint, say: Say) -> bool:
 
 
 def _fit_epochs(
-    training: Training, data: Dataset, callbacks: list[Any]
+    training: Training,
+    data: Dataset,
+    changes: Augmentation,
+    callbacks: list[Any],
 ) -> None:
     """Finish the current epoch, if it has begun, then run the others."""
     run, state, budget = training.run, training.state, training.budget
@@ -146,9 +163,9 @@ def _fit_epochs(
             run.model.orders,
             state.epoch,
             state.step,
-            steps,
             hosts.place(),
             budget.parts,
+            changes,
         )
         try:
             run.model.fit(

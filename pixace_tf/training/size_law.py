@@ -78,9 +78,7 @@ def candidates(
     found = []
     for preset in PRESET_CHOICES:
         sizes = decoder_config(preset, decoder, image_size[1])
-        macs = macs_per_pixel(sizes, math.prod(image_size))
-        # A multiplication and an addition forward, and twice that backward.
-        speed = _SPEED_SHARE * flops / (6 * (macs + _OTHER_MACS))
+        speed = pixels_per_second(sizes, math.prod(image_size), flops)
         found.append(Candidate(preset, num_parameters(sizes), speed))
     return found
 
@@ -137,6 +135,19 @@ def choose(
         f"({flops / 1e9:,.0f} GFLOP/s). Million parameters, and million pixels "
         f"seen in the same time: {seen}."
     )
+
+
+def pixels_per_second(
+    sizes: Mapping[str, int], length: int, flops: float
+) -> float:
+    """Return the speed of training.
+
+    `sizes` come from `decoder_config`, an image has `length` pixels, and
+    `measure_flops` returns `flops`.
+    """
+    macs = macs_per_pixel(sizes, length) + _OTHER_MACS
+    # A multiplication and an addition forward, and twice that backward.
+    return _SPEED_SHARE * flops / (6 * macs)
 
 
 def macs_per_pixel(sizes: Mapping[str, int], length: int) -> float:

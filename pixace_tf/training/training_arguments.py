@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 NATIVE = "native"
 RESIZES = ("crop", "squash", "pad", NATIVE)
 ANCHORS = ("bottom", "center", "top")
+PLAIN, FEW = "plain", "few"
+RECIPES = (AUTO, PLAIN, FEW)
+WEIGHT_DECAY = 0.05
 # Values that older runs had without recording them.
 _OF_OLDER_RUNS = {
     "anchor": ANCHORS[0],
@@ -35,6 +38,11 @@ _OF_OLDER_RUNS = {
     "tiles_gap": 0,
     "tiles_margin": 0,
     "frames": False,
+    "recipe": PLAIN,
+    "weight_decay": WEIGHT_DECAY,
+    "input_noise": 0.0,
+    "hue_turns": 0.0,
+    "shifts": 0.0,
 }
 PRECISIONS = (AUTO, "float32", "mixed_float16", "mixed_bfloat16")
 DEFAULT_MAX_MINUTES = 10.0
@@ -170,11 +178,44 @@ class TrainingArguments(Arguments):
         "4e-3, base 1e-3]",
         above=0,
     )
+    recipe: str = argument(
+        AUTO,
+        "few sets --dropout, --weight-decay and --input-noise, and for pixel "
+        "art --hue-turns and --shifts, for images that are seen many times; "
+        "plain does not; auto takes few if images will be seen more than eight "
+        "times.",
+        RECIPES,
+    )
     dropout: float = argument(
         0.0,
         "Dropout rate; 0.1 helps with few images and in long runs.",
         at_least=0,
         below=1,
+    )
+    weight_decay: float = argument(
+        WEIGHT_DECAY,
+        "Share of each weight that decays per step, times the learning rate.",
+        at_least=0,
+    )
+    input_noise: float = argument(
+        0.0,
+        "Share of the pixels that the model reads as another color of the "
+        "images, but still has to predict.",
+        at_least=0,
+        at_most=1,
+    )
+    hue_turns: float = argument(
+        0.0,
+        "Share of the images whose hues are turned; the model is told.",
+        at_least=0,
+        at_most=1,
+    )
+    shifts: float = argument(
+        0.0,
+        "Share of the images that are shifted within their transparent or "
+        "one-colored margins; the model is told.",
+        at_least=0,
+        at_most=1,
     )
     flip: bool = argument(
         True, "Mirror half of the images, chosen anew in each epoch."
@@ -193,7 +234,7 @@ class TrainingArguments(Arguments):
     )
     seed: int = argument(
         0,
-        "Seed for weights, order, flips and dropout.",
+        "Seed for weights, order, dropout and all changes of images.",
         at_least=0,
         at_most=2**31 - 2,
     )

@@ -103,6 +103,7 @@ def winner_command(sweep: Sweep, trial: Trial, name: str) -> str:
     # The epochs of Hyperband, which train for less, are left out.
     chosen = {key: trial.values[key] for key in sweep.space}
     arguments = trial_arguments(sweep, chosen).given
+    arguments.pop("recipe", None)  # It depends on the time.
     arguments["name"] = name
     arguments["image_size"] = chosen["image_size"]
     arguments["bit_widths"] = ",".join(map(str, arguments["bit_widths"]))

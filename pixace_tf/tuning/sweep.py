@@ -22,7 +22,7 @@ from pixace_tf.model.presets import FALLBACK_PRESET
 from pixace_tf.runs.arguments import refuse_changes
 from pixace_tf.training.fit import folder_below
 from pixace_tf.training.interruption import StopRequest
-from pixace_tf.training.training_arguments import TrainingArguments
+from pixace_tf.training.training_arguments import PLAIN, TrainingArguments
 from pixace_tf.tuning import results
 from pixace_tf.tuning.oracles import propose
 from pixace_tf.tuning.palettes import measure_palettes
@@ -124,6 +124,7 @@ def _resolve(
         raise UserError(f"A sweep does not take {', '.join(sorted(foreign))}.")
     given.pop("download", None)  # Only `tune` downloads.
     given.setdefault("preset", FALLBACK_PRESET)  # Trials of one size compare.
+    given["recipe"] = PLAIN  # Those of Hyperband are not equally long.
     if "epochs" not in given:
         given.setdefault("max_minutes", DEFAULT_MAX_MINUTES)
     sweep = Sweep(source, arguments, TrainingArguments(**given))

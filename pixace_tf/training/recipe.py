@@ -1,0 +1,66 @@
+"""The recipe of a training: another one where images are seen many times."""
+
+import math
+
+from pixace_tf.console import Say
+from pixace_tf.training import size_law
+from pixace_tf.training.training_arguments import (
+    FEW,
+    NATIVE,
+    PLAIN,
+    TrainingArguments,
+)
+
+# Up to so many passes over the images, a repeated image is nearly as good as a
+# new one.
+MAX_PLAIN_PASSES = 8
+# What the recipe for few images changes.
+FEW_IMAGES = {"input_noise": 0.1, "weight_decay": 0.5, "dropout": 0.1}
+# What it also changes for pixel art, whose colors are often exchanged.
+FEW_SPRITES = {"hue_turns": 0.5, "shifts": 0.5}
+
+
+def settled(
+    arguments: TrainingArguments, num_images: int, say: Say
+) -> TrainingArguments:
+    """Resolve the recipe of a new run to other arguments, and say so.
+
+    Arguments that are given stay as they are. The preset is chosen already;
+    `num_images` are those to train on.
+    """
+    recipe, reason = arguments.recipe, ""
+    if recipe not in (PLAIN, FEW):
+        passes = planned_passes(arguments, num_images)
+        recipe = FEW if passes > MAX_PLAIN_PASSES else PLAIN
+        reason = f", since the images will be seen about {passes:,.0f} times"
+    changes = {}
+    if recipe == FEW:
+        changes = {**FEW_IMAGES}
+        if arguments.resize == NATIVE:
+            changes |= FEW_SPRITES
+        given = arguments.given
+        changes = {n: v for n, v in changes.items() if n not in given}
+        values = ", ".join(
+            f"{name.replace('_', ' ')} {value:g}"
+            for name, value in changes.items()
+        )
+        say(
+            f"Recipe for few images{reason}: {values}. --recipe plain does "
+            "without."
+        )
+    return arguments.replaced(recipe=recipe, **changes)
+
+
+def planned_passes(arguments: TrainingArguments, num_images: int) -> float:
+    """Return how often a training will see each image.
+
+    Without `epochs`, that is estimated by the speed of this machine.
+    """
+    if arguments.epochs is not None:
+        return arguments.epochs
+    assert arguments.minutes is not None
+    length = math.prod(arguments.image_size)
+    speed = size_law.pixels_per_second(
+        arguments.decoder_config(), length, size_law.measure_flops()
+    )
+    return 60 * arguments.minutes * speed / (num_images * length)
