@@ -335,9 +335,9 @@ def training_batches(
         part = share[0] * parts + number % parts
         offset = part * size + tf.range(size, dtype=tf.int64)
         row = tf.minimum(offset, batch_size - 1)
-        inputs = reader.read(e, first, row, batch_size)
-        inputs = [tf.ensure_shape(x, (size, x.shape[1])) for x in inputs]
-        inputs, token_ids = tuple(inputs), inputs[0]
+        read = reader.read(e, first, row, batch_size)
+        inputs = tuple(tf.ensure_shape(x, (size, x.shape[1])) for x in read)
+        token_ids = inputs[0]
         if size * parts * share[1] == batch_size:
             return inputs, token_ids
         weight = tf.where(offset < batch_size, size * parts / batch_size, 0.0)

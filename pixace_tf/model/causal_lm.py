@@ -101,6 +101,7 @@ class PixaceCausalLM(keras.Model):
         self.palette = Palette.get(palette)
         self.sequence_length = image_size[0] * image_size[1]
         self.orders, self.labels = tuple(orders), tuple(labels)
+        self.num_augmentations = num_augmentations
         self._config = {
             "image_size": list(image_size),
             "palette": str(self.palette),
@@ -151,14 +152,14 @@ class PixaceCausalLM(keras.Model):
     def _make_condition(self) -> ConditionEmbedding | None:
         """Return None if all images have the same condition."""
         num_orders = max(self.orders) + 1
-        num_augmentations = self._config["num_augmentations"]
-        if num_orders == 1 and not self.labels and not num_augmentations:
+        is_told_more = self.labels or self.num_augmentations
+        if num_orders == 1 and not is_told_more:
             return None
         return ConditionEmbedding(
             num_orders,
             len(self.labels),
             self.decoder.condition_dim,
-            num_augmentations,
+            self.num_augmentations,
             dtype=self.dtype_policy.name,
             name="condition",
         )

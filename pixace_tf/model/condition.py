@@ -60,20 +60,16 @@ class ConditionEmbedding(keras.layers.Layer):
             for column, table in self.tables.items()
         ]
         if self.augmentations is not None:
-            vectors.append(self._embed_augmentation(condition))
+            number = ops.zeros_like(condition[:, 0])
+            if condition.shape[1] > 2:
+                number = condition[:, 2]
+            num_turns = self.augmentations.shape[0] - 1
+            # Of index -1, all are zero.
+            is_shifted = self._one_hot(number % 2 - 1, 1)
+            turn = self._one_hot(number // 2 - 1, num_turns)
+            hots = ops.concatenate([is_shifted, turn], axis=1)
+            vectors.append(ops.matmul(hots, self.augmentations))
         return sum(vectors)
-
-    def _embed_augmentation(self, condition: Tensor) -> Tensor:
-        number = ops.zeros_like(condition[:, 0])
-        if condition.shape[1] > 2:
-            number = condition[:, 2]
-        num_turns = self.augmentations.shape[0] - 1
-        # Of index -1, all are zero.
-        hots = [
-            self._one_hot(number % 2 - 1, 1),
-            self._one_hot(number // 2 - 1, num_turns),
-        ]
-        return ops.matmul(ops.concatenate(hots, axis=1), self.augmentations)
 
     def _one_hot(self, index: Tensor, size: int) -> Tensor:
         return ops.one_hot(index, size, dtype=self.compute_dtype)
