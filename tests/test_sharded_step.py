@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from conftest import DECODERS, stir
 
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
@@ -16,13 +17,13 @@ def two_cores(monkeypatch):
     monkeypatch.setattr(sharded_step, "num_cores", lambda: 2)
 
 
-def build(**options):
+def build(decoder="multiscale", **options):
     keras.utils.set_random_seed(5)
     return PixaceCausalLM(
         SIZE,
         "hsv 5,4,4",
-        "multiscale",
-        decoder_config("pico", "multiscale", SIZE[1]),
+        decoder,
+        decoder_config("pico", decoder, SIZE[1]),
         **options,
     )
 
@@ -68,9 +69,31 @@ def test_so_do_accumulated_ones_and_a_single_one(parts, batch_size):
     assert_same_training(parts, batch_size)
 
 
-def test_models_that_cannot_be_sharded_keep_the_step_of_keras():
-    for options in ({"dropout": 0.1}, {"dtype": "mixed_float16"}):
-        model = build(**options)
-        compile_model(model, 1e-3, jit_compile=True)
-        assert not isinstance(model.train_step, ShardedStep)
-        assert model.jit_compile
+def test_a_model_that_cannot_be_sharded_keeps_the_step_of_keras():
+    model = build(dtype="mixed_float16")
+    compile_model(model, 1e-3, jit_compile=True)
+    assert not isinstance(model.train_step, ShardedStep)
+    assert model.jit_compile
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_each_shard_drops_out_what_it_draws_itself(decoder):
+    model = stir(build(decoder, dropout=0.3))
+    compile_model(model, 1e-3, jit_compile=True)
+    step = model.train_step
+    assert isinstance(step, ShardedStep)
+    tokens = np.tile(np.arange(model.sequence_length, dtype=np.int32), (2, 1))
+    before = [v.numpy() for v in model.non_trainable_variables]
+    assert before
+    first, second = step._draw(2)
+    losses = [
+        float(step._gradients(seeds, tokens[:1], tokens[:1])[0])
+        for seeds in (first, second, first)
+    ]
+    assert losses[0] == losses[2] != losses[1]
+    for seed, value in zip(model.non_trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(seed.numpy(), np.add(value, [0, 2]))
+    model.train_on_batch(tokens, tokens)
+    for seed, value in zip(model.non_trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(seed.numpy(), np.add(value, [0, 4]))

@@ -10,17 +10,18 @@ import keras
 import tensorflow as tf
 
 from pixace_tf.machine import num_cores
+from pixace_tf.model.recompute import using
 from pixace_tf.typing import Tensor
 
 
 def use(model: keras.Model) -> None:
     """Let a compiled model train by shards; see `ShardedStep`.
 
-    Shards would share state such as the seeds of dropout, so a model with such
-    state is left alone. On a GPU there is no gain.
+    Shards would share state, so a model with any but the seeds of dropout is
+    left alone. On a GPU there is no gain.
     """
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    has_state = bool(model.non_trainable_variables)
+    has_state = bool(model.non_trainable_weights)
     scaling = keras.optimizers.LossScaleOptimizer
     if has_gpu or has_state or isinstance(model.optimizer, scaling):
         return
@@ -32,11 +33,13 @@ class ShardedStep:
     """The `train_step` of a model, with up to one shard per core.
 
     It applies the mean gradient of the shards, which is that of the batch up to
-    rounding. The loss of the model must be a mean over images.
+    rounding. The loss of the model must be a mean over images. Each shard has
+    seeds of its own.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
+        self._seeds = model.non_trainable_variables
         self._gradients = tf.function(self._differentiate, jit_compile=True)
         self._apply = tf.function(self._update, jit_compile=True)
 
@@ -52,21 +55,38 @@ class ShardedStep:
         count = _count_shards(targets.shape[0] or 1)
         parts = [tf.split(x, count) for x in tf.nest.flatten(batch)]
         shards = [
-            self._gradients(*tf.nest.pack_sequence_as(batch, shard))
-            for shard in zip(*parts, strict=True)
+            self._gradients(seeds, *tf.nest.pack_sequence_as(batch, shard))
+            for seeds, *shard in zip(self._draw(count), *parts, strict=True)
         ]
         size = tf.shape(targets)[0]
         loss_tracker = self._model.metrics[0]
         loss_tracker.update_state(self._apply(shards), sample_weight=size)
         return self._model.get_metrics_result()
 
+    def _draw(self, count: int) -> list[list[Tensor]]:
+        """Return the seeds of each shard, and move on to those of the next."""
+        # A layer with a seed uses it once, and Keras then moves it by one.
+        step = tf.constant([0, 1], tf.int64)
+        drawn = [
+            [seed.value + place * step for seed in self._seeds]
+            for place in range(count)
+        ]
+        for seed in self._seeds:
+            seed.assign(seed.value + count * step)
+        return drawn
+
     def _differentiate(
-        self, inputs: Any, targets: Tensor, weight: Tensor | None = None
+        self,
+        seeds: list[Tensor],
+        inputs: Any,
+        targets: Tensor,
+        weight: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the loss of a shard and the gradients of the weights."""
         weights = [v.value for v in self._model.trainable_variables]
         with tf.GradientTape() as tape:
-            outputs = self._model(inputs, training=True)
+            with using(self._seeds, seeds):
+                outputs = self._model(inputs, training=True)
             loss = self._model.compute_loss(inputs, targets, outputs, weight)
         # Embeddings have sparse gradients.
         gradients = map(tf.convert_to_tensor, tape.gradient(loss, weights))
