@@ -20,6 +20,7 @@ import click
 import numpy as np
 
 from pixace_tf import storage
+from pixace_tf.data.tokenizer import NATIVE
 from pixace_tf.evaluation import baselines
 from pixace_tf.evaluation.evidence import evenly_spaced
 from pixace_tf.evaluation.nearest import compare_with_training
@@ -120,8 +121,13 @@ def compare(
     for name, bits in needed.items():
         click.echo(f"{name}: {bits:.3f} bits/pixel")
     learned = tokenizer.detokenize(train)
-    learned = np.concatenate([learned, learned[:, :, ::-1]])
-    figures, files = compare_with_training(new, colors, learned)
+    figures, files = compare_with_training(
+        new,
+        colors,
+        learned,
+        is_mirrored=run.arguments["flip"],
+        is_pixel_art=tokenizer.resize == NATIVE,
+    )
     click.echo(json.dumps(figures, default=float))
     storage.write_atomic(target / "nearest.png", files["nearest"])
 

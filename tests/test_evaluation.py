@@ -28,7 +28,6 @@ from pixace_tf.evaluation.evidence import (
     TrainingData,
     are_among,
     gather,
-    with_mirrored,
 )
 from pixace_tf.evaluation.frechet import frechet_distance, gaussian_distance
 from pixace_tf.evaluation.metrics import measure, summary
@@ -163,8 +162,12 @@ def test_copies_are_found_and_mirrored_ones():
     new[2] = 255 - seen[0]
     held_out = seen[:1] // 2
     plain, _ = compare_with_training(new, held_out, seen)
-    mirrored, images = compare_with_training(new, held_out, with_mirrored(seen))
-    assert (plain["copies"], mirrored["copies"]) == (1, 2)
+    mirrored, images = compare_with_training(
+        new, held_out, seen, is_mirrored=True
+    )
+    assert (plain["equal"], mirrored["equal"]) == (1, 2)
+    assert plain["copies"] == mirrored["copies"] == 2
+    assert plain["held_out_copies"] == 0
     assert mirrored["new_least"] == 0 < mirrored["held_out_least"]
     sheet = opened(images["nearest"])
     assert sheet.width > sheet.height

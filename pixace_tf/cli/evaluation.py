@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pixace_tf.evaluation.evidence import Evidence
     from pixace_tf.runs.run_folder import Run
 
-DEFAULT_SAMPLES = 128
+DEFAULT_SAMPLES = 200
 
 
 @main.command()
@@ -35,7 +35,7 @@ DEFAULT_SAMPLES = 128
 @click.option(
     "--samples",
     type=click.IntRange(2),
-    help="New pictures to draw for the report.  [default: 128]",
+    help="New pictures to draw for the report.  [default: 200]",
 )
 @click.option(
     "--features",

@@ -15,6 +15,7 @@ import numpy as np
 
 from pixace_tf import storage
 from pixace_tf.console import ProgressBar
+from pixace_tf.data.tokenizer import NATIVE
 from pixace_tf.errors import UserError
 from pixace_tf.evaluation import plots
 from pixace_tf.evaluation.classes import paint_classes
@@ -97,7 +98,7 @@ def check_report(folder: str) -> None:
 def build_report(
     evidence: Evidence,
     measurement: Measurement,
-    num_samples: int = 128,
+    num_samples: int = 200,
     network: keras.Model | None = None,
 ) -> Report:
     """Draw images, compare them, and probe the model; takes some minutes.
@@ -142,8 +143,15 @@ def build_report(
 def _compare_with_training(evidence: Evidence, new: np.ndarray) -> Part:
     held_out = evidence.quantized[evidence.is_held_out]
     chosen = evenly_spaced(len(held_out), len(new))
-    training = evidence.training_images()
-    return compare_with_training(new, held_out[chosen], training)
+    run = evidence.run
+    training = detokenize(evidence.require_training().token_ids, run.tokenizer)
+    return compare_with_training(
+        new,
+        held_out[chosen],
+        training,
+        is_mirrored=run.arguments["flip"],
+        is_pixel_art=run.tokenizer.resize == NATIVE,
+    )
 
 
 def _images(evidence: Evidence, measurement: Measurement) -> dict[str, bytes]:
