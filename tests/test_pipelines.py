@@ -146,3 +146,32 @@ def test_what_jax_trains_is_worth_the_same_to_tensorflow(trained_run, tmp_path):
     held_out = arrays["validation"].astype(np.int32)
     bits = Scorer(trained.model, jit_compile=False).bits(held_out).mean()
     assert bits == pytest.approx(told, abs=1e-3)
+
+
+def test_tiles_are_linked_by_label(tmp_path):
+    tiles, folder = tmp_path / "tiles", tmp_path / "by-label"
+    names = [f"mon/orc_{i}" for i in range(20)]
+    names += ["mon/statues/imp", "mon/statues/overlay_bow", "item/ring/i-fire"]
+    names += ["item/potion/red", "gui/cursor", "dngn/floor/mud0"]
+    for name in names:
+        path = tiles / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    for _ in range(2):
+        done = run("sprites_by_label.py", tiles, folder, "--links-only")
+        assert done.returncode == 0, done.stderr
+    assert "   20 monster\n" in done.stdout
+    assert "    1 potion, each linked twice\n" in done.stdout
+    assert "   23 in all, 4 labels\n" in done.stdout
+    links = {p.relative_to(folder).as_posix() for p in folder.rglob("*.png")}
+    monsters = {f"monster/mon-orc_{i}.png" for i in range(20)}
+    assert links - monsters == {
+        f"{label}/{again}{name}.png"
+        for label, name in (
+            ("floor", "dngn-floor-mud0"),
+            ("potion", "item-potion-red"),
+            ("statue", "mon-statues-imp"),
+        )
+        for again in ("", "again-")
+    }
+    assert (folder / "monster/mon-orc_3.png").read_bytes() == b"mon/orc_3"
