@@ -12,7 +12,8 @@ sixteen given colors alone.
 Command:  python pipelines/sprites.py tiles/releases/Nov-2015
 Hardware: 2 CPU cores
 Time:     55 minutes beside other work, less alone
-Expected: 1.67 bits/pixel on validation; pipelines/results/sprites-new.png and
+Expected: 1.67 bits/pixel on validation, when variants of a sprite still lay on
+          both sides of the split; pipelines/results/sprites-new.png and
           sprites-colors.png
 """
 
