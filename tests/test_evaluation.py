@@ -382,6 +382,22 @@ def test_the_page_says_when_it_compares_with_a_sample(read_report):
     assert "use a random sample of 10,000 of 50,000." in page
 
 
+def test_the_page_counts_copies_beside_unseen_pictures(read_report):
+    nearest = read_report.figures["nearest"]
+    nearest |= {"new": 200, "copies": 3, "held_out": 90, "held_out_copies": 1}
+    page = " ".join(render(read_report).split())
+    assert "at most 10 levels of 0 to 255" in page
+    assert "Of 200 new pictures, <b>3</b> are copies." in page
+    assert (
+        "of 90 real pictures that the model has not seen, 1 is as near to a "
+        "training picture" in page
+    )
+    nearest |= {"is_pixel_art": True, "copy_bound": 0.05, "held_out": 0}
+    page = " ".join(render(read_report).split())
+    assert "at most 5% of the visible pixels then differ" in page
+    assert "as near to a training picture" not in page
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="apt-get install chromium")
 @pytest.mark.parametrize("width", [1200, 400])
 @pytest.mark.slow
