@@ -25,6 +25,7 @@ ARGUMENTS = {
     **{"decoder": "transformer", "head": "packed", "preset": "pico"},
     **{"image_size": (8, 8), "batch_size": 8, "jit_compile": False},
     "checkpoint_seconds": 0.0,
+    **{"hue_turns": 0.5, "shifts": 0.5, "input_noise": 0.1},
 }
 SCRIPT = f"""
 import sys
