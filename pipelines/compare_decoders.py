@@ -69,6 +69,7 @@ def train(
             *("--runs-dir", runs_dir, "--name", "run"),
             *("--image-size", image_size, "--preset", preset),
             *("--decoder", decoder, "--max-minutes", minutes),
+            *("--recipe", "plain"),
         ]
         subprocess.run(command, check=True)
         with open(os.path.join(runs_dir, "run", "history.json")) as file:
