@@ -223,9 +223,9 @@ class Palette:
 
         Channel `c` is an integer array `(...)` in `[0, channel_sizes[c])`.
         """
-        if self.num_bits == 32:  # The highest bit is the sign of an int32.
+        if self.has_alpha:
             *color, alpha = channels
-            channels = *color, (alpha + 128) % 256 - 128
+            channels = *color, self._signed(alpha)
         tokens = channels[0]
         for channel, value in zip(
             channels[1:], self.place_values[1:], strict=True
@@ -239,6 +239,29 @@ class Palette:
         # Both operators round down, so a negative token has the same levels as
         # the code that it stands for.
         return [(token_ids // value) % size for value, size in places]
+
+    def split_alpha(self, token_ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the codes in the opaque palette, and alpha if there is any.
+
+        Both are integers `(...)`, for tokens of codes.
+        """
+        if not self.has_alpha:
+            return token_ids, None
+        place, levels = self.place_values[ALPHA], self.channel_sizes[ALPHA]
+        return token_ids % place, (token_ids // place) % levels
+
+    def join_alpha(self, colors: Tensor, alpha: Tensor | None) -> Tensor:
+        """Undo `split_alpha`."""
+        if alpha is None:
+            return colors
+        return colors + self.place_values[ALPHA] * self._signed(alpha)
+
+    def _signed(self, alpha: Tensor) -> Tensor:
+        """Return alpha so that int32 tokens do not overflow."""
+        if self.num_bits < 32:
+            return alpha
+        # The highest bit is the sign of an int32.
+        return (alpha + 128) % 256 - 128
 
     @property
     def token_range(self) -> range:

@@ -11,8 +11,9 @@ from keras import ops
 from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
-from pixace_tf.model.color_head import ChainHead, PackedHead
+from pixace_tf.model.color_head import ChainHead, ColorHead, PackedHead
 from pixace_tf.model.condition import ConditionEmbedding
+from pixace_tf.model.copy_head import CopyHead
 from pixace_tf.model.decoder import Decoder, Inputs
 from pixace_tf.model.flat_decoder import FlatDecoder
 from pixace_tf.model.lookup import look_up
@@ -26,7 +27,7 @@ from pixace_tf.model.pixel_inputs import (
     neighbor_tokens,
     pad_grid,
 )
-from pixace_tf.model.presets import HEADS
+from pixace_tf.model.presets import COPY, HEADS
 from pixace_tf.typing import Tensor
 
 DECODERS: dict[str, Callable[..., Decoder]] = {
@@ -46,8 +47,9 @@ class PixaceCausalLM(keras.Model):
         decoder: `"multiscale"`, `"transformer"` or `"reformer"`.
         decoder_config: Sizes of the decoder, as in `presets`.
         head: `"chain"` (one softmax per channel), `"mixture"` (the same, but
-            mixtures of logistic distributions for channels of many levels) or
-            `"packed"` (one softmax over all codes).
+            mixtures of logistic distributions for channels of many levels),
+            `"packed"` (one softmax over all codes) or `"copy"` (a mixture of
+            earlier colors and a new one).
         dropout: Rate in `[0, 1)`.
         head_hidden_dim: Width of the chain head's hidden layers; by default
             that of the decoder.
@@ -135,15 +137,18 @@ class PixaceCausalLM(keras.Model):
         self.head.build((*sequence, self.decoder.hidden_dim))
         self.built = True
 
-    def _make_head(
-        self, name: str, hidden_dim: int | None
-    ) -> ChainHead | PackedHead:
+    def _make_head(self, name: str, hidden_dim: int | None) -> ColorHead:
         palette, policy = str(self.palette), self.dtype_policy.name
+        width = hidden_dim or self.decoder.hidden_dim
         if name == "packed":
             return PackedHead(palette, dtype=policy, name="head")
+        if name == COPY:
+            return CopyHead(
+                palette, width, self.image_size, dtype=policy, name="head"
+            )
         return ChainHead(
             palette,
-            hidden_dim or self.decoder.hidden_dim,
+            width,
             use_mixtures=name == "mixture",
             dtype=policy,
             name="head",

@@ -3,6 +3,7 @@
 Shapes: B batch, T pixels, W hidden_dim, L logits.
 """
 
+import abc
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -20,12 +21,83 @@ from pixace_tf.model.channel_distribution import (
 from pixace_tf.model.presets import mixture_channels
 from pixace_tf.typing import Tensor
 
-# Takes logits `(B, n)` and the number of the draw; returns int32 `(B,)`.
-Choose = Callable[[Tensor, int], Tensor]
+# Takes logits `(B, n)`, the number of the draw, the choice that a known pixel
+# makes there, int32 `(B,)`, and None or which choices may be drawn, bool `(B,
+# n)`. Returns the choice, int32 `(B,)`, which is that of the known pixel if the
+# pixel is known; and None or the cost of the known choice, float32 `(B,)`.
+Choose = Callable[
+    [Tensor, int, Tensor, Tensor | None], tuple[Tensor, Tensor | None]
+]
+
+
+class ColorHead(keras.layers.Layer, abc.ABC):
+    """Predicts the color of a pixel; abstract.
+
+    Sampling an image begins with `begin`; each pixel is sampled by `sample` and
+    then told to `remember`, whose result is for the next pixel.
+
+    Attributes:
+        num_draws: Random numbers for each pixel.
+    """
+
+    num_draws: int
+
+    @abc.abstractmethod
+    def nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
+        """Return minus log probability of each pixel, float32 `(B, T)`, nats.
+
+        `token_ids` are canonical int32 `(B, T)`, `logits` the call's result.
+        """
+
+    @abc.abstractmethod
+    def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
+        """Return the nats of each channel given the channels before it.
+
+        They are float32 `(B, T, channels)`, in chain order, and add up to
+        `nats`.
+        """
+
+    def begin(self, token_ids: Tensor, position: Tensor) -> Any:
+        """Return what the head knows of the pixels before a position.
+
+        `token_ids` are int32 `(B, T)`, `position` is an int32 scalar.
+        """
+        return ()
+
+    @abc.abstractmethod
+    def sample(
+        self,
+        hidden: Tensor,
+        known: Tensor,
+        choose: Choose,
+        seen: Any,
+        position: Tensor,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Sample one pixel.
+
+        Args:
+            hidden: float `(B, W)`.
+            known: int32 `(B,)`, canonical tokens, of pixels that are known.
+            choose: Chooses from logits.
+            seen: From `begin` or `remember`.
+            position: int32 scalar.
+
+        Returns:
+            Canonical tokens, int32 `(B,)`, those in `known` for known pixels;
+            and float32 `(B,)` tensors that add up to the costs of `known`, if
+            `choose` returns costs.
+        """
+
+    def remember(self, seen: Any, token_ids: Tensor, position: Tensor) -> Any:
+        """Return `seen` for the next position.
+
+        `token_ids` are int32 `(B,)`, the pixel at `position`.
+        """
+        return seen
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
-class ChainHead(keras.layers.Layer):
+class ChainHead(ColorHead):
     """Predict the channels of a pixel one after the other, exactly.
 
     In HSV: alpha if the palette has it, then value, saturation given value, hue
@@ -129,18 +201,9 @@ class ChainHead(keras.layers.Layer):
         return ops.concatenate(parameters, axis=-1)
 
     def nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
-        """Return minus log probability of each pixel, float32 `(B, T)`, nats.
-
-        `token_ids` are canonical int32 `(B, T)`, `logits` the call's result.
-        """
         return sum(self._nats(token_ids, logits))
 
     def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
-        """Return the nats of each channel given the channels before it.
-
-        They are float32 `(B, T, num_draws)`, in chain order, and add up to
-        `nats`.
-        """
         return ops.stack(self._nats(token_ids, logits), axis=-1)
 
     def _nats(self, token_ids: Tensor, logits: Tensor) -> list[Tensor]:
@@ -156,34 +219,27 @@ class ChainHead(keras.layers.Layer):
             costs.append(self._unless_forced(nats, c, channels))
         return costs
 
-    def sample(self, hidden: Tensor, choose: Choose) -> Tensor:
-        """Sample a canonical token, int32 `(B,)`, given float `(B, W)`.
-
-        `choose` picks a level from the logits of one channel.
-        """
+    def sample(
+        self,
+        hidden: Tensor,
+        known: Tensor,
+        choose: Choose,
+        seen: Any = (),
+        position: Tensor = 0,
+    ) -> tuple[Tensor, list[Tensor]]:
         features = self._features(hidden)
         channels: list[Tensor] = [None] * self.num_draws
+        choices = self.palette.unpack(known)
+        costs = []
         for i, c in enumerate(self.order):
             parameters = self._parameters(features, i, channels)
-            level = choose(self.distributions[i].logits(parameters), i)
+            logits = self.distributions[i].logits(parameters)
+            level, cost = choose(logits, i, choices[c], None)
             channels[c] = self._unless_forced(level, c, channels)
+            if cost is not None:
+                costs.append(self._unless_forced(cost, c, channels))
             features = self._reveal(features, i, channels[c])
-        return self.palette.pack(channels)
-
-    def choices(self, token_ids: Tensor) -> list[Tensor]:
-        """Return the choices with which `sample` returns canonical `(B,)`.
-
-        They are int32 `(B,)` for each draw; -1 where the code forces a channel.
-        """
-        channels = self.palette.unpack(token_ids)
-        choices = []
-        for c in self.order:
-            by = self.palette.forced_by[c]
-            choice = channels[c]
-            if by is not None:
-                choice = ops.where(channels[by] > 0, choice, -1)
-            choices.append(choice)
-        return choices
+        return self.palette.pack(channels), costs
 
     def _features(self, hidden: Tensor) -> list[Tensor]:
         """Return what each channel is computed from, `(..., hidden_dim)`.
@@ -231,7 +287,7 @@ class ChainHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("pixace_tf")
-class PackedHead(keras.layers.Layer):
+class PackedHead(ColorHead):
     """Predict the packed color code with one softmax over all canonical codes.
 
     Args:
@@ -275,17 +331,13 @@ class PackedHead(keras.layers.Layer):
         return ops.where(is_canonical, logits, -float("inf"))
 
     def nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
-        """Return minus log probability of each pixel; see `ChainHead.nats`."""
         return -ops.take_along_axis(
             ops.log_softmax(logits), token_ids[..., None], axis=-1
         )[..., 0]
 
     def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
-        """Return the nats of each channel; see `ChainHead.channel_nats`.
-
-        A channel's probability is the sum over all codes that agree with it and
-        with the channels before it.
-        """
+        # A channel's probability is the sum over all codes that agree with it
+        # and with the channels before it.
         # The first channel has the lowest bits, so it is the last axis.
         sizes = self.palette.channel_sizes[::-1]
         codes = ops.log_softmax(logits)
@@ -305,10 +357,13 @@ class PackedHead(keras.layers.Layer):
             left = chosen
         return ops.stack(costs, axis=-1)
 
-    def sample(self, hidden: Tensor, choose: Choose) -> Tensor:
-        """Sample one pixel; see `ChainHead.sample`."""
-        return choose(self(hidden, None), 0)
-
-    def choices(self, token_ids: Tensor) -> list[Tensor]:
-        """Return the choices of known tokens; see `ChainHead.choices`."""
-        return [token_ids]
+    def sample(
+        self,
+        hidden: Tensor,
+        known: Tensor,
+        choose: Choose,
+        seen: Any = (),
+        position: Tensor = 0,
+    ) -> tuple[Tensor, list[Tensor]]:
+        token_ids, cost = choose(self(hidden, None), 0, known, None)
+        return token_ids, [] if cost is None else [cost]

@@ -39,7 +39,8 @@ PRESETS = {
 # The preset if nothing else determines the size.
 FALLBACK_PRESET = "nano"
 # Ways to predict the color of a pixel; see `color_head`.
-HEADS = ("chain", "mixture", "packed")
+COPY = "copy"
+HEADS = ("chain", "mixture", "packed", COPY)
 # The mixture head uses mixtures for channels with at least this many levels.
 MIN_MIXTURE_LEVELS = 64
 # Peaks of the schedule; wider models need lower ones.

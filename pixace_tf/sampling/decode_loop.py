@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, get_args
 
+import numpy as np
 import tensorflow as tf
 
 from pixace_tf.model.causal_lm import PixaceCausalLM
@@ -290,24 +291,28 @@ class DecodeLoop:
 
         There may be any number of rows, even unknown.
         """
-        decoder = self._model.decoder
+        decoder, head = self._model.decoder, self._model.head
+        Values = tuple[Tensor, Carry, Any]
 
-        def step(position: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-            return position + 1, self._step(program, carry, position, drawing)
+        def step(position: Tensor, carry: Carry, seen: Any) -> Values:
+            carry, seen = self._step(program, carry, seen, position, drawing)
+            return position + 1, carry, seen
 
-        def decode_patch(
-            position: Tensor, carry: Carry
-        ) -> tuple[Tensor, Carry]:
+        def decode_patch(position: Tensor, carry: Carry, seen: Any) -> Values:
             patch = position // decoder.patch_length
             if not decoder.has_growing_cache:
                 carry = carry._replace(state=self._begin(carry, patch))
             end = tf.minimum((patch + 1) * decoder.patch_length, stop)
             return tf.while_loop(
-                lambda position, _: position < end, step, (position, carry)
+                lambda position, *_: position < end,
+                step,
+                (position, carry, seen),
             )
 
-        _, carry = tf.while_loop(
-            lambda position, _: position < stop, decode_patch, (start, carry)
+        _, carry, _ = tf.while_loop(
+            lambda position, *_: position < stop,
+            decode_patch,
+            (start, carry, head.begin(carry.token_ids, start)),
         )
         return carry
 
@@ -315,9 +320,10 @@ class DecodeLoop:
         self,
         program: Program,
         carry: Carry,
+        seen: Any,
         position: Tensor,
         drawing: Drawing,
-    ) -> Carry:
+    ) -> tuple[Carry, Any]:
         """Decode one pixel."""
         head, config = self._model.head, drawing.config
         state, tokens, nats = carry
@@ -327,36 +333,36 @@ class DecodeLoop:
         given = tf.gather(tokens, position, axis=1)
         temperature = tf.expand_dims(config["temperature"], 1)
 
-        def draw_only() -> tuple[Tensor, Tensor]:
-            def choose(logits: Tensor, draw: int) -> Tensor:
-                return inverse_transform(logits / temperature, uniform[draw])
+        def draw_only(
+            logits: Tensor, draw: int, choice: Tensor, may_draw: Tensor | None
+        ) -> tuple[Tensor, None]:
+            return inverse_transform(logits / temperature, uniform[draw]), None
 
-            return head.sample(hidden, choose), nats
+        def draw_and_weigh(
+            logits: Tensor, draw: int, choice: Tensor, may_draw: Tensor | None
+        ) -> tuple[Tensor, Tensor]:
+            spent = cost(logits, choice)
+            if may_draw is not None:
+                logits = tf.where(may_draw, logits, -np.inf)
+            if self._model.labels:
+                logits = guide_pairs(logits, config["guidance"])
+            logits = filter_logits(logits / temperature, config)
+            chosen = inverse_transform(logits, uniform[draw])
+            # A known channel decides what the later ones cost.
+            return tf.where(is_free, chosen, choice), spent
 
-        def draw_and_weigh() -> tuple[Tensor, Tensor]:
-            known, costs = head.choices(given), [nats]
-
-            def choose(logits: Tensor, draw: int) -> Tensor:
-                spent = cost(logits, known[draw])
-                costs.append(tf.where(is_free, 0.0, spent))
-                if self._model.labels:
-                    logits = guide_pairs(logits, config["guidance"])
-                logits = filter_logits(logits / temperature, config)
-                chosen = inverse_transform(logits, uniform[draw])
-                # A known channel decides what the later ones cost.
-                return tf.where(is_free, chosen, tf.maximum(known[draw], 0))
-
-            sampled = head.sample(hidden, choose)
-            if program == "limited":
-                sampled = nearest(sampled, drawing.codes, self._model.palette)
-            return sampled, tf.add_n(costs)
-
-        sampled, nats = draw_only() if program == "plain" else draw_and_weigh()
+        choose = draw_only if program == "plain" else draw_and_weigh
+        sampled, costs = head.sample(hidden, given, choose, seen, position)
+        if program == "limited":
+            sampled = nearest(sampled, drawing.codes, self._model.palette)
+        if costs:
+            nats += tf.where(is_free, 0.0, tf.add_n(costs))
         # On a CPU, products are faster than a choice for each token.
         change = tf.where(is_free, sampled - given, 0)
+        seen = head.remember(seen, given + change, position)
         here = tf.one_hot(position, tokens.shape[1], dtype=tf.int32)
         tokens += here * tf.expand_dims(change, 1)
-        return Carry(state, tokens, nats)
+        return Carry(state, tokens, nats), seen
 
 
 def _graph_function(

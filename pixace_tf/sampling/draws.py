@@ -62,11 +62,10 @@ def cost(logits: Tensor, choice: Tensor) -> Tensor:
 
     Args:
         logits: float32 `(B, n)`; minus infinity for impossible choices.
-        choice: int32 `(B,)`, or -1 where the code forces the choice.
+        choice: int32 `(B,)`.
     """
     logarithms = tf.nn.log_softmax(logits)
-    chosen = tf.gather(logarithms, tf.maximum(choice, 0), batch_dims=1)
-    return tf.where(choice < 0, 0.0, -chosen)
+    return -tf.gather(logarithms, choice, batch_dims=1)
 
 
 def guide(logits: Tensor, null_logits: Tensor, guidance: Tensor) -> Tensor:

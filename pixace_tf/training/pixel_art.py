@@ -4,6 +4,7 @@ from typing import Any
 
 from pixace_tf.console import Say
 from pixace_tf.errors import UserError
+from pixace_tf.model.presets import COPY
 from pixace_tf.training.training_arguments import NATIVE, TrainingArguments
 
 # Larger tiles do not become the image size by themselves.
@@ -23,7 +24,7 @@ def settled(arguments: TrainingArguments, say: Say) -> TrainingArguments:
     if tiles is not None and max(tiles) <= MAX_TILE_SIDE:
         chosen["image_size"] = tiles
     if arguments.pixel_art:
-        chosen["resize"] = NATIVE
+        chosen |= {"resize": NATIVE, **_exact_colors(arguments)}
     kept = {n: v for n, v in chosen.items() if n not in arguments.given}
     arguments = arguments.replaced(**kept)
     if "anchor" in arguments.given and arguments.resize != NATIVE:
@@ -40,6 +41,15 @@ def settled(arguments: TrainingArguments, say: Say) -> TrainingArguments:
     elif kept:
         say(f"The pictures have {height}x{width} pixels, as the tiles do.")
     return arguments
+
+
+def _exact_colors(arguments: TrainingArguments) -> dict[str, Any]:
+    """Return the head for pixel art, and the palette with all colors."""
+    if arguments.head not in (None, COPY):
+        return {}
+    if {"color_space", "bit_widths"} & arguments.given.keys():
+        return {"head": COPY}
+    return {"head": COPY, "color_space": "rgb", "bit_widths": (8, 8, 8)}
 
 
 def suggestion(source: str) -> str:

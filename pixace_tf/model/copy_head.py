@@ -1,0 +1,443 @@
+"""The head of pixel art: most pixels copy a color that the image has already.
+
+Shapes: B batch, T pixels, W hidden_dim, N neighbors, K remembered colors, D
+width of a key, S sources of a color: neighbors first, then remembered colors.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from pixace_tf.data.palette import Palette
+from pixace_tf.model.channel_distribution import centered
+from pixace_tf.model.color_head import ChainHead, Choose, ColorHead
+from pixace_tf.model.pixel_inputs import (
+    NEIGHBORS,
+    gather_neighbors,
+    neighbor_tokens,
+    pad_grid,
+)
+from pixace_tf.typing import Tensor
+
+# Colors of an image that can be reused; older ones are forgotten.
+NUM_COLORS = 64
+KEY_DIM = 32
+# A color is compared by cosines of its channels, so that similar colors have
+# similar keys.
+NUM_COSINES = 8
+# Training looks up remembered colors for so many pixels at a time.
+_CHUNK_LENGTH = 32
+# The color of pixels that have none.
+_NO_COLOR = -1
+# The first route is a new color; the others copy source 0, 1, ...
+_NEW = 0
+
+
+class Seen(NamedTuple):
+    """What sampling knows of the pixels before a position.
+
+    Attributes:
+        colors: int32 `(B, T)`, -1 for pixels that are transparent or not before
+            the position.
+        recent: int32 `(B, K)`, the colors that appeared last, the newest one
+            first; -1 behind the last one.
+        keys: float32 `(B, K, D)`, the keys of `recent`.
+        count: int32 `(B,)`, the number of colors so far.
+        limit: int32 `(B,)`: with so many colors, no new one is drawn.
+    """
+
+    colors: Tensor
+    recent: Tensor
+    keys: Tensor
+    count: Tensor
+    limit: Tensor
+
+
+@keras.saving.register_keras_serializable("pixace_tf")
+class CopyHead(ColorHead):
+    """Predict a color as a copy of an earlier one, or as a new one, exactly.
+
+    Alpha comes first; a transparent pixel ends there. The color then takes one
+    of several routes: it equals that of neighbor n; it equals the k-th last
+    color that appeared in the image; or it is new, and a chain of channels
+    predicts it. A color's probability is the sum over all routes that lead to
+    it, so nothing tells the model which route to take.
+
+    Args:
+        palette: The colors, or their text, such as `"rgb 8,8,8 alpha 1"`.
+        hidden_dim: Width of the hidden layers for new colors.
+        image_size: `(height, width)`.
+    """
+
+    def __init__(
+        self,
+        palette: Palette | str,
+        hidden_dim: int,
+        image_size: tuple[int, int],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.palette = Palette.get(palette)
+        self.image_size = tuple(image_size)
+        self.num_colors = NUM_COLORS
+        opaque = self.palette.opaque
+        policy = self.dtype_policy
+        self.new = ChainHead(
+            opaque, hidden_dim, use_mixtures=True, dtype=policy, name="new"
+        )
+        self.num_alpha = self.palette.num_image_channels - 3
+        self.num_draws = self.num_alpha + 1 + self.new.num_draws
+        self.norm = keras.layers.LayerNormalization(dtype=policy, name="norm")
+        self.routes = keras.layers.Dense(
+            1 + len(NEIGHBORS), dtype="float32", name="routes"
+        )
+        # The query for keys, and how much less an older color is wanted.
+        self.query = keras.layers.Dense(
+            KEY_DIM + 1, dtype="float32", name="query"
+        )
+        self.key_hidden = keras.layers.Dense(
+            2 * KEY_DIM, activation="gelu", dtype="float32", name="key_hidden"
+        )
+        self.key = keras.layers.Dense(KEY_DIM, dtype="float32", name="key")
+        if self.num_alpha:
+            self.alpha = keras.layers.Dense(
+                self.palette.channel_sizes[-1], dtype="float32", name="alpha"
+            )
+
+    def build(self, input_shape: Any) -> None:
+        self.new.build(input_shape)
+        layers = [self.norm, self.routes, self.query]
+        for layer in layers + ([self.alpha] if self.num_alpha else []):
+            layer.build(input_shape)
+        self.key_hidden.build((None, None, 3 * NUM_COSINES))
+        self.key.build((None, None, 2 * KEY_DIM))
+        self.built = True
+
+    def call(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
+        """Score float `(B, T, W)`, given the true colors, int32 `(B, T)`.
+
+        Returns:
+            float32 `(B, T, L)`: a logit for each level of alpha, one for each
+            route, minus infinity for impossible ones, and the logits of a new
+            color.
+        """
+        colors, _ = self._split(token_ids)
+        normed = self.norm(hidden)
+        sources, recent, age = self._sources(colors)
+        length, chunk = token_ids.shape[1], _CHUNK_LENGTH
+        missing = -length % chunk
+        query = ops.pad(self.query(normed), ((0, 0), (0, missing), (0, 0)))
+        query = ops.reshape(query, (-1, age.shape[1], chunk, KEY_DIM + 1))
+        keys = self._keys(recent)
+        reuse = ops.matmul(
+            query[..., :KEY_DIM], ops.transpose(keys, (0, 1, 3, 2))
+        ) - query[..., KEY_DIM:] * ops.log1p(ops.maximum(age, 0.0))
+        reuse = ops.reshape(reuse, (-1, length + missing, age.shape[-1]))
+        routes = ops.concatenate(
+            [self.routes(normed), reuse[:, :length]], axis=-1
+        )
+        routes = _mask(routes, sources)
+        new = self.new(hidden, ops.maximum(colors, 0))
+        alpha = [self.alpha(normed)] if self.num_alpha else []
+        return ops.concatenate([*alpha, routes, new], axis=-1)
+
+    def nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
+        colors, alpha = self._split(token_ids)
+        alpha_nats, routes, new = self._parts(colors, alpha, logits)
+        sources, *_ = self._sources(colors)
+        nats = self.new.nats(ops.maximum(colors, 0), new)
+        is_match = sources == colors[..., None]
+        left = ops.logsumexp(routes, axis=-1)
+        nats = left - _found(routes, is_match, nats)
+        return alpha_nats + ops.where(colors < 0, 0.0, nats)
+
+    def channel_nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
+        # A channel's probability is the sum over all routes to colors that
+        # agree with it and with the channels before it.
+        colors, alpha = self._split(token_ids)
+        alpha_nats, routes, new = self._parts(colors, alpha, logits)
+        sources, *_ = self._sources(colors)
+        true = ops.maximum(colors, 0)
+        opaque = self.palette.opaque
+        each = self.new.channel_nats(true, new)
+        is_match = sources >= 0
+        offered, asked = map(opaque.unpack, (ops.maximum(sources, 0), true))
+        left = ops.logsumexp(routes, axis=-1)
+        costs = [alpha_nats] if self.num_alpha else []
+        nats = ops.zeros_like(left)
+        for i, c in enumerate(opaque.chain_order):
+            is_match = is_match & (offered[c] == asked[c][..., None])
+            nats = nats + each[..., i]
+            found = _found(routes, is_match, nats)
+            costs.append(ops.where(colors < 0, 0.0, left - found))
+            left = found
+        return ops.stack(costs, axis=-1)
+
+    def begin(
+        self, token_ids: Tensor, position: Tensor, limit: Tensor = None
+    ) -> Seen:
+        colors, _ = self._split(token_ids)
+        length = token_ids.shape[1]
+        is_before = ops.arange(length, dtype="int32") < position
+        colors = ops.where(is_before, colors, _NO_COLOR)
+        place = _first_places(colors)
+        place = ops.where(place < length, place, -1)
+        count = ops.sum(ops.cast(place >= 0, "int32"), axis=1)
+        last, _ = ops.top_k(place, min(self.num_colors, length))
+        last = ops.pad(
+            last,
+            ((0, 0), (0, self.num_colors - last.shape[1])),
+            constant_values=-1,
+        )
+        recent = _colors_at(colors, last)
+        if limit is None:
+            limit = ops.full_like(count, length + 1)
+        return Seen(colors, recent, self._keys(recent), count, limit)
+
+    def sample(
+        self,
+        hidden: Tensor,
+        known: Tensor,
+        choose: Choose,
+        seen: Seen,
+        position: Tensor,
+    ) -> tuple[Tensor, list[Tensor]]:
+        normed = self.norm(hidden)
+        known_color, known_alpha = self._split(known)
+        costs = []
+        alpha, is_visible = None, ops.ones_like(known, dtype="bool")
+        if self.num_alpha:
+            alpha, cost = choose(self.alpha(normed), 0, known_alpha, None)
+            is_visible = alpha > 0
+            costs += [] if cost is None else [cost]
+        sources, routes = self._routes(normed, seen, position)
+        may_draw = ops.concatenate(
+            [(seen.count < seen.limit)[:, None], sources >= 0], axis=-1
+        )
+        # A known color always has the route of new colors, among others.
+        route, cost = choose(
+            routes, self.num_alpha, ops.zeros_like(known), may_draw
+        )
+        is_new = (route == _NEW) & is_visible
+        new, new_cost = self._sample_new(
+            hidden, known_color, choose, is_new, cost is not None
+        )
+        copied = ops.take_along_axis(
+            sources, ops.maximum(route - 1, 0)[:, None], axis=1
+        )[:, 0]
+        color = ops.where(is_new, new, copied)
+        color = ops.where(is_visible, color, 0)
+        if cost is not None:
+            is_match = sources == known_color[:, None]
+            left = ops.logsumexp(routes, axis=-1)
+            cost = left - _found(routes, is_match, new_cost)
+            costs.append(ops.where(is_visible, cost, 0.0))
+        return self.palette.join_alpha(color, alpha), costs
+
+    def remember(
+        self, seen: Seen, token_ids: Tensor, position: Tensor
+    ) -> Seen:
+        color, _ = self._split(token_ids)
+        color = color[:, None]
+        is_old = ops.any(seen.colors == color, axis=1, keepdims=True)
+        is_first = ~is_old & (color >= 0)
+        here = ops.one_hot(position, seen.colors.shape[1], dtype="int32")
+        return Seen(
+            seen.colors + here * (color - _NO_COLOR),
+            _push(seen.recent, color, is_first),
+            _push(seen.keys, self._keys(color), is_first[..., None]),
+            seen.count + ops.cast(is_first[:, 0], "int32"),
+            seen.limit,
+        )
+
+    def _split(self, token_ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the colors, -1 where transparent, and alpha if there is any."""
+        colors, alpha = self.palette.split_alpha(token_ids)
+        if alpha is not None:
+            colors = ops.where(alpha > 0, colors, _NO_COLOR)
+        return colors, alpha
+
+    def _parts(
+        self, colors: Tensor, alpha: Tensor | None, logits: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the nats of alpha, and the logits of routes and new colors."""
+        nats = ops.zeros_like(logits[..., 0])
+        num_levels = 0
+        if alpha is not None:
+            num_levels = self.palette.channel_sizes[-1]
+            levels = ops.log_softmax(logits[..., :num_levels], axis=-1)
+            hot = ops.one_hot(alpha, num_levels, dtype=levels.dtype)
+            nats = -ops.sum(hot * levels, axis=-1)
+        num_routes = 1 + len(NEIGHBORS) + self.num_colors + _CHUNK_LENGTH
+        end = num_levels + num_routes
+        return nats, logits[..., num_levels:end], logits[..., end:]
+
+    def _keys(self, colors: Tensor) -> Tensor:
+        """Return float32 `(..., D)` for colors `(...)`."""
+        frequency = np.pi / 2 * np.arange(NUM_COSINES, dtype="float32")
+        opaque = self.palette.opaque
+        channels = zip(
+            opaque.unpack(ops.maximum(colors, 0)),
+            opaque.channel_sizes,
+            strict=True,
+        )
+        waves = [
+            ops.cos((centered(level, size)[..., None] + 1) * frequency)
+            for level, size in channels
+        ]
+        return self.key(self.key_hidden(ops.concatenate(waves, axis=-1)))
+
+    def _routes(
+        self, normed: Tensor, seen: Seen, position: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sources, int32 `(B, S)`, and logits, float32 `(B, 1+S)`."""
+        around = neighbor_tokens(
+            seen.colors, position, self.image_size, _NO_COLOR
+        )
+        sources = ops.concatenate([around, seen.recent], axis=-1)
+        query = self.query(normed)
+        age = np.log1p(np.arange(self.num_colors, dtype="float32"))
+        reuse = ops.sum(query[:, None, :KEY_DIM] * seen.keys, axis=-1)
+        reuse = reuse - query[:, KEY_DIM:] * age
+        routes = ops.concatenate([self.routes(normed), reuse], axis=-1)
+        return sources, _mask(routes, sources)
+
+    def _sample_new(
+        self,
+        hidden: Tensor,
+        known: Tensor,
+        choose: Choose,
+        is_new: Tensor,
+        with_cost: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Return new colors, int32 `(B,)`, and the costs of known ones.
+
+        Most pixels copy, so the work is skipped where none of them needs it.
+        """
+        known = ops.maximum(known, 0)
+        before = self.num_alpha + 1
+
+        def chosen(
+            logits: Tensor, draw: int, choice: Tensor, may: Tensor | None
+        ) -> tuple[Tensor, Tensor | None]:
+            return choose(logits, before + draw, choice, may)
+
+        def sample() -> tuple[Tensor, Tensor]:
+            colors, costs = self.new.sample(hidden, known, chosen)
+            nats = sum(costs) if with_cost else ops.zeros_like(hidden[:, 0])
+            return colors, ops.cast(nats, "float32")
+
+        def skip() -> tuple[Tensor, Tensor]:
+            return ops.zeros_like(known), ops.zeros_like(
+                hidden[:, 0], dtype="float32"
+            )
+
+        return ops.cond(ops.any(is_new), sample, skip)
+
+    def _sources(self, colors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return where the colors of whole images can be copied from.
+
+        Chunks of C pixels share their remembered colors: the last K before the
+        chunk, and those that appear within it.
+
+        Args:
+            colors: int32 `(B, T)`, -1 for transparent pixels.
+
+        Returns:
+            int32 `(B, T, S)`, the colors, -1 for none, S = N + K + C; int32
+            `(B, chunks, K + C)`, the remembered colors; and float32 `(B,
+            chunks, C, K + C)`, how many colors have appeared after each.
+        """
+        length, chunk, num_colors = (
+            colors.shape[1],
+            _CHUNK_LENGTH,
+            self.num_colors,
+        )
+        first = _first_places(colors)
+        starts = np.arange(0, length, chunk, dtype="int32")
+        now = starts[:, None] + np.arange(chunk, dtype="int32")
+        count = ops.sum(
+            ops.cast(first[:, None] < starts[:, None], "int32"), axis=-1
+        )
+        number = count[..., None] + np.arange(
+            -num_colors, chunk, dtype="int32"
+        )  # (B, chunks, K + C)
+        flat = ops.reshape(number, (-1, number.shape[1] * number.shape[2]))
+        place = ops.take_along_axis(
+            first, ops.clip(flat, 0, length - 1), axis=1
+        )
+        recent = ops.reshape(
+            _colors_at(colors, ops.where(place < length, place, -1)),
+            (-1, *number.shape[1:]),
+        )
+        place = ops.reshape(place, (-1, 1, *number.shape[1:]))
+        place = ops.transpose(place, (0, 2, 1, 3))
+        number = number[:, :, None]
+        is_before = place < now[:, :, None]  # (B, chunks, C, K + C)
+        count = count[..., None, None] + ops.sum(
+            ops.cast(is_before[..., num_colors:], "int32"),
+            axis=-1,
+            keepdims=True,
+        )
+        age = count - 1 - number
+        is_known = is_before & (number >= 0) & (age < num_colors)
+        reused = ops.where(is_known, recent[:, :, None], _NO_COLOR)
+        reused = ops.reshape(
+            reused, (-1, len(starts) * chunk, num_colors + chunk)
+        )
+        grid = pad_grid(colors, self.image_size, _NO_COLOR)
+        around = gather_neighbors(grid[..., None])
+        sources = ops.concatenate([around, reused[:, :length]], axis=-1)
+        return sources, recent, ops.cast(age, "float32")
+
+
+def _mask(routes: Tensor, sources: Tensor) -> Tensor:
+    """Exclude the routes to sources without a color."""
+    is_there = ops.concatenate(
+        [ops.ones_like(sources[..., :1], dtype="bool"), sources >= 0], axis=-1
+    )
+    return ops.where(is_there, routes, -float("inf"))
+
+
+def _found(routes: Tensor, is_match: Tensor, new_nats: Tensor) -> Tensor:
+    """Return the log of the sum over the routes that lead to a color.
+
+    It is float32 `(...)`, for routes `(..., 1 + S)`, sources that match, bool
+    `(..., S)`, and the cost of the color on the route of new ones, `(...)`.
+    """
+    found = ops.where(is_match, routes[..., 1:], -float("inf"))
+    new = routes[..., :1] - new_nats[..., None]
+    return ops.logsumexp(ops.concatenate([new, found], axis=-1), axis=-1)
+
+
+def _first_places(colors: Tensor) -> Tensor:
+    """Return where each color of an image appears for the first time.
+
+    Args:
+        colors: int32 `(B, T)`, -1 for none.
+
+    Returns:
+        int32 `(B, T)`, in ascending order; T behind the last one.
+    """
+    length = colors.shape[1]
+    # Of equal colors, the one with the lowest place comes first.
+    ordered, place = ops.top_k(colors, length)
+    place = ops.cast(place, "int32")
+    differs = ordered[:, 1:] != ordered[:, :-1]
+    is_first = ops.pad(differs, ((0, 0), (1, 0)), constant_values=True)
+    is_first = is_first & (ordered >= 0)
+    return ops.sort(ops.where(is_first, place, length), axis=1)
+
+
+def _colors_at(colors: Tensor, place: Tensor) -> Tensor:
+    """Return the colors at places `(B, n)`, and -1 where a place is -1."""
+    found = ops.take_along_axis(colors, ops.maximum(place, 0), axis=1)
+    return ops.where(place < 0, _NO_COLOR, found)
+
+
+def _push(queue: Tensor, item: Tensor, is_pushed: Tensor) -> Tensor:
+    """Put an item, `(B, 1, ...)`, in front and drop the last one, or do not."""
+    pushed = ops.concatenate([item, queue[:, :-1]], axis=1)
+    return ops.where(is_pushed, pushed, queue)

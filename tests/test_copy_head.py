@@ -1,0 +1,168 @@
+"""The head that copies colors, against plain Python over single pixels."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pixace_tf.data.palette import Palette
+from pixace_tf.model import copy_head
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.copy_head import CopyHead
+from pixace_tf.model.pixel_inputs import NEIGHBORS
+from pixace_tf.model.presets import decoder_config
+from pixace_tf.sampling.graph_engine import GraphEngine
+from pixace_tf.sampling.sampler import Sampler
+
+SIZE = 5, 7
+ALPHA = Palette("rgb", (2, 2, 2), alpha_bits=2)
+
+
+@pytest.fixture(params=[3, 64])
+def num_colors(request, monkeypatch):
+    """Images of 35 pixels have more colors than 3, but not than 64."""
+    monkeypatch.setattr(copy_head, "NUM_COLORS", request.param)
+    return request.param
+
+
+def build(palette=ALPHA, size=SIZE, **options):
+    config = decoder_config("pico", "multiscale", size[1])
+    tf.keras.utils.set_random_seed(0)
+    model = PixaceCausalLM(
+        size, palette, "multiscale", config, "copy", **options
+    )
+    rng = np.random.default_rng(0)
+    for variable in model.head.trainable_variables:
+        variable.assign_add(rng.normal(size=variable.shape, scale=0.3))
+    return model
+
+
+def images(palette=ALPHA, count=3, size=SIZE, seed=0):
+    """Draw canonical tokens; colors repeat, and some pixels are clear."""
+    rng = np.random.default_rng(seed)
+    shape = count, size[0] * size[1]
+    channels = [rng.integers(0, n, shape) for n in palette.channel_sizes]
+    if palette.has_alpha:
+        channels = [np.where(channels[3] > 0, c, 0) for c in channels]
+    return np.asarray(palette.pack(channels), np.int32)
+
+
+def sources(tokens, palette, num_colors, size=SIZE):
+    """List what each pixel of one image can copy, neighbors first."""
+    colors, alpha = palette.split_alpha(tokens)
+    colors = np.where(alpha > 0, colors, -1)
+    grid = colors.reshape(size)
+    found, order = [], []
+    for t, color in enumerate(colors):
+        y, x = divmod(t, size[1])
+        around = [
+            grid[y + dy, x + dx]
+            if 0 <= y + dy and 0 <= x + dx < size[1]
+            else -1
+            for dy, dx in NEIGHBORS
+        ]
+        found.append((around, order[-num_colors:]))
+        if color >= 0 and color not in order:
+            order.append(color)
+    return found
+
+
+def test_pixels_can_copy_their_neighbors_and_the_last_colors(num_colors):
+    head = CopyHead(ALPHA, 8, SIZE)
+    tokens = images(count=4)
+    colors, _ = head._split(tokens)
+    found = np.asarray(head._sources(colors)[0])
+    n = len(NEIGHBORS)
+    for image, row in zip(tokens, found, strict=True):
+        for t, (around, recent) in enumerate(
+            sources(image, ALPHA, num_colors)
+        ):
+            np.testing.assert_array_equal(row[t, :n], around)
+            there = row[t, n:][row[t, n:] >= 0]
+            np.testing.assert_array_equal(there, recent)
+
+
+@pytest.mark.parametrize("palette", [ALPHA, Palette("hsv", (1, 2, 1))])
+def test_the_probabilities_of_all_colors_sum_to_one(palette, num_colors):
+    model = build(palette)
+    tokens = images(palette, count=1)
+    if not palette.has_alpha:
+        codes = np.arange(palette.vocabulary_size)
+        tokens = codes[palette.is_canonical(codes)][tokens % 8]
+    codes = np.arange(palette.vocabulary_size, dtype=np.int32)
+    codes = codes[palette.is_canonical(codes)]
+    for t in (0, 3, 20, 34):
+        many = np.repeat(tokens, len(codes), axis=0).astype(np.int32)
+        many[:, t] = codes
+        nats = model.pixel_nats(many, model(many))[:, t]
+        np.testing.assert_allclose(np.exp(-nats).sum(), 1, rtol=1e-5)
+
+
+def test_the_channels_of_a_pixel_add_up(num_colors):
+    model, tokens = build(), images()
+    logits = model(tokens)
+    channels = model.channel_nats(tokens, logits)
+    np.testing.assert_allclose(
+        np.sum(channels, axis=-1), model.pixel_nats(tokens, logits), rtol=1e-4
+    )
+
+
+def test_the_cost_of_a_channel_sums_over_all_colors_that_share_it(num_colors):
+    model, tokens, t = build(), images(count=1), 20
+    codes = np.arange(ALPHA.vocabulary_size, dtype=np.int32)
+    codes = codes[ALPHA.is_canonical(codes)]
+    many = np.repeat(tokens, len(codes), axis=0)
+    many[:, t] = codes
+    logits = model(many)
+    shares = np.exp(-model.pixel_nats(many, logits)[:, t])
+    channels = np.asarray(model.channel_nats(many, logits))[:, t]
+    levels = np.stack(ALPHA.unpack(codes), axis=-1)[:, ALPHA.chain_order]
+    for i in range(4):
+        for row in (5, 77, 150):
+            share = shares[np.all(levels[:, :i] == levels[row, :i], 1)].sum()
+            both = np.all(levels[:, : i + 1] == levels[row, : i + 1], 1)
+            if levels[row, 0] > 0:
+                np.testing.assert_allclose(
+                    channels[row, i],
+                    -np.log(shares[both].sum() / share),
+                    rtol=1e-3,
+                    atol=1e-4,
+                )
+
+
+def test_a_pixel_changes_no_earlier_cost(num_colors):
+    model, tokens = build(), images(count=2)
+    for t in (0, 9, 31):
+        changed = tokens.copy()
+        changed[:, t] = images(count=2, seed=1)[:, t]
+        before, after = (
+            model.pixel_nats(x, model(x))[:, :t] for x in (tokens, changed)
+        )
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("start", [0, 7, 21])
+def test_decoding_costs_what_scoring_says(start, num_colors):
+    """The loop keeps its colors one by one, and scoring all at once."""
+    model, tokens = build(), images(count=2)
+    head, length = model.head, tokens.shape[1]
+    expected = model.pixel_nats(tokens, model(tokens))
+    state = model.prefill(tokens, -(-length // model.decoder.patch_length))
+    seen = head.begin(tokens, start)
+
+    def choose(logits, draw, choice, may_draw):
+        spent = -tf.gather(
+            tf.nn.log_softmax(logits), choice, batch_dims=1
+        )
+        return choice, spent
+
+    for t in range(start, length):
+        patch = t // model.decoder.patch_length
+        state = model.begin_patch(state, tokens, patch)
+        for u in range(patch * model.decoder.patch_length, t + 1):
+            hidden, state = model.step(state, tokens, u)
+        token, costs = head.sample(hidden, tokens[:, t], choose, seen, t)
+        np.testing.assert_array_equal(token, tokens[:, t])
+        np.testing.assert_allclose(
+            sum(costs), expected[:, t], rtol=1e-4, atol=1e-4
+        )
+        seen = head.remember(seen, tokens[:, t], t)
