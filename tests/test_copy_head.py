@@ -5,13 +5,17 @@ import pytest
 import tensorflow as tf
 
 from pixace_tf.data.palette import Palette
+from pixace_tf.errors import UserError
 from pixace_tf.model import copy_head
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.copy_head import CopyHead
 from pixace_tf.model.pixel_inputs import NEIGHBORS
 from pixace_tf.model.presets import decoder_config
+from pixace_tf.sampling.block import Drawing
 from pixace_tf.sampling.graph_engine import GraphEngine
+from pixace_tf.sampling.noise import uniform_noise
 from pixace_tf.sampling.sampler import Sampler
+from pixace_tf.sampling.sampling_config import SamplingConfig
 
 SIZE = 5, 7
 ALPHA = Palette("rgb", (2, 2, 2), alpha_bits=2)
@@ -166,3 +170,89 @@ def test_decoding_costs_what_scoring_says(start, num_colors):
             sum(costs), expected[:, t], rtol=1e-4, atol=1e-4
         )
         seen = head.remember(seen, tokens[:, t], t)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_samples_follow_the_probabilities_of_the_model(jit_compile):
+    """Two pixels are hidden; the others are known."""
+    palette = Palette("rgb", (1, 1, 1), alpha_bits=1)
+    size = 2, 4
+    model = build(palette, size)
+    sampler = Sampler(GraphEngine(model, 256, jit_compile))
+    tokens = images(palette, 1, size)
+    codes = np.arange(palette.vocabulary_size, dtype=np.int32)
+    codes = codes[palette.is_canonical(codes)]
+    pairs = np.stack(np.meshgrid(codes, codes, indexing="ij"), -1)
+    many = np.repeat(tokens, len(codes) ** 2, axis=0)
+    many[:, -2:] = pairs.reshape(-1, 2)
+    nats = model.pixel_nats(many, model(many))
+    expected = np.exp(-np.asarray(nats)[:, -2:].sum(1))
+    np.testing.assert_allclose(expected.sum(), 1, rtol=1e-4)
+    count = 4096
+    mask = np.arange(8) >= 6
+    drawn = sampler.fill(
+        np.repeat(tokens, count, axis=0),
+        np.tile(mask, (count, 1)),
+        np.arange(count),
+    )
+    index = np.searchsorted(codes, drawn[:, -2:])
+    observed = np.bincount(
+        index[:, 0] * len(codes) + index[:, 1], minlength=len(codes) ** 2
+    )
+    distance = 0.5 * np.abs(observed / count - expected).sum()
+    # So far are as many exact draws from it, on average.
+    rng = np.random.default_rng(0)
+    exact = rng.multinomial(count, expected / expected.sum(), 100) / count
+    usual = 0.5 * np.abs(exact - expected).sum(1)
+    assert distance < usual.mean() + 4 * usual.std()
+
+
+def test_particles_cost_known_pixels_as_scoring_does():
+    """What the loop adds up is what the model says of the known pixels."""
+    model, tokens = build(), images(count=1)
+    engine = GraphEngine(model, rows=4, jit_compile=False)
+    mask = np.zeros_like(tokens, bool)
+    mask[:, 3] = True
+    facts = engine.facts
+    rows = 4
+    config = SamplingConfig().arrays(rows)
+    config["guidance"] = np.ones(rows, np.float32)
+    config["max_colors"] = np.zeros(rows, np.int32)
+    noise = uniform_noise(np.arange(rows), tokens.shape[1], facts.num_draws)
+    drawing = Drawing(np.repeat(mask, rows, 0), noise, config)
+    first = np.repeat(np.where(mask, 0, tokens), rows, 0).astype(np.int32)
+    with engine.stepper(rows, "full", 0, False) as stepper:
+        carry = stepper.begin(first, 0, np.zeros((rows, 2), np.int32), 1)
+        position = 0
+        while position < tokens.shape[1]:
+            stop = min(facts.span_end(position), tokens.shape[1])
+            carry = stepper.advance(carry, position, stop, drawing)
+            position = stop
+    drawn = np.asarray(carry.token_ids)
+    assert len(np.unique(drawn[:, 3])) > 1
+    nats = np.asarray(model.pixel_nats(drawn, model(drawn)))
+    np.testing.assert_allclose(
+        carry.nats, np.where(mask, 0, nats).sum(1), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_no_picture_gets_more_colors_than_asked_for(most):
+    model = build()
+    sampler = Sampler(GraphEngine(model, rows=8, jit_compile=False))
+    drawn = sampler.generate(np.arange(8), max_colors=most)
+    free = sampler.generate(np.arange(8))
+
+    def colors(tokens):
+        color, alpha = ALPHA.split_alpha(tokens)
+        return len(set(color[alpha > 0]))
+
+    assert max(map(colors, drawn)) == most < max(map(colors, free))
+
+
+def test_other_heads_cannot_limit_the_number_of_colors():
+    config = decoder_config("pico", "multiscale", 4)
+    model = PixaceCausalLM((4, 4), ALPHA, "multiscale", config)
+    sampler = Sampler(GraphEngine(model, jit_compile=False))
+    with pytest.raises(UserError, match="copies colors"):
+        sampler.generate([0], max_colors=3)

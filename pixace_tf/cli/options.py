@@ -247,6 +247,13 @@ sampling = together(
         ".act, .txt (paint.net), or a .png strip. --tiles are then indexed.",
     ),
     click.option(
+        "--max-colors",
+        type=click.IntRange(0),
+        default=0,
+        help="Paint each picture with at most so many colors, kept ones "
+        "included; for runs of --pixel-art. 0 is off.",
+    ),
+    click.option(
         "--counts",
         metavar="FILE",
         help="Also write how many pixels have each of --only-colors, as CSV.",

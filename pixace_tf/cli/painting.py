@@ -256,6 +256,7 @@ def generate(
       pixace-tf generate saved_models/animals --label all --count 8
       pixace-tf generate saved_models/animals --sheet sprites.png --sheet-gap 1
       pixace-tf generate saved_models/animals --only-colors pico-8.hex
+      pixace-tf generate saved_models/sprites --max-colors 8
       pixace-tf generate --server grpc://localhost:8500 --model animals
     """
     from pixace_tf import console

@@ -38,9 +38,11 @@ class ColorHead(keras.layers.Layer, abc.ABC):
 
     Attributes:
         num_draws: Random numbers for each pixel.
+        copies_colors: Whether it tells new colors from copied ones.
     """
 
     num_draws: int
+    copies_colors = False
 
     @abc.abstractmethod
     def nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
@@ -57,10 +59,16 @@ class ColorHead(keras.layers.Layer, abc.ABC):
         `nats`.
         """
 
-    def begin(self, token_ids: Tensor, position: Tensor) -> Any:
+    def begin(
+        self, token_ids: Tensor, position: Tensor, max_colors: Tensor = None
+    ) -> Any:
         """Return what the head knows of the pixels before a position.
 
-        `token_ids` are int32 `(B, T)`, `position` is an int32 scalar.
+        Args:
+            token_ids: int32 `(B, T)`.
+            position: int32 scalar.
+            max_colors: int32 `(B,)`: with so many colors, an image gets no new
+                one, if the head copies colors; None or 0 for any number.
         """
         return ()
 

@@ -71,6 +71,8 @@ class CopyHead(ColorHead):
         image_size: `(height, width)`.
     """
 
+    copies_colors = True
+
     def __init__(
         self,
         palette: Palette | str,
@@ -176,7 +178,7 @@ class CopyHead(ColorHead):
         return ops.stack(costs, axis=-1)
 
     def begin(
-        self, token_ids: Tensor, position: Tensor, limit: Tensor = None
+        self, token_ids: Tensor, position: Tensor, max_colors: Tensor = None
     ) -> Seen:
         colors, _ = self._split(token_ids)
         length = token_ids.shape[1]
@@ -192,8 +194,9 @@ class CopyHead(ColorHead):
             constant_values=-1,
         )
         recent = _colors_at(colors, last)
-        if limit is None:
-            limit = ops.full_like(count, length + 1)
+        limit = ops.full_like(count, length + 1)
+        if max_colors is not None:
+            limit = ops.where(max_colors > 0, max_colors, limit)
         return Seen(colors, recent, self._keys(recent), count, limit)
 
     def sample(

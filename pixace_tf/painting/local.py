@@ -109,6 +109,7 @@ class LocalPainter:
             labels=label,
             guidance=request.guidance,
             only_codes=self._codes(request),
+            max_colors=request.max_colors,
         )
         decoded = self._decode(request, token_ids)
         return Completions(
@@ -133,6 +134,7 @@ class LocalPainter:
             labels=request.label_number(self.labels),
             guidance=request.guidance,
             only_codes=self._codes(request),
+            max_colors=request.max_colors,
         )
         return self._choose(request, sampled)[0]
 

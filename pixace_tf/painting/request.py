@@ -32,6 +32,7 @@ _INTEGERS = {
     "particles": (1, MAX_COUNT),
     "seed": (-MAX_SEED, MAX_SEED),
     "prefix_length": (0, 2**31),
+    "max_colors": (0, 2**31 - 1),
 }
 
 
@@ -69,6 +70,9 @@ class Request:
             completed differently.
         only_colors: The only colors to paint: a file, see `color_files`, or
             uint8 `(N, 3)`. Kept pixels stay as they are.
+        max_colors: Most colors of an image that was painted by a model that
+            copies colors, 0 for any number. Colors of kept pixels count, and a
+            transparent pixel has none.
         top_k: See `SamplingConfig`.
         top_p: See `SamplingConfig`.
         min_p: See `SamplingConfig`.
@@ -93,6 +97,7 @@ class Request:
     top_p: float = 1.0
     min_p: float = 0.0
     only_colors: Any = None
+    max_colors: int = 0
 
     def __post_init__(self) -> None:
         # An `Address` is downloaded once, however often it is used.

@@ -106,11 +106,13 @@ class ServedPainter:
 
     def color_limit(self, request: Request) -> None:
         """See `Painter`; a server cannot."""
-        if request.only_colors is not None:
-            raise UserError(
-                "A server paints all colors: only_colors needs a run on this "
-                "machine."
-            )
+        for name in ("only_colors", "max_colors"):
+            value = getattr(request, name)
+            if value is not None and value != 0:
+                raise UserError(
+                    f"A server paints all colors: {name} needs a run on this "
+                    "machine."
+                )
 
     def shrink(self, image: ImageLike) -> np.ndarray:
         """See `Painter`."""

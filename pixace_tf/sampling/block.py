@@ -25,8 +25,9 @@ class Block(NamedTuple):
         mask: bool `(R, T)`, True where pixels are to be sampled.
         seeds: int64 `(R,)`.
         condition: int32 `(R, 2)`, as in `PixaceCausalLM`.
-        config: `(R,)` arrays by name, as in `SamplingConfig`, and `guidance`,
-            which is 1 for images without guidance.
+        config: `(R,)` arrays by name, as in `SamplingConfig`; `guidance`, which
+            is 1 for images without guidance; and `max_colors`, int32: with so
+            many colors an image gets no new one, 0 for any number.
         codes: int32 `(NUM_CODES,)`, the colors that may be sampled; `()` for
             all.
     """
@@ -42,6 +43,11 @@ class Block(NamedTuple):
     def is_guided(self) -> bool:
         """Whether the images are guided, as all are or none."""
         return bool(np.any(self.config["guidance"] > 1))
+
+    @property
+    def has_max_colors(self) -> bool:
+        """Whether the number of colors of an image is limited."""
+        return bool(np.any(self.config["max_colors"] > 0))
 
     def take(self, index: Any) -> "Block":
         """Return the images at `index`."""
@@ -92,7 +98,7 @@ class Drawing(NamedTuple):
     Attributes:
         mask: bool `(R, T)`, True where pixels are to be sampled.
         noise: float32 `(R, T, num_draws)` in `[0, 1)`.
-        config: `(R,)` tensors by name, as in `SamplingConfig`, and `guidance`.
+        config: `(R,)` tensors by name, as in `Block`.
         codes: int32 `(NUM_CODES,)`, the colors that the program "limited" may
             sample; otherwise `()`.
     """

@@ -9,9 +9,9 @@ is float32 or int32:
 - `advance`: the state, `token_ids (R, T)`, `nats (R)`, `mask (R, T)` (1 where
   pixels are to be sampled), `noise (R, T, draws)`, `temperature (R)`, and the
   scalars `start` and `stop` -> the state, `token_ids` and `nats` at `stop`.
-- `advance_full`: also takes `top_k`, `top_p`, `min_p` and `guidance (R)`, and
-  adds the costs of known pixels to `nats`. For guidance, each image has two
-  rows, with its label and with the null label. It is slower.
+- `advance_full`: also takes `top_k`, `top_p`, `min_p`, `guidance` and
+  `max_colors (R)`, and adds the costs of known pixels to `nats`. For guidance,
+  each image has two rows, with its label and with the null label. It is slower.
 - `advance_limited`: also takes `codes (NUM_CODES)`, the only colors to sample,
   some of them repeated; each stands for those that it is nearest to.
 - `score`: `token_ids (R, T)`, `condition (R, 2)` -> `nats (R, T)`.
@@ -154,6 +154,7 @@ class _Graphs:
         scalar = tf.TensorSpec((), tf.int32)
         config = SamplingConfig().arrays(1)
         config["guidance"] = np.ones(1, np.float32)
+        config["max_colors"] = np.zeros(1, np.int32)
         if program == "plain":
             config = {"temperature": config["temperature"]}
         specs = {

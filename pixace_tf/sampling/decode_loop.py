@@ -91,6 +91,7 @@ class DecodeLoop:
             for name, value in SamplingConfig().arrays(1).items()
         }
         config["guidance"] = tf.TensorSpec((self.rows,), tf.float32)
+        config["max_colors"] = tf.TensorSpec((self.rows,), tf.int32)
         return Drawing(
             tf.TensorSpec(shape, tf.bool),
             tf.TensorSpec((*shape, self._model.head.num_draws), tf.float32),
@@ -292,6 +293,7 @@ class DecodeLoop:
         There may be any number of rows, even unknown.
         """
         decoder, head = self._model.decoder, self._model.head
+        max_colors = drawing.config.get("max_colors")
         Values = tuple[Tensor, Carry, Any]
 
         def step(position: Tensor, carry: Carry, seen: Any) -> Values:
@@ -312,7 +314,7 @@ class DecodeLoop:
         _, carry, _ = tf.while_loop(
             lambda position, *_: position < stop,
             decode_patch,
-            (start, carry, head.begin(carry.token_ids, start)),
+            (start, carry, head.begin(carry.token_ids, start, max_colors)),
         )
         return carry
 

@@ -36,6 +36,7 @@ class ModelFacts:
         patch_length: See `Decoder`.
         prefill_stride: See `Decoder`.
         num_draws: Random numbers for each pixel.
+        copies_colors: Whether the head tells new colors from copied ones.
     """
 
     image_size: tuple[int, int]
@@ -45,6 +46,7 @@ class ModelFacts:
     patch_length: int
     prefill_stride: int
     num_draws: int
+    copies_colors: bool = False
 
     @classmethod
     def of(cls, model: Any) -> "ModelFacts":
@@ -57,6 +59,7 @@ class ModelFacts:
             model.decoder.patch_length,
             model.decoder.prefill_stride,
             model.head.num_draws,
+            model.head.copies_colors,
         )
 
     @classmethod
@@ -214,7 +217,12 @@ class Engine(abc.ABC):
         program: Program = "plain"
         if len(block.codes):
             program = "limited"
-        elif num_particles or block.is_guided or has_filters(block.config):
+        elif (
+            num_particles
+            or block.is_guided
+            or block.has_max_colors
+            or has_filters(block.config)
+        ):
             program = "full"
         # Iterators advance in threads; programs are traced here.
         stepper = self.stepper(

@@ -62,6 +62,7 @@ class Sampler:
         labels: Any = NULL_LABEL,
         guidance: Any = 1.0,
         only_codes: Any = (),
+        max_colors: Any = 0,
     ) -> np.ndarray:
         """Sample new images, int32 `(B, T)`; see `fill` for the arguments."""
         shape = len(seeds), self.facts.sequence_length
@@ -75,6 +76,7 @@ class Sampler:
             labels=labels,
             guidance=guidance,
             only_codes=only_codes,
+            max_colors=max_colors,
         )
 
     def complete(
@@ -115,6 +117,7 @@ class Sampler:
         labels: Any = NULL_LABEL,
         guidance: Any = 1.0,
         only_codes: Any = (),
+        max_colors: Any = 0,
     ) -> np.ndarray:
         """Sample the hidden pixels of each image, given all others.
 
@@ -135,6 +138,8 @@ class Sampler:
             labels: Integers, one or `(B,)`; 0 is none of the model's labels.
             guidance: Numbers, one or `(B,)`; see `Request`.
             only_codes: At most `NUM_CODES` canonical codes to sample alone.
+            max_colors: Integers, one or `(B,)`: an image that has so many
+                colors gets no new one; 0 for any number.
 
         Returns:
             int32 `(B, T)`.
@@ -144,6 +149,7 @@ class Sampler:
         """
         block = self._check(token_ids, mask, seeds, config, labels, guidance)
         block = self._with_codes(block, only_codes)
+        block.config["max_colors"] = self._max_colors(max_colors, len(mask))
         num_particles = check_integer("num_particles", num_particles, 1, 2**20)
         order = self.orders(block.mask)
         when = self._sequences[order]
@@ -306,6 +312,15 @@ class Sampler:
             return block
         padded = np.pad(codes, (0, NUM_CODES - len(codes)), "edge")
         return block._replace(codes=padded.astype(np.int32))
+
+    def _max_colors(self, max_colors: Any, count: int) -> np.ndarray:
+        most = check_integers("max_colors", max_colors, 0, 2**31 - 1)
+        if np.any(most) and not self.facts.copies_colors:
+            raise UserError(
+                "max_colors needs a model that copies colors: a run of fit "
+                "with --pixel-art or --head copy."
+            )
+        return per_image("max_colors", most, count).astype(np.int32)
 
     def _in_parallel(
         self, jobs: Iterable[Job]

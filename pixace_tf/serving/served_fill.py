@@ -147,6 +147,7 @@ class ServedFill:
         loop, length = self._loops[guided], self._model.sequence_length
         config = dict(options)
         count, seed = config.pop("particles"), config.pop("seed")
+        config["max_colors"] = tf.constant(0)
         conditions, each = condition[None], 1
         if guided:
             null = tf.stack([condition[0], NULL_LABEL])

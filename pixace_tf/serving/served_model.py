@@ -326,7 +326,11 @@ class ServedModel:
         )
         mask = tf.range(length) >= prefix_length[:, None]
         noise = uniform_noise(seeds, length, self._model.head.num_draws)
-        config = {**config, "guidance": tf.ones(BLOCK_ROWS)}
+        config = {
+            **config,
+            "guidance": tf.ones(BLOCK_ROWS),
+            "max_colors": tf.zeros(BLOCK_ROWS, tf.int32),
+        }
         drawing = Drawing(mask, noise, config)
         return tf.cond(
             has_filters(config, tf.experimental.numpy),
