@@ -60,7 +60,7 @@ def sources(tokens, palette, num_colors, size=SIZE):
         y, x = divmod(t, size[1])
         around = [
             grid[y + dy, x + dx]
-            if 0 <= y + dy and 0 <= x + dx < size[1]
+            if y + dy >= 0 and 0 <= x + dx < size[1]
             else -1
             for dy, dx in NEIGHBORS
         ]
@@ -77,9 +77,7 @@ def test_pixels_can_copy_their_neighbors_and_the_last_colors(num_colors):
     found = np.asarray(head._sources(colors)[0])
     n = len(NEIGHBORS)
     for image, row in zip(tokens, found, strict=True):
-        for t, (around, recent) in enumerate(
-            sources(image, ALPHA, num_colors)
-        ):
+        for t, (around, recent) in enumerate(sources(image, ALPHA, num_colors)):
             np.testing.assert_array_equal(row[t, :n], around)
             there = row[t, n:][row[t, n:] >= 0]
             np.testing.assert_array_equal(there, recent)
@@ -154,9 +152,7 @@ def test_decoding_costs_what_scoring_says(start, num_colors):
     seen = head.begin(tokens, start)
 
     def choose(logits, draw, choice, may_draw):
-        spent = -tf.gather(
-            tf.nn.log_softmax(logits), choice, batch_dims=1
-        )
+        spent = -tf.gather(tf.nn.log_softmax(logits), choice, batch_dims=1)
         return choice, spent
 
     for t in range(start, length):

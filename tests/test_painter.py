@@ -146,6 +146,8 @@ def test_a_picture_is_the_same_in_any_block_and_on_any_threads(path, lite):
         ("packed", "hsv 2,2,2 alpha 1"),
         ("mixture", "rgb 8,8,8 alpha 8"),
         ("chain", "hsv 3,2,2 alpha 2"),
+        ("copy", "rgb 8,8,8 alpha 8"),
+        ("copy", "hsv 3,2,2"),
     ],
 )
 def test_every_head_paints_alike(tmp_path, head, palette):
@@ -159,7 +161,12 @@ def test_every_head_paints_alike(tmp_path, head, palette):
         differ = np.any(drawn != expected, axis=1).sum()
         # Rounding decides draws near a tie: of a mixture with 256 levels, some
         # one in ten thousand.
-        assert differ <= (2 if head == "mixture" else 0), name
+        assert differ <= (2 if head in ("mixture", "copy") else 0), name
+    if head == "copy":
+        drawn, expected = (
+            s.generate(range(9), max_colors=3) for s in (lite, graph)
+        )
+        np.testing.assert_array_equal(drawn, expected)
 
 
 def test_a_loaded_run_paints_with_its_file(copy):

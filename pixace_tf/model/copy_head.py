@@ -239,9 +239,7 @@ class CopyHead(ColorHead):
             costs.append(ops.where(is_visible, cost, 0.0))
         return self.palette.join_alpha(color, alpha), costs
 
-    def remember(
-        self, seen: Seen, token_ids: Tensor, position: Tensor
-    ) -> Seen:
+    def remember(self, seen: Seen, token_ids: Tensor, position: Tensor) -> Seen:
         color, _ = self._split(token_ids)
         color = color[:, None]
         is_old = ops.any(seen.colors == color, axis=1, keepdims=True)
@@ -256,7 +254,7 @@ class CopyHead(ColorHead):
         )
 
     def _split(self, token_ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the colors, -1 where transparent, and alpha if there is any."""
+        """Return colors, -1 where transparent, and alpha if there is any."""
         colors, alpha = self.palette.split_alpha(token_ids)
         if alpha is not None:
             colors = ops.where(alpha > 0, colors, _NO_COLOR)
@@ -295,7 +293,7 @@ class CopyHead(ColorHead):
     def _routes(
         self, normed: Tensor, seen: Seen, position: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the sources, int32 `(B, S)`, and logits, float32 `(B, 1+S)`."""
+        """Return sources, int32 `(B, S)`, and logits, float32 `(B, 1 + S)`."""
         around = neighbor_tokens(
             seen.colors, position, self.image_size, _NO_COLOR
         )
