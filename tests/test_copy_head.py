@@ -11,11 +11,8 @@ from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.copy_head import CopyHead
 from pixace_tf.model.pixel_inputs import NEIGHBORS
 from pixace_tf.model.presets import decoder_config
-from pixace_tf.sampling.block import Drawing
 from pixace_tf.sampling.graph_engine import GraphEngine
-from pixace_tf.sampling.noise import uniform_noise
 from pixace_tf.sampling.sampler import Sampler
-from pixace_tf.sampling.sampling_config import SamplingConfig
 
 SIZE = 5, 7
 ALPHA = Palette("rgb", (2, 2, 2), alpha_bits=2)
@@ -201,35 +198,6 @@ def test_samples_follow_the_probabilities_of_the_model(jit_compile):
     exact = rng.multinomial(count, expected / expected.sum(), 100) / count
     usual = 0.5 * np.abs(exact - expected).sum(1)
     assert distance < usual.mean() + 4 * usual.std()
-
-
-def test_particles_cost_known_pixels_as_scoring_does():
-    """What the loop adds up is what the model says of the known pixels."""
-    model, tokens = build(), images(count=1)
-    engine = GraphEngine(model, rows=4, jit_compile=False)
-    mask = np.zeros_like(tokens, bool)
-    mask[:, 3] = True
-    facts = engine.facts
-    rows = 4
-    config = SamplingConfig().arrays(rows)
-    config["guidance"] = np.ones(rows, np.float32)
-    config["max_colors"] = np.zeros(rows, np.int32)
-    noise = uniform_noise(np.arange(rows), tokens.shape[1], facts.num_draws)
-    drawing = Drawing(np.repeat(mask, rows, 0), noise, config)
-    first = np.repeat(np.where(mask, 0, tokens), rows, 0).astype(np.int32)
-    with engine.stepper(rows, "full", 0, False) as stepper:
-        carry = stepper.begin(first, 0, np.zeros((rows, 2), np.int32), 1)
-        position = 0
-        while position < tokens.shape[1]:
-            stop = min(facts.span_end(position), tokens.shape[1])
-            carry = stepper.advance(carry, position, stop, drawing)
-            position = stop
-    drawn = np.asarray(carry.token_ids)
-    assert len(np.unique(drawn[:, 3])) > 1
-    nats = np.asarray(model.pixel_nats(drawn, model(drawn)))
-    np.testing.assert_allclose(
-        carry.nats, np.where(mask, 0, nats).sum(1), rtol=1e-4
-    )
 
 
 @pytest.mark.parametrize("most", [1, 2])

@@ -56,7 +56,7 @@ def random_tokens(count=2, size=SIZE, seed=0):
     ("decoder", "head"),
     [
         *((decoder, "chain") for decoder in DECODERS),
-        *(("multiscale", head) for head in ("packed", "mixture")),
+        *(("multiscale", head) for head in ("packed", "mixture", "copy")),
     ],
 )
 def test_changing_a_pixel_leaves_earlier_logits_bit_equal(decoder, head):

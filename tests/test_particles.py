@@ -60,7 +60,11 @@ def hole(top, bottom, left, right):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("decoder", "head"),
-    [*((decoder, "chain") for decoder in DECODERS), ("multiscale", "packed")],
+    [
+        *((decoder, "chain") for decoder in DECODERS),
+        ("multiscale", "packed"),
+        ("multiscale", "copy"),
+    ],
 )
 def test_known_pixels_cost_what_the_model_says(decoder, head):
     model = build(decoder, head=head)
@@ -78,6 +82,7 @@ def test_known_pixels_cost_what_the_model_says(decoder, head):
         "top_p": np.ones(2, "float32"),
         "min_p": np.zeros(2, "float32"),
         "guidance": np.ones(2, "float32"),
+        "max_colors": np.zeros(2, "int32"),
     }
     drawing = Drawing(
         is_hidden,

@@ -172,6 +172,23 @@ def test_pixel_art_sets_what_is_not_given(given, resolved):
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "resolved"),
+    [
+        ({}, ("copy", "RGB 888")),
+        ({"head": "copy"}, ("copy", "RGB 888")),
+        ({"head": "chain"}, ("chain", "HSV 544")),
+        ({"bit_widths": (4, 4, 4)}, ("copy", "HSV 444")),
+        ({"color_space": "rgb"}, ("copy", "RGB 544")),
+        ({"resize": "pad"}, (None, "HSV 544")),
+    ],
+)
+def test_pixel_art_copies_exact_colors_unless_others_are_given(given, resolved):
+    arguments = TrainingArguments(pixel_art=True, **given)
+    arguments = settled(arguments, lambda line: None)
+    assert (arguments.head, arguments.palette.name) == resolved
+
+
 def test_the_line_about_pixel_art_names_the_canvas():
     lines = []
     given = {"tiles": (16, 24), "anchor": "top", "pixel_art": True}
@@ -260,7 +277,7 @@ def test_a_run_on_sprites_remembers_how_they_are_read(sprite_run, sheets):
     assert "8 bits of alpha" in lines[1]
     assert lines[2:4] == ["0.png: 8 tiles", "1.png: 8 tiles"]
     assert run.tokenizer == PixelTokenizer(
-        (8, 8), "hsv 5,4,4 alpha 8", "native"
+        (8, 8), "rgb 8,8,8 alpha 8", "native"
     )
     assert run.tokenizer.get_config()["anchor"] == "bottom"
     assert tuple(run.arguments["tiles"]) == (21, 18)

@@ -24,7 +24,9 @@ def settled(arguments: TrainingArguments, say: Say) -> TrainingArguments:
     if tiles is not None and max(tiles) <= MAX_TILE_SIDE:
         chosen["image_size"] = tiles
     if arguments.pixel_art:
-        chosen |= {"resize": NATIVE, **_exact_colors(arguments)}
+        chosen["resize"] = NATIVE
+        if arguments.given.get("resize", NATIVE) == NATIVE:
+            chosen |= _exact_colors(arguments)
     kept = {n: v for n, v in chosen.items() if n not in arguments.given}
     arguments = arguments.replaced(**kept)
     if "anchor" in arguments.given and arguments.resize != NATIVE:
@@ -38,7 +40,7 @@ def settled(arguments: TrainingArguments, say: Say) -> TrainingArguments:
         )
         if arguments.alpha == 0:
             say("Without alpha, transparent pixels become white.")
-    elif kept:
+    elif "image_size" in kept:
         say(f"The pictures have {height}x{width} pixels, as the tiles do.")
     return arguments
 
