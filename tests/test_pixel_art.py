@@ -175,15 +175,15 @@ def test_pixel_art_sets_what_is_not_given(given, resolved):
 @pytest.mark.parametrize(
     ("given", "resolved"),
     [
-        ({}, ("copy", "RGB 888")),
+        ({}, (None, "RGB 888")),
         ({"head": "copy"}, ("copy", "RGB 888")),
         ({"head": "chain"}, ("chain", "HSV 544")),
-        ({"bit_widths": (4, 4, 4)}, ("copy", "HSV 444")),
-        ({"color_space": "rgb"}, ("copy", "RGB 544")),
+        ({"bit_widths": (4, 4, 4)}, (None, "HSV 444")),
+        ({"color_space": "rgb"}, (None, "RGB 544")),
         ({"resize": "pad"}, (None, "HSV 544")),
     ],
 )
-def test_pixel_art_copies_exact_colors_unless_others_are_given(given, resolved):
+def test_pixel_art_has_all_colors_unless_others_are_given(given, resolved):
     arguments = TrainingArguments(pixel_art=True, **given)
     arguments = settled(arguments, lambda line: None)
     assert (arguments.head, arguments.palette.name) == resolved
@@ -355,7 +355,7 @@ def test_tokenize_cuts_and_fit_takes_the_shards(sheets, tmp_path):
     assert "Pixel art: pictures keep their pixels" in done.output
     assert "0.png: 8 tiles" in done.output
     config = Shards.open(out).manifest["tokenizer"]
-    assert config["palette"] == "hsv 5,4,4 alpha 8"
+    assert config["palette"] == "rgb 8,8,8 alpha 8"
     assert (config["resize"], config["anchor"]) == ("native", "bottom")
     with pytest.raises(UserError, match="holds tokens"):
         fit(out, tiles=(8, 8), runs_dir=tmp_path / "runs", **QUICK)

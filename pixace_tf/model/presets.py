@@ -70,8 +70,10 @@ def mixture_channels(palette: Palette) -> tuple[int, ...]:
     )
 
 
-def default_head(palette: Palette) -> str:
+def default_head(palette: Palette, is_pixel_art: bool = False) -> str:
     """Return the head that learns a palette best."""
+    if is_pixel_art:
+        return COPY
     return "mixture" if mixture_channels(palette) else "chain"
 
 

@@ -294,7 +294,8 @@ def _model_config(
     config: dict[str, Any] = {
         "decoder": arguments.decoder,
         "decoder_config": arguments.decoder_config(),
-        "head": arguments.head or presets.default_head(arguments.palette),
+        "head": arguments.head
+        or presets.default_head(arguments.palette, arguments.resize == NATIVE),
         "dropout": arguments.dropout,
         "head_hidden_dim": presets.HEAD_HIDDEN_DIMS.get(size),
         "orders": raster_orders.vector_rows(*orders),

@@ -26,7 +26,7 @@ def settled(arguments: TrainingArguments, say: Say) -> TrainingArguments:
     if arguments.pixel_art:
         chosen["resize"] = NATIVE
         if arguments.given.get("resize", NATIVE) == NATIVE:
-            chosen |= _exact_colors(arguments)
+            chosen |= _all_colors(arguments)
     kept = {n: v for n, v in chosen.items() if n not in arguments.given}
     arguments = arguments.replaced(**kept)
     if "anchor" in arguments.given and arguments.resize != NATIVE:
@@ -45,13 +45,12 @@ def settled(arguments: TrainingArguments, say: Say) -> TrainingArguments:
     return arguments
 
 
-def _exact_colors(arguments: TrainingArguments) -> dict[str, Any]:
-    """Return the head for pixel art, and the palette with all colors."""
-    if arguments.head not in (None, COPY):
-        return {}
-    if {"color_space", "bit_widths"} & arguments.given.keys():
-        return {"head": COPY}
-    return {"head": COPY, "color_space": "rgb", "bit_widths": (8, 8, 8)}
+def _all_colors(arguments: TrainingArguments) -> dict[str, Any]:
+    """Return the palette of all colors, if the head for it is not refused."""
+    is_open = not {"color_space", "bit_widths"} & arguments.given.keys()
+    if is_open and arguments.head in (None, COPY):
+        return {"color_space": "rgb", "bit_widths": (8, 8, 8)}
+    return {}
 
 
 def suggestion(source: str) -> str:

@@ -104,8 +104,8 @@ class TrainingArguments(Arguments):
         "chain: predict a color channel by channel; mixture: the same, with "
         "mixtures of logistic distributions for channels of 6 bits or more; "
         "packed: all in one softmax; copy: a color of the picture so far, or a "
-        "new one.  [default: copy with --pixel-art, else mixture if there is "
-        "such a channel, else chain]",
+        "new one.  [default: copy with --resize native, else mixture if there "
+        "is such a channel, else chain]",
         HEADS,
     )
     image_size: tuple[int, int] = argument(
@@ -145,8 +145,8 @@ class TrainingArguments(Arguments):
     pixel_art: bool = argument(
         False,
         "For sprites, tiles and icons: keep every pixel as it is, with "
-        "--resize native, --head copy, RGB 888, and as many bits of --alpha as "
-        "the files need.",
+        "--resize native, all colors of RGB 888, and as many bits of --alpha "
+        "as the files need.",
     )
     tiles: tuple[int, int] | None = argument(
         None,
