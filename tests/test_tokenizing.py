@@ -333,6 +333,9 @@ def test_training_from_shards_is_training_from_images(
             decoder="transformer",
             batch_size=64,
             jit_compile=False,
+            hue_turns=0.5,
+            shifts=0.5,
+            input_noise=0.1,
             **options,
         )
         words = {"runs_dir": tmp_path, "say": lambda line: None}

@@ -35,13 +35,16 @@ def settled(
         reason = f", since the images will be seen about {passes:,.0f} times"
     changes = {}
     if recipe == FEW:
-        changes = {**FEW_IMAGES}
-        if arguments.resize == NATIVE:
-            changes |= FEW_SPRITES
+        art = FEW_SPRITES if arguments.resize == NATIVE else {}
         given = arguments.given
-        changes = {n: v for n, v in changes.items() if n not in given}
+        changes = {
+            name: value
+            for name, value in {**FEW_IMAGES, **art}.items()
+            if name not in given
+        }
+    if changes:
         values = ", ".join(
-            f"{name.replace('_', ' ')} {value:g}"
+            name.replace("_", " ") + ("" if value is True else f" {value:g}")
             for name, value in changes.items()
         )
         say(
