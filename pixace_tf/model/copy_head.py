@@ -82,7 +82,7 @@ class CopyHead(ColorHead):
     ) -> None:
         super().__init__(**kwargs)
         self.palette = Palette.get(palette)
-        self.image_size = tuple(image_size)
+        self.image_size = image_size[0], image_size[1]
         self.num_colors = NUM_COLORS
         opaque = self.palette.opaque
         policy = self.dtype_policy
