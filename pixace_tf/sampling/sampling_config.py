@@ -129,7 +129,8 @@ def per_image(name: str, value: np.ndarray, count: int) -> np.ndarray:
 class SamplingConfig:
     """Temperature and filters; each field is one value or one per image.
 
-    With the chain head, they act on each color channel in turn.
+    With the chain head, they act on each color channel in turn; with the copy
+    head, on alpha, on the way to a color, and on each channel of a new one.
 
     Attributes:
         temperature: From 0.001 to 1000; values below 1 favor likely choices.
