@@ -29,6 +29,10 @@ KEY_DIM = 32
 NUM_COSINES = 8
 # Training looks up remembered colors for so many pixels at a time.
 _CHUNK_LENGTH = 32
+# Width of the hidden layer of routes, which also reads which neighbors are
+# equal: that pattern is the same in any colors.
+ROUTE_DIM = 64
+_PAIRS = np.triu_indices(len(NEIGHBORS), k=1)
 # The color of pixels that have none.
 _NO_COLOR = -1
 # The first route is a new color; the others copy source 0, 1, ...
@@ -95,6 +99,10 @@ class CopyHead(ColorHead):
         self.routes = keras.layers.Dense(
             1 + len(NEIGHBORS), dtype="float32", name="routes"
         )
+        self.read = keras.layers.Dense(ROUTE_DIM, dtype=policy, name="read")
+        self.pattern = keras.layers.Dense(
+            ROUTE_DIM, use_bias=False, dtype=policy, name="pattern"
+        )
         # The query for keys, and how much less an older color is wanted.
         self.query = keras.layers.Dense(
             KEY_DIM + 1, dtype="float32", name="query"
@@ -110,7 +118,11 @@ class CopyHead(ColorHead):
 
     def build(self, input_shape: Any) -> None:
         self.new.build(input_shape)
-        layers = [self.norm, self.routes, self.query]
+        layers = [self.norm, self.read]
+        num_features = len(_PAIRS[0]) + len(NEIGHBORS)
+        self.pattern.build((None, None, num_features))
+        self.routes.build((None, None, ROUTE_DIM))
+        self.query.build((None, None, ROUTE_DIM))
         for layer in layers + ([self.alpha] if self.num_alpha else []):
             layer.build(input_shape)
         self.key_hidden.build((None, None, 3 * NUM_COSINES))
@@ -130,7 +142,8 @@ class CopyHead(ColorHead):
         sources, recent, age = self._sources(colors)
         length, chunk = token_ids.shape[1], _CHUNK_LENGTH
         missing = -length % chunk
-        query = ops.pad(self.query(normed), ((0, 0), (0, missing), (0, 0)))
+        features = self._features(normed, sources)
+        query = ops.pad(self.query(features), ((0, 0), (0, missing), (0, 0)))
         query = ops.reshape(query, (-1, age.shape[1], chunk, KEY_DIM + 1))
         keys = self._keys(recent)
         reuse = ops.matmul(
@@ -138,7 +151,7 @@ class CopyHead(ColorHead):
         ) - query[..., KEY_DIM:] * ops.log1p(ops.maximum(age, 0.0))
         reuse = ops.reshape(reuse, (-1, length + missing, age.shape[-1]))
         routes = ops.concatenate(
-            [self.routes(normed), reuse[:, :length]], axis=-1
+            [self.routes(features), reuse[:, :length]], axis=-1
         )
         routes = _mask(routes, sources)
         new = self.new(hidden, ops.maximum(colors, 0))
@@ -253,6 +266,14 @@ class CopyHead(ColorHead):
             seen.limit,
         )
 
+    def _features(self, normed: Tensor, sources: Tensor) -> Tensor:
+        """Return what routes are chosen by, `(..., ROUTE_DIM)`."""
+        around = sources[..., : len(NEIGHBORS)]
+        first, second = (ops.take(around, index, axis=-1) for index in _PAIRS)
+        pattern = ops.concatenate([first == second, around >= 0], axis=-1)
+        pattern = ops.cast(pattern, normed.dtype)
+        return ops.gelu(self.read(normed) + self.pattern(pattern))
+
     def _split(self, token_ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return colors, -1 where transparent, and alpha if there is any."""
         colors, alpha = self.palette.split_alpha(token_ids)
@@ -298,11 +319,12 @@ class CopyHead(ColorHead):
             seen.colors, position, self.image_size, _NO_COLOR
         )
         sources = ops.concatenate([around, seen.recent], axis=-1)
-        query = self.query(normed)
+        features = self._features(normed, sources)
+        query = self.query(features)
         age = np.log1p(np.arange(self.num_colors, dtype="float32"))
         reuse = ops.sum(query[:, None, :KEY_DIM] * seen.keys, axis=-1)
         reuse = reuse - query[:, KEY_DIM:] * age
-        routes = ops.concatenate([self.routes(normed), reuse], axis=-1)
+        routes = ops.concatenate([self.routes(features), reuse], axis=-1)
         return sources, _mask(routes, sources)
 
     def _sample_new(
