@@ -51,8 +51,6 @@ LEARNING_RATES = {
     "small": 4e-3,
     "base": 1e-3,
 }
-# Width of the chain head's hidden layers if it differs from the decoder's.
-HEAD_HIDDEN_DIMS = {("micro", "multiscale"): 128}
 PATCH_LENGTH = 16
 HASHING_DECODERS = ("reformer",)
 
@@ -75,6 +73,15 @@ def default_head(palette: Palette, is_pixel_art: bool = False) -> str:
     if is_pixel_art:
         return COPY
     return "mixture" if mixture_channels(palette) else "chain"
+
+
+def head_hidden_dim(head: str, preset: str, decoder: str) -> int | None:
+    """Return the width of the head's hidden layers, None for the decoder's.
+
+    Few pixels have a new color, for which alone the copy head has such layers.
+    """
+    is_narrow = (preset, decoder) == ("micro", "multiscale")
+    return 128 if is_narrow and head != COPY else None
 
 
 def decoder_config(

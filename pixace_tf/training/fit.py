@@ -289,15 +289,16 @@ def _model_config(
 ) -> dict[str, Any]:
     """Return the arguments of a new model, and report its labels."""
     size = arguments.preset, arguments.decoder
+    is_native = arguments.resize == NATIVE
+    head = arguments.head or presets.default_head(arguments.palette, is_native)
     orders = arguments.image_size, arguments.flip, arguments.orders
     counts = data.label_counts()
     config: dict[str, Any] = {
         "decoder": arguments.decoder,
         "decoder_config": arguments.decoder_config(),
-        "head": arguments.head
-        or presets.default_head(arguments.palette, arguments.resize == NATIVE),
+        "head": head,
         "dropout": arguments.dropout,
-        "head_hidden_dim": presets.HEAD_HIDDEN_DIMS.get(size),
+        "head_hidden_dim": presets.head_hidden_dim(head, *size),
         "orders": raster_orders.vector_rows(*orders),
         "labels": labels.choose(counts, arguments.labels),
     }
