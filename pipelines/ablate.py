@@ -52,9 +52,9 @@ from pixace_tf.model import (
 )
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import (
-    HEAD_HIDDEN_DIMS,
     LEARNING_RATES,
     decoder_config,
+    head_hidden_dim,
 )
 from pixace_tf.painting import sheets
 from pixace_tf.sampling.likelihood import Scorer
@@ -303,7 +303,7 @@ def build(
         sizes,
         dropout=recipe.dropout,
         head_hidden_dim=recipe.head_hidden_dim
-        or HEAD_HIDDEN_DIMS.get((preset, "multiscale")),
+        or head_hidden_dim("chain", preset, "multiscale"),
         orders=orders,
         labels=names,
     )
