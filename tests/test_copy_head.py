@@ -1,5 +1,9 @@
 """The head that copies colors, against plain Python over single pixels."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -220,3 +224,42 @@ def test_other_heads_cannot_limit_the_number_of_colors():
     sampler = Sampler(GraphEngine(model, jit_compile=False))
     with pytest.raises(UserError, match="copies colors"):
         sampler.generate([0], max_colors=3)
+
+
+# Prints the costs of pixels, with weights and inputs that NumPy draws.
+SCRIPT = """
+import numpy as np
+from keras import ops
+from pixace_tf.data.palette import Palette
+from pixace_tf.model.copy_head import CopyHead
+
+palette = Palette("rgb", (8, 8, 8), alpha_bits=8)
+head = CopyHead(palette, 8, (5, 7))
+head.build((None, 35, 8))
+rng = np.random.default_rng(0)
+for weight in head.trainable_variables:
+    weight.assign(rng.normal(size=weight.shape))
+hidden = rng.normal(size=(2, 35, 8)).astype("float32")
+color = rng.integers(0, 9, (3, 2, 35)) * 31
+alpha = rng.integers(0, 2, (2, 35)) * 255
+tokens = palette.pack([*(color * (alpha > 0)), alpha]).astype("int32")
+nats = head.nats(tokens, head(hidden, tokens))
+print(*ops.convert_to_numpy(nats).ravel().tolist())
+"""
+
+
+@pytest.mark.slow
+def test_costs_on_jax_are_those_on_tensorflow():
+    costs = [
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            env={**os.environ, "KERAS_BACKEND": backend},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.split()
+        for backend in ("tensorflow", "jax")
+    ]
+    expected, found = np.array(costs, float)
+    assert np.ptp(expected) > 1
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -117,16 +117,18 @@ class CopyHead(ColorHead):
             )
 
     def build(self, input_shape: Any) -> None:
-        self.new.build(input_shape)
-        layers = [self.norm, self.read]
-        num_features = len(_PAIRS[0]) + len(NEIGHBORS)
-        self.pattern.build((None, None, num_features))
-        self.routes.build((None, None, ROUTE_DIM))
-        self.query.build((None, None, ROUTE_DIM))
-        for layer in layers + ([self.alpha] if self.num_alpha else []):
+        for layer in (self.new, self.norm, self.read):
             layer.build(input_shape)
-        self.key_hidden.build((None, None, 3 * NUM_COSINES))
-        self.key.build((None, None, 2 * KEY_DIM))
+        if self.num_alpha:
+            self.alpha.build(input_shape)
+        for dense, width in (
+            (self.pattern, len(_PAIRS[0]) + len(NEIGHBORS)),
+            (self.routes, ROUTE_DIM),
+            (self.query, ROUTE_DIM),
+            (self.key_hidden, 3 * NUM_COSINES),
+            (self.key, 2 * KEY_DIM),
+        ):
+            dense.build((*input_shape[:-1], width))
         self.built = True
 
     def call(self, hidden: Tensor, token_ids: Tensor) -> Tensor:
