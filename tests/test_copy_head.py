@@ -75,7 +75,7 @@ def test_pixels_can_copy_their_neighbors_and_the_last_colors(num_colors):
     head = CopyHead(ALPHA, 8, SIZE)
     tokens = images(count=4)
     colors, _ = head._split(tokens)
-    found = np.asarray(head._sources(colors)[0])
+    found = np.asarray(head._sources_of(colors)[0])
     n = len(NEIGHBORS)
     for image, row in zip(tokens, found, strict=True):
         for t, (around, recent) in enumerate(sources(image, ALPHA, num_colors)):

@@ -13,12 +13,14 @@ from keras import ops
 from pixace_tf.data.palette import Palette
 from pixace_tf.model.channel_distribution import centered
 from pixace_tf.model.color_head import ChainHead, Choose, ColorHead
-from pixace_tf.model.pixel_inputs import (
-    NEIGHBORS,
-    gather_neighbors,
-    neighbor_tokens,
-    pad_grid,
+from pixace_tf.model.color_sources import (
+    CHUNK_LENGTH,
+    NO_COLOR,
+    push,
+    recent_colors,
+    sources_of,
 )
+from pixace_tf.model.pixel_inputs import NEIGHBORS, neighbor_tokens
 from pixace_tf.typing import Tensor
 
 # Colors of an image that can be reused; older ones are forgotten.
@@ -27,14 +29,10 @@ KEY_DIM = 32
 # A color is compared by cosines of its channels, so that similar colors have
 # similar keys.
 NUM_COSINES = 8
-# Training looks up remembered colors for so many pixels at a time.
-_CHUNK_LENGTH = 32
 # Width of the hidden layer of routes, which also reads which neighbors are
 # equal: that pattern is the same in any colors.
 ROUTE_DIM = 64
 _PAIRS = np.triu_indices(len(NEIGHBORS), k=1)
-# The color of pixels that have none.
-_NO_COLOR = -1
 # The first route is a new color; the others copy source 0, 1, ...
 _NEW = 0
 
@@ -141,8 +139,8 @@ class CopyHead(ColorHead):
         """
         colors, _ = self._split(token_ids)
         normed = self.norm(hidden)
-        sources, recent, age = self._sources(colors)
-        length, chunk = token_ids.shape[1], _CHUNK_LENGTH
+        sources, recent, age = self._sources_of(colors)
+        length, chunk = token_ids.shape[1], CHUNK_LENGTH
         missing = -length % chunk
         features = self._features(normed, sources)
         query = ops.pad(self.query(features), ((0, 0), (0, missing), (0, 0)))
@@ -163,7 +161,7 @@ class CopyHead(ColorHead):
     def nats(self, token_ids: Tensor, logits: Tensor) -> Tensor:
         colors, alpha = self._split(token_ids)
         alpha_nats, routes, new = self._parts(colors, alpha, logits)
-        sources, *_ = self._sources(colors)
+        sources, *_ = self._sources_of(colors)
         nats = self.new.nats(ops.maximum(colors, 0), new)
         is_match = sources == colors[..., None]
         left = ops.logsumexp(routes, axis=-1)
@@ -175,7 +173,7 @@ class CopyHead(ColorHead):
         # agree with it and with the channels before it.
         colors, alpha = self._split(token_ids)
         alpha_nats, routes, new = self._parts(colors, alpha, logits)
-        sources, *_ = self._sources(colors)
+        sources, *_ = self._sources_of(colors)
         true = ops.maximum(colors, 0)
         opaque = self.palette.opaque
         each = self.new.channel_nats(true, new)
@@ -198,17 +196,8 @@ class CopyHead(ColorHead):
         colors, _ = self._split(token_ids)
         length = token_ids.shape[1]
         is_before = ops.arange(length, dtype="int32") < position
-        colors = ops.where(is_before, colors, _NO_COLOR)
-        place = _first_places(colors)
-        place = ops.where(place < length, place, -1)
-        count = ops.sum(ops.cast(place >= 0, "int32"), axis=1)
-        last, _ = ops.top_k(place, min(self.num_colors, length))
-        last = ops.pad(
-            last,
-            ((0, 0), (0, self.num_colors - last.shape[1])),
-            constant_values=-1,
-        )
-        recent = _colors_at(colors, last)
+        colors = ops.where(is_before, colors, NO_COLOR)
+        recent, count = recent_colors(colors, self.num_colors)
         limit = ops.full_like(count, length + 1)
         if max_colors is not None:
             limit = ops.where(max_colors > 0, max_colors, limit)
@@ -261,9 +250,9 @@ class CopyHead(ColorHead):
         is_first = ~is_old & (color >= 0)
         here = ops.one_hot(position, seen.colors.shape[1], dtype="int32")
         return Seen(
-            seen.colors + here * (color - _NO_COLOR),
-            _push(seen.recent, color, is_first),
-            _push(seen.keys, self._keys(color), is_first[..., None]),
+            seen.colors + here * (color - NO_COLOR),
+            push(seen.recent, color, is_first),
+            push(seen.keys, self._keys(color), is_first[..., None]),
             seen.count + ops.cast(is_first[:, 0], "int32"),
             seen.limit,
         )
@@ -280,7 +269,7 @@ class CopyHead(ColorHead):
         """Return colors, -1 where transparent, and alpha if there is any."""
         colors, alpha = self.palette.split_alpha(token_ids)
         if alpha is not None:
-            colors = ops.where(alpha > 0, colors, _NO_COLOR)
+            colors = ops.where(alpha > 0, colors, NO_COLOR)
         return colors, alpha
 
     def _parts(
@@ -294,9 +283,12 @@ class CopyHead(ColorHead):
             levels = ops.log_softmax(logits[..., :num_levels], axis=-1)
             hot = ops.one_hot(alpha, num_levels, dtype=levels.dtype)
             nats = -ops.sum(hot * levels, axis=-1)
-        num_routes = 1 + len(NEIGHBORS) + self.num_colors + _CHUNK_LENGTH
+        num_routes = 1 + len(NEIGHBORS) + self.num_colors + CHUNK_LENGTH
         end = num_levels + num_routes
         return nats, logits[..., num_levels:end], logits[..., end:]
+
+    def _sources_of(self, colors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return sources_of(colors, self.image_size, self.num_colors)
 
     def _keys(self, colors: Tensor) -> Tensor:
         """Return float32 `(..., D)` for colors `(...)`."""
@@ -318,7 +310,7 @@ class CopyHead(ColorHead):
     ) -> tuple[Tensor, Tensor]:
         """Return sources, int32 `(B, S)`, and logits, float32 `(B, 1 + S)`."""
         around = neighbor_tokens(
-            seen.colors, position, self.image_size, _NO_COLOR
+            seen.colors, position, self.image_size, NO_COLOR
         )
         sources = ops.concatenate([around, seen.recent], axis=-1)
         features = self._features(normed, sources)
@@ -361,62 +353,6 @@ class CopyHead(ColorHead):
 
         return ops.cond(ops.any(is_new), sample, skip)
 
-    def _sources(self, colors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return where the colors of whole images can be copied from.
-
-        Chunks of C pixels share their remembered colors: the last K before the
-        chunk, and those that appear within it.
-
-        Args:
-            colors: int32 `(B, T)`, -1 for transparent pixels.
-
-        Returns:
-            int32 `(B, T, S)`, the colors, -1 for none, S = N + K + C; int32
-            `(B, chunks, K + C)`, the remembered colors; and float32 `(B,
-            chunks, C, K + C)`, how many colors have appeared after each.
-        """
-        length, chunk, num_colors = (
-            colors.shape[1],
-            _CHUNK_LENGTH,
-            self.num_colors,
-        )
-        first = _first_places(colors)
-        starts = np.arange(0, length, chunk, dtype="int32")
-        now = starts[:, None] + np.arange(chunk, dtype="int32")
-        count = ops.sum(
-            ops.cast(first[:, None] < starts[:, None], "int32"), axis=-1
-        )
-        number = count[..., None] + np.arange(
-            -num_colors, chunk, dtype="int32"
-        )  # (B, chunks, K + C)
-        flat = ops.reshape(number, (-1, number.shape[1] * number.shape[2]))
-        place = ops.take_along_axis(
-            first, ops.clip(flat, 0, length - 1), axis=1
-        )
-        recent = ops.reshape(
-            _colors_at(colors, ops.where(place < length, place, -1)),
-            (-1, *number.shape[1:]),
-        )
-        place = ops.reshape(place, (-1, 1, *number.shape[1:]))
-        place = ops.transpose(place, (0, 2, 1, 3))
-        number = number[:, :, None]
-        is_before = place < now[:, :, None]  # (B, chunks, C, K + C)
-        count = count[..., None, None] + ops.sum(
-            ops.cast(is_before[..., num_colors:], "int32"),
-            axis=-1,
-            keepdims=True,
-        )
-        age = count - 1 - number
-        is_known = is_before & (number >= 0) & (age < num_colors)
-        reused = ops.where(is_known, recent[:, :, None], _NO_COLOR)
-        reused = ops.reshape(
-            reused, (-1, len(starts) * chunk, num_colors + chunk)
-        )
-        grid = pad_grid(colors, self.image_size, _NO_COLOR)
-        around = gather_neighbors(grid[..., None])
-        sources = ops.concatenate([around, reused[:, :length]], axis=-1)
-        return sources, recent, ops.cast(age, "float32")
-
 
 def _mask(routes: Tensor, sources: Tensor) -> Tensor:
     """Exclude the routes to sources without a color."""
@@ -435,34 +371,3 @@ def _found(routes: Tensor, is_match: Tensor, new_nats: Tensor) -> Tensor:
     found = ops.where(is_match, routes[..., 1:], -float("inf"))
     new = routes[..., :1] - new_nats[..., None]
     return ops.logsumexp(ops.concatenate([new, found], axis=-1), axis=-1)
-
-
-def _first_places(colors: Tensor) -> Tensor:
-    """Return where each color of an image appears for the first time.
-
-    Args:
-        colors: int32 `(B, T)`, -1 for none.
-
-    Returns:
-        int32 `(B, T)`, in ascending order; T behind the last one.
-    """
-    length = colors.shape[1]
-    # Of equal colors, the one with the lowest place comes first.
-    ordered, place = ops.top_k(colors, length)
-    place = ops.cast(place, "int32")
-    differs = ordered[:, 1:] != ordered[:, :-1]
-    is_first = ops.pad(differs, ((0, 0), (1, 0)), constant_values=True)
-    is_first = is_first & (ordered >= 0)
-    return ops.sort(ops.where(is_first, place, length), axis=1)
-
-
-def _colors_at(colors: Tensor, place: Tensor) -> Tensor:
-    """Return the colors at places `(B, n)`, and -1 where a place is -1."""
-    found = ops.take_along_axis(colors, ops.maximum(place, 0), axis=1)
-    return ops.where(place < 0, _NO_COLOR, found)
-
-
-def _push(queue: Tensor, item: Tensor, is_pushed: Tensor) -> Tensor:
-    """Put an item, `(B, 1, ...)`, in front and drop the last one, or do not."""
-    pushed = ops.concatenate([item, queue[:, :-1]], axis=1)
-    return ops.where(is_pushed, pushed, queue)
