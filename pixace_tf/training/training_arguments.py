@@ -182,15 +182,16 @@ class TrainingArguments(Arguments):
     )
     recipe: str = argument(
         AUTO,
-        "few sets --dropout, --weight-decay and --input-noise, and for pixel "
-        "art --hue-turns and --shifts, for images that are seen many times; "
-        "plain does not; auto takes few if images will be seen more than eight "
-        "times.",
+        "few sets --weight-decay and --input-noise, and for pixel art "
+        "--hue-turns and --shifts, for images that are seen many times; plain "
+        "does not; auto takes few for pixel art that will be seen more than "
+        "eight times.",
         RECIPES,
     )
     dropout: float = argument(
         0.0,
-        "Dropout rate; 0.1 helps with few images and in long runs.",
+        "Dropout rate; 0.1 helps in long runs. Training on a CPU gets slower, "
+        "with the copy head several times.",
         at_least=0,
         below=1,
     )
