@@ -17,11 +17,12 @@ def settled(num_images, **values):
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"epochs": 8}, PLAIN),
-        ({"epochs": 9}, FEW),
-        ({"epochs": 9, "recipe": "plain"}, PLAIN),
+        ({"epochs": 8, "resize": "native"}, PLAIN),
+        ({"epochs": 9, "resize": "native"}, FEW),
+        ({"epochs": 9, "resize": "native", "recipe": "plain"}, PLAIN),
         ({"epochs": 1, "recipe": "few"}, FEW),
-        ({"epochs": 9, "recipe": "auto"}, FEW),
+        ({"epochs": 9, "resize": "native", "recipe": "auto"}, FEW),
+        ({"epochs": 9}, PLAIN),
     ],
 )
 def test_more_than_eight_passes_change_the_recipe(values, expected):
@@ -31,7 +32,8 @@ def test_more_than_eight_passes_change_the_recipe(values, expected):
     assert arguments.input_noise == is_few * recipe.FEW_IMAGES["input_noise"]
     assert len(lines) == is_few
     # Colors of photos are not exchanged.
-    assert (arguments.hue_turns, arguments.shifts) == (0, 0)
+    is_told = is_few and "resize" in values
+    assert (arguments.hue_turns > 0) == (arguments.shifts > 0) == is_told
 
 
 def test_the_passes_of_minutes_follow_from_the_speed(monkeypatch):
@@ -50,10 +52,11 @@ def test_the_passes_of_minutes_follow_from_the_speed(monkeypatch):
         if c.preset == "nano"
     )
     assert speed > candidate.pixels_per_second
-    few, lines = settled(round(1000 * many / 9), max_minutes=10)
+    native = {"max_minutes": 10, "resize": "native"}
+    few, lines = settled(round(1000 * many / 9), **native)
     assert few.recipe == FEW
     assert "about 9 times" in lines[0]
-    plain, lines = settled(round(1000 * many / 7), max_minutes=10)
+    plain, lines = settled(round(1000 * many / 7), **native)
     assert plain.recipe == PLAIN
     assert not lines
 
@@ -67,7 +70,9 @@ def test_sprites_are_also_shifted_and_turned():
 
 
 def test_what_is_given_stays_even_if_it_is_a_default():
-    arguments, (line,) = settled(10, epochs=50, dropout=0.0, input_noise=0.2)
-    assert (arguments.dropout, arguments.input_noise) == (0, 0.2)
-    assert "dropout" not in line
-    assert "weight decay" in line
+    arguments, (line,) = settled(
+        10, epochs=50, resize="native", weight_decay=0.05, input_noise=0.2
+    )
+    assert (arguments.weight_decay, arguments.input_noise) == (0.05, 0.2)
+    assert "weight decay" not in line
+    assert "hue turns" in line

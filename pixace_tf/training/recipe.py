@@ -28,14 +28,17 @@ def settled(
     Arguments that are given stay as they are. The preset is chosen already;
     `num_images` are those to train on.
     """
+    is_native = arguments.resize == NATIVE
     recipe, reason = arguments.recipe, ""
     if recipe not in (PLAIN, FEW):
         passes = planned_passes(arguments, num_images)
-        recipe = FEW if passes > MAX_PLAIN_PASSES else PLAIN
+        # For other pictures, it has not been measured.
+        is_few = is_native and passes > MAX_PLAIN_PASSES
+        recipe = FEW if is_few else PLAIN
         reason = f", since the images will be seen about {passes:,.0f} times"
     changes = {}
     if recipe == FEW:
-        art = FEW_SPRITES if arguments.resize == NATIVE else {}
+        art = FEW_SPRITES if is_native else {}
         given = arguments.given
         changes = {
             name: value
