@@ -21,6 +21,8 @@ MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 5.0
 # Means move by this share of the change of other outputs; otherwise a step of
 # Adam would move them by dozens of levels.
 MEAN_RATE = 0.125
+# The least probability of a level that is sampled.
+_LEAST = 1e-30
 
 
 class Categorical:
@@ -119,8 +121,25 @@ class LogisticMixture:
         return ops.concatenate([logits, MEAN_RATE * means, log_scales], axis=-1)
 
     def logits(self, parameters: Tensor) -> Tensor:
-        levels = ops.arange(self.levels, dtype="int32")
-        return self._log_probability(levels, parameters[..., None, :])
+        # Sampling pays for all levels, and sigmoids cost the least. Unlike the
+        # logarithms of `nats`, they end at `_LEAST`.
+        weights, means, log_scales = ops.split(parameters, 3, axis=-1)
+        log_scales = ops.clip(log_scales, MIN_LOG_SCALE, MAX_LOG_SCALE)
+        narrow = ops.exp(-log_scales)[..., None]
+        places = np.linspace(-1, 1, self.levels, dtype="float32")
+        at = narrow * (places - means[..., None])  # (..., K, L)
+        half = narrow / (self.levels - 1)
+        away = ops.abs(at)
+        masses = ops.sigmoid(half - away) - ops.sigmoid(-half - away)
+        low, high = (
+            ops.sigmoid(side - half) for side in (at[..., :1], -at[..., -1:])
+        )
+        tails = ops.concatenate(
+            [low, ops.zeros_like(at[..., 2:]), high], axis=-1
+        )
+        weights = ops.softmax(weights, axis=-1)[..., None, :]
+        shares = ops.matmul(weights, masses + tails)[..., 0, :]
+        return ops.log(ops.maximum(shares, _LEAST))
 
     def nats(self, level: Tensor, parameters: Tensor) -> Tensor:
         return -self._log_probability(level, parameters)

@@ -249,10 +249,21 @@ class CopyHead(ColorHead):
         is_old = ops.any(seen.colors == color, axis=1, keepdims=True)
         is_first = ~is_old & (color >= 0)
         here = ops.one_hot(position, seen.colors.shape[1], dtype="int32")
+
+        def add() -> tuple[Tensor, Tensor]:
+            return (
+                push(seen.recent, color, is_first),
+                push(seen.keys, self._keys(color), is_first[..., None]),
+            )
+
+        # Few pixels have a color that is new to their image.
+        recent, keys = ops.cond(
+            ops.any(is_first), add, lambda: (seen.recent, seen.keys)
+        )
         return Seen(
             seen.colors + here * (color - NO_COLOR),
-            push(seen.recent, color, is_first),
-            push(seen.keys, self._keys(color), is_first[..., None]),
+            recent,
+            keys,
             seen.count + ops.cast(is_first[:, 0], "int32"),
             seen.limit,
         )
