@@ -56,7 +56,10 @@ def test_a_level_costs_what_its_logit_says():
     level = np.arange(256, dtype=np.int32)
     nats = mixture.nats(level, parameters).numpy()
     logits = mixture.logits(parameters).numpy()
-    np.testing.assert_allclose(nats, -logits[level, level], rtol=1e-6)
+    # Sampling tells no chances below 1e-30 apart.
+    expected = np.minimum(nats, -np.log(np.float32(1e-30)))
+    np.testing.assert_allclose(-logits[level, level], expected, rtol=1e-4)
+    assert nats.max() > expected.max()
     assert np.isfinite(logits).all()
 
 
