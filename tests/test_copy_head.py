@@ -116,7 +116,8 @@ def test_the_cost_of_a_channel_sums_over_all_colors_that_share_it(num_colors):
     many = np.repeat(tokens, len(codes), axis=0)
     many[:, t] = codes
     logits = model(many)
-    shares = np.exp(-model.pixel_nats(many, logits)[:, t])
+    nats = np.asarray(model.pixel_nats(many, logits), np.float64)
+    shares = np.exp(-nats[:, t])
     channels = np.asarray(model.channel_nats(many, logits))[:, t]
     levels = np.stack(ALPHA.unpack(codes), axis=-1)[:, ALPHA.chain_order]
     for i in range(4):
