@@ -17,6 +17,7 @@ from pixace_tf.model.pixel_inputs import NEIGHBORS
 from pixace_tf.model.presets import decoder_config
 from pixace_tf.sampling.graph_engine import GraphEngine
 from pixace_tf.sampling.sampler import Sampler
+from pixace_tf.sampling.sampling_config import SamplingConfig
 
 SIZE = 5, 7
 ALPHA = Palette("rgb", (2, 2, 2), alpha_bits=2)
@@ -209,8 +210,9 @@ def test_samples_follow_the_probabilities_of_the_model(jit_compile):
 def test_no_picture_gets_more_colors_than_asked_for(most):
     model = build()
     sampler = Sampler(GraphEngine(model, rows=8, jit_compile=False))
-    drawn = sampler.generate(np.arange(8), max_colors=most)
-    free = sampler.generate(np.arange(8))
+    config = SamplingConfig(temperature=5.0)
+    drawn = sampler.generate(np.arange(8), config, max_colors=most)
+    free = sampler.generate(np.arange(8), config)
 
     def colors(tokens):
         color, alpha = ALPHA.split_alpha(tokens)
