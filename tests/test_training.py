@@ -328,10 +328,12 @@ def test_a_run_keeps_the_recipe_that_its_passes_chose(
     cartoon_folder, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(recipe, "MAX_PLAIN_PASSES", 1)
+    # These pictures are scaled, unlike pixel art, for which it is meant.
+    monkeypatch.setattr(recipe, "NATIVE", "crop")
     run, lines = fit(cartoon_folder, tmp_path, epochs=2)
     assert any(line.startswith("Recipe for few images") for line in lines)
     kept = run_config.read_config(run.path)["arguments"]
-    assert (kept["recipe"], kept["dropout"]) == ("few", 0.1)
+    assert (kept["recipe"], kept["hue_turns"]) == ("few", 0.5)
     for name in ("input_noise", "weight_decay"):
         assert kept[name] == recipe.FEW_IMAGES[name]
     monkeypatch.setattr(recipe, "MAX_PLAIN_PASSES", 9)
