@@ -78,9 +78,13 @@ class SmallImages:
                 parts.append(part)
                 labels.append(label_name(label))
                 series.append(series_of(path))
-        small = cls(np.array(images, np.uint8), parts, labels, skipped)
-        small.series = series if is_pixel_art else None
-        return small
+        return cls(
+            np.array(images, np.uint8),
+            parts,
+            labels,
+            skipped,
+            series=series if is_pixel_art else None,
+        )
 
     def in_train(self) -> np.ndarray:
         """Return bool `(N,)`: which images train; the others validate.

@@ -345,6 +345,7 @@ class CopyHead(ColorHead):
         Most pixels copy, so the work is skipped where none of them needs it.
         """
         known = ops.maximum(known, 0)
+        nothing = ops.zeros_like(hidden[:, 0], dtype="float32")
         before = self.num_alpha + 1
 
         def chosen(
@@ -354,15 +355,11 @@ class CopyHead(ColorHead):
 
         def sample() -> tuple[Tensor, Tensor]:
             colors, costs = self.new.sample(hidden, known, chosen)
-            nats = sum(costs) if with_cost else ops.zeros_like(hidden[:, 0])
-            return colors, ops.cast(nats, "float32")
+            return colors, sum(costs, nothing) if with_cost else nothing
 
-        def skip() -> tuple[Tensor, Tensor]:
-            return ops.zeros_like(known), ops.zeros_like(
-                hidden[:, 0], dtype="float32"
-            )
-
-        return ops.cond(ops.any(is_new), sample, skip)
+        return ops.cond(
+            ops.any(is_new), sample, lambda: (ops.zeros_like(known), nothing)
+        )
 
 
 def _mask(routes: Tensor, sources: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ PRESETS = {
 }
 # The preset if nothing else determines the size.
 FALLBACK_PRESET = "nano"
-# Ways to predict the color of a pixel; see `color_head`.
+# Ways to predict the color of a pixel; see `color_head` and `copy_head`.
 COPY = "copy"
 HEADS = ("chain", "mixture", "packed", COPY)
 # The mixture head uses mixtures for channels with at least this many levels.

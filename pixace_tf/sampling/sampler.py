@@ -318,7 +318,8 @@ class Sampler:
         if np.any(most) and not self.facts.copies_colors:
             raise UserError(
                 "max_colors needs a model that copies colors: a run of fit "
-                "with --pixel-art or --head copy."
+                "with --pixel-art or --head copy. "
+                f"Received: max_colors={max_colors!r}"
             )
         return per_image("max_colors", most, count).astype(np.int32)
 

@@ -31,11 +31,14 @@ def settled(
     is_native = arguments.resize == NATIVE
     recipe, reason = arguments.recipe, ""
     if recipe not in (PLAIN, FEW):
-        passes = planned_passes(arguments, num_images)
-        # For other pictures, it has not been measured.
-        is_few = is_native and passes > MAX_PLAIN_PASSES
-        recipe = FEW if is_few else PLAIN
-        reason = f", since the images will be seen about {passes:,.0f} times"
+        recipe = PLAIN
+        # For other pictures, the recipe for few has not been measured.
+        passes = planned_passes(arguments, num_images) if is_native else 0
+        if passes > MAX_PLAIN_PASSES:
+            recipe = FEW
+            reason = (
+                f", since the images will be seen about {passes:,.0f} times"
+            )
     changes = {}
     if recipe == FEW:
         art = FEW_SPRITES if is_native else {}
@@ -47,7 +50,7 @@ def settled(
         }
     if changes:
         values = ", ".join(
-            name.replace("_", " ") + ("" if value is True else f" {value:g}")
+            f"{name.replace('_', ' ')} {value:g}"
             for name, value in changes.items()
         )
         say(
