@@ -253,6 +253,7 @@ print(*ops.convert_to_numpy(nats).ravel().tolist())
 
 @pytest.mark.slow
 def test_costs_on_jax_are_those_on_tensorflow():
+    pytest.importorskip("jax")
     costs = [
         subprocess.run(
             [sys.executable, "-c", SCRIPT],
