@@ -4,6 +4,8 @@ Shapes: B images, T pixels, N neighbors, K remembered colors, C pixels of a
 chunk, S sources of a color: N neighbors first, then remembered colors.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from keras import ops
 
@@ -16,23 +18,35 @@ NO_COLOR = -1
 CHUNK_LENGTH = 32
 
 
-def sources_of(
-    colors: Tensor, image_size: tuple[int, int], num_colors: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return where the colors of whole images can be copied from.
+class Sources(NamedTuple):
+    """Where the colors of whole images can be copied from.
 
     Chunks of C pixels share their remembered colors: the last K before the
     chunk, and those that appear within it.
+
+    Attributes:
+        colors: int32 `(B, T, S)`, `NO_COLOR` for none, S = N + K + C.
+        recent: int32 `(B, chunks, K + C)`, the remembered colors.
+        age: float32 `(B, chunks, C, K + C)`, how many colors have appeared
+            since each.
+        count: int32 `(B, T)`, the number of colors before each pixel.
+    """
+
+    colors: Tensor
+    recent: Tensor
+    age: Tensor
+    count: Tensor
+
+
+def sources_of(
+    colors: Tensor, image_size: tuple[int, int], num_colors: int
+) -> Sources:
+    """Return where the colors of whole images can be copied from.
 
     Args:
         colors: int32 `(B, T)`, `NO_COLOR` for transparent pixels.
         image_size: `(height, width)`.
         num_colors: K.
-
-    Returns:
-        int32 `(B, T, S)`, the colors, `NO_COLOR` for none, S = N + K + C; int32
-        `(B, chunks, K + C)`, the remembered colors; and float32 `(B, chunks, C,
-        K + C)`, how many colors have appeared since each.
     """
     length, chunk = colors.shape[1], CHUNK_LENGTH
     first = _first_places(colors)
@@ -65,8 +79,12 @@ def sources_of(
     reused = ops.reshape(reused, (-1, len(starts) * chunk, num_colors + chunk))
     grid = pad_grid(colors, image_size, NO_COLOR)
     around = gather_neighbors(grid[..., None])
-    sources = ops.concatenate([around, reused[:, :length]], axis=-1)
-    return sources, recent, ops.cast(age, "float32")
+    return Sources(
+        ops.concatenate([around, reused[:, :length]], axis=-1),
+        recent,
+        ops.cast(age, "float32"),
+        ops.reshape(count, (-1, len(starts) * chunk))[:, :length],
+    )
 
 
 def recent_colors(colors: Tensor, num_colors: int) -> tuple[Tensor, Tensor]:

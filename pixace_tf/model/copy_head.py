@@ -16,6 +16,7 @@ from pixace_tf.model.color_head import ChainHead, Choose, ColorHead
 from pixace_tf.model.color_sources import (
     CHUNK_LENGTH,
     NO_COLOR,
+    Sources,
     push,
     recent_colors,
     sources_of,
@@ -29,10 +30,12 @@ KEY_DIM = 32
 # A color is compared by cosines of its channels, so that similar colors have
 # similar keys.
 NUM_COSINES = 8
-# Width of the hidden layer of routes, which also reads which neighbors are
-# equal: that pattern is the same in any colors.
+# Width of the hidden layer of routes. Besides the decoder's output, it reads
+# which neighbors are equal and how many colors the image has so far, which are
+# the same in any colors.
 ROUTE_DIM = 64
 _PAIRS = np.triu_indices(len(NEIGHBORS), k=1)
+_NUM_FACTS = len(_PAIRS[0]) + len(NEIGHBORS) + 2
 # The first route is a new color; the others copy source 0, 1, ...
 _NEW = 0
 
@@ -98,8 +101,8 @@ class CopyHead(ColorHead):
             1 + len(NEIGHBORS), dtype="float32", name="routes"
         )
         self.read = keras.layers.Dense(ROUTE_DIM, dtype=policy, name="read")
-        self.pattern = keras.layers.Dense(
-            ROUTE_DIM, use_bias=False, dtype=policy, name="pattern"
+        self.facts = keras.layers.Dense(
+            ROUTE_DIM, use_bias=False, dtype=policy, name="facts"
         )
         # The query for keys, and how much less an older color is wanted.
         self.query = keras.layers.Dense(
@@ -120,7 +123,7 @@ class CopyHead(ColorHead):
         if self.num_alpha:
             self.alpha.build(input_shape)
         for dense, width in (
-            (self.pattern, len(_PAIRS[0]) + len(NEIGHBORS)),
+            (self.facts, _NUM_FACTS),
             (self.routes, ROUTE_DIM),
             (self.query, ROUTE_DIM),
             (self.key_hidden, 3 * NUM_COSINES),
@@ -139,10 +142,12 @@ class CopyHead(ColorHead):
         """
         colors, _ = self._split(token_ids)
         normed = self.norm(hidden)
-        sources, recent, age = self._sources_of(colors)
+        sources, recent, age, count = self._sources_of(colors)
         length, chunk = token_ids.shape[1], CHUNK_LENGTH
         missing = -length % chunk
-        features = self._features(normed, sources)
+        is_visible = ops.cast(colors >= 0, "int32")
+        visible = ops.cumsum(is_visible, axis=1) - is_visible
+        features = self._features(normed, sources, count, visible)
         query = ops.pad(self.query(features), ((0, 0), (0, missing), (0, 0)))
         query = ops.reshape(query, (-1, age.shape[1], chunk, KEY_DIM + 1))
         keys = self._keys(recent)
@@ -268,13 +273,22 @@ class CopyHead(ColorHead):
             seen.limit,
         )
 
-    def _features(self, normed: Tensor, sources: Tensor) -> Tensor:
-        """Return what routes are chosen by, `(..., ROUTE_DIM)`."""
+    def _features(
+        self, normed: Tensor, sources: Tensor, count: Tensor, visible: Tensor
+    ) -> Tensor:
+        """Return what routes are chosen by, `(..., ROUTE_DIM)`.
+
+        `count` is the number of colors so far, and `visible` that of visible
+        pixels, each int32 `(...)`.
+        """
         around = sources[..., : len(NEIGHBORS)]
         first, second = (ops.take(around, index, axis=-1) for index in _PAIRS)
         pattern = ops.concatenate([first == second, around >= 0], axis=-1)
-        pattern = ops.cast(pattern, normed.dtype)
-        return ops.gelu(self.read(normed) + self.pattern(pattern))
+        numbers = ops.cast(ops.stack([count, visible], axis=-1), "float32")
+        facts = ops.concatenate(
+            [ops.cast(pattern, "float32"), ops.log1p(numbers)], axis=-1
+        )
+        return ops.gelu(self.read(normed) + self.facts(facts))
 
     def _split(self, token_ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return colors, -1 where transparent, and alpha if there is any."""
@@ -298,7 +312,7 @@ class CopyHead(ColorHead):
         end = num_levels + num_routes
         return nats, logits[..., num_levels:end], logits[..., end:]
 
-    def _sources_of(self, colors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _sources_of(self, colors: Tensor) -> Sources:
         return sources_of(colors, self.image_size, self.num_colors)
 
     def _keys(self, colors: Tensor) -> Tensor:
@@ -324,7 +338,8 @@ class CopyHead(ColorHead):
             seen.colors, position, self.image_size, NO_COLOR
         )
         sources = ops.concatenate([around, seen.recent], axis=-1)
-        features = self._features(normed, sources)
+        visible = ops.sum(ops.cast(seen.colors >= 0, "int32"), axis=1)
+        features = self._features(normed, sources, seen.count, visible)
         query = self.query(features)
         age = np.log1p(np.arange(self.num_colors, dtype="float32"))
         reuse = ops.sum(query[:, None, :KEY_DIM] * seen.keys, axis=-1)
