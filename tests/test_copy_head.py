@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
-from pixace_tf.model import copy_head
+from pixace_tf.model import color_sources, copy_head
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.copy_head import CopyHead
 from pixace_tf.model.pixel_inputs import NEIGHBORS
@@ -84,6 +84,31 @@ def test_pixels_can_copy_their_neighbors_and_the_last_colors(num_colors):
             np.testing.assert_array_equal(there, recent)
 
 
+def test_routes_know_how_many_colors_there_are(monkeypatch):
+    monkeypatch.setattr(color_sources, "LAST_PIXELS", 9)
+    head = CopyHead(ALPHA, 8, SIZE)
+    tokens = images(count=4)
+    colors, _ = head._split(tokens)
+    found = np.asarray(head._sources_of(colors).numbers)
+    for image, pixels, row in zip(tokens, colors, found, strict=True):
+        pixels = np.asarray(pixels)
+        around = [some for some, _ in sources(image, ALPHA, 64)]
+        first = [
+            t
+            for t, color in enumerate(pixels)
+            if color >= 0 and color not in pixels[:t]
+        ]
+        for t in range(len(pixels)):
+            visible = [u for u in range(t) if pixels[u] >= 0]
+            expected = [
+                sum(u < t for u in first),
+                len(visible),
+                sum(pixels[u] in around[u] for u in visible),
+                sum(t - 9 <= u < t for u in first),
+            ]
+            np.testing.assert_array_equal(row[t], expected)
+
+
 @pytest.mark.parametrize("palette", [ALPHA, Palette("hsv", (1, 2, 1))])
 def test_the_probabilities_of_all_colors_sum_to_one(palette, num_colors):
     model = build(palette)
@@ -145,8 +170,9 @@ def test_a_pixel_changes_no_earlier_cost(num_colors):
 
 
 @pytest.mark.parametrize("start", [0, 7, 21])
-def test_decoding_costs_what_scoring_says(start, num_colors):
+def test_decoding_costs_what_scoring_says(start, num_colors, monkeypatch):
     """The loop keeps its colors one by one, and scoring all at once."""
+    monkeypatch.setattr(color_sources, "LAST_PIXELS", 9)
     model, tokens = build(), images(count=2)
     head, length = model.head, tokens.shape[1]
     expected = model.pixel_nats(tokens, model(tokens))

@@ -16,7 +16,12 @@ from pixace_tf.model.color_head import ChainHead, Choose, ColorHead
 from pixace_tf.model.color_sources import (
     CHUNK_LENGTH,
     NO_COLOR,
+    NUM_NUMBERS,
     Sources,
+    equals_any,
+    first_pixels,
+    neighbors_of,
+    numbers_at,
     push,
     recent_colors,
     sources_of,
@@ -35,7 +40,7 @@ NUM_COSINES = 8
 # the same in any colors.
 ROUTE_DIM = 64
 _PAIRS = np.triu_indices(len(NEIGHBORS), k=1)
-_NUM_FACTS = len(_PAIRS[0]) + len(NEIGHBORS) + 2
+_NUM_FACTS = len(_PAIRS[0]) + len(NEIGHBORS) + NUM_NUMBERS
 # The first route is a new color; the others copy source 0, 1, ...
 _NEW = 0
 
@@ -46,17 +51,19 @@ class Seen(NamedTuple):
     Attributes:
         colors: int32 `(B, T)`, -1 for pixels that are transparent or not before
             the position.
+        is_first: int32 `(B, T)`, 1 where a color appears for the first time.
+        num_copies: int32 `(B,)`, how many pixels equal a neighbor.
         recent: int32 `(B, K)`, the colors that appeared last, the newest one
             first; -1 behind the last one.
         keys: float32 `(B, K, D)`, the keys of `recent`.
-        count: int32 `(B,)`, the number of colors so far.
         limit: int32 `(B,)`: with so many colors, no new one is drawn.
     """
 
     colors: Tensor
+    is_first: Tensor
+    num_copies: Tensor
     recent: Tensor
     keys: Tensor
-    count: Tensor
     limit: Tensor
 
 
@@ -142,12 +149,10 @@ class CopyHead(ColorHead):
         """
         colors, _ = self._split(token_ids)
         normed = self.norm(hidden)
-        sources, recent, age, count = self._sources_of(colors)
+        sources, recent, age, numbers = self._sources_of(colors)
         length, chunk = token_ids.shape[1], CHUNK_LENGTH
         missing = -length % chunk
-        is_visible = ops.cast(colors >= 0, "int32")
-        visible = ops.cumsum(is_visible, axis=1) - is_visible
-        features = self._features(normed, sources, count, visible)
+        features = self._features(normed, sources, numbers)
         query = ops.pad(self.query(features), ((0, 0), (0, missing), (0, 0)))
         query = ops.reshape(query, (-1, age.shape[1], chunk, KEY_DIM + 1))
         keys = self._keys(recent)
@@ -202,11 +207,15 @@ class CopyHead(ColorHead):
         length = token_ids.shape[1]
         is_before = ops.arange(length, dtype="int32") < position
         colors = ops.where(is_before, colors, NO_COLOR)
-        recent, count = recent_colors(colors, self.num_colors)
-        limit = ops.full_like(count, length + 1)
+        is_first = first_pixels(colors)
+        around = neighbors_of(colors, self.image_size)
+        num_copies = ops.sum(equals_any(colors[..., None], around), axis=1)
+        recent = recent_colors(colors, is_first, self.num_colors)
+        limit = ops.full_like(num_copies, length + 1)
         if max_colors is not None:
             limit = ops.where(max_colors > 0, max_colors, limit)
-        return Seen(colors, recent, self._keys(recent), count, limit)
+        keys = self._keys(recent)
+        return Seen(colors, is_first, num_copies, recent, keys, limit)
 
     def sample(
         self,
@@ -224,9 +233,9 @@ class CopyHead(ColorHead):
             alpha, cost = choose(self.alpha(normed), 0, known_alpha, None)
             is_visible = alpha > 0
             costs += [] if cost is None else [cost]
-        sources, routes = self._routes(normed, seen, position)
+        sources, routes, count = self._routes(normed, seen, position)
         may_draw = ops.concatenate(
-            [(seen.count < seen.limit)[:, None], sources >= 0], axis=-1
+            [(count < seen.limit)[:, None], sources >= 0], axis=-1
         )
         # A known color always has the route of new colors, among others.
         route, cost = choose(
@@ -253,6 +262,7 @@ class CopyHead(ColorHead):
         color = color[:, None]
         is_old = ops.any(seen.colors == color, axis=1, keepdims=True)
         is_first = ~is_old & (color >= 0)
+        is_copy = equals_any(color, self._around(seen.colors, position))
         here = ops.one_hot(position, seen.colors.shape[1], dtype="int32")
 
         def add() -> tuple[Tensor, Tensor]:
@@ -267,27 +277,22 @@ class CopyHead(ColorHead):
         )
         return Seen(
             seen.colors + here * (color - NO_COLOR),
+            seen.is_first + here * ops.cast(is_first, "int32"),
+            seen.num_copies + is_copy,
             recent,
             keys,
-            seen.count + ops.cast(is_first[:, 0], "int32"),
             seen.limit,
         )
 
     def _features(
-        self, normed: Tensor, sources: Tensor, count: Tensor, visible: Tensor
+        self, normed: Tensor, sources: Tensor, numbers: Tensor
     ) -> Tensor:
-        """Return what routes are chosen by, `(..., ROUTE_DIM)`.
-
-        `count` is the number of colors so far, and `visible` that of visible
-        pixels, each int32 `(...)`.
-        """
+        """Return what routes are chosen by, `(..., ROUTE_DIM)`."""
         around = sources[..., : len(NEIGHBORS)]
         first, second = (ops.take(around, index, axis=-1) for index in _PAIRS)
         pattern = ops.concatenate([first == second, around >= 0], axis=-1)
-        numbers = ops.cast(ops.stack([count, visible], axis=-1), "float32")
-        facts = ops.concatenate(
-            [ops.cast(pattern, "float32"), ops.log1p(numbers)], axis=-1
-        )
+        pattern, numbers = (ops.cast(x, "float32") for x in (pattern, numbers))
+        facts = ops.concatenate([pattern, ops.log1p(numbers)], axis=-1)
         return ops.gelu(self.read(normed) + self.facts(facts))
 
     def _split(self, token_ids: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -315,6 +320,9 @@ class CopyHead(ColorHead):
     def _sources_of(self, colors: Tensor) -> Sources:
         return sources_of(colors, self.image_size, self.num_colors)
 
+    def _around(self, colors: Tensor, position: Tensor) -> Tensor:
+        return neighbor_tokens(colors, position, self.image_size, NO_COLOR)
+
     def _keys(self, colors: Tensor) -> Tensor:
         """Return float32 `(..., D)` for colors `(...)`."""
         frequency = np.pi / 2 * np.arange(NUM_COSINES, dtype="float32")
@@ -332,20 +340,23 @@ class CopyHead(ColorHead):
 
     def _routes(
         self, normed: Tensor, seen: Seen, position: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return sources, int32 `(B, S)`, and logits, float32 `(B, 1 + S)`."""
-        around = neighbor_tokens(
-            seen.colors, position, self.image_size, NO_COLOR
-        )
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return sources, int32 `(B, S)`, logits, float32 `(B, 1 + S)`.
+
+        Also returns the number of colors so far, int32 `(B,)`.
+        """
+        around = self._around(seen.colors, position)
         sources = ops.concatenate([around, seen.recent], axis=-1)
-        visible = ops.sum(ops.cast(seen.colors >= 0, "int32"), axis=1)
-        features = self._features(normed, sources, seen.count, visible)
+        numbers = numbers_at(
+            position, seen.colors, seen.is_first, seen.num_copies
+        )
+        features = self._features(normed, sources, numbers)
         query = self.query(features)
         age = np.log1p(np.arange(self.num_colors, dtype="float32"))
         reuse = ops.sum(query[:, None, :KEY_DIM] * seen.keys, axis=-1)
         reuse = reuse - query[:, KEY_DIM:] * age
         routes = ops.concatenate([self.routes(features), reuse], axis=-1)
-        return sources, _mask(routes, sources)
+        return sources, _mask(routes, sources), numbers[:, 0]
 
     def _sample_new(
         self,
