@@ -2,8 +2,9 @@
 
 The weights are stored in float16, without the training pictures. The script
 adds sheets of unpicked pictures: new ones, completions of a few held-out ones,
-and the new pictures that come nearest to a training picture. It prints the
-held-out bits per pixel for the card.
+and the new pictures that come nearest to a training picture. With `--painted`,
+it completes new pictures instead, and no sheet shows a picture that was not
+painted. It prints the held-out bits per pixel for the card.
 
 Command:  python pipelines/pack_box.py saved_models/NAME --card CARD.md
 Hardware: any
@@ -42,7 +43,8 @@ NUM_COUNTED = 6000
 @click.command()
 @click.argument("run_path", metavar="RUN")
 @click.option("--card", required=True, type=click.Path(exists=True))
-def main(run_path: str, card: str) -> None:
+@click.option("--painted", is_flag=True, help="Show painted pictures alone.")
+def main(run_path: str, card: str, painted: bool) -> None:
     """Write the box's copy of RUN; its CARD becomes README.md."""
     name = os.path.basename(os.path.abspath(run_path))
     target = pathlib.Path(BOX_DIR, name)
@@ -50,9 +52,11 @@ def main(run_path: str, card: str) -> None:
     entry = copy_run(pathlib.Path(run_path), target)
     shutil.copyfile(card, target / "README.md")
     whole, packed = load_run(run_path), load_run(str(target))
-    examples = LocalPainter(whole).examples(NUM_EXAMPLES)
     painter = LocalPainter(packed)
     (new,) = painter.generate(generation(NUM_COMPARED))
+    examples = new[NUM_PANEL:][:NUM_EXAMPLES]
+    if not painted:
+        examples = LocalPainter(whole).examples(NUM_EXAMPLES)
     done = painter.complete(Request(list(examples), samples=4))
     for image, file in (
         (sheets.strip(new[:NUM_SAMPLES]), run_config.SAMPLES_FILE),
@@ -69,7 +73,9 @@ def main(run_path: str, card: str) -> None:
     click.echo(f"{after:.4f} bits/pixel in float16, {before:.4f} before")
     entry["val_bits_per_pixel"] = float(after)
     storage.write_json(target / run_config.HISTORY_FILE, [entry])
-    compare(packed, new, held_out, tokens["train"], target)
+    nearest = compare(packed, new, held_out, tokens["train"])
+    if not painted:
+        storage.write_atomic(target / "nearest.png", nearest)
     size = sum(file.stat().st_size for file in target.iterdir())
     click.echo(f"{target}: {size / 1e6:.1f} MB")
     if size > MAX_BYTES:
@@ -97,16 +103,17 @@ def compare(
     new: np.ndarray,
     held_out: np.ndarray,
     train: np.ndarray,
-    target: pathlib.Path,
-) -> None:
+) -> bytes:
     """Print the bits of other models, and how the new pictures compare.
 
     Args:
         run: The model.
-        new: uint8 `(N, height, width, 3)`, pictures that it painted.
+        new: uint8 `(N, height, width, C)`, pictures that it painted.
         held_out: int32 `(M, T)`, tokens.
         train: integers `(K, T)`, tokens.
-        target: Folder to write the sheet into.
+
+    Returns:
+        A PNG of the new pictures that come nearest to a training picture.
     """
     tokenizer = run.tokenizer
     colors = tokenizer.detokenize(held_out)
@@ -114,7 +121,7 @@ def compare(
         some_of(train, NUM_COUNTED),
         held_out,
         tokenizer.image_size,
-        tokenizer.palette.vocabulary_size,
+        tokenizer.palette.num_colors,
     )
     needed = {name: float(bits.mean()) for name, bits in counts.items()}
     needed |= baselines.lossless_bits_per_pixel(colors)
@@ -129,7 +136,7 @@ def compare(
         is_pixel_art=tokenizer.resize == NATIVE,
     )
     click.echo(json.dumps(figures, default=float))
-    storage.write_atomic(target / "nearest.png", files["nearest"])
+    return files["nearest"]
 
 
 if __name__ == "__main__":
