@@ -5,10 +5,10 @@ Shapes: B batch, T pixels, W hidden_dim, L logits.
 
 import abc
 import itertools
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import keras
+import numpy as np
 from keras import ops
 
 from pixace_tf.data.palette import ALPHA, Palette
@@ -21,13 +21,36 @@ from pixace_tf.model.channel_distribution import (
 from pixace_tf.model.presets import mixture_channels
 from pixace_tf.typing import Tensor
 
-# Takes logits `(B, n)`, the number of the draw, the choice that a known pixel
-# makes there, int32 `(B,)`, and None or which choices may be drawn, bool `(B,
-# n)`. Returns the choice, int32 `(B,)`, which is that of the known pixel if the
-# pixel is known; and None or the cost of the known choice, float32 `(B,)`.
-Choose = Callable[
-    [Tensor, int, Tensor, Tensor | None], tuple[Tensor, Tensor | None]
-]
+
+class Choose(Protocol):
+    """Chooses from logits at one draw.
+
+    Attributes:
+        weighs: Whether it returns costs.
+    """
+
+    weighs: bool
+
+    def __call__(
+        self,
+        logits: Tensor,
+        draw: int,
+        choice: Tensor,
+        is_free: Tensor,
+        may_draw: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the choice, int32 `(B,)`, and None or the cost of evidence.
+
+        The cost, float32 `(B,)`, is minus the log probability of `choice`, or,
+        where the choice is free, of all choices that may be drawn.
+
+        Args:
+            logits: float32 `(B, n)`.
+            draw: The number of the draw.
+            choice: int32 `(B,)`, returned where the choice is not free.
+            is_free: bool `(B,)`.
+            may_draw: Which choices may be drawn, bool `(B, n)`; None for all.
+        """
 
 
 class ColorHead(keras.layers.Layer, abc.ABC):
@@ -77,6 +100,7 @@ class ColorHead(keras.layers.Layer, abc.ABC):
         self,
         hidden: Tensor,
         known: Tensor,
+        free: Tensor,
         choose: Choose,
         seen: Any,
         position: Tensor,
@@ -85,15 +109,18 @@ class ColorHead(keras.layers.Layer, abc.ABC):
 
         Args:
             hidden: float `(B, W)`.
-            known: int32 `(B,)`, canonical tokens, of pixels that are known.
+            known: int32 `(B,)`, tokens with the levels of known channels.
+            free: int32 `(B,)`, the channels to sample: bit c is set for channel
+                c of the palette.
             choose: Chooses from logits.
             seen: From `begin` or `remember`.
             position: int32 scalar.
 
         Returns:
-            Canonical tokens, int32 `(B,)`, those in `known` for known pixels;
-            and float32 `(B,)` tensors that add up to the costs of `known`, if
-            `choose` returns costs.
+            Canonical tokens, int32 `(B,)`; and float32 `(B,)` tensors that add
+            up to the cost of the known channels, if `choose` returns costs. It
+            may vary with the sampled channels; the mean of its exponential is
+            the probability of the known ones.
         """
 
     def remember(self, seen: Any, token_ids: Tensor, position: Tensor) -> Any:
@@ -231,6 +258,7 @@ class ChainHead(ColorHead):
         self,
         hidden: Tensor,
         known: Tensor,
+        free: Tensor,
         choose: Choose,
         seen: Any = (),
         position: Tensor = 0,
@@ -242,12 +270,42 @@ class ChainHead(ColorHead):
         for i, c in enumerate(self.order):
             parameters = self._parameters(features, i, channels)
             logits = self.distributions[i].logits(parameters)
-            level, cost = choose(logits, i, choices[c], None)
+            level, cost = choose(
+                logits,
+                i,
+                choices[c],
+                is_free(free, c),
+                self._possible(c, choices, free),
+            )
             channels[c] = self._unless_forced(level, c, channels)
             if cost is not None:
                 costs.append(self._unless_forced(cost, c, channels))
             features = self._reveal(features, i, channels[c])
         return self.palette.pack(channels), costs
+
+    def _possible(
+        self, channel: int, choices: list[Tensor], free: Tensor
+    ) -> Tensor | None:
+        """Return which levels agree with the known levels of later channels.
+
+        Level 0 does not if it forces a channel to 0 that is known not to be.
+        Returns None if a channel forces no other, else bool `(B, levels)`.
+        """
+        forced, newly = set(), {channel}
+        while newly:
+            newly = {
+                c
+                for c, by in enumerate(self.palette.forced_by)
+                if by in newly and c not in forced
+            }
+            forced |= newly
+        if not forced:
+            return None
+        is_possible = ops.ones_like(free, dtype="bool")
+        for c in sorted(forced):
+            is_possible &= is_free(free, c) | (choices[c] == 0)
+        levels = np.arange(self.palette.channel_sizes[channel])
+        return is_possible[:, None] | (levels > 0)
 
     def _features(self, hidden: Tensor) -> list[Tensor]:
         """Return what each channel is computed from, `(..., hidden_dim)`.
@@ -369,9 +427,26 @@ class PackedHead(ColorHead):
         self,
         hidden: Tensor,
         known: Tensor,
+        free: Tensor,
         choose: Choose,
         seen: Any = (),
         position: Tensor = 0,
     ) -> tuple[Tensor, list[Tensor]]:
-        token_ids, cost = choose(self(hidden, None), 0, known, None)
+        # Of all codes, those that have the known levels may be drawn.
+        codes = np.arange(self.palette.vocabulary_size, dtype="int32")
+        agrees = ops.ones_like(free[:, None], dtype="bool")
+        for c, (levels, level) in enumerate(
+            zip(
+                self.palette.unpack(codes),
+                self.palette.unpack(known),
+                strict=True,
+            )
+        ):
+            agrees &= is_free(free, c)[:, None] | (levels == level[:, None])
+        token_ids, cost = choose(self(hidden, None), 0, known, free > 0, agrees)
         return token_ids, [] if cost is None else [cost]
+
+
+def is_free(free: Tensor, channel: int) -> Tensor:
+    """Return whether a channel is to be sampled, bool `(B,)`; see `sample`."""
+    return (free // (1 << channel)) % 2 > 0

@@ -4,15 +4,17 @@ Shapes: B batch, T pixels, W hidden_dim, N neighbors, K remembered colors, D
 width of a key, S sources of a color: neighbors first, then remembered colors.
 """
 
+import functools
+import operator
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from pixace_tf.data.palette import Palette
+from pixace_tf.data.palette import ALPHA, Palette
 from pixace_tf.model.channel_distribution import centered
-from pixace_tf.model.color_head import ChainHead, Choose, ColorHead
+from pixace_tf.model.color_head import ChainHead, Choose, ColorHead, is_free
 from pixace_tf.model.color_sources import (
     CHUNK_LENGTH,
     NO_COLOR,
@@ -221,40 +223,74 @@ class CopyHead(ColorHead):
         self,
         hidden: Tensor,
         known: Tensor,
+        free: Tensor,
         choose: Choose,
         seen: Seen,
         position: Tensor,
     ) -> tuple[Tensor, list[Tensor]]:
         normed = self.norm(hidden)
-        known_color, known_alpha = self._split(known)
+        known_color, known_alpha = self.palette.split_alpha(known)
+        asked = self.palette.opaque.unpack(known_color)
+        is_open = [is_free(free, c) for c in range(len(asked))]
         costs = []
         alpha, is_visible = None, ops.ones_like(known, dtype="bool")
         if self.num_alpha:
-            alpha, cost = choose(self.alpha(normed), 0, known_alpha, None)
+            is_clear = is_visible
+            for channel, is_unknown in zip(asked, is_open, strict=True):
+                is_clear &= is_unknown | (channel == 0)
+            levels = np.arange(self.palette.channel_sizes[ALPHA])
+            alpha, cost = choose(
+                self.alpha(normed),
+                0,
+                known_alpha,
+                is_free(free, ALPHA),
+                # A channel that is not 0 is visible.
+                is_clear[:, None] | (levels > 0),
+            )
             is_visible = alpha > 0
             costs += [] if cost is None else [cost]
         sources, routes, count = self._routes(normed, seen, position)
-        may_draw = ops.concatenate(
-            [(count < seen.limit)[:, None], sources >= 0], axis=-1
-        )
-        # A known color always has the route of new colors, among others.
-        route, cost = choose(
-            routes, self.num_alpha, ops.zeros_like(known), may_draw
+        new = ops.zeros_like(known)
+        is_asked = is_visible & ~functools.reduce(operator.and_, is_open)
+        if choose.weighs:
+            # The known channels of a new color may cost more or less with those
+            # that are drawn, so they are drawn before the route.
+            new, cost = self._sample_new(
+                hidden, known_color, free, choose, is_asked
+            )
+            agrees = sources >= 0
+            offered = self.palette.opaque.unpack(sources)
+            for level, levels, is_unknown in zip(
+                asked, offered, is_open, strict=True
+            ):
+                agrees &= is_unknown[:, None] | (levels == level[:, None])
+            left = ops.logsumexp(routes, axis=-1)
+            routes = ops.concatenate(
+                [
+                    routes[:, :1] - cost[:, None],
+                    ops.where(agrees, routes[:, 1:], -float("inf")),
+                ],
+                axis=-1,
+            )
+            cost = left - ops.logsumexp(routes, axis=-1)
+            costs.append(ops.where(is_visible, cost, 0.0))
+        may_be_new = is_asked | (count < seen.limit)
+        route, _ = choose(
+            routes,
+            self.num_alpha,
+            ops.zeros_like(known),
+            ops.ones_like(is_visible),
+            ops.concatenate([may_be_new[:, None], sources >= 0], axis=-1),
         )
         is_new = (route == _NEW) & is_visible
-        new, new_cost = self._sample_new(
-            hidden, known_color, choose, is_new, cost is not None
+        drawn, _ = self._sample_new(
+            hidden, known_color, free, choose, is_new & ~is_asked
         )
         copied = ops.take_along_axis(
             sources, ops.maximum(route - 1, 0)[:, None], axis=1
         )[:, 0]
-        color = ops.where(is_new, new, copied)
+        color = ops.where(is_new, ops.where(is_asked, new, drawn), copied)
         color = ops.where(is_visible, color, 0)
-        if cost is not None:
-            is_match = sources == known_color[:, None]
-            left = ops.logsumexp(routes, axis=-1)
-            cost = left - _found(routes, is_match, new_cost)
-            costs.append(ops.where(is_visible, cost, 0.0))
         return self.palette.join_alpha(color, alpha), costs
 
     def remember(self, seen: Seen, token_ids: Tensor, position: Tensor) -> Seen:
@@ -362,30 +398,43 @@ class CopyHead(ColorHead):
         self,
         hidden: Tensor,
         known: Tensor,
+        free: Tensor,
         choose: Choose,
         is_new: Tensor,
-        with_cost: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Return new colors, int32 `(B,)`, and the costs of known ones.
+        """Return new colors, int32 `(B,)`, and what known channels cost.
 
-        Most pixels copy, so the work is skipped where none of them needs it.
+        Both are 0 where no color is needed. Most pixels copy, so the work is
+        skipped where none of them needs it.
         """
-        known = ops.maximum(known, 0)
-        nothing = ops.zeros_like(hidden[:, 0], dtype="float32")
+        no_cost = ops.zeros_like(hidden[:, 0], dtype="float32")
+        none = ops.zeros_like(known)
         before = self.num_alpha + 1
 
-        def chosen(
-            logits: Tensor, draw: int, choice: Tensor, may: Tensor | None
-        ) -> tuple[Tensor, Tensor | None]:
-            return choose(logits, before + draw, choice, may)
-
         def sample() -> tuple[Tensor, Tensor]:
-            colors, costs = self.new.sample(hidden, known, chosen)
-            return colors, sum(costs, nothing) if with_cost else nothing
+            colors, costs = self.new.sample(
+                hidden, known, free, _Later(choose, before)
+            )
+            cost = sum(costs, no_cost)
+            return colors, ops.where(is_new, cost, no_cost)
 
-        return ops.cond(
-            ops.any(is_new), sample, lambda: (ops.zeros_like(known), nothing)
-        )
+        return ops.cond(ops.any(is_new), sample, lambda: (none, no_cost))
+
+
+class _Later(NamedTuple):
+    """Chooses at the draws behind some others."""
+
+    choose: Choose
+    before: int
+
+    @property
+    def weighs(self) -> bool:
+        return self.choose.weighs
+
+    def __call__(
+        self, logits: Tensor, draw: int, *others: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        return self.choose(logits, self.before + draw, *others)
 
 
 def _mask(routes: Tensor, sources: Tensor) -> Tensor:

@@ -15,14 +15,18 @@ from pixace_tf.typing import Tensor
 # guides, and adds up the costs of known pixels; "limited" does all of that, and
 # draws only some colors.
 Program = Literal["plain", "full", "limited"]
+# A mask of channels in which all are set; see `Block.mask`.
+ALL_CHANNELS = 0b1111
 
 
 class Block(NamedTuple):
     """Images to decode in step, each read in its own raster order.
 
     Attributes:
-        token_ids: int32 `(R, T)`, zeros where pixels are hidden.
-        mask: bool `(R, T)`, True where pixels are to be sampled.
+        token_ids: int32 `(R, T)`, with zeros for hidden channels.
+        mask: int32 `(R, T)`, the channels to be sampled: bit c is set for
+            channel c of the palette. It is 0 for known pixels, `ALL_CHANNELS`
+            for hidden ones.
         seeds: int64 `(R,)`.
         condition: int32 `(R, 2)`, as in `PixaceCausalLM`.
         config: `(R,)` arrays by name, as in `SamplingConfig`; `guidance`, which
@@ -43,6 +47,11 @@ class Block(NamedTuple):
     def is_guided(self) -> bool:
         """Whether the images are guided, as all are or none."""
         return bool(np.any(self.config["guidance"] > 1))
+
+    @property
+    def has_known_channels(self) -> bool:
+        """Whether only some channels of a pixel are known."""
+        return bool(np.any((self.mask > 0) & (self.mask < ALL_CHANNELS)))
 
     @property
     def has_max_colors(self) -> bool:
@@ -96,7 +105,7 @@ class Drawing(NamedTuple):
     """The values that decoding reads but never changes.
 
     Attributes:
-        mask: bool `(R, T)`, True where pixels are to be sampled.
+        mask: int32 `(R, T)`, the channels to be sampled; see `Block`.
         noise: float32 `(R, T, num_draws)` in `[0, 1)`.
         config: `(R,)` tensors by name, as in `Block`.
         codes: int32 `(NUM_CODES,)`, the colors that the program "limited" may

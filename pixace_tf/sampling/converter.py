@@ -6,9 +6,10 @@ is float32 or int32:
 - `empty`: `condition (R, 2)` -> the state before the first pixel.
 - `prefill`: `token_ids (R, T)`, `condition (R, 2)` -> the state behind the last
   pixel, of which decoding reads what lies before its position.
-- `advance`: the state, `token_ids (R, T)`, `nats (R)`, `mask (R, T)` (1 where
-  pixels are to be sampled), `noise (R, T, draws)`, `temperature (R)`, and the
-  scalars `start` and `stop` -> the state, `token_ids` and `nats` at `stop`.
+- `advance`: the state, `token_ids (R, T)`, `nats (R)`, `mask (R, T)` (bit c is
+  set where channel c is to be sampled), `noise (R, T, draws)`, `temperature
+  (R)`, and the scalars `start` and `stop` -> the state, `token_ids` and `nats`
+  at `stop`.
 - `advance_full`: also takes `top_k`, `top_p`, `min_p`, `guidance` and
   `max_colors (R)`, and adds the costs of known pixels to `nats`. For guidance,
   each image has two rows, with its label and with the null label. It is slower.
@@ -142,7 +143,7 @@ class _Graphs:
                 Carry(state, token_ids, nats),
                 start,
                 stop,
-                Drawing(mask > 0, noise, others, codes),
+                Drawing(mask, noise, others, codes),
             )
             return {
                 "token_ids": carry.token_ids,

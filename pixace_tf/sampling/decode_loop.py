@@ -9,7 +9,7 @@ Shapes: R rows of a block, T pixels.
 
 import functools
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import tensorflow as tf
@@ -93,7 +93,7 @@ class DecodeLoop:
         config["guidance"] = tf.TensorSpec((self.rows,), tf.float32)
         config["max_colors"] = tf.TensorSpec((self.rows,), tf.int32)
         return Drawing(
-            tf.TensorSpec(shape, tf.bool),
+            tf.TensorSpec(shape, tf.int32),
             tf.TensorSpec((*shape, self._model.head.num_draws), tf.float32),
             config,
         )
@@ -330,41 +330,64 @@ class DecodeLoop:
         head, config = self._model.head, drawing.config
         state, tokens, nats = carry
         hidden, state = self._model.step(state, tokens, position)
-        uniform = tf.unstack(tf.gather(drawing.noise, position, axis=1), axis=1)
-        is_free = tf.gather(drawing.mask, position, axis=1)
+        free = tf.gather(drawing.mask, position, axis=1)
         given = tf.gather(tokens, position, axis=1)
-        temperature = tf.expand_dims(config["temperature"], 1)
-
-        def draw_only(
-            logits: Tensor, draw: int, choice: Tensor, may_draw: Tensor | None
-        ) -> tuple[Tensor, None]:
-            return inverse_transform(logits / temperature, uniform[draw]), None
-
-        def draw_and_weigh(
-            logits: Tensor, draw: int, choice: Tensor, may_draw: Tensor | None
-        ) -> tuple[Tensor, Tensor]:
-            spent = cost(logits, choice)
-            if may_draw is not None:
-                logits = tf.where(may_draw, logits, -np.inf)
-            if self._model.labels:
-                logits = guide_pairs(logits, config["guidance"])
-            logits = filter_logits(logits / temperature, config)
-            chosen = inverse_transform(logits, uniform[draw])
-            # A known channel decides what the later ones cost.
-            return tf.where(is_free, chosen, choice), spent
-
-        choose = draw_only if program == "plain" else draw_and_weigh
-        sampled, costs = head.sample(hidden, given, choose, seen, position)
+        choose = _Choose(
+            program != "plain",
+            tf.unstack(tf.gather(drawing.noise, position, axis=1), axis=1),
+            config,
+            bool(self._model.labels),
+        )
+        sampled, costs = head.sample(
+            hidden, given, free, choose, seen, position
+        )
         if program == "limited":
             sampled = nearest(sampled, drawing.codes, self._model.palette)
         if costs:
-            nats += tf.where(is_free, 0.0, tf.add_n(costs))
+            nats += tf.add_n(costs)
         # On a CPU, products are faster than a choice for each token.
-        change = tf.where(is_free, sampled - given, 0)
+        change = tf.where(free > 0, sampled - given, 0)
         seen = head.remember(seen, given + change, position)
         here = tf.one_hot(position, tokens.shape[1], dtype=tf.int32)
         tokens += here * tf.expand_dims(change, 1)
         return Carry(state, tokens, nats), seen
+
+
+class _Choose(NamedTuple):
+    """Chooses by noise; see `color_head.Choose`."""
+
+    weighs: bool
+    uniform: list[Tensor]
+    config: dict[str, Tensor]
+    has_labels: bool
+
+    def __call__(
+        self,
+        logits: Tensor,
+        draw: int,
+        choice: Tensor,
+        is_free: Tensor,
+        may_draw: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        temperature = tf.expand_dims(self.config["temperature"], 1)
+        uniform = self.uniform[draw]
+        if not self.weighs:
+            return inverse_transform(logits / temperature, uniform), None
+        spent = cost(logits, choice)
+        if may_draw is None:
+            spent = tf.where(is_free, 0.0, spent)
+        else:
+            possible = tf.where(may_draw, logits, -np.inf)
+            total = tf.reduce_logsumexp(logits, axis=-1)
+            left = total - tf.reduce_logsumexp(possible, axis=-1)
+            spent = tf.where(is_free, left, spent)
+            logits = possible
+        if self.has_labels:
+            logits = guide_pairs(logits, self.config["guidance"])
+        logits = filter_logits(logits / temperature, self.config)
+        chosen = inverse_transform(logits, uniform)
+        # A known channel decides what the later ones cost.
+        return tf.where(is_free, chosen, choice), spent
 
 
 def _graph_function(

@@ -221,6 +221,7 @@ class Engine(abc.ABC):
             num_particles
             or block.is_guided
             or block.has_max_colors
+            or block.has_known_channels
             or has_filters(block.config)
         ):
             program = "full"

@@ -178,7 +178,7 @@ class LiteStepper(Stepper):
                 nats=carry.nats[part],
                 start=np.int32(start),
                 stop=np.int32(stop),
-                mask=drawing.mask[part].astype(np.int32),
+                mask=drawing.mask[part],
                 noise=drawing.noise[part],
                 **config,
                 **carry.state[number],

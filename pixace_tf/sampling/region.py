@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pixace_tf.sampling.block import ALL_CHANNELS
 from pixace_tf.sampling.engine import ModelFacts
 from pixace_tf.typing import Tensor
 
@@ -24,8 +25,7 @@ def spans(
 
     Args:
         facts: Facts of the model.
-        mask: bool `(B, T)` in the order of decoding, True where pixels are to
-            be sampled.
+        mask: Integers `(B, T)` in the order of decoding, as in `Block`.
         num_particles: Integers, one or `(B,)`.
         xp: The module of the arrays.
 
@@ -35,9 +35,9 @@ def spans(
     """
     length, stride = facts.sequence_length, facts.prefill_stride
     position = xp.arange(length)
-    first = xp.min(xp.where(mask, position, length), axis=-1)
-    end = xp.max(xp.where(mask, position + 1, 0), axis=-1)
-    is_behind = ~mask & (position > first[:, None])
+    first = xp.min(xp.where(mask > 0, position, length), axis=-1)
+    end = xp.max(xp.where(mask > 0, position + 1, 0), axis=-1)
+    is_behind = (mask != ALL_CHANNELS) & (position >= first[:, None])
     is_weighed = xp.any(is_behind, axis=-1) & (num_particles > 1)
     end += xp.where(is_weighed, ROWS_BEHIND * facts.image_size[1], 0)
     start = xp.where(first < length, first // stride * stride, length)

@@ -8,7 +8,7 @@ Shapes: B batch, T pixels.
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -16,11 +16,11 @@ import numpy as np
 
 from pixace_tf.console import ProgressCallback
 from pixace_tf.data.labels import NULL_LABEL
-from pixace_tf.data.palette import Palette
+from pixace_tf.data.palette import ALPHA, Palette
 from pixace_tf.data.raster_orders import best_orders, permutations, to_plain
 from pixace_tf.errors import UserError
 from pixace_tf.sampling import NUM_CODES, NUM_PARTICLES
-from pixace_tf.sampling.block import Block
+from pixace_tf.sampling.block import ALL_CHANNELS, Block
 from pixace_tf.sampling.engine import Engine
 from pixace_tf.sampling.region import spans
 from pixace_tf.sampling.sampling_config import (
@@ -118,6 +118,7 @@ class Sampler:
         guidance: Any = 1.0,
         only_codes: Any = (),
         max_colors: Any = 0,
+        given: Sequence[str] = (),
     ) -> np.ndarray:
         """Sample the hidden pixels of each image, given all others.
 
@@ -140,6 +141,8 @@ class Sampler:
             only_codes: At most `NUM_CODES` canonical codes to sample alone.
             max_colors: Integers, one or `(B,)`: an image that has so many
                 colors gets no new one; 0 for any number.
+            given: Names of channels of the palette that the hidden pixels
+                keep, such as `"value"`.
 
         Returns:
             int32 `(B, T)`.
@@ -148,14 +151,15 @@ class Sampler:
             UserError: If a shape or a value is out of range.
         """
         block = self._check(token_ids, mask, seeds, config, labels, guidance)
+        block = self._given(block, token_ids, given)
         block = self._with_codes(block, only_codes)
         block.config["max_colors"] = self._max_colors(max_colors, len(mask))
         num_particles = check_integer("num_particles", num_particles, 1, 2**20)
-        order = self.orders(block.mask)
+        order = self.orders(block.mask > 0)
         when = self._sequences[order]
         block = self._in_order(block, order, when)
-        tokens, mask = block.token_ids, block.mask
-        starts, ends, is_weighed = spans(self.facts, mask, num_particles)
+        tokens, mask = block.token_ids, block.mask > 0
+        starts, ends, is_weighed = spans(self.facts, block.mask, num_particles)
         counts = np.where(is_weighed, num_particles, 0)
         jobs = self._jobs(block, starts, ends, counts, watch is not None)
         done, total = starts.copy(), int(np.sum(ends - starts))
@@ -290,10 +294,40 @@ class Sampler:
         condition = np.stack([np.zeros_like(labels), labels], axis=1)
         return Block(
             tokens.astype(np.int32),
-            mask,
+            np.where(mask, ALL_CHANNELS, 0).astype(np.int32),
             seeds,
             condition.astype(np.int32),
             arrays,
+        )
+
+    def _given(
+        self, block: Block, token_ids: Any, given: Sequence[str]
+    ) -> Block:
+        """Return a block whose hidden pixels keep some channels."""
+        palette = Palette.get(self.facts.palette)
+        order = dict(
+            zip(palette.channel_names, palette.chain_order, strict=True)
+        )
+        for name in given:
+            if name not in order:
+                raise UserError(
+                    f"given must be among {', '.join(order)}, the channels of "
+                    f"{palette.name}. Received: {name!r}"
+                )
+        if not given:
+            return block
+        kept = {order[name] for name in given}
+        free = sum(1 << c for c in range(ALPHA + 1) if c not in kept)
+        levels = palette.unpack(np.asarray(token_ids))
+        some = palette.pack(
+            [x if c in kept else 0 * x for c, x in enumerate(levels)]
+        )
+        is_hidden = block.mask > 0
+        return block._replace(
+            token_ids=np.where(is_hidden, some, block.token_ids).astype(
+                np.int32
+            ),
+            mask=np.where(is_hidden, free, 0).astype(np.int32),
         )
 
     def _with_codes(self, block: Block, codes: Any) -> Block:

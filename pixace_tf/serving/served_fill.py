@@ -15,7 +15,7 @@ from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.painting import masks
 from pixace_tf.sampling import MAX_SERVED_PARTICLES
-from pixace_tf.sampling.block import Drawing
+from pixace_tf.sampling.block import ALL_CHANNELS, Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.draws import (
     choice_noise,
@@ -154,6 +154,7 @@ class ServedFill:
             conditions, each = tf.stack([condition, null]), 2
         else:
             config["guidance"] = tf.constant(1.0)
+        mask = tf.where(mask, ALL_CHANNELS, 0)
         starts, ends, is_weighed = spans(
             self._facts, mask[None], count, tf.experimental.numpy
         )

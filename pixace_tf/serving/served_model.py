@@ -25,7 +25,7 @@ from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.sampling import MAX_SERVED_PARTICLES
-from pixace_tf.sampling.block import Drawing
+from pixace_tf.sampling.block import ALL_CHANNELS, Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.draws import uniform_noise
 from pixace_tf.sampling.sampling_config import (
@@ -324,7 +324,8 @@ class ServedModel:
             (length - 1) // loop.span_length * loop.span_length,
             tf.constant([[0, NULL_LABEL]] * BLOCK_ROWS),
         )
-        mask = tf.range(length) >= prefix_length[:, None]
+        is_hidden = tf.range(length) >= prefix_length[:, None]
+        mask = tf.where(is_hidden, ALL_CHANNELS, 0)
         noise = uniform_noise(seeds, length, self._model.head.num_draws)
         config = {
             **config,
