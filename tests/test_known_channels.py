@@ -112,5 +112,5 @@ def test_a_channel_of_another_palette_is_told():
     palette = Palette("rgb", (2, 2, 0))
     sampler = Sampler(GraphEngine(build("chain", palette), jit_compile=False))
     tokens = image(palette)[None]
-    with pytest.raises(UserError, match="among green, red, blue"):
+    with pytest.raises(UserError, match="are green, red, blue"):
         sampler.fill(tokens, HIDDEN[None], [0], given=["value"])

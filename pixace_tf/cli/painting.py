@@ -122,6 +122,12 @@ sprites = together(
 )
 
 
+def _names(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[str, ...]:
+    return () if value is None else tuple(value.split(","))
+
+
 @main.command()
 @click.argument("paths", metavar="[RUN] IMAGE...", nargs=-1, required=True)
 @click.option(
@@ -130,8 +136,8 @@ sprites = together(
 @click.option(
     "--keep",
     type=click.FloatRange(0, 1),
-    default=0.5,
-    help="Share of each picture to keep, from the top.",
+    help="Share of each picture to keep, from the top.  [default: 0.5; with "
+    "--given 0]",
 )
 @click.option(
     "--prefix-length",
@@ -149,6 +155,14 @@ sprites = together(
     metavar="FILE",
     help="Paint where this picture is white instead. It needs the aspect ratio "
     "of the IMAGEs; any size will do. alpha paints where they are transparent.",
+)
+@click.option(
+    "--given",
+    metavar="CHANNELS",
+    callback=_names,
+    help="Keep these channels of what is painted: value draws other colors, "
+    "alpha fills the shape anew. A run of HSV has hue, saturation and value, "
+    "one of RGB red, green and blue; alpha,value gives two.",
 )
 @click.option(
     "--particles",
@@ -194,6 +208,7 @@ def complete(
       pixace-tf complete saved_models/animals cat.jpg --temperature 0.9,1.0,1.1
       pixace-tf complete saved_models/animals cat.jpg --cover center
       pixace-tf complete saved_models/animals cat.jpg --mask hole.png
+      pixace-tf complete saved_models/animals cat.jpg --given value --samples 4
       pixace-tf complete --server http://localhost:8501 --model animals cat.jpg
     """
     from pixace_tf import console

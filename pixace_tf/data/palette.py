@@ -263,6 +263,41 @@ class Palette:
         # The highest bit is the sign of an int32.
         return (alpha + 128) % 256 - 128
 
+    def channels_named(self, names: Sequence[str]) -> set[int]:
+        """Return the channels of some names; see `channel_names`.
+
+        Raises:
+            UserError: If there is no channel of a name.
+        """
+        known = dict(zip(self.channel_names, self.chain_order, strict=True))
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"The channels of {self.name} are {', '.join(known)}. "
+                    f"Received: {name!r}"
+                )
+        return {known[name] for name in names}
+
+    def only(self, token_ids: Tensor, names: Sequence[str]) -> Tensor:
+        """Return codes that show some channels, integers `(...)`.
+
+        The others have their middle level, except for hue and saturation, which
+        are gray if both are not there.
+        """
+        kept = self.channels_named(names)
+        levels = self.unpack(token_ids)
+        shown = [
+            level if c in kept else 0 * level + size // 2
+            for c, (level, size) in enumerate(
+                zip(levels, self.channel_sizes, strict=True)
+            )
+        ]
+        if self.color_space == "hsv" and not kept & {0, 1}:
+            shown[0], shown[1] = 0 * levels[0], 0 * levels[1]
+        if self.has_alpha and ALPHA not in kept:
+            shown[ALPHA] = 0 * levels[ALPHA] + self.channel_sizes[ALPHA] - 1
+        return self.pack(shown)
+
     @property
     def token_range(self) -> range:
         """The integers that are tokens of a code."""

@@ -110,11 +110,11 @@ class LocalPainter:
             guidance=request.guidance,
             only_codes=self._codes(request),
             max_colors=request.max_colors,
+            given=request.given,
         )
-        decoded = self._decode(request, token_ids)
         return Completions(
             originals,
-            hide(decoded, is_hidden),
+            self._kept(request, token_ids, is_hidden),
             self._choose(request, sampled, self._run.sampler.orders(mask)),
             tuple(float(t) for t in request.temperatures),
         )
@@ -154,6 +154,22 @@ class LocalPainter:
         images = self._run.tokenizer.detokenize(token_ids)
         limit = self.color_limit(request)
         return images if limit is None else limit.paint(token_ids, images)
+
+    def _kept(
+        self, request: Request, token_ids: np.ndarray, is_hidden: np.ndarray
+    ) -> np.ndarray:
+        """Return what is kept of images, for people.
+
+        Of painted pixels, that is the known channels, if there are any, or a
+        checkerboard.
+        """
+        decoded = self._decode(request, token_ids)
+        if not request.given:
+            return hide(decoded, is_hidden)
+        palette = self._run.tokenizer.palette
+        known = palette.only(token_ids, request.given)
+        known = self._run.tokenizer.detokenize(known)
+        return np.where(is_hidden[..., None], known, decoded)
 
     def _choose(
         self, request: Request, token_ids: np.ndarray, orders: Any = 0

@@ -26,6 +26,7 @@ ImageLike = str | os.PathLike[str] | np.ndarray
 MAX_COUNT = 2**20
 # Digests and counts are added, and the sum must fit int64.
 MAX_SEED = 2**62
+_DEFAULT_KEEP = 0.5
 _INTEGERS = {
     "samples": (1, MAX_COUNT),
     "best": (1, MAX_COUNT),
@@ -45,7 +46,8 @@ class Request:
 
     Attributes:
         images: The images to complete; empty for new images.
-        keep: Share of the pixels to keep, from the top, in `[0, 1]`.
+        keep: Share of the pixels to keep, from the top, in `[0, 1]`; None is
+            one half, or 0 with `given`.
         prefix_length: Pixels to keep in raster order, instead of `keep`.
         cover: The part to hide instead: `"top"`, `"bottom"`, `"left"`,
             `"right"` or `"center"`, optionally with a share of the image, as in
@@ -54,6 +56,8 @@ class Request:
             any_width)`, of the aspect of the images, whose white or True pixels
             are painted; a list with one for each image; or `"alpha"` for the
             transparent pixels of the images.
+        given: Names of channels that the painted pixels keep, such as `"value"`
+            or `"alpha"`; see `Palette.channel_names`.
         particles: Number of fillings that are weighed by the kept pixels behind
             the hidden ones; see `sampling.particles`. None is `NUM_PARTICLES`,
             or the most that a server can weigh.
@@ -82,10 +86,11 @@ class Request:
     """
 
     images: Sequence[ImageLike] = ()
-    keep: float = 0.5
+    keep: float | None = None
     prefix_length: int | None = None
     cover: str | None = None
     mask: Any = None
+    given: Sequence[str] = ()
     particles: int | None = None
     samples: int = 1
     best: int = 1
@@ -149,8 +154,12 @@ class Request:
                     "An image must be a path, an address or a uint8 array. "
                     f"Received: {image!r}"
                 )
-        rule = between(0, 1, "a number")
-        check_is_one("keep", check_numbers("keep", self.keep, rule, np.float64))
+        if self.keep is not None:
+            rule = between(0, 1, "a number")
+            share = check_numbers("keep", self.keep, rule, np.float64)
+            check_is_one("keep", share)
+        given = (self.given,) if isinstance(self.given, str) else self.given
+        object.__setattr__(self, "given", tuple(given))
         names = ("prefix_length", "cover", "mask")
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:
@@ -199,7 +208,8 @@ class Request:
             UserError: If `prefix_length` is larger than `length`.
         """
         if self.prefix_length is None:
-            return round(self.keep * length)
+            keep = 0.0 if self.given else _DEFAULT_KEEP
+            return round((keep if self.keep is None else self.keep) * length)
         if self.prefix_length > length:
             raise UserError(
                 f"prefix_length must lie in [0, {length}]. "

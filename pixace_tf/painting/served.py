@@ -106,9 +106,8 @@ class ServedPainter:
 
     def color_limit(self, request: Request) -> None:
         """See `Painter`; a server cannot."""
-        for name in ("only_colors", "max_colors"):
-            value = getattr(request, name)
-            if value is not None and value != 0:
+        for name in ("only_colors", "max_colors", "given"):
+            if getattr(request, name) not in (None, 0, ()):
                 raise UserError(
                     f"A server paints all colors: {name} needs a run on this "
                     "machine."

@@ -305,18 +305,9 @@ class Sampler:
     ) -> Block:
         """Return a block whose hidden pixels keep some channels."""
         palette = Palette.get(self.facts.palette)
-        order = dict(
-            zip(palette.channel_names, palette.chain_order, strict=True)
-        )
-        for name in given:
-            if name not in order:
-                raise UserError(
-                    f"given must be among {', '.join(order)}, the channels of "
-                    f"{palette.name}. Received: {name!r}"
-                )
         if not given:
             return block
-        kept = {order[name] for name in given}
+        kept = palette.channels_named(given)
         free = sum(1 << c for c in range(ALPHA + 1) if c not in kept)
         levels = palette.unpack(np.asarray(token_ids))
         some = palette.pack(
