@@ -126,12 +126,14 @@ def test_what_is_sampled_has_the_frequencies_of_the_logits():
     for choices in itertools.product((3, 60), (0, 1), (0, 1)):
         seen = []
 
-        def choose(logits, draw, known, may_draw, choices=choices, seen=seen):
+        def choose(
+            logits, draw, known, is_free, may_draw, choices=choices, seen=seen
+        ):
             chosen = np.array([choices[draw]], np.int32)
             seen.append(-keras.ops.log_softmax(logits)[0, choices[draw]])
             return chosen, None
 
-        token, _ = layer.sample(hidden, np.zeros(1, np.int32), choose)
+        token, _ = layer.sample(hidden, *np.zeros((2, 1), np.int32), choose)
         nats = layer.channel_nats(
             token[:, None], layer(hidden[None], token[:, None])
         )

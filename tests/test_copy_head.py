@@ -179,16 +179,22 @@ def test_decoding_costs_what_scoring_says(start, num_colors, monkeypatch):
     state = model.prefill(tokens, -(-length // model.decoder.patch_length))
     seen = head.begin(tokens, start)
 
-    def choose(logits, draw, choice, may_draw):
+    def choose(logits, draw, choice, is_free, may_draw=None):
+        assert not np.any(is_free) or draw == head.num_alpha
         spent = -tf.gather(tf.nn.log_softmax(logits), choice, batch_dims=1)
         return choice, spent
+
+    choose.weighs = True
+    nothing = tf.zeros(2, tf.int32)
 
     for t in range(start, length):
         patch = t // model.decoder.patch_length
         state = model.begin_patch(state, tokens, patch)
         for u in range(patch * model.decoder.patch_length, t + 1):
             hidden, state = model.step(state, tokens, u)
-        token, costs = head.sample(hidden, tokens[:, t], choose, seen, t)
+        token, costs = head.sample(
+            hidden, tokens[:, t], nothing, choose, seen, t
+        )
         np.testing.assert_array_equal(token, tokens[:, t])
         np.testing.assert_allclose(
             sum(costs), expected[:, t], rtol=1e-4, atol=1e-4

@@ -12,7 +12,7 @@ from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
 from pixace_tf.sampling import noise, particles
-from pixace_tf.sampling.block import Carry, Drawing
+from pixace_tf.sampling.block import ALL_CHANNELS, Carry, Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.graph_engine import GraphEngine
 from pixace_tf.sampling.sampler import Sampler
@@ -74,7 +74,7 @@ def test_known_pixels_cost_what_the_model_says(decoder, head):
     images[:, 5], images[:, 6] = 0, 7 << 9
     loop = DecodeLoop(model, 2, jit_compile=False)
     num_draws = model.head.num_draws
-    is_hidden = tf.constant(np.tile(np.arange(LENGTH) == 0, (2, 1)))
+    is_hidden = np.tile(np.arange(LENGTH) == 0, (2, 1))
     carry = Carry(model.empty_state(2), tf.constant(images), tf.zeros(2))
     config = {
         "temperature": np.full(2, 0.5, "float32"),
@@ -85,7 +85,7 @@ def test_known_pixels_cost_what_the_model_says(decoder, head):
         "max_colors": np.zeros(2, "int32"),
     }
     drawing = Drawing(
-        is_hidden,
+        tf.where(is_hidden, ALL_CHANNELS, 0),
         noise.uniform_noise(np.array([3, 4]), LENGTH, num_draws),
         config,
     )
