@@ -29,7 +29,8 @@ def test_more_than_eight_passes_change_the_recipe(values, expected):
     arguments, lines = settled(100, **values)
     assert arguments.given["recipe"] == expected
     is_few = expected == FEW
-    assert arguments.input_noise == is_few * recipe.FEW_IMAGES["input_noise"]
+    decay = recipe.FEW_IMAGES["weight_decay"]
+    assert (arguments.weight_decay == decay) == is_few
     assert len(lines) == is_few
     # Colors of photos are not exchanged.
     is_told = is_few and "resize" in values
