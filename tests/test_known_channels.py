@@ -10,6 +10,10 @@ from pixace_tf.data.palette import Palette
 from pixace_tf.errors import UserError
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.model.presets import decoder_config
+from pixace_tf.painting.local import complete
+from pixace_tf.painting.request import Request
+from pixace_tf.runs import catalog
+from pixace_tf.runs.run_folder import load_run
 from pixace_tf.sampling.graph_engine import GraphEngine
 from pixace_tf.sampling.sampler import Sampler
 
@@ -102,6 +106,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("head", "palette", "given"), CASES)
 def test_many_particles_draw_channels_given_the_others(head, palette, given):
     (found,), usual = distances(head, palette, given, [64], 400)
@@ -114,3 +119,36 @@ def test_a_channel_of_another_palette_is_told():
     tokens = image(palette)[None]
     with pytest.raises(UserError, match="are green, red, blue"):
         sampler.fill(tokens, HIDDEN[None], [0], given=["value"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"images": [], "given": "value"}, "needs images"),
+        ({"given": "value", "only_colors": "a.hex"}, "either"),
+    ],
+)
+def test_what_known_channels_cannot_do_is_told(options, words):
+    picture = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(UserError, match=words):
+        Request(**{"images": [picture], **options})
+
+
+@pytest.mark.slow
+def test_values_stay_and_hues_differ():
+    run = load_run(catalog.locate("animals"), say=lambda line: None)
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    done = complete(run, [picture], given="value", samples=2, particles=2)
+    tokens = [
+        run.tokenizer.tokenize(image) for image in (picture, *done.images[0, 0])
+    ]
+    palette = run.tokenizer.palette
+    (_, _, value), (hue, _, first), (other, _, second) = map(
+        palette.unpack, tokens
+    )
+    np.testing.assert_array_equal(first, value)
+    np.testing.assert_array_equal(second, value)
+    assert np.mean(hue != other) > 0.3
+    kept = done.kept[0].astype(int)
+    assert np.ptp(kept, axis=-1).max() == 0  # Gray.

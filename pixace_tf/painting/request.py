@@ -160,6 +160,10 @@ class Request:
             check_is_one("keep", share)
         given = (self.given,) if isinstance(self.given, str) else self.given
         object.__setattr__(self, "given", tuple(given))
+        if self.given and self.only_colors is not None:
+            raise UserError("Give either given or only_colors.")
+        if self.given and not len(images):
+            raise UserError("given needs images, whose channels it keeps.")
         names = ("prefix_length", "cover", "mask")
         given = [name for name in names if getattr(self, name) is not None]
         if len(given) > 1:
