@@ -29,7 +29,8 @@ class Choose(Protocol):
         weighs: Whether it returns costs.
     """
 
-    weighs: bool
+    @property
+    def weighs(self) -> bool: ...
 
     def __call__(
         self,
