@@ -432,9 +432,15 @@ class _Later(NamedTuple):
         return self.choose.weighs
 
     def __call__(
-        self, logits: Tensor, draw: int, *others: Any
+        self,
+        logits: Tensor,
+        draw: int,
+        choice: Tensor,
+        is_free: Tensor,
+        may_draw: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        return self.choose(logits, self.before + draw, *others)
+        draw += self.before
+        return self.choose(logits, draw, choice, is_free, may_draw)
 
 
 def _mask(routes: Tensor, sources: Tensor) -> Tensor:
