@@ -42,6 +42,7 @@ def main(images: str, name: str, epochs: int, out: str) -> None:
     run = os.path.join("saved_models", name)
     if not os.path.exists(run):
         size = ["--preset", "nano", "--epochs", str(epochs), "--no-labels"]
+        size += ["--head", "chain"]  # As it was when the sheets were made.
         _run("fit", images, "--name", name, "--pixel-art", *size)
     sheet = os.path.join(out, "sprites-{}.png").format
     paint = ["generate", run, "--scale", "3", "--no-preview"]

@@ -152,3 +152,18 @@ def test_values_stay_and_hues_differ():
     assert np.mean(hue != other) > 0.3
     kept = done.kept[0].astype(int)
     assert np.ptp(kept, axis=-1).max() == 0  # Gray.
+
+
+@pytest.mark.parametrize(
+    ("token", "options", "words"),
+    [
+        (1 << 20, {}, "integers from 0 to 15"),
+        (5, {"only_codes": [1, 2]}, "would change"),
+    ],
+)
+def test_known_channels_are_neither_repaired_nor_changed(token, options, words):
+    palette = Palette("rgb", (2, 2, 0))
+    sampler = Sampler(GraphEngine(build("chain", palette), jit_compile=False))
+    tokens = np.full((1, 6), token)
+    with pytest.raises(UserError, match=words):
+        sampler.fill(tokens, HIDDEN[None], [0], given=["green"], **options)

@@ -68,6 +68,11 @@ IMAGE_SIZE = Parsed("size", "32 or 24x40 (height x width)", _size)
 BIT_WIDTHS = Parsed("b,b,b", "5,4,4", lambda text: _counts(text.split(","), 3))
 COLOR = Parsed("color", "white or #3070a0", _color)
 SHARE = Parsed("i/n", "1/4, up to 4/4", _share)
+CHANNELS = Parsed(
+    "channel[,channel...]",
+    "value or alpha,value",
+    lambda text: tuple(name.strip() for name in text.split(",")),
+)
 TEMPERATURES = Parsed(
     "t[,t...]",
     "1.0 or 0.9,1.0",

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pixace_tf.cli.group import import_tensorflow, main, say
-from pixace_tf.cli.options import handing_over, sampling, served, together
+from pixace_tf.cli.options import (
+    CHANNELS,
+    handing_over,
+    sampling,
+    served,
+    together,
+)
 from pixace_tf.cli.terminal import preview, show
 from pixace_tf.sampling import (
     MAX_GUIDANCE,
@@ -122,12 +128,6 @@ sprites = together(
 )
 
 
-def _names(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> tuple[str, ...]:
-    return () if value is None else tuple(value.split(","))
-
-
 @main.command()
 @click.argument("paths", metavar="[RUN] IMAGE...", nargs=-1, required=True)
 @click.option(
@@ -158,8 +158,8 @@ def _names(
 )
 @click.option(
     "--given",
-    metavar="CHANNELS",
-    callback=_names,
+    type=CHANNELS,
+    default=(),
     help="Keep these channels of what is painted: value draws other colors, "
     "alpha fills the shape anew. A run of HSV has hue, saturation and value, "
     "one of RGB red, green and blue; alpha,value gives two.",

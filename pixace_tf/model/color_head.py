@@ -149,6 +149,7 @@ class ChainHead(ColorHead):
         hidden_dim: Width of the head's one hidden layer per channel.
         use_mixtures: Whether a channel of many levels is a mixture of logistic
             distributions instead of a softmax; a hue, being a circle, is not.
+        first_draw: The number of its first draw.
     """
 
     def __init__(
@@ -156,11 +157,13 @@ class ChainHead(ColorHead):
         palette: Palette | str,
         hidden_dim: int,
         use_mixtures: bool = False,
+        first_draw: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.palette = Palette.get(palette)
         self.hidden_dim = hidden_dim
+        self.first_draw = first_draw
         self.order = self.palette.chain_order
         self.num_draws = len(self.order)
         policy = self.dtype_policy
@@ -273,7 +276,7 @@ class ChainHead(ColorHead):
             logits = self.distributions[i].logits(parameters)
             level, cost = choose(
                 logits,
-                i,
+                self.first_draw + i,
                 choices[c],
                 is_free(free, c),
                 self._possible(c, choices, free),

@@ -106,10 +106,8 @@ def numbers_at(
     place = np.arange(colors.shape[1], dtype="int32")
     is_last = ops.cast(place >= position - LAST_PIXELS, "int32")
     visible = ops.sum(ops.cast(colors >= 0, "int32"), axis=1)
-    count, newly = (
-        ops.sum(is_first, axis=1),
-        ops.sum(is_first * is_last, axis=1),
-    )
+    count = ops.sum(is_first, axis=1)
+    newly = ops.sum(is_first * is_last, axis=1)
     return ops.stack([count, visible, num_copies, newly], axis=-1)
 
 

@@ -100,11 +100,17 @@ class CopyHead(ColorHead):
         self.num_colors = NUM_COLORS
         opaque = self.palette.opaque
         policy = self.dtype_policy
-        self.new = ChainHead(
-            opaque, hidden_dim, use_mixtures=True, dtype=policy, name="new"
-        )
         self.num_alpha = self.palette.num_image_channels - 3
-        self.num_draws = self.num_alpha + 1 + self.new.num_draws
+        # Alpha and the route are drawn before a new color.
+        self.new = ChainHead(
+            opaque,
+            hidden_dim,
+            use_mixtures=True,
+            first_draw=self.num_alpha + 1,
+            dtype=policy,
+            name="new",
+        )
+        self.num_draws = self.new.first_draw + self.new.num_draws
         self.norm = keras.layers.LayerNormalization(dtype=policy, name="norm")
         self.routes = keras.layers.Dense(
             1 + len(NEIGHBORS), dtype="float32", name="routes"
@@ -409,38 +415,13 @@ class CopyHead(ColorHead):
         """
         no_cost = ops.zeros_like(hidden[:, 0], dtype="float32")
         none = ops.zeros_like(known)
-        before = self.num_alpha + 1
 
         def sample() -> tuple[Tensor, Tensor]:
-            colors, costs = self.new.sample(
-                hidden, known, free, _Later(choose, before)
-            )
+            colors, costs = self.new.sample(hidden, known, free, choose)
             cost = sum(costs, no_cost)
             return colors, ops.where(is_new, cost, no_cost)
 
         return ops.cond(ops.any(is_new), sample, lambda: (none, no_cost))
-
-
-class _Later(NamedTuple):
-    """Chooses at the draws behind some others."""
-
-    choose: Choose
-    before: int
-
-    @property
-    def weighs(self) -> bool:
-        return self.choose.weighs
-
-    def __call__(
-        self,
-        logits: Tensor,
-        draw: int,
-        choice: Tensor,
-        is_free: Tensor,
-        may_draw: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        draw += self.before
-        return self.choose(logits, draw, choice, is_free, may_draw)
 
 
 def _mask(routes: Tensor, sources: Tensor) -> Tensor:

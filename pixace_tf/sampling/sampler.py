@@ -128,7 +128,7 @@ class Sampler:
 
         Args:
             token_ids: Integers `(B, T)`, canonical codes; ignored where pixels
-                are hidden.
+                are hidden, unless channels are `given`.
             mask: bool `(B, T)`, True where pixels are to be sampled.
             seeds: Integers `(B,)`.
             config: Temperature and filters.
@@ -142,7 +142,7 @@ class Sampler:
             max_colors: Integers, one or `(B,)`: an image that has so many
                 colors gets no new one; 0 for any number.
             given: Names of channels of the palette that the hidden pixels
-                keep, such as `"value"`.
+                keep, such as `"value"`; without `only_codes`.
 
         Returns:
             int32 `(B, T)`.
@@ -150,7 +150,9 @@ class Sampler:
         Raises:
             UserError: If a shape or a value is out of range.
         """
-        block = self._check(token_ids, mask, seeds, config, labels, guidance)
+        block = self._check(
+            token_ids, mask, seeds, config, labels, guidance, bool(given)
+        )
         block = self._given(block, token_ids, given)
         block = self._with_codes(block, only_codes)
         block.config["max_colors"] = self._max_colors(max_colors, len(mask))
@@ -259,6 +261,7 @@ class Sampler:
         config: SamplingConfig | None,
         labels: Any,
         guidance: Any,
+        keeps_channels: bool,
     ) -> Block:
         """Check the arguments of `fill`; return all images as a block."""
         count, length = len(token_ids), self.facts.sequence_length
@@ -277,7 +280,7 @@ class Sampler:
         if mask.dtype != bool:
             raise UserError(f"mask must be bool. Received: {mask.dtype}")
         colors = self.facts.token_range
-        kept = tokens[~mask]
+        kept = tokens if keeps_channels else tokens[~mask]
         is_color = (kept >= colors.start) & (kept < colors.stop)
         if tokens.dtype.kind not in "iu" or not is_color.all():
             raise UserError(
@@ -304,9 +307,9 @@ class Sampler:
         self, block: Block, token_ids: Any, given: Sequence[str]
     ) -> Block:
         """Return a block whose hidden pixels keep some channels."""
-        palette = Palette.get(self.facts.palette)
         if not given:
             return block
+        palette = Palette.get(self.facts.palette)
         kept = palette.channels_named(given)
         free = sum(1 << c for c in range(ALPHA + 1) if c not in kept)
         levels = palette.unpack(np.asarray(token_ids))
@@ -335,6 +338,11 @@ class Sampler:
             )
         if not len(codes):
             return block
+        if block.has_known_channels:
+            raise UserError(
+                "only_codes would change the channels in given; leave one of "
+                f"them out. Received: {len(codes)} codes"
+            )
         padded = np.pad(codes, (0, NUM_CODES - len(codes)), "edge")
         return block._replace(codes=padded.astype(np.int32))
 
