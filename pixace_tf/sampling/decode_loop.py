@@ -373,15 +373,9 @@ class _Choose(NamedTuple):
         uniform = self.uniform[draw]
         if not self.weighs:
             return inverse_transform(logits / temperature, uniform), None
-        spent = cost(logits, choice)
-        if may_draw is None:
-            spent = tf.where(is_free, 0.0, spent)
-        else:
-            possible = tf.where(may_draw, logits, -np.inf)
-            total = tf.reduce_logsumexp(logits, axis=-1)
-            left = total - tf.reduce_logsumexp(possible, axis=-1)
-            spent = tf.where(is_free, left, spent)
-            logits = possible
+        spent = cost(logits, choice, is_free, may_draw)
+        if may_draw is not None:
+            logits = tf.where(may_draw, logits, -np.inf)
         if self.has_labels:
             logits = guide_pairs(logits, self.config["guidance"])
         logits = filter_logits(logits / temperature, self.config)

@@ -57,15 +57,26 @@ def choice_noise(seed: Tensor, length: int) -> Tensor:
     return tf.random.stateless_uniform((length + 1,), key, alg="philox")
 
 
-def cost(logits: Tensor, choice: Tensor) -> Tensor:
-    """Return the cost of known choices in nats, float32 `(B,)`.
+def cost(
+    logits: Tensor,
+    choice: Tensor,
+    is_free: Tensor,
+    may_draw: Tensor | None = None,
+) -> Tensor:
+    """Return the cost of what is known of a choice in nats, float32 `(B,)`.
 
     Args:
         logits: float32 `(B, n)`; minus infinity for impossible choices.
-        choice: int32 `(B,)`.
+        choice: int32 `(B,)`, the known choice.
+        is_free: bool `(B,)`, whether there is none.
+        may_draw: Which choices may then be drawn, bool `(B, n)`; None for all.
     """
     logarithms = tf.nn.log_softmax(logits)
-    return -tf.gather(logarithms, choice, batch_dims=1)
+    spent = -tf.gather(logarithms, choice, batch_dims=1)
+    if may_draw is None:
+        return tf.where(is_free, 0.0, spent)
+    possible = tf.where(may_draw, logarithms, -np.inf)
+    return tf.where(is_free, -tf.reduce_logsumexp(possible, axis=-1), spent)
 
 
 def guide(logits: Tensor, null_logits: Tensor, guidance: Tensor) -> Tensor:
