@@ -106,10 +106,16 @@ class Model:
         for alias, value in signature.defaults.items():
             inputs.setdefault(alias, tf.make_ndarray(value))
         if set(inputs) != set(signature.inputs):
+            extra, missing = (
+                ",".join(sorted(one - other))
+                for one, other in [
+                    (set(inputs), set(signature.inputs)),
+                    (set(signature.inputs), set(inputs)),
+                ]
+            )
             raise StatusError(
-                "Request inputs do not match required inputs for model "
-                f"`{name}`. Send: {sorted(inputs)}. "
-                f"Required: {sorted(signature.inputs)}."
+                f"input size does not match signature: Sent extra: {{{extra}}}."
+                f" Missing but required: {{{missing}}}."
             )
         sizes = {value.shape[:1] for value in inputs.values()}
         if len(sizes) > 1 or () in sizes:
@@ -265,7 +271,11 @@ def rest_handler(model):
                 raise ValueError(f'Serving signature key "{key}" not found.')
             specs = model.signatures[key].inputs
             if "inputs" in body:
-                columns = body["inputs"]
+                # Others are ignored, and defaults do not count.
+                for k in specs:
+                    if k not in body["inputs"]:
+                        raise ValueError(f"Missing named input: {k}")
+                columns = {k: body["inputs"][k] for k in specs}
             else:
                 rows = body["instances"]
                 if not rows or any(set(r) != set(specs) for r in rows):

@@ -138,6 +138,7 @@ def fill_inputs(count, seed=0, **changes):
             object,
         ),
         "guidance": rng.choice([1, 1, 1.5, 3], count).astype(np.float32),
+        "given": np.array([b""] * count, object),
         **changes,
     }
 
@@ -161,6 +162,9 @@ def fill_here(run, inputs):
             num_particles=int(inputs["particles"][i]),
             labels=["", *LABELS].index(inputs["label"][i].decode()),
             guidance=inputs["guidance"][i],
+            given=inputs["given"][i].decode().split(",")
+            if inputs["given"][i]
+            else (),
         )
         rows.append(row)
     return np.stack(rows)
@@ -346,6 +350,38 @@ def test_fill_draws_what_the_sampler_draws(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["multiscale", "transformer"], indirect=True)
+def test_fill_keeps_the_channels_that_the_sampler_keeps(kind):
+    run, _, served = kind
+    palette = run.tokenizer.palette
+    names = palette.channel_names
+    given = ["value", "hue", f"{names[0]},{names[-1]}", "", ",".join(names)]
+    count = len(given)
+    inputs = fill_inputs(
+        count,
+        given=np.array([text.encode() for text in given], object),
+        particles=np.full(count, MAX_SERVED_PARTICLES, np.int32),
+    )
+    if not run.model.labels:
+        inputs["label"] = np.array([b""] * count, object)
+    filled = call(served, "fill", inputs)
+    token_ids = filled["token_ids"]
+    np.testing.assert_array_equal(token_ids, fill_here(run, inputs))
+    scored = call(served, "score", {"image_bytes": inputs["image_bytes"]})
+    before, after = map(palette.unpack, (scored["token_ids"], token_ids))
+    for row, text in enumerate(given):
+        for c, name in zip(palette.chain_order, names, strict=True):
+            if name in text.split(","):
+                np.testing.assert_array_equal(before[c][row], after[c][row])
+    # With all channels known, nothing is painted.
+    np.testing.assert_array_equal(scored["token_ids"][-1], token_ids[-1])
+    kept = np.stack([Image.open(io.BytesIO(f)) for f in filled["kept_bytes"]])
+    np.testing.assert_array_equal(
+        kept[-1], run.tokenizer.detokenize(token_ids[-1])
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["multiscale"], indirect=True)
 def test_fill_paints_a_label_from_nothing(kind):
     run, _, served = kind
@@ -402,6 +438,9 @@ def test_a_mask_is_read_as_complete_reads_it(kind, tmp_path):
         ("particles", np.int32(17), "particles must be from 1 to 16."),
         ("guidance", np.float32(0.5), "guidance must be from 1 to 100."),
         ("guidance", np.float32(np.nan), "guidance must be from 1 to 100."),
+        ("given", b"size", "commas: value, saturation, hue."),
+        ("given", b"value,", "commas: value, saturation, hue."),
+        ("given", b"hue, value", "commas: value, saturation, hue."),
     ],
 )
 def test_bad_masks_and_labels_are_refused(kind, name, value, message):
@@ -409,6 +448,12 @@ def test_bad_masks_and_labels_are_refused(kind, name, value, message):
     dtype = object if isinstance(value, bytes) else value.dtype
     inputs = fill_inputs(1, **{name: np.array([value], dtype)})
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        call(served, "fill", inputs)
+
+
+def test_no_image_has_no_channels_to_keep(served):
+    inputs = fill_inputs(1, given=np.array([b"value"], object), **of_bytes(b""))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="needs image_by"):
         call(served, "fill", inputs)
 
 
@@ -497,7 +542,7 @@ def test_signatures_are_as_promised(kind):
         "complete_tokens": {"token_ids", "prefix_length", *options},
         "fill": {
             *("image_bytes", "mask_bytes", "particles", "label", "guidance"),
-            *options,
+            *("given", *options),
         },
         "generate": options,
         "score": {"image_bytes"},
@@ -508,7 +553,7 @@ def test_signatures_are_as_promised(kind):
         assert signature.method_name == "tensorflow/serving/predict"
         assert set(signature.inputs) == inputs
         assert set(signature.outputs) == outputs | (
-            {"mask"} if name == "fill" else set()
+            {"mask", "kept_bytes"} if name == "fill" else set()
         )
         assert set(signature.defaults) == inputs - {
             *("image_bytes", "mask_bytes", "token_ids")

@@ -22,6 +22,7 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     predict_pb2,
@@ -55,10 +56,10 @@ STAND_IN = pathlib.Path(__file__).parent / "stand_in.py"
 class StandIn:
     """The process, and what it serves."""
 
-    def __init__(self, run, served):
+    def __init__(self, run, served, folder=None):
         self.run, self.served = run, served
         self.process = subprocess.Popen(
-            [sys.executable, str(STAND_IN), self.run.path, "animals"],
+            [sys.executable, str(STAND_IN), folder or run.path, "animals"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -346,6 +347,56 @@ def test_the_client_fills_what_the_server_fills(
     # Blocks of other sizes round differently: a draw near a tie may flip.
     same = np.all(remote.images == here.images, axis=(3, 4, 5))
     assert same.sum() >= same.size - 2
+
+
+@pytest.mark.parametrize("options", [{}, {"cover": "center"}, {"keep": 0.5}])
+def test_the_client_recolors_as_this_machine_does(stand_in, server, options):
+    images = [np.asarray(cartoons.draw("cat", "4"))]
+    options = {**options, "given": ("value", "hue"), "samples": 2, "best": 2}
+    remote = served.ServedPainter(server).complete(Request(images, **options))
+    here = local.complete(stand_in.run, images, particles=16, **options)
+    np.testing.assert_array_equal(remote.originals, here.originals)
+    np.testing.assert_array_equal(remote.kept, here.kept)
+    np.testing.assert_array_equal(remote.images, here.images)
+
+
+def older(path, place):
+    """Copy a version and turn it into one whose `fill` knows no `given`."""
+    shutil.copytree(path, place / "1")
+    file = place / "1" / "saved_model.pb"
+    model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    (meta_graph,) = model.meta_graphs
+    fill = meta_graph.signature_def["fill"]
+    # Its graph has the default, too.
+    del fill.inputs["given"], fill.defaults["given"], fill.outputs["kept_bytes"]
+    file.write_bytes(model.SerializeToString())
+
+
+def test_an_older_export_paints_and_cannot_recolor(stand_in, tmp_path):
+    older(stand_in.run.file("1"), tmp_path)
+    old = StandIn(stand_in.run, None, tmp_path)
+    images = [np.asarray(cartoons.draw("cat", "4"))]
+    for address in (old.rest, old.grpc):
+        painter = served.ServedPainter(wire.Server(address, "animals"))
+        done = painter.complete(Request(images, cover="center"))
+        assert done.images.shape == (1, 1, 1, 8, 12, 3)
+        with pytest.raises(ValueError, match="export the model again"):
+            painter.complete(Request(images, given="value"))
+    old.stop()
+
+
+@pytest.mark.parametrize("name", ["only_colors", "max_colors"])
+def test_a_server_does_not_limit_colors(stand_in, server, name):
+    value = {"only_colors": np.zeros((1, 3), np.uint8), "max_colors": 3}[name]
+    request = Request([np.zeros((8, 12, 3), np.uint8)], **{name: value})
+    with pytest.raises(ValueError, match=f"{name} needs a run on this machine"):
+        served.ServedPainter(server).complete(request)
+
+
+def test_a_channel_that_the_model_lacks_is_told(stand_in, server):
+    request = Request([np.zeros((8, 12, 3), np.uint8)], given="alpha")
+    with pytest.raises(ValueError, match="commas: value, saturation, hue"):
+        served.ServedPainter(server).complete(request)
 
 
 def test_the_client_paints_a_label(stand_in, server):

@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 from pixace_tf.errors import UserError
 from pixace_tf.typing import Tensor
@@ -263,8 +264,15 @@ class Palette:
         # The highest bit is the sign of an int32.
         return (alpha + 128) % 256 - 128
 
-    def channels_named(self, names: Sequence[str]) -> set[int]:
-        """Return the channels of some names; see `channel_names`.
+    @property
+    def all_channels(self) -> int:
+        """All channels; see `channels_named`."""
+        return (1 << len(self.channel_sizes)) - 1
+
+    def channels_named(self, names: Sequence[str]) -> int:
+        """Return the channels of some names: bit c is set for channel c.
+
+        The names are some of `channel_names`.
 
         Raises:
             UserError: If there is no channel of a name.
@@ -276,27 +284,46 @@ class Palette:
                     f"The channels of {self.name} are {', '.join(known)}. "
                     f"Received: {name!r}"
                 )
-        return {known[name] for name in names}
+        return sum(1 << known[name] for name in set(names))
 
-    def only(self, token_ids: Tensor, names: Sequence[str]) -> Tensor:
-        """Return codes that show some channels, integers `(...)`.
+    def only(self, token_ids: Tensor, channels: Any) -> Tensor:
+        """Return tokens in which all other channels are 0, integers `(...)`.
+
+        `channels` are integers for each token or for all, as `channels_named`
+        returns them.
+        """
+        kept = self._are_among(channels)
+        levels = self.unpack(token_ids)
+        return self.pack(
+            [x * is_kept for x, is_kept in zip(levels, kept, strict=True)]
+        )
+
+    def shown(self, token_ids: Tensor, channels: Any) -> Tensor:
+        """Return codes that show some channels to people; see `only`.
 
         The others have their middle level, except for hue and saturation, which
-        are gray if both are not there.
+        are gray if both are not there, and alpha, which is opaque.
         """
-        kept = self.channels_named(names)
+        kept = self._are_among(channels)
+        others = [size // 2 for size in self.channel_sizes]
+        if self.has_alpha:
+            others[ALPHA] = self.channel_sizes[ALPHA] - 1
+        if self.color_space == "hsv":
+            is_colored = kept[0] + kept[1] - kept[0] * kept[1]
+            others[:2] = [is_colored * level for level in others[:2]]
         levels = self.unpack(token_ids)
-        shown = [
-            level if c in kept else 0 * level + size // 2
-            for c, (level, size) in enumerate(
-                zip(levels, self.channel_sizes, strict=True)
-            )
+        return self.pack(
+            [
+                x * is_kept + other * (1 - is_kept)
+                for x, is_kept, other in zip(levels, kept, others, strict=True)
+            ]
+        )
+
+    def _are_among(self, channels: Any) -> list[Any]:
+        """Return for each channel whether it is there, 0 or 1."""
+        return [
+            channels // (1 << c) % 2 for c in range(len(self.channel_sizes))
         ]
-        if self.color_space == "hsv" and not kept & {0, 1}:
-            shown[0], shown[1] = 0 * levels[0], 0 * levels[1]
-        if self.has_alpha and ALPHA not in kept:
-            shown[ALPHA] = 0 * levels[ALPHA] + self.channel_sizes[ALPHA] - 1
-        return self.pack(shown)
 
     @property
     def token_range(self) -> range:

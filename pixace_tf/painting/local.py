@@ -167,8 +167,8 @@ class LocalPainter:
         if not request.given:
             return hide(decoded, is_hidden)
         palette = self._run.tokenizer.palette
-        known = palette.only(token_ids, request.given)
-        known = self._run.tokenizer.detokenize(known)
+        given = palette.channels_named(request.given)
+        known = self._decode(request, palette.shown(token_ids, given))
         return np.where(is_hidden[..., None], known, decoded)
 
     def _choose(

@@ -55,7 +55,8 @@ class ServedPainter:
         token_ids, columns = scored["token_ids"], request.columns
         image_size = originals.shape[1:3]
         rows = _sampling(request, token_ids)
-        if request.cover is request.mask is request.label is None:
+        is_plain = request.cover is request.mask is request.label is None
+        if is_plain and not request.given:
             length = token_ids.shape[1]
             rows["token_ids"] = np.repeat(token_ids, columns, axis=0)
             rows["prefix_length"] = np.full(
@@ -64,11 +65,10 @@ class ServedPainter:
             answer = self._predict_all("complete_tokens", rows, progress)
             is_hidden = request.hidden_in(*image_size)
         else:
-            rows |= _filling(request, len(files))
             rows["image_bytes"] = np.repeat(files, columns)
             mask_files = _mask_files(request, originals)
             rows["mask_bytes"] = np.repeat(mask_files, columns)
-            answer = self._predict_all("fill", rows, progress)
+            answer = self._fill(request, rows, progress)
             is_hidden = answer["mask"][::columns].reshape(-1, *image_size)
             if request.mask is not None:
                 masks.check_paints(is_hidden)
@@ -76,9 +76,12 @@ class ServedPainter:
         completed = request.choose(drawn, answer["bits_per_pixel"])
         if watch is not None:
             watch(completed)
+        kept = hide(drawn[::columns], is_hidden)  # All columns keep the same.
+        if request.given:
+            kept = _decode(answer["kept_bytes"][::columns])
         return Completions(
             originals,
-            hide(drawn[::columns], is_hidden),  # All columns keep the same.
+            kept,
             completed,
             tuple(float(t) for t in request.temperatures),
         )
@@ -91,13 +94,13 @@ class ServedPainter:
     ) -> np.ndarray:
         """See `Painter`."""
         self.color_limit(request)
-        rows, name = _sampling(request), "generate"
-        if request.label is not None:
-            name = "fill"
+        rows = _sampling(request)
+        if request.label is None:
+            answer = self._predict_all("generate", rows, progress)
+        else:
             nothing = np.array([b""] * request.columns, object)
-            rows |= _filling(request, 1)
             rows |= {"image_bytes": nothing, "mask_bytes": nothing}
-        answer = self._predict_all(name, rows, progress)
+            answer = self._fill(request, rows, progress)
         images = _decode(answer["image_bytes"])
         (images,) = request.choose(images, answer["bits_per_pixel"])
         if watch is not None:
@@ -106,8 +109,8 @@ class ServedPainter:
 
     def color_limit(self, request: Request) -> None:
         """See `Painter`; a server cannot."""
-        for name in ("only_colors", "max_colors", "given"):
-            if getattr(request, name) not in (None, 0, ()):
+        for name in ("only_colors", "max_colors"):
+            if getattr(request, name) not in (None, 0):
                 raise UserError(
                     f"A server paints all colors: {name} needs a run on this "
                     "machine."
@@ -142,6 +145,32 @@ class ServedPainter:
             # Pillow reads rare kinds of JPEG and PNG that a server cannot.
             return score(False)
 
+    def _fill(
+        self,
+        request: Request,
+        rows: Arrays,
+        progress: ProgressCallback | None,
+    ) -> Arrays:
+        """Return the answer of `fill` to rows of images, masks and options."""
+        rows |= _filling(request, len(rows["seed"]))
+        try:
+            answer = self._predict_all("fill", rows, progress)
+        except UserError as error:
+            # What an export has, a server wants in each row. Over gRPC, it
+            # refuses the rest; over REST, it ignores it.
+            if "extra: {given}" not in str(error):
+                raise
+            answer = {}
+        if "kept_bytes" in answer:
+            return answer
+        if request.given:
+            raise UserError(
+                "The server has an older export, which cannot keep channels: "
+                "export the model again for given."
+            )
+        del rows["given"]
+        return answer or self._predict_all("fill", rows, progress)
+
     def _predict_all(
         self,
         signature_name: str,
@@ -174,9 +203,8 @@ def _sampling(request: Request, token_ids: np.ndarray | None = None) -> Arrays:
     return {**config.arrays(len(seeds)), "seed": seeds}
 
 
-def _filling(request: Request, num_rows: int) -> Arrays:
-    """Return particles, label and guidance of each image to sample."""
-    count = num_rows * request.columns
+def _filling(request: Request, count: int) -> Arrays:
+    """Return what `fill` takes besides images, masks and `_sampling`."""
     num_particles = request.particles or MAX_SERVED_PARTICLES
     if num_particles > MAX_SERVED_PARTICLES:
         raise UserError(
@@ -184,10 +212,12 @@ def _filling(request: Request, num_rows: int) -> Arrays:
             f"Received: particles={num_particles}"
         )
     label = os.fsencode(request.label or "")
+    given = ",".join(request.given).encode()
     return {
         "particles": np.full(count, num_particles, np.int32),
         "label": np.array([label] * count, object),
         "guidance": np.full(count, request.guidance, np.float32),
+        "given": np.array([given] * count, object),
     }
 
 

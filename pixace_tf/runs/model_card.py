@@ -58,6 +58,7 @@ def for_export(path: str, version: str) -> str:
         particles=MAX_SERVED_PARTICLES,
         labels=", ".join(known.labels)
         or "this model knows none, so it is empty",
+        channels=", ".join(known.palette.channel_names),
         half=height * width // 2,
         length=height * width,
     )

@@ -1,4 +1,4 @@
-"""Which pixels of a masked image to decode.
+"""What is known of a masked image, and which of its pixels to decode.
 
 The functions take NumPy arrays, or tensors with `xp=tf.experimental.numpy`.
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pixace_tf.data.palette import Palette
 from pixace_tf.sampling.block import ALL_CHANNELS
 from pixace_tf.sampling.engine import ModelFacts
 from pixace_tf.typing import Tensor
@@ -16,6 +17,36 @@ from pixace_tf.typing import Tensor
 # Particles are weighed by this many rows of known pixels behind the last hidden
 # one; the costs of later rows differ little between them.
 ROWS_BEHIND = 3
+
+
+def known_part(
+    palette: Palette,
+    token_ids: Tensor,
+    is_hidden: Tensor,
+    given: Any,
+    xp: Any = np,
+) -> tuple[Tensor, Tensor]:
+    """Return what is known of images, and which channels to sample.
+
+    Args:
+        palette: The colors.
+        token_ids: int32 `(B, T)`.
+        is_hidden: bool `(B, T)`.
+        given: Integers, one or `(B, 1)`: the channels that hidden pixels keep;
+            see `Palette.channels_named`.
+        xp: The module of the arrays.
+
+    Returns:
+        `token_ids` and `mask`, int32 `(B, T)`, as in `Block`.
+    """
+    none = np.int32(0)
+    is_whole = xp.equal(given, palette.all_channels)
+    free = xp.where(is_whole, none, ALL_CHANNELS - given)
+    known = palette.only(token_ids, given)
+    return (
+        xp.where(is_hidden, known, token_ids),
+        xp.where(is_hidden, free, none),
+    )
 
 
 def spans(

@@ -16,13 +16,13 @@ import numpy as np
 
 from pixace_tf.console import ProgressCallback
 from pixace_tf.data.labels import NULL_LABEL
-from pixace_tf.data.palette import ALPHA, Palette
+from pixace_tf.data.palette import Palette
 from pixace_tf.data.raster_orders import best_orders, permutations, to_plain
 from pixace_tf.errors import UserError
 from pixace_tf.sampling import NUM_CODES, NUM_PARTICLES
-from pixace_tf.sampling.block import ALL_CHANNELS, Block
+from pixace_tf.sampling.block import Block
 from pixace_tf.sampling.engine import Engine
-from pixace_tf.sampling.region import spans
+from pixace_tf.sampling.region import known_part, spans
 from pixace_tf.sampling.sampling_config import (
     SamplingConfig,
     check_integer,
@@ -151,9 +151,8 @@ class Sampler:
             UserError: If a shape or a value is out of range.
         """
         block = self._check(
-            token_ids, mask, seeds, config, labels, guidance, bool(given)
+            token_ids, mask, seeds, config, labels, guidance, given
         )
-        block = self._given(block, token_ids, given)
         block = self._with_codes(block, only_codes)
         block.config["max_colors"] = self._max_colors(max_colors, len(mask))
         num_particles = check_integer("num_particles", num_particles, 1, 2**20)
@@ -261,7 +260,7 @@ class Sampler:
         config: SamplingConfig | None,
         labels: Any,
         guidance: Any,
-        keeps_channels: bool,
+        given: Sequence[str],
     ) -> Block:
         """Check the arguments of `fill`; return all images as a block."""
         count, length = len(token_ids), self.facts.sequence_length
@@ -280,14 +279,17 @@ class Sampler:
         if mask.dtype != bool:
             raise UserError(f"mask must be bool. Received: {mask.dtype}")
         colors = self.facts.token_range
-        kept = tokens if keeps_channels else tokens[~mask]
+        kept = tokens if given else tokens[~mask]
         is_color = (kept >= colors.start) & (kept < colors.stop)
         if tokens.dtype.kind not in "iu" or not is_color.all():
             raise UserError(
                 f"token_ids must be integers from {colors[0]} to {colors[-1]} "
                 "where they are kept."
             )
-        tokens = np.where(mask, 0, tokens)
+        palette = Palette.get(self.facts.palette)
+        tokens, channels = known_part(
+            palette, tokens, mask, palette.channels_named(given)
+        )
         labels = check_integers("labels", labels, 0, len(self.facts.labels))
         labels = per_image("labels", labels, count)
         arrays = (config or SamplingConfig()).arrays(count)
@@ -297,31 +299,10 @@ class Sampler:
         condition = np.stack([np.zeros_like(labels), labels], axis=1)
         return Block(
             tokens.astype(np.int32),
-            np.where(mask, ALL_CHANNELS, 0).astype(np.int32),
+            channels.astype(np.int32),
             seeds,
             condition.astype(np.int32),
             arrays,
-        )
-
-    def _given(
-        self, block: Block, token_ids: Any, given: Sequence[str]
-    ) -> Block:
-        """Return a block whose hidden pixels keep some channels."""
-        if not given:
-            return block
-        palette = Palette.get(self.facts.palette)
-        kept = palette.channels_named(given)
-        free = sum(1 << c for c in range(ALPHA + 1) if c not in kept)
-        levels = palette.unpack(np.asarray(token_ids))
-        some = palette.pack(
-            [x if c in kept else 0 * x for c, x in enumerate(levels)]
-        )
-        is_hidden = block.mask > 0
-        return block._replace(
-            token_ids=np.where(is_hidden, some, block.token_ids).astype(
-                np.int32
-            ),
-            mask=np.where(is_hidden, free, 0).astype(np.int32),
         )
 
     def _with_codes(self, block: Block, codes: Any) -> Block:

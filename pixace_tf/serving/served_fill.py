@@ -15,7 +15,7 @@ from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.model.causal_lm import PixaceCausalLM
 from pixace_tf.painting import masks
 from pixace_tf.sampling import MAX_SERVED_PARTICLES
-from pixace_tf.sampling.block import ALL_CHANNELS, Drawing
+from pixace_tf.sampling.block import Drawing
 from pixace_tf.sampling.decode_loop import DecodeLoop
 from pixace_tf.sampling.draws import (
     choice_noise,
@@ -23,7 +23,7 @@ from pixace_tf.sampling.draws import (
     uniform_noise,
 )
 from pixace_tf.sampling.engine import ModelFacts
-from pixace_tf.sampling.region import spans
+from pixace_tf.sampling.region import known_part, spans
 from pixace_tf.sampling.sampling_config import is_guided
 from pixace_tf.typing import Tensor
 
@@ -83,6 +83,7 @@ class ServedFill:
         token_ids: Tensor,
         mask: Tensor,
         labels: Tensor,
+        given: Tensor,
         options: dict[str, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Fill the hidden pixels of each image.
@@ -91,6 +92,8 @@ class ServedFill:
             token_ids: int32 `(B, T)`, in plain order.
             mask: bool `(B, T)`, True where pixels are to be sampled.
             labels: int32 `(B,)`.
+            given: int32 `(B,)`, the channels that hidden pixels keep; see
+                `Palette.channels_named`.
             options: `(B,)` tensors: `particles`, `guidance`, `seed` and the
                 fields of `SamplingConfig`.
 
@@ -105,11 +108,18 @@ class ServedFill:
         when = tf.gather(self._sequences, orders)
         rows = tf.gather(tf.constant(self._model.orders), orders)
         condition = tf.stack([rows, labels], axis=1)
+        token_ids, channels = known_part(
+            self._model.palette,
+            token_ids,
+            mask,
+            given[:, None],
+            tf.experimental.numpy,
+        )
         tokens = tf.map_fn(
             lambda row: self._fill_one(*row),
             (
                 tf.gather(token_ids, when, batch_dims=1),
-                tf.gather(mask, when, batch_dims=1),
+                tf.gather(channels, when, batch_dims=1),
                 condition,
                 options,
             ),
@@ -126,8 +136,11 @@ class ServedFill:
         condition: Tensor,
         options: dict[str, Tensor],
     ) -> Tensor:
-        """Fill one image, whose pixels lie in the order of painting."""
-        arguments = tf.where(mask, 0, tokens), mask, condition, options
+        """Fill one image, whose pixels lie in the order of painting.
+
+        The mask is one of channels, int32 `(T,)`; see `Block`.
+        """
+        arguments = tokens, mask, condition, options
         if not self._model.labels:
             return self._run(False, *arguments)
         return tf.cond(
@@ -154,7 +167,6 @@ class ServedFill:
             conditions, each = tf.stack([condition, null]), 2
         else:
             config["guidance"] = tf.constant(1.0)
-        mask = tf.where(mask, ALL_CHANNELS, 0)
         starts, ends, is_weighed = spans(
             self._facts, mask[None], count, tf.experimental.numpy
         )

@@ -55,8 +55,9 @@ class ServedModel:
       `image_bytes`, and reads them up to each prefix.
     - `fill` takes `image_bytes` (empty for none), `mask_bytes` (JPEG or PNG,
       white is painted; empty paints everything), `particles` int32, `label`
-      string (empty for none), `guidance` float32, and the options of
-      `complete` except the prefix.
+      string (empty for none), `guidance` float32, `given` string (channels
+      that painted pixels keep, separated by commas; empty for none), and the
+      options of `complete` except the prefix.
     - `generate` takes the options of `complete` except image and prefix.
     - `score` takes `image_bytes` alone.
 
@@ -65,7 +66,8 @@ class ServedModel:
     an image. `score` returns the same for the given images; its `image_bytes`
     are the images scaled down, before the palette.
 
-    `fill` also returns `mask`, bool `(B, T)`, the painted pixels; its
+    `fill` also returns `mask`, bool `(B, T)`, the painted pixels, and
+    `kept_bytes`, the given images with what is kept of painted pixels; its
     `bits_per_pixel` is the cost given the label, in the order of painting.
 
     Every input is `(B, ...)`; a single row counts for all rows. Every output is
@@ -122,6 +124,7 @@ class ServedModel:
                 particles=tf.constant([MAX_SERVED_PARTICLES]),
                 label=tf.constant([""]),
                 guidance=tf.constant([1.0]),
+                given=tf.constant([""]),
                 **options,
             ),
             "generate": _function(self._generate, **options),
@@ -150,11 +153,13 @@ class ServedModel:
     def _complete_tokens(self, **given: Tensor) -> Tensors:
         return self._sample(**self._check(**given))
 
-    def _fill_masks(self, **given: Tensor) -> Tensors:
-        given = self._check(**given)
+    def _fill_masks(self, **inputs: Tensor) -> Tensors:
+        inputs = self._check(**inputs)
+        files = inputs.pop("image_bytes")
+        given = self._channels(inputs.pop("given"), files)
         images, masks = tf.map_fn(
             lambda row: self._fill.decode(*row),
-            (given.pop("image_bytes"), given.pop("mask_bytes")),
+            (files, inputs.pop("mask_bytes")),
             fn_output_signature=(
                 tf.TensorSpec(self._tokenizer.image_shape, tf.uint8),
                 tf.TensorSpec((self._model.sequence_length,), tf.bool),
@@ -162,15 +167,19 @@ class ServedModel:
             # Large images of a batch would fill the memory together.
             parallel_iterations=1,
         )
-        labels = self._label_numbers(given.pop("label"))
+        labels = self._label_numbers(inputs.pop("label"))
+        originals = self._tokenize(images)
         token_ids, tokens, condition = self._fill.fill(
-            self._tokenize(images), masks, labels, given
+            originals, masks, labels, given, inputs
         )
+        shown = self._model.palette.shown(originals, given[:, None])
+        kept = tf.where(masks, shown, originals)
         return {
             "image_bytes": _png_files(self._tokenizer.detokenize(token_ids)),
             "token_ids": token_ids,
             "bits_per_pixel": self._bits(tokens, condition),
             "mask": masks,
+            "kept_bytes": _png_files(self._tokenizer.detokenize(kept)),
         }
 
     def _label_numbers(self, names: Tensor) -> Tensor:
@@ -188,6 +197,34 @@ class ServedModel:
         )
         with tf.control_dependencies([check]):
             return tf.argmax(is_equal, axis=1, output_type=tf.int32)
+
+    def _channels(self, given: Tensor, image_bytes: Tensor) -> Tensor:
+        """Return channels that are kept, int32 `(B,)`, from lists of names."""
+        palette = self._model.palette
+        names = palette.channel_names
+        name = f"({'|'.join(names)})"
+        checks = [
+            _assert(
+                tf.strings.regex_full_match(given, f"({name}(,{name})*)?"),
+                "given must be empty or channels of the model, separated by "
+                f"commas: {', '.join(names)}.",
+                given,
+            ),
+            _assert(
+                (given == b"") | (image_bytes != b""),
+                "given needs image_bytes, whose channels it keeps.",
+                given,
+            ),
+        ]
+        channels = tf.zeros_like(given, tf.int32)
+        with tf.control_dependencies(checks):
+            for name in names:
+                is_given = tf.strings.regex_full_match(
+                    given, f"(.*,)?{name}(,.*)?"
+                )
+                channel = palette.channels_named([name])
+                channels += tf.where(is_given, channel, 0)
+        return channels
 
     def _generate(self, **given: Tensor) -> Tensors:
         given = self._check(**given)
