@@ -73,6 +73,7 @@ def test_empty_and_equal_tiles_are_dropped_and_counted(tmp_path):
         "sheet.png: 8 tiles, 2 empty and 2 equal ones dropped"
     ]
     np.testing.assert_array_equal(small.images, canonical(tiles[[0, 3, 4, 7]]))
+    assert small.names == [f"sheet.png#{i}" for i in (1, 4, 5, 8)]
     pieces = list(cutter.pieces(tmp_path / "sheet.png", Cutting((16, 16))))
     assert [piece.name for piece in pieces] == list("12345678")
     dropped = [piece.dropped for piece in pieces]

@@ -147,6 +147,16 @@ def test_noise_needs_its_bits_and_plain_pictures_few():
         assert 0 < plain[name] < 0.5
 
 
+def test_each_picture_has_the_bits_of_its_own_file():
+    images = np.concatenate([random_images(2), np.zeros((1, 8, 12, 3), "u1")])
+    rows = baselines.file_bits(images, ("png", "webp"))
+    assert rows.shape == (3, 2)
+    assert rows[2, 0] < rows[0, 0]
+    for i, bits in enumerate(rows):
+        alone = baselines.lossless_bits_per_pixel(images[i : i + 1])
+        assert list(alone.values()) == bits.tolist()
+
+
 def test_nearest_pictures_are_those_of_brute_force():
     queries, references = random_images(5, 2, 2), random_images(5000, 2, 2)
     indices, distances = find_nearest(queries, references, 3)
@@ -532,6 +542,9 @@ def test_figures_need_no_extra(monkeypatch, tmp_path):
     [
         (["--samples", "4"], "need --report"),
         (["--features", "x.keras"], "need --report"),
+        (["--num-outliers", "3"], "needs --outliers"),
+        (["--outliers", "{tmp}/none/odd.png"], "There is no folder"),
+        (["--outliers", "{tmp}/odd.txt"], "must end in .png"),
         (["--report", "{tmp}/none/report"], "There is no folder"),
         (["--report", "{tmp}"], "exists and is no report"),
         (["--report", "{tmp}/r", "--features", "{tmp}/f"], "There is no file"),

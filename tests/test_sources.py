@@ -213,8 +213,11 @@ def test_reading_tells_how_far_it_is(tmp_path):
     (tmp_path / "bad.jpg").write_text("text")
     Image.new("L", (9, 9)).save(tmp_path / "a.bmp")
     told = []
-    read(tmp_path, progress=lambda *counts: told.append(counts))
+    small = read(tmp_path, progress=lambda *counts: told.append(counts))
     assert told == [(done, 10) for done in range(1, 11)]
+    assert small.names[0] == "a.bmp"
+    for name, image in zip(small.names, small.images, strict=True):
+        np.testing.assert_array_equal(image, TOKENIZER.read(tmp_path / name))
 
 
 def test_no_usable_image_is_one_clear_error(tmp_path):
@@ -246,6 +249,7 @@ def test_a_real_tfds_data_set_equals_its_images(tiny_zoo):
     in_train = small.in_train().tolist()
     assert set(zip(pixels, small.labels, in_train, strict=True)) == expected
     assert told == [(done, 12) for done in range(1, 13)]
+    assert small.names == [f"tfds:tiny_zoo#{i}" for i in range(1, 13)]
 
 
 def test_a_tfds_data_set_of_unknown_size_tells_no_total(tiny_zoo, monkeypatch):

@@ -1,5 +1,6 @@
 """The command that measures a run."""
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from pixace_tf.errors import UserError
 
 if TYPE_CHECKING:
     from pixace_tf.evaluation.evidence import Evidence
+    from pixace_tf.evaluation.metrics import Measurement
     from pixace_tf.runs.run_folder import Run
 
 DEFAULT_SAMPLES = 200
@@ -44,6 +46,19 @@ DEFAULT_SAMPLES = 200
     help="A .keras network for the Fréchet distance of the report; it takes "
     "pixels from 0 to 255.  [default: one is trained on the classes]",
 )
+@click.option(
+    "--outliers",
+    metavar="FILE.png",
+    type=click.Path(),
+    help="Also list the pictures that the model finds unlikeliest, and show "
+    "them, each beside a map of its unlikely pixels. Pictures that the run was "
+    "trained on are likelier than others.",
+)
+@click.option(
+    "--num-outliers",
+    type=click.IntRange(1),
+    help="Pictures to list as outliers.  [default: 15]",
+)
 @max_megapixels
 @download
 @needs_tensorflow
@@ -55,6 +70,8 @@ def evaluate(
     report: str | None,
     samples: int | None,
     features: str | None,
+    outliers: str | None,
+    num_outliers: int | None,
     max_megapixels: float,
     download: bool,
 ) -> None:
@@ -63,42 +80,79 @@ def evaluate(
     Prints the bits per pixel of the model, beside those of simple methods on
     the same pictures, and the loss by the palette. The report is one page that
     opens without internet; it also shows and measures drawings of the model.
+    Outliers are the odd ones out of a folder, and stray pixels.
 
     \b
     Examples:
       pixace-tf evaluate saved_models/animals data/animals --validation-only
       pixace-tf evaluate saved_models/animals unseen --report report
+      pixace-tf evaluate saved_models/animals data/animals --outliers odd.png
     """
     if report is None and (samples, features) != (None, None):
         raise click.UsageError("--samples and --features need --report.")
+    if outliers is None and num_outliers is not None:
+        raise click.UsageError("--num-outliers needs --outliers.")
     from pixace_tf.evaluation.frechet import load_network
     from pixace_tf.evaluation.metrics import measure, summary
+    from pixace_tf.evaluation.outliers import describe
     from pixace_tf.evaluation.report import (
         build_report,
         check_report,
         write_report,
     )
+    from pixace_tf.painting.sheets import check_image_path
     from pixace_tf.runs.run_folder import load_run
 
     if report is not None:
         check_report(report)
+    if outliers is not None:
+        check_image_path(outliers)
     run = load_run(run_path)
     network = load_network(features) if features else None
     max_pixels = int(max_megapixels * 1e6)
-    evidence, num_skipped = _read(
+    evidence, names, num_skipped = _read(
         run, source, validation_only, max_pixels, download
     )
     command = typed_command(click.get_current_context(), ["as_json"])
     measurement = measure(evidence, num_skipped, command)
+    if outliers is not None:
+        measurement = _with_outliers(
+            evidence, measurement, names, outliers, num_outliers
+        )
     figures, page = measurement.figures, None
     if report is not None:
         built = build_report(
             evidence, measurement, samples or DEFAULT_SAMPLES, network
         )
         figures, page = built.figures, write_report(built, report)
-    say(json.dumps(figures) if as_json else summary(figures))
-    if page is not None and not as_json:
+    if as_json:
+        say(json.dumps(figures))
+        return
+    say(summary(figures))
+    if outliers is not None:
+        say(describe(figures["outliers"], figures["pictures"]))
+        say(f"Look at {outliers}")
+    if page is not None:
         say(f"Look at {page}")
+
+
+def _with_outliers(
+    evidence: "Evidence",
+    measurement: "Measurement",
+    names: list[str],
+    path: str,
+    count: int | None,
+) -> "Measurement":
+    """Save a sheet of outliers; return the figures with them."""
+    from pixace_tf.evaluation.outliers import NUM_OUTLIERS, find_outliers
+    from pixace_tf.painting.sheets import save_image
+
+    found, sheet = find_outliers(
+        evidence, measurement.bits, names, count or NUM_OUTLIERS
+    )
+    save_image(sheet, path)
+    figures = {**measurement.figures, "outliers": found}
+    return dataclasses.replace(measurement, figures=figures)
 
 
 def _read(
@@ -107,8 +161,8 @@ def _read(
     validation_only: bool,
     max_pixels: int,
     download: bool,
-) -> "tuple[Evidence, int]":
-    """Return the images to evaluate, and the number of skipped files."""
+) -> "tuple[Evidence, list[str], int]":
+    """Return the images to evaluate, their names, and how many are skipped."""
     from pixace_tf import console
     from pixace_tf.data.cutting import Cutting
     from pixace_tf.data.sources import load_images
@@ -132,4 +186,6 @@ def _read(
     if not chosen:
         raise UserError(f"{source!r} has no validation pictures.")
     labels = [small.labels[i] for i in chosen]
-    return gather(run, small.images[chosen], labels), len(small.skipped)
+    names = [small.names[i] for i in chosen]
+    evidence = gather(run, small.images[chosen], labels)
+    return evidence, names, len(small.skipped)

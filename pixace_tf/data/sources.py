@@ -48,6 +48,8 @@ class SmallImages:
         notes: Lines on files that were cut into pictures.
         series: Of each image of pixel art, whose variants lie on one side;
             None for other images.
+        names: The path of each image in its source; `sheet.png#3` is the third
+            piece of a file, `tfds:mnist#3` the third example of a data set.
     """
 
     images: np.ndarray
@@ -56,6 +58,7 @@ class SmallImages:
     skipped: list[Skipped]
     notes: list[str] = dataclasses.field(default_factory=list)
     series: list[Series | None] | None = None
+    names: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(
@@ -68,7 +71,8 @@ class SmallImages:
 
         `place` returns the path, the part and the label of the i-th result.
         """
-        images, parts, labels, skipped, series = [], [], [], [], []
+        images, parts, labels, skipped = [], [], [], []
+        series, names = [], []
         for i, result in enumerate(results):
             path, part, label = place(i)
             if isinstance(result, str):
@@ -78,12 +82,14 @@ class SmallImages:
                 parts.append(part)
                 labels.append(label_name(label))
                 series.append(series_of(path))
+                names.append(path)
         return cls(
             np.array(images, np.uint8),
             parts,
             labels,
             skipped,
             series=series if is_pixel_art else None,
+            names=names,
         )
 
     def in_train(self) -> np.ndarray:
@@ -236,6 +242,7 @@ def read_all(
         skipped,
         [note for chunk in chunks for note in chunk.notes],
         None if chunks[0].series is None else series,
+        [name for chunk in chunks for name in chunk.names],
     )
 
 
@@ -336,6 +343,7 @@ class CutSource(FolderSource):
             small.parts += [part] * count
             small.labels += [label_name(label)] * count
             series += [self._series(path, name) for name in file.names]
+            small.names += [f"{path}#{name}" for name in file.names]
             for name, reason in file.skipped:
                 place = f"{path}#{name}" if name else path
                 small.skipped.append(Skipped(place, reason))
@@ -414,24 +422,26 @@ class TfdsSource(Source):
         names = None
         if "label" in self._features:
             names = getattr(self._features["label"], "names", None)
-        images, labels, skipped, count = [], [], [], 0
+        images, labels, skipped, paths, count = [], [], [], [], 0
         before = self._before[chunk] if self._total else 0
         for example in self._examples[chunk].as_numpy_iterator():
             count += 1
+            path = f"{self._source}#{before + count}"
             if progress is not None:
                 progress(before + count, self._total)
             try:
                 images.append(self._small(example))
             except UserError as error:
-                name = f"{self._source}#{before + count}"
-                skipped.append(Skipped(name, str(error)))
+                skipped.append(Skipped(path, str(error)))
                 continue
+            paths.append(path)
             label = example.get("label", "")
             if names:  # A number below 0 is no class.
                 label = names[label] if label >= 0 else ""
             labels.append(label_name(str(label)))
         parts = [self._parts[chunk]] * len(images)
-        small = SmallImages(np.array(images, np.uint8), parts, labels, skipped)
+        pixels = np.array(images, np.uint8)
+        small = SmallImages(pixels, parts, labels, skipped, names=paths)
         if self._tokenizer.resize == NATIVE:
             small.series = [None] * len(images)
         return small

@@ -4,6 +4,7 @@
     measurement = measure(evidence)                 # metrics.py
     report = build_report(evidence, measurement)    # report.py
     write_report(report, "folder")
+    find_outliers(evidence, measurement.bits, names)  # outliers.py
 
 The report needs the packages of `pip install 'pixace-tf[evaluate]'`.
 """

@@ -4,6 +4,7 @@ Shapes: N images to score, M training images, T pixels.
 """
 
 import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -103,6 +104,25 @@ def lossless_bits_per_pixel(
 
     Each of the images, uint8 `(N, height, width, C)`, becomes one file.
     """
+    bits = file_bits(images, tuple(LOSSLESS), progress).mean(axis=0)
+    return dict(zip(LOSSLESS, bits.tolist(), strict=True))
+
+
+def file_bits(
+    images: np.ndarray,
+    formats: Sequence[str] = ("png",),
+    progress: ProgressCallback | None = None,
+) -> np.ndarray:
+    """Return the bits per pixel of one lossless file for each image.
+
+    Args:
+        images: uint8 `(N, height, width, C)`.
+        formats: Names of `LOSSLESS`.
+        progress: Told the images done and their number.
+
+    Returns:
+        float64 `(N, len(formats))`, headers included.
+    """
 
     def file_size(image: Image.Image, name: str) -> int:
         buffer = io.BytesIO()
@@ -111,13 +131,13 @@ def lossless_bits_per_pixel(
 
     def sizes(pixels: np.ndarray) -> list[int]:
         image = Image.fromarray(pixels)
-        return [file_size(image, name) for name in LOSSLESS]
+        return [file_size(image, name) for name in formats]
 
-    total = np.zeros(len(LOSSLESS))
+    rows = []
     with ThreadPoolExecutor(num_cores()) as pool:
-        for done, row in enumerate(pool.map(sizes, images), 1):
-            total += row
+        for row in pool.map(sizes, images):
+            rows.append(row)
             if progress is not None:
-                progress(done, len(images))
-    bits = 8 * total / images[..., 0].size
-    return dict(zip(LOSSLESS, bits.tolist(), strict=True))
+                progress(len(rows), len(images))
+    height, width = images.shape[1:3]
+    return 8 * np.array(rows, np.float64) / (height * width)
