@@ -346,6 +346,9 @@ def test_figures_agree_with_each_other(report, trained_run):
     assert figures["frechet"]["pictures"] == 6
     assert 0 < figures["frechet"]["held_out_accuracy"] <= 1
     assert figures["nearest"]["new"] == 6
+    recoloring = figures["recoloring"]
+    assert recoloring["given"] == ["value"]
+    assert recoloring["named"]["pictures"] == recoloring["pictures"] == 12
     classes = figures["classes"]
     assert classes["judge_accuracy"] == figures["frechet"]["held_out_accuracy"]
     assert [a["guidance"] for a in classes["agreement"]] == [1, 1.5, 2, 3]
@@ -480,6 +483,7 @@ def test_a_run_without_its_tokens_says_what_is_missing(tmp_path):
         *("nearest", "frechet", "classes", "probe"),
     }
     assert report.figures["completion"]["pictures"] == 1
+    assert report.figures["recoloring"]["named"] is None
     assert render(report).count("has lost") == 6
 
 

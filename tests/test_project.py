@@ -17,7 +17,7 @@ from PIL import Image
 
 from pixace_tf.cli import main
 from pixace_tf.data import cartoons, labels
-from pixace_tf.evaluation import frechet, regions
+from pixace_tf.evaluation import frechet, recoloring, regions
 from pixace_tf.runs import catalog
 from pixace_tf.runs.run_config import SAMPLES_FILE
 from pixace_tf.training.previews import Previews
@@ -142,6 +142,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(frechet, "NUM_STEPS", 20)
     monkeypatch.setattr(Previews, "update", _paint_little)
+    monkeypatch.setattr(recoloring, "NUM_IMAGES", 2)
     monkeypatch.setattr(regions, "NUM_IMAGES", 2)
     monkeypatch.setattr(labels, "MIN_IMAGES", 2)
     monkeypatch.setattr(catalog, "BOX_DIR", str(tmp_path / "box"))

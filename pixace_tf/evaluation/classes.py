@@ -18,7 +18,7 @@ from pixace_tf.evaluation.evidence import (
     detokenize,
     evenly_spaced,
 )
-from pixace_tf.evaluation.frechet import Judge, extract
+from pixace_tf.evaluation.frechet import Judge
 from pixace_tf.evaluation.plots import png
 from pixace_tf.painting.sheets import Tile, contact_sheet, readable
 from pixace_tf.runs.run_folder import Run
@@ -55,12 +55,16 @@ def paint_classes(evidence: Evidence, judge: Callable[[], Judge]) -> Part:
     chosen = evenly_spaced(len(labels), MAX_LABELS)
     names = [label_name(labels[i]) for i in chosen]
     drawn = {g: _draw(evidence.run, chosen + 1, g) for g in GUIDANCE}
+    asked = np.repeat(names, NUM_IMAGES)
     figures = {
         "pictures": NUM_IMAGES,
         "judge_accuracy": judged_by.accuracy,
         "shown_guidance": SHOWN_GUIDANCE,
         "agreement": [
-            {"guidance": g, "share": _agreement(judged_by, images, names)}
+            {
+                "guidance": g,
+                "share": judged_by.share_right(np.concatenate(images), asked),
+            }
             for g, images in drawn.items()
         ],
         "labels": bits_of_labels(evidence, names),
@@ -85,13 +89,6 @@ def _draw(run: Run, numbers: np.ndarray, guidance: float) -> np.ndarray:
         )
     images = detokenize(token_ids, run.tokenizer)
     return images.reshape(-1, NUM_IMAGES, *images.shape[1:])
-
-
-def _agreement(judge: Judge, images: np.ndarray, names: list[str]) -> float:
-    """Return the share of images classified as the label asked for."""
-    logits = extract(judge.network, np.concatenate(images))
-    asked = np.repeat(names, NUM_IMAGES)
-    return float(np.mean(judge.names[logits.argmax(axis=1)] == asked))
 
 
 def bits_of_labels(

@@ -73,10 +73,24 @@ class Evidence:
 
     def sample(self, count: int) -> "Evidence":
         """Return evidence of at most `count` of the images, evenly spaced."""
-        rows = evenly_spaced(len(self.images), count)
+        return self._take(evenly_spaced(len(self.images), count))
+
+    def held_out(self) -> "Evidence":
+        """Return evidence of the images that are no training images.
+
+        Raises:
+            MissingDataError: If there are none.
+        """
+        if not self.is_held_out.any():
+            raise MissingDataError(
+                "All of the evaluated pictures are training pictures."
+            )
+        return self._take(np.flatnonzero(self.is_held_out))
+
+    def _take(self, rows: np.ndarray) -> "Evidence":
         names = ("images", "labels", "token_ids", "quantized", "is_held_out")
-        sampled = {name: getattr(self, name)[rows] for name in names}
-        return dataclasses.replace(self, **sampled)
+        taken = {name: getattr(self, name)[rows] for name in names}
+        return dataclasses.replace(self, **taken)
 
     def require_training(self) -> TrainingData:
         """Return `training`, or raise a `MissingDataError`."""

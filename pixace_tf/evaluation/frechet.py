@@ -48,6 +48,16 @@ class Judge:
     names: np.ndarray
     accuracy: float | None
 
+    def share_right(self, images: np.ndarray, labels: np.ndarray) -> float:
+        """Return the share of images whose class is seen.
+
+        Args:
+            images: uint8 `(N, height, width, C)`, N at least 1.
+            labels: str `(N,)`.
+        """
+        logits = extract(self.network, images)
+        return float(np.mean(self.names[logits.argmax(axis=1)] == labels))
+
 
 def compare_features(
     evidence: Evidence,
@@ -122,12 +132,13 @@ def train_judge(evidence: Evidence) -> Judge:
     flip = evidence.run.arguments["flip"]
     classifier = train_classifier(images, classes, flip, NUM_STEPS)
     is_known = evidence.is_held_out & np.isin(evidence.labels, names)
-    accuracy = None
-    if is_known.any():
-        logits = extract(classifier, evidence.quantized[is_known])
-        is_right = names[logits.argmax(axis=1)] == evidence.labels[is_known]
-        accuracy = float(np.mean(is_right))
-    return Judge(classifier, names, accuracy)
+    judge = Judge(classifier, names, None)
+    if not is_known.any():
+        return judge
+    accuracy = judge.share_right(
+        evidence.quantized[is_known], evidence.labels[is_known]
+    )
+    return dataclasses.replace(judge, accuracy=accuracy)
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:

@@ -36,6 +36,7 @@ from pixace_tf.evaluation.metrics import (
 )
 from pixace_tf.evaluation.nearest import compare_with_training
 from pixace_tf.evaluation.probe import probe_layers
+from pixace_tf.evaluation.recoloring import recolor
 from pixace_tf.evaluation.regions import fill_regions
 from pixace_tf.painting import sheets
 
@@ -55,6 +56,7 @@ IMAGES = {
     "new",
     "palette",
     "probe",
+    "recolored",
     "regions",
 }
 _EXTRA_PACKAGES = ("jinja2", "sklearn", "skimage")
@@ -108,8 +110,8 @@ def build_report(
 
     Returns:
         The figures of `measurement` and of `completion`, `filling`
-        (`regions.py`), `nearest`, `frechet`, `classes` and `probe`, each None
-        if `missing` tells why; with all their images.
+        (`regions.py`), `recoloring`, `nearest`, `frechet`, `classes` and
+        `probe`, each None if `missing` tells why; with all their images.
     """
     run = evidence.run
     with ProgressBar("Generating") as bar:
@@ -120,6 +122,7 @@ def build_report(
     parts: dict[str, Callable[[], Part]] = {
         "completion": lambda: complete_halves(evidence),
         "filling": lambda: fill_regions(evidence),
+        "recoloring": lambda: recolor(evidence, judge),
         "nearest": lambda: _compare_with_training(evidence, new),
         "frechet": lambda: compare_features(evidence, new, judge, network),
         "classes": lambda: paint_classes(evidence, judge),
