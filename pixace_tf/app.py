@@ -132,7 +132,7 @@ class Studio:
                 raise UserError("Brush over what should be new first.")
         request = Request(
             [image],
-            keep=keep,
+            keep=keep if mask is None else None,
             mask=mask,
             samples=int(samples),
             **_options(temperature, seed, label, guidance),

@@ -29,7 +29,7 @@ ANYTHING = SCALARS | st.lists(SCALARS, max_size=3)
 FIELDS = (
     *("images", "keep", "prefix_length", "cover", "mask", "particles"),
     *("samples", "best", "label", "guidance", "temperatures", "seed"),
-    *("top_k", "top_p", "min_p"),
+    *("top_k", "top_p", "min_p", "vary", "symmetric", "seamless"),
 )
 
 

@@ -157,6 +157,19 @@ sprites = together(
     "of the IMAGEs; any size will do. alpha paints where they are transparent.",
 )
 @click.option(
+    "--vary",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="SHARE",
+    help="Hide about this share of the picture instead, in patches that differ "
+    "from sample to sample: --vary 0.3 --samples 8 gives eight siblings.",
+)
+@click.option(
+    "--seamless",
+    is_flag=True,
+    help="Paint the border anew, so that the picture fits to itself on all "
+    "sides; the sheet shows it three times three.",
+)
+@click.option(
     "--given",
     type=CHANNELS,
     default=(),
@@ -209,6 +222,7 @@ def complete(
       pixace-tf complete saved_models/animals cat.jpg --cover center
       pixace-tf complete saved_models/animals cat.jpg --mask hole.png
       pixace-tf complete saved_models/animals cat.jpg --given value --samples 4
+      pixace-tf complete saved_models/animals cat.jpg --vary 0.3 --samples 8
       pixace-tf complete --server http://localhost:8501 --model animals cat.jpg
     """
     from pixace_tf import console
@@ -225,7 +239,8 @@ def complete(
         completions = painter.complete(request, bar.count)
     tiles = completions.images.reshape(-1, *completions.kept.shape[1:])
     is_smooth = painter.is_smooth and limit is None
-    sheet = completions.sheet(output.scale, output.background, is_smooth)
+    shown = completions.repeated() if request.seamless else completions
+    sheet = shown.sheet(output.scale, output.background, is_smooth)
     output.write(sheet, [("", tiles)], out, limit)
     if limit is not None:
         others = sum(not limit.has_all(pixels) for pixels in tiles)
@@ -241,6 +256,18 @@ def complete(
 @click.argument("run_path", metavar="[RUN]", type=click.Path(), required=False)
 @click.option("--out", default="new.png", help="The contact sheet to write.")
 @click.option("--count", type=click.IntRange(1), default=16)
+@click.option(
+    "--symmetric",
+    is_flag=True,
+    help="Give the right half the shape of the left one; its colors are free. "
+    "For runs with transparency.",
+)
+@click.option(
+    "--seamless",
+    is_flag=True,
+    help="Paint tiles that fit to themselves on all sides, such as floors and "
+    "walls; the sheet shows them three times three.",
+)
 @labels
 @sampling
 @sprites
@@ -272,10 +299,13 @@ def generate(
       pixace-tf generate saved_models/animals --sheet sprites.png --sheet-gap 1
       pixace-tf generate saved_models/animals --only-colors pico-8.hex
       pixace-tf generate saved_models/sprites --max-colors 8
+      pixace-tf generate saved_models/sprites --symmetric
+      pixace-tf generate saved_models/sprites --label floor --seamless
       pixace-tf generate --server grpc://localhost:8500 --model animals
     """
     from pixace_tf import console
     from pixace_tf.data.image_files import printable
+    from pixace_tf.painting import sheets
     from pixace_tf.painting.request import generation
 
     request = generation(
@@ -297,7 +327,10 @@ def generate(
                 parts.append(f"T {temperature:g}")
             rows.append((", ".join(parts), row))
     is_smooth = painter.is_smooth and limit is None
-    output.write(_sheet(rows, output, is_smooth), rows, out, limit)
+    shown = rows
+    if request.seamless:
+        shown = [(caption, sheets.repeat(row)) for caption, row in rows]
+    output.write(_sheet(shown, output, is_smooth), rows, out, limit)
     say(f"{sum(len(row) for _, row in rows)} new pictures: {out}")
 
 

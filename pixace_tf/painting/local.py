@@ -1,6 +1,7 @@
 """Painting on this machine, with a run."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from pixace_tf import storage
 from pixace_tf.console import ProgressCallback
 from pixace_tf.data.tokenizer import NATIVE, PixelTokenizer
 from pixace_tf.errors import UserError
-from pixace_tf.painting import masks
+from pixace_tf.painting import masks, second_pass
 from pixace_tf.painting.color_limit import ColorLimit
 from pixace_tf.painting.painter import WatchCallback
 from pixace_tf.painting.request import ImageLike, Request, generation
+from pixace_tf.painting.second_pass import roll_half
 from pixace_tf.painting.sheets import Completions, cut_strip, hide
 from pixace_tf.painting.small_mask import small_mask
 from pixace_tf.runs.run_config import EXAMPLES_FILE, TOKENS_FILE
@@ -91,31 +93,29 @@ class LocalPainter:
     ) -> Completions:
         """See `Painter`."""
         request.check_has_images()
-        label = request.label_number(self.labels)
         tokenizer = self._run.tokenizer
         originals = np.stack([tokenizer.read(i) for i in request.images])
         is_hidden = hidden_pixels(request, originals, tokenizer)
         token_ids = tokenizer.tokenize(originals)
-        mask = np.repeat(is_hidden, request.columns, axis=0)
-        mask = mask.reshape(len(mask), -1)
-        sampled = self._run.sampler.fill(
-            np.repeat(token_ids, request.columns, axis=0),
-            mask,
-            request.seeds(token_ids),
-            request.sampling_config(len(originals)),
-            request.particles or NUM_PARTICLES,
+        seeds, columns = request.seeds(token_ids), request.columns
+        each = request.hidden_each(is_hidden, seeds)
+        sampled = self._fill(
+            request,
+            np.repeat(token_ids, columns, axis=0),
+            each,
+            seeds,
             progress,
             self._watched(request, watch),
-            labels=label,
-            guidance=request.guidance,
-            only_codes=self._codes(request),
-            max_colors=request.max_colors,
-            given=request.given,
+            request.given,
+            request.seamless,
         )
+        # What is hidden of all images that are drawn from one.
+        rows = each.reshape(-1, columns, *each.shape[1:])
+        flat = each.reshape(len(each), -1)
         return Completions(
             originals,
-            self._kept(request, token_ids, is_hidden),
-            self._choose(request, sampled, self._run.sampler.orders(mask)),
+            self._kept(request, token_ids, np.all(rows, axis=1)),
+            self._choose(request, sampled, self._run.sampler.orders(flat)),
             tuple(float(t) for t in request.temperatures),
         )
 
@@ -126,17 +126,72 @@ class LocalPainter:
         watch: WatchCallback | None = None,
     ) -> np.ndarray:
         """See `Painter`."""
-        sampled = self._run.sampler.generate(
-            request.seeds(),
-            request.sampling_config(1),
+        size = self._run.tokenizer.image_size
+        palette = self._run.tokenizer.palette
+        if request.symmetric and not palette.has_alpha:
+            raise UserError(
+                "symmetric needs a run with transparency, whose shape it "
+                "mirrors; see --alpha and --pixel-art of fit."
+            )
+        seeds, first, second = request.seeds(), progress, None
+        if request.symmetric or request.seamless:
+            first, second = second_pass.halves(progress)
+        show = self._watched(request, watch and (lambda rows: watch(rows[0])))
+        nothing = np.zeros((len(seeds), size[0] * size[1]), np.int32)
+        everything = np.ones((len(seeds), *size), bool)
+        sampled = self._fill(request, nothing, everything, seeds, first, show)
+        if request.symmetric:
+            sampled = second_pass.mirror_alpha(sampled, size, palette)
+            is_right = everything & second_pass.right_half(*size)
+            alpha = ("alpha",)
+            sampled = self._fill(
+                request, sampled, is_right, seeds, second, show, alpha
+            )
+        if request.seamless:
+            border = everything & request.hidden_in(*size)
+            sampled = self._fill(
+                request, sampled, border, seeds, second, show, is_rolled=True
+            )
+        return self._choose(request, sampled)[0]
+
+    def _fill(
+        self,
+        request: Request,
+        token_ids: np.ndarray,
+        is_hidden: np.ndarray,
+        seeds: np.ndarray,
+        progress: ProgressCallback | None,
+        watch: Watch | None,
+        given: Sequence[str] = (),
+        is_rolled: bool = False,
+    ) -> np.ndarray:
+        """Fill the hidden pixels of each drawn image; see `Sampler.fill`.
+
+        Rolled images are filled while their corners lie in the middle.
+        """
+        size = self._run.tokenizer.image_size
+        mask = is_hidden.reshape(len(is_hidden), -1)
+
+        def unrolled(pixels: np.ndarray) -> np.ndarray:
+            return roll_half(pixels, size, -1) if is_rolled else pixels
+
+        if is_rolled:
+            token_ids, mask = roll_half(token_ids, size), roll_half(mask, size)
+        sampled = self._run.sampler.fill(
+            token_ids,
+            mask,
+            seeds,
+            request.sampling_config(len(seeds) // request.columns),
+            request.particles or NUM_PARTICLES,
             progress,
-            self._watched(request, watch and (lambda rows: watch(rows[0]))),
+            watch and (lambda *pixels: watch(*map(unrolled, pixels))),
             labels=request.label_number(self.labels),
             guidance=request.guidance,
             only_codes=self._codes(request),
             max_colors=request.max_colors,
+            given=given,
         )
-        return self._choose(request, sampled)[0]
+        return unrolled(sampled)
 
     def color_limit(self, request: Request) -> ColorLimit | None:
         """See `Painter`."""

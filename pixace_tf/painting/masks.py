@@ -12,6 +12,7 @@ from PIL import Image
 
 from pixace_tf.data import image_files
 from pixace_tf.errors import UserError
+from pixace_tf.sampling import noise
 
 # Sides, and the share of the image that each hides by default.
 COVERS = {"top": 0.5, "bottom": 0.5, "left": 0.5, "right": 0.5, "center": 0.25}
@@ -19,6 +20,10 @@ COVERS = {"top": 0.5, "bottom": 0.5, "left": 0.5, "right": 0.5, "center": 0.25}
 ALPHA = "alpha"
 # A small pixel is painted if at least this share of it is masked.
 MIN_SHARE = 0.25
+# Sides of the patches to vary, as shares of the image.
+_PATCH_SIDES = 0.1, 0.4
+# How far the border of a seamless image reaches, as a share of each side.
+_BORDER = 0.125
 
 
 def parse_cover(text: str) -> tuple[str, float]:
@@ -58,6 +63,45 @@ def cover(text: str, height: int, width: int) -> np.ndarray:
         "center": np.s_[top : top + rows, left : left + columns],
     }
     is_hidden[areas[side]] = True
+    return is_hidden
+
+
+def patches(seed: int, share: float, height: int, width: int) -> np.ndarray:
+    """Hide rectangles of random size and place.
+
+    Args:
+        seed: An int64.
+        share: The least share of the image to hide, in `(0, 1]`; the last
+            rectangle may exceed it.
+        height: Height of the image.
+        width: Width of the image.
+
+    Returns:
+        bool `(H, W)`.
+    """
+    size = np.array([height, width])
+    # So many rectangles cover nearly all of the image.
+    numbers = noise.uniform(seed, noise.PATCHES, 4 * height * width)
+    sides, places = numbers.reshape(2, -1, 2).astype(np.float64)
+    least, most = _PATCH_SIDES
+    sides = np.maximum(1, size * (least + (most - least) * sides))
+    first = np.floor(places * (size + sides) - sides)
+    inside = [
+        (np.arange(n) >= low[:, None]) & (np.arange(n) < (low + side)[:, None])
+        for n, low, side in zip(size, first.T, sides.T, strict=True)
+    ]
+    covers = inside[0][:, :, None] & inside[1][:, None, :]
+    # The number of the first rectangle that covers a pixel.
+    number = np.where(covers.any(axis=0), covers.argmax(axis=0), len(covers))
+    needed = np.sort(number, axis=None)[int(np.ceil(share * number.size)) - 1]
+    return number <= needed
+
+
+def border(height: int, width: int) -> np.ndarray:
+    """Hide the border of an image, at least a pixel wide, bool `(H, W)`."""
+    is_hidden = np.ones((height, width), bool)
+    rows, columns = (max(1, round(_BORDER * n)) for n in (height, width))
+    is_hidden[rows : height - rows, columns : width - columns] = False
     return is_hidden
 
 

@@ -13,6 +13,7 @@ from pixace_tf.data.labels import number_of
 from pixace_tf.errors import UserError
 from pixace_tf.painting import color_files, masks
 from pixace_tf.sampling.sampling_config import (
+    RULES,
     SamplingConfig,
     between,
     check_integer,
@@ -27,6 +28,12 @@ MAX_COUNT = 2**20
 # Digests and counts are added, and the sum must fit int64.
 MAX_SEED = 2**62
 _DEFAULT_KEEP = 0.5
+_SHARES = {"keep": between(0, 1, "a number"), "vary": RULES["top_p"]}
+# Each of them chooses the hidden pixels.
+_HIDING = (
+    *("keep", "prefix_length", "cover", "mask"),
+    *("vary", "symmetric", "seamless"),
+)
 _INTEGERS = {
     "samples": (1, MAX_COUNT),
     "best": (1, MAX_COUNT),
@@ -56,6 +63,13 @@ class Request:
             any_width)`, of the aspect of the images, whose white or True pixels
             are painted; a list with one for each image; or `"alpha"` for the
             transparent pixels of the images.
+        vary: About this share of the image, in `(0, 1]`, is hidden instead:
+            other patches for each sample.
+        symmetric: Whether the right half of new images gets the shape (the
+            alpha) of the left one; its colors are drawn.
+        seamless: Whether the image continues on its opposite side, as a tile
+            that repeats does. Its border is hidden instead; a new image is
+            painted first.
         given: Names of channels that the painted pixels keep, such as `"value"`
             or `"alpha"`; see `Palette.channel_names`.
         particles: Number of fillings that are weighed by the kept pixels behind
@@ -90,6 +104,9 @@ class Request:
     prefix_length: int | None = None
     cover: str | None = None
     mask: Any = None
+    vary: float | None = None
+    symmetric: bool = False
+    seamless: bool = False
     given: Sequence[str] = ()
     particles: int | None = None
     samples: int = 1
@@ -154,20 +171,34 @@ class Request:
                     "An image must be a path, an address or a uint8 array. "
                     f"Received: {image!r}"
                 )
-        if self.keep is not None:
-            rule = between(0, 1, "a number")
-            share = check_numbers("keep", self.keep, rule, np.float64)
-            check_is_one("keep", share)
+        for name, rule in _SHARES.items():
+            value = getattr(self, name)
+            if value is not None:
+                share = check_numbers(name, value, rule, np.float64)
+                check_is_one(name, share)
         given = (self.given,) if isinstance(self.given, str) else self.given
         object.__setattr__(self, "given", tuple(given))
-        if self.given and self.only_colors is not None:
-            raise UserError("Give either given or only_colors.")
         if self.given and not len(images):
             raise UserError("given needs images, whose channels it keeps.")
-        names = ("prefix_length", "cover", "mask")
-        given = [name for name in names if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise UserError(f"Give only one of {', '.join(given)}.")
+        for name in ("symmetric", "seamless"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise UserError(
+                    f"{name} must be True or False. Received: {name}={value!r}"
+                )
+        if self.symmetric and len(images):
+            raise UserError("symmetric is for new images alone.")
+        values = {name: getattr(self, name) for name in _HIDING}
+        names = [
+            name
+            for name, value in values.items()
+            if value is not None and value is not False
+        ]
+        if len(names) > 1:
+            raise UserError(f"Give only one of {', '.join(names)}.")
+        if self.only_colors is not None and (self.given or self.symmetric):
+            name = "given" if self.given else "symmetric"
+            raise UserError(f"Give either {name} or only_colors.")
         if self.cover is not None:
             masks.parse_cover(str(self.cover))
         if isinstance(self.mask, list | tuple) and (
@@ -227,10 +258,30 @@ class Request:
         Raises:
             UserError: If `prefix_length` is larger than the image.
         """
+        if self.seamless:
+            return masks.border(height, width)
         if self.cover is not None:
             return masks.cover(self.cover, height, width)
         position = np.arange(height * width).reshape(height, width)
         return position >= self.prefix_in(height * width)
+
+    def hidden_each(
+        self, is_hidden: np.ndarray, seeds: np.ndarray
+    ) -> np.ndarray:
+        """Return which pixels of each drawn image to paint.
+
+        Args:
+            is_hidden: bool `(rows, height, width)`; ignored if patches vary.
+            seeds: int64 `(rows * columns,)`.
+
+        Returns:
+            bool `(rows * columns, height, width)`.
+        """
+        if self.vary is None:
+            return np.repeat(is_hidden, self.columns, axis=0)
+        size = is_hidden.shape[1:]
+        every = [masks.patches(int(s), self.vary, *size) for s in seeds]
+        return np.stack(every)
 
     def masks(self) -> list[Any]:
         """Return a mask for each image, if `mask` is not None."""

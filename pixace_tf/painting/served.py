@@ -56,27 +56,27 @@ class ServedPainter:
         image_size = originals.shape[1:3]
         rows = _sampling(request, token_ids)
         is_plain = request.cover is request.mask is request.label is None
-        if is_plain and not request.given:
+        if is_plain and request.vary is None and not request.given:
             length = token_ids.shape[1]
             rows["token_ids"] = np.repeat(token_ids, columns, axis=0)
             rows["prefix_length"] = np.full(
                 len(rows["seed"]), request.prefix_in(length), np.int32
             )
             answer = self._predict_all("complete_tokens", rows, progress)
-            is_hidden = request.hidden_in(*image_size)
+            hidden = request.hidden_in(*image_size)
+            is_hidden = np.repeat(hidden[None], len(rows["seed"]), axis=0)
         else:
             rows["image_bytes"] = np.repeat(files, columns)
-            mask_files = _mask_files(request, originals)
-            rows["mask_bytes"] = np.repeat(mask_files, columns)
+            rows["mask_bytes"] = _mask_files(request, originals, rows["seed"])
             answer = self._fill(request, rows, progress)
-            is_hidden = answer["mask"][::columns].reshape(-1, *image_size)
+            is_hidden = answer["mask"].reshape(-1, *image_size)
             if request.mask is not None:
                 masks.check_paints(is_hidden)
         drawn = _decode(answer["image_bytes"])
         completed = request.choose(drawn, answer["bits_per_pixel"])
         if watch is not None:
             watch(completed)
-        kept = hide(drawn[::columns], is_hidden)  # All columns keep the same.
+        kept = _kept(drawn, is_hidden, columns)
         if request.given:
             kept = _decode(answer["kept_bytes"][::columns])
         return Completions(
@@ -109,10 +109,10 @@ class ServedPainter:
 
     def color_limit(self, request: Request) -> None:
         """See `Painter`; a server cannot."""
-        for name in ("only_colors", "max_colors"):
-            if getattr(request, name) not in (None, 0):
+        for name in ("only_colors", "max_colors", "symmetric", "seamless"):
+            if getattr(request, name) not in (None, 0, False):
                 raise UserError(
-                    f"A server paints all colors: {name} needs a run on this "
+                    f"A server does not know {name}, which needs a run on this "
                     "machine."
                 )
 
@@ -221,15 +221,37 @@ def _filling(request: Request, count: int) -> Arrays:
     }
 
 
-def _mask_files(request: Request, originals: np.ndarray) -> np.ndarray:
-    """Return the mask of each image as PNG."""
+def _mask_files(
+    request: Request, originals: np.ndarray, seeds: np.ndarray
+) -> np.ndarray:
+    """Return the mask of each image to sample as PNG."""
     if request.mask is None:
         hidden = request.hidden_in(*originals.shape[1:3])
-        files = [_png(masks.read_mask(hidden))] * len(request.images)
-    else:
-        trios = zip(request.images, request.masks(), originals, strict=True)
-        files = [_png(masks.mask_of(*trio)) for trio in trios]
-    return np.array(files, object)
+        every = np.repeat(hidden[None], len(originals), axis=0)
+        pixels = map(masks.read_mask, request.hidden_each(every, seeds))
+        return np.array([_png(mask) for mask in pixels], object)
+    trios = zip(request.images, request.masks(), originals, strict=True)
+    files = np.array([_png(masks.mask_of(*trio)) for trio in trios], object)
+    return np.repeat(files, request.columns)
+
+
+def _kept(drawn: np.ndarray, is_hidden: np.ndarray, columns: int) -> np.ndarray:
+    """Return what is kept of each image, hidden where all columns hide it.
+
+    Args:
+        drawn: uint8 `(rows * columns, height, width, C)`.
+        is_hidden: bool `(rows * columns, height, width)`.
+        columns: Images that are drawn for each row.
+
+    Returns:
+        uint8 `(rows, height, width, C)`.
+    """
+    images = drawn.reshape(-1, columns, *drawn.shape[1:])
+    hidden = is_hidden.reshape(-1, columns, *is_hidden.shape[1:])
+    # Every column that does not hide a pixel has kept it.
+    column = np.argmin(hidden, axis=1)[:, None, ..., None]
+    kept = np.take_along_axis(images, column, axis=1)[:, 0]
+    return hide(kept, hidden.all(axis=1))
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -146,6 +146,15 @@ class Completions:
     images: np.ndarray
     temperatures: tuple[float, ...]
 
+    def repeated(self) -> "Completions":
+        """Return the same images, three times three of each; see `repeat`."""
+        return dataclasses.replace(
+            self,
+            originals=repeat(self.originals),
+            kept=repeat(self.kept),
+            images=repeat(self.images),
+        )
+
     def sheet(
         self,
         scale: int | None = None,
@@ -166,6 +175,11 @@ class Completions:
             for original, kept, completed in every
         ]
         return contact_sheet(rows, headings, scale, background, is_smooth)
+
+
+def repeat(images: np.ndarray) -> np.ndarray:
+    """Lay each of `(..., height, width, C)` out three times three."""
+    return np.tile(images, (*[1] * (images.ndim - 3), 3, 3, 1))
 
 
 def grid(

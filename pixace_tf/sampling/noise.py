@@ -9,9 +9,9 @@ Shapes: B images, T pixels.
 
 import numpy as np
 
-# Second halves of the seeds: of the pixels' noise, of particles' seeds, and of
-# the choices among particles.
-PIXELS, PARTICLES, CHOICES = 0, 1, 2
+# Second halves of the seeds: of the pixels' noise, of particles' seeds, of the
+# choices among particles, and of the patches to vary.
+PIXELS, PARTICLES, CHOICES, PATCHES = 0, 1, 2, 3
 
 _MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], np.uint64)
 _WEYL = np.array([0x9E3779B9, 0xBB67AE85], np.uint32)
