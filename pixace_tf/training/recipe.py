@@ -14,6 +14,8 @@ from pixace_tf.training.training_arguments import (
 # Up to so many passes over the images, a repeated image is nearly as good as a
 # new one.
 MAX_PLAIN_PASSES = 8
+# Speed of pixel art, compared to photos: the copy head takes as long again.
+_SPEED_OF_ART = 0.5
 # What the recipe for few images changes. Dropout is too slow for it on a CPU.
 # With input noise, a painted pixel that stands alone is taken for noise: new
 # sprites are strewn with such pixels, and many stay empty.
@@ -65,13 +67,14 @@ def settled(
 def planned_passes(arguments: TrainingArguments, num_images: int) -> float:
     """Return how often a training will see each image.
 
-    Without `epochs`, that is estimated by the speed of this machine.
+    Without `epochs`, that is estimated for pixel art and the speed of this
+    machine.
     """
     if arguments.epochs is not None:
         return arguments.epochs
     assert arguments.minutes is not None
     length = math.prod(arguments.image_size)
-    speed = size_law.pixels_per_second(
+    speed = _SPEED_OF_ART * size_law.pixels_per_second(
         arguments.decoder_config(), length, size_law.measure_flops()
     )
     return 60 * arguments.minutes * speed / (num_images * length)
