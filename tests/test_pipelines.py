@@ -158,7 +158,7 @@ def test_tiles_are_linked_by_label(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(name.encode())
     for _ in range(2):
-        done = run("sprites_by_label.py", tiles, folder, "--links-only")
+        done = run("sprites.py", tiles, folder, "--links-only")
         assert done.returncode == 0, done.stderr
     assert "   20 monster\n" in done.stdout
     assert "    1 potion, each linked twice\n" in done.stdout
