@@ -325,6 +325,7 @@ def test_the_client_paints_what_the_server_paints(stand_in, server):
         {"keep": 0.6, "label": "cat"},
         {"mask": "hole.png"},
         {"mask": "alpha"},
+        {"vary": 0.4},
     ],
 )
 def test_the_client_fills_what_the_server_fills(
@@ -391,6 +392,12 @@ def test_a_server_does_not_limit_colors(stand_in, server, name):
     request = Request([np.zeros((8, 12, 3), np.uint8)], **{name: value})
     with pytest.raises(ValueError, match=f"{name} needs a run on this machine"):
         served.ServedPainter(server).complete(request)
+
+
+@pytest.mark.parametrize("name", ["symmetric", "seamless"])
+def test_a_server_has_no_second_pass(server, name):
+    with pytest.raises(ValueError, match=f"{name} needs a run on this machine"):
+        served.ServedPainter(server).generate(Request(**{name: True}))
 
 
 def test_a_channel_that_the_model_lacks_is_told(stand_in, server):

@@ -112,8 +112,8 @@ class ServedPainter:
         for name in ("only_colors", "max_colors", "symmetric", "seamless"):
             if getattr(request, name) not in (None, 0, False):
                 raise UserError(
-                    f"A server does not know {name}, which needs a run on this "
-                    "machine."
+                    f"{name} needs a run on this machine; a server does not "
+                    "know it."
                 )
 
     def shrink(self, image: ImageLike) -> np.ndarray:
@@ -251,7 +251,7 @@ def _kept(drawn: np.ndarray, is_hidden: np.ndarray, columns: int) -> np.ndarray:
     # Every column that does not hide a pixel has kept it.
     column = np.argmin(hidden, axis=1)[:, None, ..., None]
     kept = np.take_along_axis(images, column, axis=1)[:, 0]
-    return hide(kept, hidden.all(axis=1))
+    return hide(kept, np.all(hidden, axis=1))
 
 
 def _png(pixels: np.ndarray) -> bytes:
