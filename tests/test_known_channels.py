@@ -16,6 +16,7 @@ from pixace_tf.runs import catalog
 from pixace_tf.runs.run_folder import load_run
 from pixace_tf.sampling.graph_engine import GraphEngine
 from pixace_tf.sampling.sampler import Sampler
+from pixace_tf.sampling.sampling_config import SamplingConfig
 
 SIZE = 2, 3
 HIDDEN = np.array([False, True, False, True, False, False])
@@ -152,6 +153,25 @@ def test_values_stay_and_hues_differ():
     assert np.mean(hue != other) > 0.3
     kept = done.kept[0].astype(int)
     assert np.ptp(kept, axis=-1).max() == 0  # Gray.
+
+
+@pytest.mark.parametrize("given", [(), ("value",)])
+def test_filters_that_keep_everything_change_nothing(given):
+    palette = Palette("hsv", (2, 1, 1))
+    sampler = Sampler(GraphEngine(build("chain", palette), jit_compile=False))
+    tokens = image(palette)[None]
+    found = [
+        sampler.fill(
+            tokens,
+            HIDDEN[None],
+            [5],
+            SamplingConfig(top_k=top_k),
+            num_particles=16,
+            given=given,
+        )
+        for top_k in (0, 99)
+    ]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize(

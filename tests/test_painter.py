@@ -24,7 +24,7 @@ from pixace_tf.model.presets import decoder_config
 from pixace_tf.runs import painter, run_config, run_folder
 from pixace_tf.runs.model_weights import get_weights
 from pixace_tf.sampling import painter_file
-from pixace_tf.sampling.lite_engine import LiteEngine
+from pixace_tf.sampling.lite_engine import LiteEngine, LiteStepper
 from pixace_tf.sampling.sampler import Sampler
 from pixace_tf.sampling.sampling_config import SamplingConfig
 from pixace_tf.serving import lite_export
@@ -414,3 +414,25 @@ def test_a_flat_run_paints_with_a_quiet_tensorflow(tmp_path):
         check=True,
     )
     assert not done.stderr
+
+
+@pytest.mark.parametrize("num_parts", [1, 3])
+def test_copies_of_rows_come_from_all_parts(num_parts):
+    rows = 7
+    # Of each row, two heads.
+    heads = np.arange(2 * rows * 3, dtype=np.float32).reshape(2 * rows, 3)
+
+    class Interpreter:
+        def get_signature_runner(self, name):
+            return lambda condition: {"keys": heads}
+
+    stepper = LiteStepper([Interpreter()] * num_parts, map, rows, "weighed")
+    tokens = np.arange(rows)[:, None]
+    carry = stepper.begin(tokens, 0, np.zeros((rows, 2), np.int32), 1)
+    index = np.array([0, 0, 2, 5, 5, 5, 6])
+    taken = stepper.take(carry, index)
+    found = np.concatenate([part["keys"] for part in taken.state])
+    expected = heads.reshape(rows, 2, 3)[index].reshape(-1, 3)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(taken.token_ids[:, 0], index)
+    assert not taken.nats.any()

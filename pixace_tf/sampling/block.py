@@ -9,12 +9,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from pixace_tf.data import batches
+from pixace_tf.sampling.sampling_config import has_filters
 from pixace_tf.typing import Tensor
 
-# What decoding does. "plain" only draws, the fastest; "full" also filters,
-# guides, and adds up the costs of known pixels; "limited" does all of that, and
-# draws only some colors.
-Program = Literal["plain", "full", "limited"]
+# What decoding does. "plain" only draws, the fastest; "weighed" also adds up
+# the costs of what is known; "full" also filters, guides, and limits the number
+# of colors; "limited" does all of that, and draws only some colors.
+Program = Literal["plain", "weighed", "full", "limited"]
 # A mask of channels in which all are set; see `Block.mask`.
 ALL_CHANNELS = 0b1111
 
@@ -57,6 +58,17 @@ class Block(NamedTuple):
     def has_max_colors(self) -> bool:
         """Whether the number of colors of an image is limited."""
         return bool(np.any(self.config["max_colors"] > 0))
+
+    def program(self, is_weighed: bool) -> Program:
+        """Return the fastest program that does what the images need.
+
+        `is_weighed` tells whether particles are.
+        """
+        if len(self.codes):
+            return "limited"
+        if self.is_guided or self.has_max_colors or has_filters(self.config):
+            return "full"
+        return "weighed" if is_weighed or self.has_known_channels else "plain"
 
     def take(self, index: Any) -> "Block":
         """Return the images at `index`."""

@@ -10,9 +10,10 @@ is float32 or int32:
   set where channel c is to be sampled), `noise (R, T, draws)`, `temperature
   (R)`, and the scalars `start` and `stop` -> the state, `token_ids` and `nats`
   at `stop`.
+- `advance_weighed`: also adds the costs of what is known to `nats`.
 - `advance_full`: also takes `top_k`, `top_p`, `min_p`, `guidance` and
-  `max_colors (R)`, and adds the costs of known pixels to `nats`. For guidance,
-  each image has two rows, with its label and with the null label. It is slower.
+  `max_colors (R)`. For guidance, each image has two rows, with its label and
+  with the null label. It is slower.
 - `advance_limited`: also takes `codes (NUM_CODES)`, the only colors to sample,
   some of them repeated; each stands for those that it is nearest to.
 - `score`: `token_ids (R, T)`, `condition (R, 2)` -> `nats (R, T)`.
@@ -156,7 +157,7 @@ class _Graphs:
         config = SamplingConfig().arrays(1)
         config["guidance"] = np.ones(1, np.float32)
         config["max_colors"] = np.zeros(1, np.int32)
-        if program == "plain":
+        if program in ("plain", "weighed"):
             config = {"temperature": config["temperature"]}
         specs = {
             name: tf.TensorSpec((None, *array.shape[1:]), array.dtype)

@@ -334,6 +334,7 @@ class DecodeLoop:
         given = tf.gather(tokens, position, axis=1)
         choose = _Choose(
             program != "plain",
+            program in ("full", "limited"),
             tf.unstack(tf.gather(drawing.noise, position, axis=1), axis=1),
             config,
             bool(self._model.labels),
@@ -357,6 +358,7 @@ class _Choose(NamedTuple):
     """Chooses by noise; see `color_head.Choose`."""
 
     weighs: bool
+    filters: bool
     uniform: list[Tensor]
     config: dict[str, Tensor]
     has_labels: bool
@@ -376,9 +378,11 @@ class _Choose(NamedTuple):
         spent = cost(logits, choice, is_free, may_draw)
         if may_draw is not None:
             logits = tf.where(may_draw, logits, -np.inf)
-        if self.has_labels:
+        if self.filters and self.has_labels:
             logits = guide_pairs(logits, self.config["guidance"])
-        logits = filter_logits(logits / temperature, self.config)
+        logits = logits / temperature
+        if self.filters:
+            logits = filter_logits(logits, self.config)
         chosen = inverse_transform(logits, uniform)
         # A known channel decides what the later ones cost.
         return tf.where(is_free, chosen, choice), spent

@@ -18,7 +18,6 @@ from pixace_tf.data.labels import NULL_LABEL
 from pixace_tf.data.palette import Palette
 from pixace_tf.sampling import noise, particles
 from pixace_tf.sampling.block import Block, Carry, Drawing, Program
-from pixace_tf.sampling.sampling_config import has_filters
 
 # Largest number of spans of an image.
 NUM_SPANS = 4
@@ -149,7 +148,10 @@ class Stepper(abc.ABC):
 
     @abc.abstractmethod
     def take(self, carry: Carry, index: np.ndarray) -> Carry:
-        """Return the rows in `index`, integers `(R,)`, with no costs."""
+        """Return some rows, with no costs.
+
+        `index` are integers `(R,)` in ascending order; see `particles.copies`.
+        """
 
 
 class Engine(abc.ABC):
@@ -214,20 +216,12 @@ class Engine(abc.ABC):
             next position.
         """
         images = num_particles or self.fixed_rows or len(block.seeds)
-        program: Program = "plain"
-        if len(block.codes):
-            program = "limited"
-        elif (
-            num_particles
-            or block.is_guided
-            or block.has_max_colors
-            or block.has_known_channels
-            or has_filters(block.config)
-        ):
-            program = "full"
         # Iterators advance in threads; programs are traced here.
         stepper = self.stepper(
-            images * (1 + block.is_guided), program, start, is_alone
+            images * (1 + block.is_guided),
+            block.program(num_particles > 0),
+            start,
+            is_alone,
         )
         is_watched |= num_particles > 0
         return self._decode(

@@ -31,6 +31,7 @@ _SCORED_ROWS = 8
 # The signatures of the programs.
 SIGNATURES: dict[Program, str] = {
     "plain": "advance",
+    "weighed": "advance_weighed",
     "full": "advance_full",
     "limited": "advance_limited",
 }
@@ -169,7 +170,7 @@ class LiteStepper(Stepper):
                 SIGNATURES[self._program]
             )
             config = {name: x[part] for name, x in drawing.config.items()}
-            if self._program == "plain":
+            if self._program in ("plain", "weighed"):
                 config = {"temperature": config["temperature"]}
             elif self._program == "limited":
                 config["codes"] = drawing.codes
@@ -193,11 +194,36 @@ class LiteStepper(Stepper):
         return Carry(parts, tokens, nats)
 
     def take(self, carry: Carry, index: np.ndarray) -> Carry:
-        whole = {
-            name: np.concatenate([part[name] for part in carry.state])
-            for name in carry.state[0]
-        }
-        parts = [_take(whole, index[part], self.rows) for part in self._parts]
+        starts = [own[0] for own in self._parts]
+
+        def take(part: np.ndarray) -> dict[str, np.ndarray]:
+            """Return the rows of one part, which come from all parts."""
+            chosen = index[part]
+            cuts = np.searchsorted(chosen, starts[1:])
+            sources = np.split(chosen, cuts)
+            state = {}
+            for name, array in carry.state[0].items():
+                shape = len(array) // len(self._parts[0]), *array.shape[1:]
+                taken = np.empty((len(part), *shape), array.dtype)
+                for own, start, rows, place in zip(
+                    carry.state,
+                    starts,
+                    sources,
+                    np.split(taken, cuts),
+                    strict=True,
+                ):
+                    # With another mode, it would copy once more.
+                    np.take(
+                        own[name].reshape(-1, *shape),
+                        rows - start,
+                        axis=0,
+                        out=place,
+                        mode="clip",
+                    )
+                state[name] = taken.reshape(-1, *array.shape[1:])
+            return state
+
+        parts = list(self._map(take, self._parts))
         return Carry(parts, carry.token_ids[index], np.zeros_like(carry.nats))
 
 
