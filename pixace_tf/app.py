@@ -76,6 +76,7 @@ class Studio:
         self.title = title
         self.labels = list(painter.labels)
         self.is_smooth = painter.is_smooth
+        self.are_pairs = painter.are_pairs
         self.examples = painter.examples()
         self.finished = finished
 
@@ -96,6 +97,8 @@ class Studio:
         """Return the image with a cover over the pixels to paint."""
         if small is None:
             return None
+        if self.are_pairs:  # All of it is kept.
+            return self.enlarge(small)
         is_hidden = Request(keep=keep).hidden_in(*small.shape[:2])
         return self.enlarge(sheets.hide(small, is_hidden))
 
@@ -132,7 +135,7 @@ class Studio:
                 raise UserError("Brush over what should be new first.")
         request = Request(
             [image],
-            keep=keep if mask is None else None,
+            keep=keep if mask is None and not self.are_pairs else None,
             mask=mask,
             samples=int(samples),
             **_options(temperature, seed, label, guidance),
@@ -253,7 +256,12 @@ def _choose_image(
         "Upload a picture", file_types=["image"], variant="primary", **_INPUT
     )
     kind = gr.Radio(
-        [TOP, BRUSH], value=TOP, show_label=False, container=False, **_INPUT
+        [TOP, BRUSH],
+        value=TOP,
+        show_label=False,
+        container=False,
+        visible=not studio.are_pairs,
+        **_INPUT,
     )
     with gr.Column() as by_share:
         kept = gr.Image(
@@ -265,7 +273,12 @@ def _choose_image(
             elem_id="kept",
         )
         keep = gr.Slider(
-            0, 1, 0.5, step=0.01, label="Keep", elem_id="keep", **_INPUT
+            *(0, 1, 0.5),
+            step=0.01,
+            label="Keep",
+            visible=not studio.are_pairs,
+            elem_id="keep",
+            **_INPUT,
         )
     with gr.Column(visible=False) as by_brush:
         drawing = _drawing()

@@ -114,6 +114,12 @@ def commands_of(page):
                 yield " ".join(line.split("#")[0].split())
 
 
+def python_of(page):
+    """Return the one block of Python of a page."""
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    return block
+
+
 def quickly(command):
     """Shorten slow commands of the docs; the others stay as written."""
     if command[0] == "evaluate":
@@ -150,6 +156,8 @@ def workplace(tmp_path, monkeypatch):
     cat = cartoons.draw("cat", "9")
     cat.save("cat.jpg")
     Image.new("L", cat.size, "white").save("hole.png")
+    cat.convert("1").save("sketch.png")
+    exec(python_of(ROOT / "docs" / "guides" / "pairs.md"), {})
     os.makedirs("data/sprites")
     for i in range(24):
         sprite = cartoons.draw("pig", str(i)).resize((8, 8)).convert("RGBA")
@@ -188,10 +196,8 @@ def test_every_command_and_block_of_the_docs_runs(workplace):
             continue
         done = CliRunner().invoke(main, quickly(arguments))
         assert done.exit_code == 0, (command, done.output)
-    text = (ROOT / "README.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names = {}
-    exec(block, names)
+    exec(python_of(ROOT / "README.md"), names)
     assert names["pictures"].shape == (1, 4, 8, 8, 3)
 
 

@@ -191,7 +191,7 @@ def test_runs_of_other_pictures_keep_their_split(tmp_path):
     plain = PixelTokenizer((16, 16), "rgb 8,8,8 alpha 8", resize="pad")
     found = sources.load_images(tmp_path, plain)
     assert found.series is None
-    digests = [sources.digest_of(image) for image in found.images]
+    digests = [variants.digest_of(image) for image in found.images]
     assert found.split_keys() == digests
 
 

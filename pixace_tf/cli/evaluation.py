@@ -59,6 +59,11 @@ DEFAULT_SAMPLES = 200
     type=click.IntRange(1),
     help="Pictures to list as outliers.  [default: 15]",
 )
+@click.option(
+    "--pairs",
+    type=click.Path(),
+    help="The second pictures, if RUN comes from fit --pairs.",
+)
 @max_megapixels
 @download
 @needs_tensorflow
@@ -72,6 +77,7 @@ def evaluate(
     features: str | None,
     outliers: str | None,
     num_outliers: int | None,
+    pairs: str | None,
     max_megapixels: float,
     download: bool,
 ) -> None:
@@ -87,6 +93,7 @@ def evaluate(
       pixace-tf evaluate saved_models/animals data/animals --validation-only
       pixace-tf evaluate saved_models/animals unseen --report report
       pixace-tf evaluate saved_models/animals data/animals --outliers odd.png
+      pixace-tf evaluate saved_models/sketches sketches --pairs photos
     """
     if report is None and (samples, features) != (None, None):
         raise click.UsageError("--samples and --features need --report.")
@@ -108,10 +115,17 @@ def evaluate(
     if outliers is not None:
         check_image_path(outliers)
     run = load_run(run_path)
+    if run.are_pairs != (pairs is not None):
+        raise UserError(
+            f"{run_path} was trained on pairs: give their second pictures with "
+            "--pairs."
+            if run.are_pairs
+            else f"{run_path} was not trained on pairs: leave out --pairs."
+        )
     network = load_network(features) if features else None
     max_pixels = int(max_megapixels * 1e6)
     evidence, names, num_skipped = _read(
-        run, source, validation_only, max_pixels, download
+        run, source, pairs, validation_only, max_pixels, download
     )
     command = typed_command(click.get_current_context(), ["as_json"])
     measurement = measure(evidence, num_skipped, command)
@@ -158,6 +172,7 @@ def _with_outliers(
 def _read(
     run: "Run",
     source: str,
+    pairs: str | None,
     validation_only: bool,
     max_pixels: int,
     download: bool,
@@ -177,6 +192,7 @@ def _read(
             download,
             bar.count,
             Cutting.of(run.arguments),
+            pairs,
         )
     chosen = [
         i

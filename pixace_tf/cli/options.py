@@ -153,6 +153,7 @@ _TYPES: dict[str, click.ParamType] = {
     "bit_widths": BIT_WIDTHS,
     "alpha": AutoInt(0, MAX_ALPHA_BITS),
     "tiles": IMAGE_SIZE,
+    "pairs": click.Path(),
 }
 # Defaults as a user types them.
 _SPELLED_DEFAULTS: dict[Any, Any] = {

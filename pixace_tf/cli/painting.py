@@ -212,7 +212,9 @@ def complete(
     """Keep a part of each IMAGE (path or http address), and paint the rest.
 
     The upper half is kept by default. The sheet shows the original, the kept
-    part, and one column of completions for each temperature and sample.
+    part, and one column of completions for each temperature and sample. A RUN
+    of fit --pairs keeps all of each IMAGE, and paints the picture it turns
+    into.
 
     \b
     Examples:

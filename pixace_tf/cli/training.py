@@ -50,6 +50,7 @@ def fit(
       pixace-tf fit photos --image-size 24x32 --max-minutes 60 --name photos-24
       pixace-tf fit photos --preset base --epochs 100      # with a GPU
       pixace-tf fit my-cats --from saved_models/animals --max-minutes 2
+      pixace-tf fit sketches --pairs sprites     # then: complete RUN sketch.png
     """
     from pixace_tf.training.fit import fit as run_fit
 
@@ -64,7 +65,10 @@ def fit(
     if os.path.exists(run.path):  # Only the first host keeps it.
         _prepare(run.path)
         path = shlex.quote(run.path)
-        say(f"Now try: pixace-tf generate {path} --out new.png")
+        if run.are_pairs:
+            say(f"Now try: pixace-tf complete {path} IMAGE")
+        else:
+            say(f"Now try: pixace-tf generate {path} --out new.png")
 
 
 def _prepare(path: str) -> None:

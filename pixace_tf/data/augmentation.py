@@ -8,6 +8,7 @@ Shapes: B images, H height, W width, T pixels.
 """
 
 import dataclasses
+import math
 
 import tensorflow as tf
 
@@ -34,7 +35,8 @@ class Augmentation:
 
     Attributes:
         palette: The colors of the tokens.
-        image_size: `(H, W)`.
+        image_size: `(H, W)` of a picture. An image may have several pictures
+            below each other, which are changed alike.
         hue_turns: Share of the images whose hues are turned, in `[0, 1]`.
         shifts: Share of the images that are shifted within their margins, in
             `[0, 1]`.
@@ -175,6 +177,8 @@ def _room(
     The margins have one color: transparent, if the image has such pixels, or
     that of the first pixel.
 
+    Pictures of an image are shifted together: the room is what all have.
+
     Returns:
         For rows and columns the lowest and the highest shift, int32 `(B,)`.
     """
@@ -182,7 +186,11 @@ def _room(
     if palette.has_alpha:
         is_cut_out = tf.reduce_any(token_ids == 0, axis=1, keepdims=True)
         margin = tf.where(is_cut_out, 0, margin)
-    is_content = tf.reshape(token_ids != margin, (-1, *image_size))
+    num_pictures = token_ids.shape[1] // math.prod(image_size)
+    is_content = tf.reshape(
+        token_ids != margin, (-1, num_pictures, *image_size)
+    )
+    is_content = tf.reduce_any(is_content, axis=1)
     room = []
     for axis in (2, 1):
         is_used = tf.reduce_any(is_content, axis=axis)
@@ -210,4 +218,8 @@ def _rolled(
     column = (tf.range(width) - columns[:, None]) % width
     index = row[:, :, None] * width + column[:, None, :]
     index = tf.reshape(index, (-1, height * width))
-    return tf.gather(token_ids, index, batch_dims=1)
+    pictures = tf.reshape(
+        token_ids, (-1, token_ids.shape[1] // (height * width), height * width)
+    )
+    rolled = tf.gather(pictures, index, axis=2, batch_dims=1)
+    return tf.reshape(rolled, (-1, token_ids.shape[1]))

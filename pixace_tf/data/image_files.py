@@ -51,6 +51,8 @@ _TOO_SLOW = "it takes too long"
 # Folders with these files are skipped.
 _FOLDER_MARKS = {RUN_FILE: "a run folder", MARK_FILE: _OWN}
 _ARCHIVE = re.compile(r"\.(tar(\.\w+)?|t[a-z]z2?|zip|7z|rar)$", re.IGNORECASE)
+# Orientations that exchange height and width.
+_SIDEWAYS = (5, 6, 7, 8)
 _TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt")
 # Keywords of the PNG text chunks in which Pillow looks for an orientation.
 _EXIF_KEYWORDS = (b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp")
@@ -259,6 +261,14 @@ def read_header(
         if not allow_own and _has_own_mark(image):
             raise UnloadableError(_OWN)
         return _header(image)
+
+
+def read_size(source: Source) -> tuple[int, int]:
+    """Return height and width of an image, upright, by its header."""
+    with _open(source, MAX_PIXELS) as image:
+        turn = _exif_tag(image, ExifTags.Base.Orientation)
+        is_turned = turn in _SIDEWAYS
+        return image.size if is_turned else (image.height, image.width)
 
 
 def inspect(source: Source, max_pixels: int = MAX_PIXELS) -> Header:

@@ -6,7 +6,14 @@ import dataclasses
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any
 
 import numpy as np
@@ -17,8 +24,9 @@ from pixace_tf.data import image_files
 from pixace_tf.data.cutter import Cutter
 from pixace_tf.data.cutting import Cutting
 from pixace_tf.data.decoding import Decoder, Result
-from pixace_tf.data.image_files import Skipped
+from pixace_tf.data.image_files import Listing, Skipped, printable
 from pixace_tf.data.labels import label_name
+from pixace_tf.data.pairing import Pairing, have_one_shape, pair_files, single
 from pixace_tf.data.parts import (
     TEST,
     TRAIN,
@@ -28,7 +36,13 @@ from pixace_tf.data.parts import (
     parts_of,
 )
 from pixace_tf.data.tokenizer import NATIVE, PixelTokenizer
-from pixace_tf.data.variants import Series, series_of, split_keys
+from pixace_tf.data.variants import (
+    Series,
+    digest_of,
+    pair_keys,
+    series_of,
+    split_keys,
+)
 from pixace_tf.errors import UserError, first_line
 from pixace_tf.storage import StrPath
 
@@ -50,6 +64,7 @@ class SmallImages:
             None for other images.
         names: The path of each image in its source; `sheet.png#3` is the third
             piece of a file, `tfds:mnist#3` the third example of a data set.
+        are_pairs: Whether each image is a pair of pictures; see `pairing`.
     """
 
     images: np.ndarray
@@ -59,6 +74,7 @@ class SmallImages:
     notes: list[str] = dataclasses.field(default_factory=list)
     series: list[Series | None] | None = None
     names: list[str] = dataclasses.field(default_factory=list)
+    are_pairs: bool = False
 
     @classmethod
     def of(
@@ -66,6 +82,7 @@ class SmallImages:
         results: Iterable[Result],
         place: Callable[[int], tuple[str, str, str]],
         is_pixel_art: bool,
+        series_of: Callable[[str], Series | None] = series_of,
     ) -> "SmallImages":
         """Collect the results of a `Decoder`.
 
@@ -117,16 +134,15 @@ class SmallImages:
         They are the BLAKE2b digests of the small pixels, so adding images moves
         none to the other side, and equal small images lie on one side. Of
         pixel art, variants of a sprite have one key; see `variants.split_keys`.
+        So have pairs that share a picture; see `variants.pair_keys`.
         """
-        if self.series is None:
-            return [digest_of(image) for image in self.images]
         most = max(1.0, VALIDATION_SHARE * len(self.images))
-        return split_keys(self.images, self.series, most)
-
-
-def digest_of(image: np.ndarray) -> bytes:
-    """Return the BLAKE2b digest of the pixels, 16 bytes."""
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        if self.series is not None:
+            parts = 2 if self.are_pairs else 1
+            return split_keys(self.images, self.series, most, parts)
+        if self.are_pairs:
+            return pair_keys(self.images, most)
+        return [digest_of(image) for image in self.images]
 
 
 def is_held_out(key: bytes) -> bool:
@@ -187,6 +203,7 @@ def load_images(
     download: bool = False,
     progress: ProgressCallback | None = None,
     cutting: Cutting | None = None,
+    pairs: StrPath | None = None,
 ) -> SmallImages:
     """Read images and scale them down.
 
@@ -197,7 +214,7 @@ def load_images(
     """
     source = os.fspath(source)
     opened = open_source(
-        source, tokenizer, max_pixels, download, cutting=cutting
+        source, tokenizer, max_pixels, download, cutting=cutting, pairs=pairs
     )
     return read_all(opened, source, progress)
 
@@ -209,19 +226,26 @@ def open_source(
     download: bool,
     chunk_size: int | None = None,
     cutting: Cutting | None = None,
+    pairs: StrPath | None = None,
 ) -> Source:
     """Open a folder or a TensorFlow data set; see `load_images`.
 
     Raises:
-        UserError: If the source cannot be opened, or cannot be cut.
+        UserError: If the source cannot be opened, cut or paired.
     """
     if source.startswith(TFDS_PREFIX):
         if cutting is not None:
             raise UserError(cannot_cut(source))
+        if pairs is not None:
+            raise UserError(f"--pairs needs two folders. Received: {source}")
         return TfdsSource(source, tokenizer, download, chunk_size)
+    if pairs is not None:
+        files = pair_files(source, pairs)
+        return PairSource(files, tokenizer, max_pixels, chunk_size)
+    listing = image_files.list_files(source)
     if cutting is not None:
-        return CutSource(source, tokenizer, max_pixels, cutting, chunk_size)
-    return FolderSource(source, tokenizer, max_pixels, chunk_size)
+        return CutSource(listing, tokenizer, max_pixels, cutting, chunk_size)
+    return FolderSource(listing, tokenizer, max_pixels, chunk_size)
 
 
 def read_all(
@@ -243,6 +267,7 @@ def read_all(
         [note for chunk in chunks for note in chunk.notes],
         None if chunks[0].series is None else series,
         [name for chunk in chunks for name in chunk.names],
+        chunks[0].are_pairs,
     )
 
 
@@ -250,19 +275,16 @@ class FolderSource(Source):
     """The image files below a folder, sorted by path; see `image_files.scan`.
 
     A chunk has `chunk_size` files, by default all.
-
-    Raises:
-        UserError: If there is no such folder.
     """
 
     def __init__(
         self,
-        root: str,
+        listing: Listing,
         tokenizer: PixelTokenizer,
         max_pixels: int,
         chunk_size: int | None = None,
     ) -> None:
-        self._listing = image_files.list_files(root)
+        self._listing = listing
         self._decoder = Decoder(tokenizer, max_pixels, are_paths=True)
         self._is_pixel_art = tokenizer.resize == NATIVE
         paths = list(self._listing.places)
@@ -281,14 +303,23 @@ class FolderSource(Source):
     ) -> SmallImages:
         """See `Source`."""
         paths = self._chunks[chunk]
-        results = self._decoder.decode(
-            os.path.join(self._listing.root, path) for path in paths
-        )
         return SmallImages.of(
-            counted(results, len(paths), progress),
+            counted(self._results(chunk), len(paths), progress),
             lambda i: (paths[i], *self._listing.places[paths[i]]),
             self._is_pixel_art,
+            self._series_of,
         )
+
+    def _results(self, chunk: int) -> Iterator[Result]:
+        """Decode the files of a chunk."""
+        return self._decoder.decode(
+            os.path.join(self._listing.root, path)
+            for path in self._chunks[chunk]
+        )
+
+    def _series_of(self, path: str) -> Series | None:
+        """Return the series of a file."""
+        return series_of(path)
 
     def read_clear(self, limit: int | None = None) -> Iterator[np.ndarray]:
         """See `Source`: among files that are evenly spaced."""
@@ -309,20 +340,17 @@ class CutSource(FolderSource):
 
     The third picture of `sheet.png` is skipped as `sheet.png#3`. A chunk has
     the pictures of `chunk_size` files.
-
-    Raises:
-        UserError: If there is no such folder.
     """
 
     def __init__(
         self,
-        root: str,
+        listing: Listing,
         tokenizer: PixelTokenizer,
         max_pixels: int,
         cutting: Cutting,
         chunk_size: int | None = None,
     ) -> None:
-        super().__init__(root, tokenizer, max_pixels, chunk_size)
+        super().__init__(listing, tokenizer, max_pixels, chunk_size)
         self._cutting = cutting
         self._cutter = Cutter(cutting, tokenizer, max_pixels)
 
@@ -372,6 +400,87 @@ class CutSource(FolderSource):
         """See `Source`: how the files are cut, and as for a folder."""
         yield repr(self._cutting)
         yield from super().state()
+
+
+class PairSource(FolderSource):
+    """Pairs of pictures, each read as without the other, then stacked."""
+
+    def __init__(
+        self,
+        files: Pairing,
+        tokenizer: PixelTokenizer,
+        max_pixels: int,
+        chunk_size: int | None = None,
+    ) -> None:
+        options = single(tokenizer), max_pixels, chunk_size
+        super().__init__(files.firsts, *options)
+        self._seconds = FolderSource(files.seconds, *options)
+        self._names = dict(zip(files.firsts.places, files.names, strict=True))
+        self._num_left = files.num_left
+
+    def read(
+        self, chunk: int, progress: ProgressCallback | None = None
+    ) -> SmallImages:
+        """See `Source`; a pair is skipped if either picture is."""
+        small = super().read(chunk, progress)
+        small.are_pairs = True
+        if not self._is_pixel_art:
+            small.notes += self._on_shapes(
+                chunk, {s.path for s in small.skipped}
+            )
+        if self._num_left and not chunk:
+            small.notes.append(
+                f"{self._num_left:,} files of --pairs have no first picture, "
+                "and are left out."
+            )
+        return small
+
+    def _results(self, chunk: int) -> Iterator[Result]:
+        """Decode and stack the pictures of a chunk."""
+        for path, first, second in zip(
+            self._seconds._chunks[chunk],
+            super()._results(chunk),
+            self._seconds._results(chunk),
+            strict=True,
+        ):
+            if isinstance(first, str):
+                yield first
+            elif isinstance(second, str):
+                yield f"its partner {printable(path)}: {second}"
+            else:
+                yield np.concatenate([first, second])
+
+    def _on_shapes(self, chunk: int, skipped: Container[str]) -> list[str]:
+        """Return a line on the pairs whose pictures differ in their aspect."""
+        ours, theirs = self._chunks[chunk], self._seconds._chunks[chunk]
+        roots = self._listing.root, self._seconds._listing.root
+        differ = [
+            pair[0]
+            for pair in zip(ours, theirs, strict=True)
+            if pair[0] not in skipped
+            and not have_one_shape(*map(os.path.join, roots, pair))
+        ]
+        if not differ:
+            return []
+        return [
+            f"{len(differ):,} of the pairs have pictures of two shapes, first "
+            f"{printable(differ[0])}: each is fitted to --image-size without "
+            "the other."
+        ]
+
+    def _series_of(self, path: str) -> Series | None:
+        return series_of(self._names[path])
+
+    def read_clear(self, limit: int | None = None) -> Iterator[np.ndarray]:
+        """See `Source`: of both pictures of a pair."""
+        yield from super().read_clear(limit)
+        yield from self._seconds.read_clear(limit)
+
+    def state(self) -> Iterator[str]:
+        """See `Source`: the names of the pairs, and both folders."""
+        yield from ("pairs", *self._names.values())
+        yield from super().state()
+        yield from self._seconds.state()
 
 
 class TfdsSource(Source):

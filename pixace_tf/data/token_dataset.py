@@ -210,6 +210,7 @@ def load(
     download: bool = False,
     progress: ProgressCallback | None = None,
     cutting: Cutting | None = None,
+    pairs: StrPath | None = None,
 ) -> TokenDataset:
     """Tokenize a folder or a TensorFlow data set, once.
 
@@ -221,6 +222,8 @@ def load(
         download: Whether a TensorFlow data set may be downloaded.
         progress: Called with the images done and their number.
         cutting: How to cut the files of a folder into pictures.
+        pairs: A folder with the second picture of each pair; see `pairing`. The
+            tokenizer is then that of pairs.
 
     Returns:
         The tokens, split as in `SmallImages.in_train`.
@@ -230,7 +233,7 @@ def load(
     """
     source = os.fspath(source)
     opened = open_source(
-        source, tokenizer, max_pixels, download, cutting=cutting
+        source, tokenizer, max_pixels, download, cutting=cutting, pairs=pairs
     )
     fingerprint = ""
     if not source.startswith(TFDS_PREFIX):

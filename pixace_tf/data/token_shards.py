@@ -49,7 +49,7 @@ def row_dtype(length: int, vocabulary_size: int) -> np.dtype:
 
     It packs `token_ids` `(T,)`, uint16 where that is enough, else int32;
     `label`, int32, an index into the labels of the chunk; and `digest`, the 16
-    bytes of `sources.digest_of`; all little-endian.
+    bytes of `variants.digest_of`; all little-endian.
     """
     token = "<u2" if vocabulary_size <= 1 << 16 else "<i4"
     label, digest = ("label", "<i4"), ("digest", "S16")

@@ -29,7 +29,6 @@ from pixace_tf.data.sources import (
     SmallImages,
     Source,
     cannot_cut,
-    digest_of,
     is_held_out,
     nothing_to_train,
     nothing_usable,
@@ -41,6 +40,7 @@ from pixace_tf.data.token_shards import MANIFEST_FILE, PARTS, PLAN_FILE, Shards
 from pixace_tf.data.tokenizer import NATIVE, PixelTokenizer
 from pixace_tf.data.transparency import describe as describe_alpha
 from pixace_tf.data.transparency import find_alpha
+from pixace_tf.data.variants import digest_of
 from pixace_tf.errors import UserError
 from pixace_tf.storage import StrPath
 

@@ -8,7 +8,7 @@ import collections
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -105,47 +105,92 @@ def shade_digest(image: np.ndarray) -> bytes:
     return min(hashlib.blake2b(c, digest_size=16).digest() for c in contents)
 
 
+class _Groups:
+    """Joins keys; each group is then called by one of its keys.
+
+    That key is chosen by the last bytes, and `sources.is_held_out` looks at the
+    first, so a group validates as seldom as a single image, and one more member
+    seldom moves it.
+    """
+
+    def __init__(self, keys: list[bytes]) -> None:
+        self._keys = keys
+        self._group_of = {key: key for key in keys}
+
+    def _find(self, key: bytes) -> bytes:
+        group_of = self._group_of
+        while group_of[key] != key:
+            group_of[key] = key = group_of[group_of[key]]
+        return key
+
+    def join(self, a: bytes, b: bytes) -> None:
+        """Put two keys, and all of their groups, into one group."""
+        ends = (self._find(a), self._find(b))
+        a, b = sorted(ends, key=lambda key: key[::-1])
+        self._group_of[b] = a
+
+    def join_equal(self, digests: Iterable[bytes]) -> None:
+        """Join the keys that have equal digests; they are in one order."""
+        first: dict[bytes, bytes] = {}
+        for key, digest in zip(self._keys, digests, strict=True):
+            self.join(key, first.setdefault(digest, key))
+
+    def chosen(self, most: float) -> list[bytes]:
+        """Return the group of each key; `split_keys` documents `most`."""
+        groups = [self._find(key) for key in self._keys]
+        sizes = collections.Counter(groups)
+        if min(sizes.values()) > most:
+            return self._keys
+        return [_LAST if sizes[group] > most else group for group in groups]
+
+
+def pair_keys(images: np.ndarray, most: float) -> list[bytes]:
+    """Return keys as `split_keys` does, for pairs that are no pixel art.
+
+    Pairs are joined if their first pictures are equal, or their second ones.
+    """
+    if not len(images):
+        return []
+    groups = _Groups([digest_of(image) for image in images])
+    for pictures in np.split(images, 2, axis=1):
+        groups.join_equal(map(digest_of, pictures))
+    return groups.chosen(most)
+
+
+def digest_of(image: np.ndarray) -> bytes:
+    """Return the BLAKE2b digest of the pixels, 16 bytes."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
 def split_keys(
-    images: np.ndarray, series: Sequence[Series | None], most: float
+    images: np.ndarray,
+    series: Sequence[Series | None],
+    most: float,
+    num_parts: int = 1,
 ) -> list[bytes]:
     """Return a key for each image by which it trains or validates.
 
     The key of an image is its `shape_digest`. Variants share the key of one of
-    them, which is chosen by another part of the keys, so a group validates as
-    seldom as a single image, and one more variant seldom moves it.
+    them; see `_Groups`.
 
     Args:
         images: uint8 `(N, height, width, C)`; see `shape_digest`.
         series: The series of each image, if it has one.
         most: Larger groups always train: images of a long animation would be
             too many to validate. If all groups are larger, there are none.
+        num_parts: Pictures below each other in an image. Images are variants if
+            one of these is the same in both, mirrored, or of other hue.
     """
     if not len(images):
         return []
     keys = [shape_digest(image) for image in images]
-    group_of = {key: key for key in keys}
-
-    def find(key: bytes) -> bytes:
-        while group_of[key] != key:
-            group_of[key] = key = group_of[group_of[key]]
-        return key
-
-    def join(a: bytes, b: bytes) -> None:
-        # The last bytes choose; `is_held_out` looks at the first.
-        a, b = sorted((find(a), find(b)), key=lambda key: key[::-1])
-        group_of[b] = a
-
-    same_shades: dict[bytes, bytes] = {}
-    for key, image in zip(keys, images, strict=True):
-        join(key, same_shades.setdefault(shade_digest(image), key))
+    groups = _Groups(keys)
+    for pictures in np.split(images, num_parts, axis=1):
+        groups.join_equal(map(shade_digest, pictures))
     pairs = _alike_in_series(images, series)
     for i, j in [*pairs, *_nearly_equal(images)]:
-        join(keys[i], keys[j])
-    groups = [find(key) for key in keys]
-    sizes = collections.Counter(groups)
-    if min(sizes.values()) > most:
-        return keys
-    return [_LAST if sizes[group] > most else group for group in groups]
+        groups.join(keys[i], keys[j])
+    return groups.chosen(most)
 
 
 def _alike_in_series(

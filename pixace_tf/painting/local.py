@@ -9,6 +9,7 @@ from PIL import Image
 
 from pixace_tf import storage
 from pixace_tf.console import ProgressCallback
+from pixace_tf.data import pairing
 from pixace_tf.data.tokenizer import NATIVE, PixelTokenizer
 from pixace_tf.errors import UserError
 from pixace_tf.painting import masks, second_pass
@@ -33,6 +34,9 @@ def complete(
     **options: Any,
 ) -> Completions:
     """Keep some pixels of each image and sample the rest.
+
+    With a run of pairs, all of each image is kept, and the second picture is
+    sampled.
 
     Args:
         run: A trained model.
@@ -84,6 +88,7 @@ class LocalPainter:
         self._run = run
         self.labels = run.sampler.facts.labels
         self.is_smooth = run.tokenizer.resize != NATIVE
+        self.are_pairs = run.are_pairs
 
     def complete(
         self,
@@ -94,7 +99,9 @@ class LocalPainter:
         """See `Painter`."""
         request.check_has_images()
         tokenizer = self._run.tokenizer
-        originals = np.stack([tokenizer.read(i) for i in request.images])
+        if self.are_pairs:
+            request.check_hides_nothing()
+        originals = np.stack([self._read(i) for i in request.images])
         is_hidden = hidden_pixels(request, originals, tokenizer)
         token_ids = tokenizer.tokenize(originals)
         seeds, columns = request.seeds(token_ids), request.columns
@@ -105,19 +112,38 @@ class LocalPainter:
             each,
             seeds,
             progress,
-            self._watched(request, watch),
+            self._watched(request, watch and self._of_second(watch)),
             request.given,
             request.seamless,
         )
         # What is hidden of all images that are drawn from one.
         rows = each.reshape(-1, columns, *each.shape[1:])
         flat = each.reshape(len(each), -1)
-        return Completions(
+        completions = Completions(
             originals,
             self._kept(request, token_ids, np.all(rows, axis=1)),
             self._choose(request, sampled, self._run.sampler.orders(flat)),
             tuple(float(t) for t in request.temperatures),
         )
+        return completions.of_pairs() if self.are_pairs else completions
+
+    def _read(self, image: ImageLike) -> np.ndarray:
+        """Read and resize an image; below a first picture, all is black."""
+        if not self.are_pairs:
+            return self._run.tokenizer.read(image)
+        first = pairing.single(self._run.tokenizer).read(image)
+        return np.concatenate([first, np.zeros_like(first)])
+
+    def _of_second(self, watch: WatchCallback) -> WatchCallback:
+        """Return what shows the second pictures, if there are pairs."""
+        if not self.are_pairs:
+            return watch
+        return lambda images: watch(pairing.lower(images))
+
+    def _of_first(self, token_ids: np.ndarray) -> np.ndarray:
+        """Return images, of pairs the first pictures."""
+        images = self._run.tokenizer.detokenize(token_ids)
+        return pairing.upper(images) if self.are_pairs else images
 
     def generate(
         self,
@@ -126,6 +152,8 @@ class LocalPainter:
         watch: WatchCallback | None = None,
     ) -> np.ndarray:
         """See `Painter`."""
+        if self.are_pairs:
+            request.check_hides_nothing()
         size = self._run.tokenizer.image_size
         palette = self._run.tokenizer.palette
         if request.symmetric and not palette.has_alpha:
@@ -263,21 +291,19 @@ class LocalPainter:
 
     def shrink(self, image: ImageLike) -> np.ndarray:
         """See `Painter`."""
-        tokenizer = self._run.tokenizer
-        token_ids = tokenizer.tokenize(tokenizer.read(image))
-        return tokenizer.detokenize(token_ids)
+        return self._of_first(self._run.tokenizer.tokenize(self._read(image)))
 
     def examples(self, count: int = 6) -> np.ndarray:
         """See `Painter`."""
-        tokenizer = self._run.tokenizer
         try:
             with storage.open_npz(self._run.file(TOKENS_FILE)) as file:
                 total, _ = file.shapes["validation"]
                 chosen = np.linspace(0, total - 1, min(count, total))
                 token_ids = file.read("validation", chosen.astype(int))
         except UserError:
-            return _kept_examples(self._run)[:count]
-        return tokenizer.detokenize(token_ids)
+            examples = _kept_examples(self._run)[:count]
+            return pairing.upper(examples) if self.are_pairs else examples
+        return self._of_first(token_ids)
 
 
 def _kept_examples(run: Run) -> np.ndarray:

@@ -25,6 +25,10 @@ class Painter(Protocol):
     def is_smooth(self) -> bool:
         """Whether sheets may smooth the images; False for pixel art."""
 
+    @property
+    def are_pairs(self) -> bool:
+        """Whether images are pairs of pictures; see `data.pairing`."""
+
     def complete(
         self,
         request: Request,
@@ -32,6 +36,8 @@ class Painter(Protocol):
         watch: WatchCallback | None = None,
     ) -> Completions:
         """Keep some pixels of each image and sample the rest.
+
+        Of pairs, the first pictures are given and the second ones are sampled.
 
         Args:
             request: A request with at least one image.
@@ -70,12 +76,16 @@ class Painter(Protocol):
     def shrink(self, image: ImageLike) -> np.ndarray:
         """Return an image as the model sees it, in size and colors.
 
+        With pairs, the image is a first picture.
+
         Returns:
             uint8 `(height, width, C)`.
         """
 
     def examples(self, count: int = 6) -> np.ndarray:
         """Return images that the model was not trained on.
+
+        Of pairs, these are first pictures.
 
         Returns:
             uint8 `(N, height, width, C)`, N at most `count`; N is 0 if the

@@ -209,6 +209,17 @@ class Request:
                 f"{len(self.mask)} masks, {len(self.images)} images"
             )
 
+    def check_hides_nothing(self) -> None:
+        """Raise UserError if the request says what to paint of an image."""
+        values = {name: getattr(self, name) for name in _HIDING}
+        hiding = [n for n, v in values.items() if v is not None and v is not False]
+        hiding += ["given"] if self.given else []
+        if hiding:
+            raise UserError(
+                "A run of pairs keeps the first picture, and paints all of the "
+                f"second. Leave out {', '.join(hiding)}."
+            )
+
     def check_has_images(self) -> None:
         """Raise UserError if there is nothing to complete."""
         if not len(self.images):

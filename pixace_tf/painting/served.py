@@ -38,8 +38,10 @@ class ServedPainter:
     def __init__(self, server: Server) -> None:
         self._server = server
         self.labels: tuple[str, ...] = ()
-        # A server does not tell how images are resized.
+        # A server does not tell how images are resized, or whether they are
+        # pairs: for it, a pair is one image.
         self.is_smooth = True
+        self.are_pairs = False
 
     def complete(
         self,

@@ -9,13 +9,14 @@ import functools
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pixace_tf import storage
 from pixace_tf.data import image_files
+from pixace_tf.data.pairing import lower, upper
 from pixace_tf.errors import UserError
 from pixace_tf.storage import StrPath
 
@@ -139,12 +140,24 @@ class Completions:
         kept: uint8 `(N, height, width, C)`, the hidden parts covered.
         images: uint8 `(N, temperatures, samples, height, width, C)`.
         temperatures: One per column.
+        are_pairs: Whether these are first pictures, and the second of each.
     """
 
     originals: np.ndarray
     kept: np.ndarray
     images: np.ndarray
     temperatures: tuple[float, ...]
+    are_pairs: bool = False
+
+    def of_pairs(self) -> Self:
+        """Cut images of pairs into first pictures, and second ones."""
+        return dataclasses.replace(
+            self,
+            originals=upper(self.originals),
+            kept=upper(self.kept),
+            images=lower(self.images),
+            are_pairs=True,
+        )
 
     def repeated(self) -> "Completions":
         """Return the same images, three times three of each; see `repeat`."""
@@ -161,18 +174,22 @@ class Completions:
         background: Color | None = None,
         is_smooth: bool = True,
     ) -> Image.Image:
-        """Return a sheet: original, kept, then the completions."""
+        """Return a sheet: original, kept, then the completions.
+
+        Of pairs, all of the first picture is kept, and shown once.
+        """
         samples = self.images.shape[2]
-        headings = ["original", "kept"]
+        given = {"original": self.originals, "kept": self.kept}
+        if self.are_pairs:
+            given = {"first": self.kept}
+        headings = [*given]
         for temperature in self.temperatures:
             headings += [f"T {temperature:g}"] * samples
         shape = len(self.kept), -1, *self.kept.shape[1:]
-        every = zip(
-            self.originals, self.kept, self.images.reshape(shape), strict=True
-        )
+        every = zip(*given.values(), self.images.reshape(shape), strict=True)
         rows = [
-            [Tile(pixels) for pixels in (original, kept, *completed)]
-            for original, kept, completed in every
+            [Tile(pixels) for pixels in (*known, *completed)]
+            for *known, completed in every
         ]
         return contact_sheet(rows, headings, scale, background, is_smooth)
 

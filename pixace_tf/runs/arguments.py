@@ -6,6 +6,7 @@ The command line makes its options from them. Needs no TensorFlow.
 import dataclasses
 import math
 import operator
+import os
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
@@ -139,6 +140,8 @@ def _converted(kind: Any, value: Any) -> Any:
         )
     if parts:  # A kind or None.
         return None if value is None else _converted(parts[0], value)
+    if kind is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         value = value.item()  # A scalar of NumPy.
     if isinstance(value, bool) is not (kind is bool):

@@ -314,12 +314,13 @@ def _contents(
 def _public_config(path: str) -> bytes:
     """Return run.json with absolute paths shortened to their last names."""
     config = storage.read_json(os.path.join(path, _RUN))
-    config["arguments"] = {
-        name: os.path.basename(os.path.normpath(value))
-        if isinstance(value, str) and os.path.isabs(value)
-        else value
-        for name, value in config["arguments"].items()
-    }
+    for section in ("given", "arguments"):
+        config[section] = {
+            name: os.path.basename(os.path.normpath(value))
+            if isinstance(value, str) and os.path.isabs(value)
+            else value
+            for name, value in config.get(section, {}).items()
+        }
     return (json.dumps(config, indent=2) + "\n").encode()
 
 

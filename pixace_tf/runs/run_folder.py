@@ -41,6 +41,11 @@ class Run:
     jit_compile: bool = True
     engine: Engine | None = None
 
+    @property
+    def are_pairs(self) -> bool:
+        """Whether its images are pairs of pictures; see `data.pairing`."""
+        return self.arguments.get("pairs") is not None
+
     @functools.cached_property
     def model(self) -> "PixaceCausalLM":
         """The model, built on first use, which imports Keras."""

@@ -201,6 +201,11 @@ def _settled_by_shards(
     """Apply the arguments that the tokenizer of shards determines."""
     if not token_shards.is_shards(source):
         return arguments
+    if arguments.pairs is not None:
+        raise UserError(
+            f"{source} holds tokens of single pictures. Give --pairs the "
+            "folders of the pictures themselves."
+        )
     config = Shards.open(source).manifest["tokenizer"]
     is_native = config["resize"] == NATIVE
     if arguments.cutting or (arguments.pixel_art and not is_native):
@@ -231,8 +236,13 @@ def _settled_by_start(
     if start_from is None:
         return arguments, None
     start = os.path.abspath(catalog.locate(start_from, say))
-    theirs = TrainingArguments.of_run(run_config.read_config(start)).given
-    shared = {n: v for n, v in theirs.items() if n in warm_start.SHARED}
+    theirs = TrainingArguments.of_run(run_config.read_config(start))
+    if (theirs.pairs is None) != (arguments.pairs is None):
+        raise UserError(
+            f"{start} {'paints no' if theirs.pairs is None else 'paints'} "
+            "pairs. Start from a run of the same kind."
+        )
+    shared = {n: v for n, v in theirs.given.items() if n in warm_start.SHARED}
     advice = "Leave that out, or start from another run."
     settled = arguments.settled(TrainingArguments(**shared), start, advice)
     return settled, start
@@ -256,10 +266,10 @@ def _settled_by_run(
         say(f"This run was already started from {origin}.")
     theirs = TrainingArguments.of_run(config)
     advice = "Leave that out to go on, or start a new run with --name."
-    if theirs.tiles is None and arguments.tiles is not None:
-        refuse_changes(
-            path, {"tiles": None}, {"tiles": arguments.tiles}, advice
-        )
+    for name in ("tiles", "pairs"):  # These can be None.
+        before, now = getattr(theirs, name), getattr(arguments, name)
+        if before is None and now is not None:
+            refuse_changes(path, {name: None}, {name: now}, advice)
     return arguments.settled(theirs, path, advice)
 
 
@@ -277,6 +287,7 @@ def _settled_by_images(
         exact.max_pixels,
         exact.download,
         cutting=exact.cutting,
+        pairs=exact.pairs,
     )
     bits = find_alpha(opened, is_exact=arguments.resize == NATIVE)
     if bits:
@@ -291,7 +302,7 @@ def _model_config(
     size = arguments.preset, arguments.decoder
     is_native = arguments.resize == NATIVE
     head = arguments.head or presets.default_head(arguments.palette, is_native)
-    orders = arguments.image_size, arguments.flip, arguments.orders
+    orders = arguments.whole_size, arguments.flip, arguments.orders
     counts = data.label_counts()
     config: dict[str, Any] = {
         "decoder": arguments.decoder,
@@ -347,10 +358,12 @@ def _recorded(
     arguments: TrainingArguments, source: str, start: str | None, data: Dataset
 ) -> dict[str, Any]:
     is_folder = os.path.isdir(source)
+    pairs = arguments.pairs
     return {
         "source": os.path.abspath(source) if is_folder else source,
         **({} if start is None else {"start_from": start}),
         **dataclasses.asdict(arguments),
+        "pairs": None if pairs is None else os.path.abspath(pairs),
         "images": data.digest(),
     }
 
@@ -372,7 +385,7 @@ def _choose_preset(options: TrainingArguments, data: Dataset, say: Say) -> str:
     seconds = options.minutes and 60 * options.minutes
     pixels = (options.epochs or 0) * data.train.size
     preset, reason = size_law.choose(
-        options.decoder, options.image_size, seconds, pixels
+        options.decoder, options.whole_size, seconds, pixels
     )
     say(reason)
     return preset
@@ -385,7 +398,7 @@ def _default_batch_size(options: TrainingArguments, num_images: int) -> int:
     """
     most = _GPU_BATCH_SIZE
     if not devices.has_gpu():
-        most = max(1, _CPU_BATCH_PIXELS // math.prod(options.image_size))
+        most = max(1, _CPU_BATCH_PIXELS // math.prod(options.whole_size))
     batch_size = 1 << (min(most, num_images).bit_length() - 1)
     num_devices = devices.count()
     return max(1, batch_size // num_devices) * num_devices
@@ -408,6 +421,7 @@ def _load_data(
                 download=arguments.download,
                 progress=bar.count,
                 cutting=arguments.cutting,
+                pairs=arguments.pairs,
             )
     if data.parts:
         say(f"Parts: {parts.describe(data.parts)}.")

@@ -14,6 +14,7 @@ from pixace_tf import compile_cache, console
 from pixace_tf.console import Say
 from pixace_tf.data import token_dataset
 from pixace_tf.data.augmentation import Augmentation
+from pixace_tf.data.pairing import single
 from pixace_tf.data.token_dataset import Dataset
 from pixace_tf.painting.sheets import save_learning_curve
 from pixace_tf.runs.run_config import CHECKPOINT_FILE
@@ -103,9 +104,10 @@ def train(
 
 def _changes(run: Run, arguments: TrainingArguments) -> Augmentation:
     """Return how the training images are changed."""
+    tokenizer = single(run.tokenizer) if run.are_pairs else run.tokenizer
     return Augmentation(
-        run.tokenizer.palette,
-        run.tokenizer.image_size,
+        tokenizer.palette,
+        tokenizer.image_size,
         arguments.hue_turns,
         arguments.shifts,
         arguments.input_noise,

@@ -73,7 +73,7 @@ def planned_passes(arguments: TrainingArguments, num_images: int) -> float:
     if arguments.epochs is not None:
         return arguments.epochs
     assert arguments.minutes is not None
-    length = math.prod(arguments.image_size)
+    length = math.prod(arguments.whole_size)
     speed = _SPEED_OF_ART * size_law.pixels_per_second(
         arguments.decoder_config(), length, size_law.measure_flops()
     )

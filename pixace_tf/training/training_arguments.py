@@ -44,17 +44,26 @@ _OF_OLDER_RUNS = {
     "hue_turns": 0.0,
     "shifts": 0.0,
 }
+# What would part the two pictures of a pair.
+_NOT_WITH_PAIRS = {
+    "orders": "the first picture is read before the second",
+    "trim": "each picture would be cut in its own way",
+    "tiles": "of equal and empty tiles, some would lose their partners",
+    "frames": "of equal frames, some would lose their partners",
+}
 PRECISIONS = (AUTO, "float32", "mixed_float16", "mixed_bfloat16")
 DEFAULT_MAX_MINUTES = 10.0
 # All devices of this machine, or of all hosts.
 ALL = "all"
 ALL_HOSTS = "all-hosts"
 BUDGET = ("epochs", "max_minutes")
-# These may change when a run resumes: they change neither model nor data.
+# These may change when a run resumes: they change neither model nor data. Of
+# the second pictures, the folder may be another one, but not the content.
 FREE = (
     *BUDGET,
     "devices",
     "jit_compile",
+    "pairs",
     "max_megapixels",
     "checkpoint_seconds",
     "download",
@@ -164,6 +173,13 @@ class TrainingArguments(Arguments):
         False,
         "Take every frame of animations (GIF, APNG, WebP) and every page of "
         "TIFF files, instead of the first; equal ones of a file are dropped.",
+    )
+    pairs: str | None = argument(
+        None,
+        "Learn to turn each picture of IMAGES into the one of the same name in "
+        "this folder: sketches into sprites, days into nights. In IMAGES "
+        "itself, x_a.png is turned into x_b.png. --image-size is that of one "
+        "picture; complete then paints the second from the first.",
     )
     epochs: int | None = argument(None, "Passes over the images.", at_least=1)
     max_minutes: float | None = argument(
@@ -279,6 +295,9 @@ class TrainingArguments(Arguments):
         sized.decoder_config()  # Checks the sizes.
         Cutting.of(dataclasses.asdict(self))
         Palette(self.color_space, self.bit_widths)
+        for name, reason in _NOT_WITH_PAIRS.items():
+            if self.pairs is not None and getattr(self, name):
+                raise UserError(f"Give pairs or {name}, not both: {reason}.")
 
     @classmethod
     def of_tokenizer(cls, config: Mapping[str, Any]) -> Self:
@@ -357,8 +376,14 @@ class TrainingArguments(Arguments):
         from pixace_tf.data.tokenizer import PixelTokenizer
 
         return PixelTokenizer(
-            self.image_size, self.palette, self.resize, self.trim, self.anchor
+            self.whole_size, self.palette, self.resize, self.trim, self.anchor
         )
+
+    @property
+    def whole_size(self) -> tuple[int, int]:
+        """Height and width of an image: of a picture, or of a pair of them."""
+        height, width = self.image_size
+        return height if self.pairs is None else 2 * height, width
 
     @property
     def cutting(self) -> Cutting | None:
