@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
+from conftest import stir
 from PIL import Image
 
 from pixace_tf import app
@@ -17,6 +18,13 @@ from pixace_tf.data.image_files import own_mark, read_size
 from pixace_tf.data.palette import Palette
 from pixace_tf.data.tokenizer import PixelTokenizer
 from pixace_tf.errors import UserError
+from pixace_tf.model.causal_lm import PixaceCausalLM
+from pixace_tf.model.pixel_inputs import (
+    gather_partners,
+    pad_grid,
+    partner_tokens,
+)
+from pixace_tf.model.presets import decoder_config
 from pixace_tf.painting.local import LocalPainter, complete, generate
 from pixace_tf.painting.request import Request
 from pixace_tf.runs import hub
@@ -97,8 +105,11 @@ def test_in_one_folder_names_end_in_a_and_b(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("1", r"^1 of 6 pictures in '.*' have no partner of .*': 1\.png\. Add"),
-        ("01234", r"^5 of 6 pictures .*: 0\.png, 1\.png, 2\.png, \.\.\.\. Add"),
+        ("1", r"^A picture in '.*' has no partner of .*': 1\.png\. Add"),
+        (
+            "01234",
+            r"^5 pictures in .* have .*: 0\.png, 1\.png, 2\.png, \.\.\.\. Add",
+        ),
     ],
 )
 def test_missing_partners_are_counted_and_the_first_named(
@@ -230,6 +241,40 @@ def test_both_pictures_are_shifted_and_turned_alike():
     assert (number.numpy() % 2).mean() > 0.5
     assert len({tuple(np.nonzero(image)[0]) for image in first}) > 2
     assert (first > 0).sum(axis=(1, 2)).tolist() == [12] * 100
+
+
+def test_partners_lie_around_the_same_place_in_the_first_picture():
+    height, width = 4, 5
+    tokens = np.arange(40, dtype=np.int32)[None]
+    first = tokens[0, :20].reshape(height, width)
+    around = np.pad(first, 1, constant_values=-1)
+    expected = np.full((2 * height, width, 9), -1)
+    for y, x in np.ndindex(height, width):
+        expected[height + y, x] = around[y : y + 3, x : x + 3].reshape(-1)
+    size = 2 * height, width
+    whole = gather_partners(pad_grid(tokens, size, -1)[..., None])
+    np.testing.assert_array_equal(whole[0], expected.reshape(40, 9))
+    for position in range(40):
+        one = partner_tokens(tokens, position, size, -1)
+        np.testing.assert_array_equal(one[0], whole[0, position])
+
+
+@pytest.mark.parametrize("decoder", ["multiscale", "transformer"])
+def test_cached_steps_of_pairs_equal_the_whole_sequence(decoder):
+    sizes = decoder_config("pico", decoder, 8)
+    model = stir(
+        PixaceCausalLM((16, 8), "rgb 3,2,2", decoder, sizes, pairs=True)
+    )
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 128, (2, 128), dtype=np.int32)
+    whole = model.decoder(model._inputs(tokens)).numpy()
+    length = model.decoder.patch_length
+    state = model.prefill(tokens, 64 // length)
+    for t in range(64, 128):
+        if t % length == 0:
+            state = model.begin_patch(state, tokens, t // length)
+        hidden, state = model.step(state, tokens, t)
+        np.testing.assert_allclose(hidden, whole[:, t], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -67,31 +67,39 @@ def pair_files(first: StrPath, second: StrPath) -> Pairing:
         for listing, ending in zip((firsts, seconds), endings, strict=True)
     )
     lonely = [ours[name] for name in ours if name not in theirs]
-    without = _pictures(firsts, lonely, skipped)
-    if without:
+    if missing := _pictures(firsts, lonely, skipped):
         place = f"of the same name in {_named(seconds)}"
         if is_one_folder:
             place = f"that is called {ENDINGS[1]} instead of {ENDINGS[0]}"
-        raise UserError(
-            f"{len(without)} of {len(ours)} pictures in {_named(firsts)} have "
-            f"no partner {place}: {_some(without)}. Add what is missing, or "
-            "take these out."
-        )
+        raise UserError(_no_partner(_named(firsts), missing, place))
     names = [name for name in ours if name in theirs]
+    firsts = dataclasses.replace(firsts, skipped=skipped)
     return Pairing(
-        dataclasses.replace(
-            firsts,
-            places={ours[name]: firsts.places[ours[name]] for name in names},
-            skipped=skipped,
-        ),
-        dataclasses.replace(
-            seconds,
-            places={
-                theirs[name]: seconds.places[theirs[name]] for name in names
-            },
-        ),
+        _only(firsts, [ours[name] for name in names]),
+        _only(seconds, [theirs[name] for name in names]),
         names,
         len(theirs) - len(names),
+    )
+
+
+def _only(listing: Listing, paths: Sequence[str]) -> Listing:
+    """Return some of the files, in this order."""
+    places = {path: listing.places[path] for path in paths}
+    return dataclasses.replace(listing, places=places)
+
+
+def _no_partner(folder: str, missing: Sequence[str], place: str) -> str:
+    """Return the error message for pictures without a partner in a place."""
+    some = ", ".join(map(printable, missing[:_MAX_NAMED]))
+    if len(missing) == 1:
+        return (
+            f"A picture in {folder} has no partner {place}: {some}. Add the "
+            "partner, or take the picture out."
+        )
+    more = ", ..." if len(missing) > _MAX_NAMED else ""
+    return (
+        f"{len(missing):,} pictures in {folder} have no partner {place}: "
+        f"{some}{more}. Add the partners, or take the pictures out."
     )
 
 
@@ -136,12 +144,6 @@ def _pictures(
         except image_files.UnloadableError as error:
             skipped.append(Skipped(path, str(error)))
     return pictures
-
-
-def _some(paths: Sequence[str]) -> str:
-    """Return the first paths as text."""
-    more = ["..."] if len(paths) > _MAX_NAMED else []
-    return ", ".join([*map(printable, paths[:_MAX_NAMED]), *more])
 
 
 def _named(listing: Listing) -> str:

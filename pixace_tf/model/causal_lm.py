@@ -22,10 +22,13 @@ from pixace_tf.model.pixel_inputs import (
     EMBEDDING_DIM,
     MARGIN,
     NEIGHBORS,
+    PARTNERS,
     PixelEmbedding,
     gather_neighbors,
+    gather_partners,
     neighbor_tokens,
     pad_grid,
+    partner_tokens,
 )
 from pixace_tf.model.presets import COPY, HEADS
 from pixace_tf.typing import Tensor
@@ -59,6 +62,8 @@ class PixaceCausalLM(keras.Model):
             condition is `labels[k]`; 0 is the null label.
         num_augmentations: Vectors that tell how a training image was changed;
             see `ConditionEmbedding`.
+        pairs: Whether an image is two pictures of half its height. The decoder
+            is then given the pixels of the first picture at the same place.
         **kwargs: For `keras.Model`, such as the dtype policy.
 
     Call arguments:
@@ -90,6 +95,7 @@ class PixaceCausalLM(keras.Model):
         orders: Sequence[int] = (0,),
         labels: Sequence[str] = (),
         num_augmentations: int = 0,
+        pairs: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -104,6 +110,7 @@ class PixaceCausalLM(keras.Model):
         self.sequence_length = image_size[0] * image_size[1]
         self.orders, self.labels = tuple(orders), tuple(labels)
         self.num_augmentations = num_augmentations
+        self.pairs = pairs
         self._config = {
             "image_size": list(image_size),
             "palette": str(self.palette),
@@ -115,6 +122,7 @@ class PixaceCausalLM(keras.Model):
             "orders": list(orders),
             "labels": list(labels),
             "num_augmentations": num_augmentations,
+            "pairs": pairs,
         }
         policy = self.dtype_policy.name
         self.embed = PixelEmbedding(
@@ -132,10 +140,14 @@ class PixaceCausalLM(keras.Model):
         sequence = (None, self.sequence_length)
         self.decoder.build(
             (*sequence, EMBEDDING_DIM),
-            (*sequence, len(NEIGHBORS) * EMBEDDING_DIM),
+            (*sequence, self._num_neighbors * EMBEDDING_DIM),
         )
         self.head.build((*sequence, self.decoder.hidden_dim))
         self.built = True
+
+    @property
+    def _num_neighbors(self) -> int:
+        return len(NEIGHBORS) + (len(PARTNERS) if self.pairs else 0)
 
     def _make_head(self, name: str, hidden_dim: int | None) -> ColorHead:
         palette, policy = str(self.palette), self.dtype_policy.name
@@ -245,10 +257,12 @@ class PixaceCausalLM(keras.Model):
         `token_ids` are int32 `(B, T)`, filled up to the position. Return float
         `(B, W)` for the head's `sample`, and the new state.
         """
-        around = neighbor_tokens(
-            token_ids, position, self.image_size, self.palette.start_token_id
-        )
-        features = len(NEIGHBORS) * self.embed.embedding_dim
+        options = position, self.image_size, self.palette.start_token_id
+        around = neighbor_tokens(token_ids, *options)
+        if self.pairs:
+            partners = partner_tokens(token_ids, *options)
+            around = ops.concatenate([around, partners], axis=1)
+        features = self._num_neighbors * self.embed.embedding_dim
         neighbors = ops.reshape(self.embed.look_up(around), (-1, features))
         return self.decoder.step(state, neighbors, position)
 
@@ -272,6 +286,9 @@ class PixaceCausalLM(keras.Model):
             pad_grid(token_ids, self.image_size, self.palette.start_token_id)
         )
         neighbors = gather_neighbors(grid)
+        if self.pairs:
+            partners = gather_partners(grid)
+            neighbors = ops.concatenate([neighbors, partners], axis=-1)
         pixels = grid[:, MARGIN:, MARGIN:-MARGIN]
         shape = (-1, self.sequence_length, grid.shape[-1])
         return Inputs(ops.reshape(pixels, shape), neighbors, condition)

@@ -3,6 +3,7 @@
 Shapes: B batch, T pixels, E embedding_dim, N neighbors, W hidden_dim.
 """
 
+import itertools
 from typing import Any
 
 import keras
@@ -22,6 +23,9 @@ NEIGHBORS = (
     *((-2, column) for column in range(-2, 3)),
 )
 MARGIN = 2
+# The same of the pixels around the same place in the first picture of a pair,
+# which is read before the second.
+PARTNERS = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 # Width of an embedded pixel.
 EMBEDDING_DIM = 64
 # The table of colors learns this many times faster than other weights. Adam
@@ -182,5 +186,60 @@ def neighbor_tokens(
     ]
     table = ops.convert_to_tensor(offsets, "int32")
     index = position + look_up(table, position % width)
+    found = look_up(token_ids, ops.maximum(index, 0), axis=1)
+    return ops.where(index < 0, start_token_id, found)
+
+
+def gather_partners(grid: Tensor) -> Tensor:
+    """Concatenate the partners of every pixel: `(B, T, N * E)`.
+
+    `grid` is that of `gather_neighbors`, of pairs. Start tokens are the
+    partners of the first picture, and of places outside of it.
+    """
+    height = (grid.shape[1] - MARGIN) // 2
+    width = grid.shape[2] - 2 * MARGIN
+    outside = grid[:, :MARGIN]  # Above the pair; here also below a picture.
+    first = ops.concatenate([grid[:, : MARGIN + height], outside], axis=1)
+    nothing = ops.concatenate([outside[:, :1, MARGIN:-MARGIN]] * height, axis=1)
+    shifted = [
+        ops.concatenate(
+            [
+                nothing,
+                first[
+                    :,
+                    MARGIN + row : MARGIN + row + height,
+                    MARGIN + column : MARGIN + column + width,
+                ],
+            ],
+            axis=1,
+        )
+        for row, column in PARTNERS
+    ]
+    side_by_side = ops.concatenate(shifted, axis=-1)
+    features = side_by_side.shape[-1]
+    return ops.reshape(side_by_side, (-1, 2 * height * width, features))
+
+
+def partner_tokens(
+    token_ids: Tensor,
+    position: Tensor,
+    image_size: tuple[int, int],
+    start_token_id: int,
+) -> Tensor:
+    """Return the partners of one position, int32 `(B, N)`.
+
+    The arguments are those of `neighbor_tokens`, of pairs.
+    """
+    whole, width = image_size
+    height = whole // 2
+    # Absolute, for each position; -1 is outside.
+    places = np.full((whole, width, len(PARTNERS)), -1, "int32")
+    for y, x, (n, (row, column)) in itertools.product(
+        range(height), range(width), enumerate(PARTNERS)
+    ):
+        if 0 <= y + row < height and 0 <= x + column < width:
+            places[height + y, x, n] = (y + row) * width + x + column
+    table = ops.convert_to_tensor(places.reshape(whole * width, -1))
+    index = look_up(table, position)
     found = look_up(token_ids, ops.maximum(index, 0), axis=1)
     return ops.where(index < 0, start_token_id, found)

@@ -315,6 +315,8 @@ def _model_config(
     }
     if arguments.hue_turns or arguments.shifts:
         config["num_augmentations"] = NUM_VECTORS
+    if arguments.pairs is not None:
+        config["pairs"] = True
     if start is not None:
         theirs = run_config.read_config(start)["model"]
         for name in ("decoder_config", "head_hidden_dim"):
