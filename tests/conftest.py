@@ -23,7 +23,7 @@ import pytest
 # Modules that import TensorFlow are imported where they are used: the process
 # that distributes the tests to the workers does not need it.
 DECODERS = ("multiscale", "transformer", "reformer")
-SLOW_FIXTURES = {"kind", "served", "trained_run"}
+SLOW_FIXTURES = {"kind", "paired_run", "served", "trained_run"}
 # These take half a minute or more.
 SOAK_FIXTURES = {"killed_sweep", "of_two", "report"}
 # The longest files start first, so that no worker ends alone with one.

@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from conftest import stir
 from PIL import Image
 
-from pixace_tf import app
 from pixace_tf.cli import main
 from pixace_tf.data import cartoons, sources, token_dataset
 from pixace_tf.data.augmentation import Augmentation
@@ -301,7 +300,7 @@ def test_pairs_need_folders(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def run(folders):
+def paired_run(folders):
     """A run of pairs, trained for an epoch."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Previews, "update", lambda *_, **__: None)
@@ -322,17 +321,17 @@ def sketches(folders, count=3):
     return sorted((folders / "sketches").rglob("*.bmp"))[:count]
 
 
-def test_a_run_of_pairs_knows_what_it_is(run, folders):
-    assert run.are_pairs
-    assert run.tokenizer.image_size == (16, 8)
-    assert run.model.image_size == (16, 8)
-    assert run.arguments["image_size"] == [8, 8]
-    assert run.arguments["pairs"] == str(folders / "faces")
+def test_a_run_of_pairs_knows_what_it_is(paired_run, folders):
+    assert paired_run.are_pairs
+    assert paired_run.tokenizer.image_size == (16, 8)
+    assert paired_run.model.image_size == (16, 8)
+    assert paired_run.arguments["image_size"] == [8, 8]
+    assert paired_run.arguments["pairs"] == str(folders / "faces")
 
 
-def test_complete_paints_the_second_picture(run, folders):
+def test_complete_paints_the_second_picture(paired_run, folders):
     paths = sketches(folders)
-    done = complete(run, paths, samples=2, seed=5)
+    done = complete(paired_run, paths, samples=2, seed=5)
     assert done.images.shape == (3, 1, 2, 8, 8, 3)
     originals = np.stack([ONE.read(path) for path in paths])
     np.testing.assert_array_equal(done.originals, originals)
@@ -341,7 +340,7 @@ def test_complete_paints_the_second_picture(run, folders):
     # A prefix of the stacked picture, whatever lies below it.
     token_ids = np.zeros((3, 128), np.int32)
     token_ids[:, :64] = ONE.tokenize(originals)
-    painted = run.sampler.complete(
+    painted = paired_run.sampler.complete(
         token_ids,
         [64] * 3,
         Request(seed=5).seeds(token_ids),
@@ -364,32 +363,32 @@ def test_complete_paints_the_second_picture(run, folders):
     ids=str,
 )
 def test_the_second_picture_is_painted_whole_and_from_nothing(
-    run, folders, options
+    paired_run, folders, options
 ):
     with pytest.raises(UserError, match=f"Leave out {next(iter(options))}"):
-        complete(run, sketches(folders, 1), **options)
+        complete(paired_run, sketches(folders, 1), **options)
 
 
-def test_a_growing_picture_is_the_second_one(run, folders):
+def test_a_growing_picture_is_the_second_one(paired_run, folders):
     shown = []
-    done = complete(run, sketches(folders, 1), watch=shown.append)
+    done = complete(paired_run, sketches(folders, 1), watch=shown.append)
     assert shown[-1].shape == (1, 1, 1, 8, 8, 3)
     np.testing.assert_array_equal(shown[-1], done.images)
 
 
-def test_new_images_are_whole_pairs(run):
-    assert generate(run, count=2).shape == (1, 2, 16, 8, 3)
+def test_new_images_are_whole_pairs(paired_run):
+    assert generate(paired_run, count=2).shape == (1, 2, 16, 8, 3)
 
 
 def test_the_command_writes_second_pictures_of_their_own_size(
-    run, folders, tmp_path, monkeypatch
+    paired_run, folders, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "two.hex").write_text("102030\ne0e0ff\n")
     paths = [str(path) for path in sketches(folders, 2)]
     options = ("--samples", "2", "--tiles", "tiles", "--scale", "1")
     limit = ("--only-colors", "two.hex", "--counts", "counts.csv")
-    command = ["complete", run.path, *paths, *options, *limit]
+    command = ["complete", paired_run.path, *paths, *options, *limit]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
     tiles = [
@@ -403,27 +402,29 @@ def test_the_command_writes_second_pictures_of_their_own_size(
     assert "Leave out cover." in refused.output
 
 
-def test_a_sheet_shows_first_pictures_once(run, folders):
-    done = complete(run, sketches(folders, 2), samples=3)
+def test_a_sheet_shows_first_pictures_once(paired_run, folders):
+    done = complete(paired_run, sketches(folders, 2), samples=3)
     sheet = done.sheet(scale=16, is_smooth=False)
     first = sheet.crop((6, 23, 6 + 128, 23 + 128)).resize((8, 8), 0)
     np.testing.assert_array_equal(np.asarray(first), done.kept[0])
     assert sheet.width == 6 + 4 * (128 + 6)
 
 
-def test_the_page_keeps_all_of_a_first_picture(run, folders):
-    painter = LocalPainter(run)
+def test_the_page_keeps_all_of_a_first_picture(paired_run, folders):
+    from pixace_tf import app  # Gradio takes seconds.
+
+    painter = LocalPainter(paired_run)
     studio = app.Studio(painter, "pairs")
     assert studio.examples.shape[1:] == (8, 8, 3)
     (path,) = sketches(folders, 1)
     image, small = studio.choose(str(path))
     assert studio.preview(small, 0.5) == studio.enlarge(small)
-    np.testing.assert_array_equal(small, complete(run, [path]).kept[0])
+    np.testing.assert_array_equal(small, complete(paired_run, [path]).kept[0])
     *_, (shown, sheet) = studio.complete(image, 0.5, 1, 1.0, 0, small)
     assert shown.size[0] < sheet.size[0]
 
 
-def test_the_same_command_goes_on_and_the_folder_may_move(run, folders):
+def test_the_same_command_goes_on_and_the_folder_may_move(paired_run, folders):
     lines = []
     train(folders, say=lines.append)
     assert any("has finished this budget" in line for line in lines)
@@ -431,27 +432,31 @@ def test_the_same_command_goes_on_and_the_folder_may_move(run, folders):
     lines.clear()
     train(folders, say=lines.append, pairs=folders / "moved")
     assert any("has finished this budget" in line for line in lines)
-    with pytest.raises(UserError, match="was trained on other images"):
-        train(folders, pairs=folders / "sketches", name="sketches")
+    save(next((folders / "moved").rglob("*.png")))
+    with pytest.raises(UserError, match="1 image was added and 1 image was re"):
+        train(folders, pairs=folders / "moved")
 
 
-def test_other_runs_are_no_runs_of_pairs(run, folders, monkeypatch):
+def test_other_runs_are_no_runs_of_pairs(paired_run, folders, monkeypatch):
     monkeypatch.setattr(Previews, "update", lambda *_, **__: None)
     other = train(folders, name="other")
     assert not other.are_pairs
     with pytest.raises(UserError, match="pairs was None, now"):
         train(folders, name="other", pairs=folders / "faces")
-    for start, pairs in ((run, None), (other, folders / "faces")):
+    for start, pairs in ((paired_run, None), (other, folders / "faces")):
         with pytest.raises(UserError, match="Start from a run of the same kin"):
             train(folders, name="new", start_from=start.path, pairs=pairs)
 
 
-def test_a_run_of_pairs_starts_from_another(run, folders, monkeypatch):
+def test_a_run_of_pairs_starts_from_another(paired_run, folders, monkeypatch):
     monkeypatch.setattr(Previews, "update", lambda *_, **__: None)
     more = train(
-        folders, name="more", start_from=run.path, pairs=folders / "faces"
+        folders,
+        name="more",
+        start_from=paired_run.path,
+        pairs=folders / "faces",
     )
-    assert more.tokenizer == run.tokenizer
+    assert more.tokenizer == paired_run.tokenizer
 
 
 def test_tokens_of_single_pictures_are_no_pairs(folders, tmp_path):
@@ -462,8 +467,8 @@ def test_tokens_of_single_pictures_are_no_pairs(folders, tmp_path):
         train(folders, tmp_path / "tokens", pairs=folders / "faces")
 
 
-def test_evaluate_takes_the_second_pictures(run, folders):
-    command = ["evaluate", run.path, str(folders / "sketches"), "--json"]
+def test_evaluate_takes_the_second_pictures(paired_run, folders):
+    command = ["evaluate", paired_run.path, str(folders / "sketches"), "--json"]
     refused = CliRunner().invoke(main, command)
     assert refused.exit_code == 2
     assert "give their second pictures with --pairs" in refused.output
@@ -473,11 +478,13 @@ def test_evaluate_takes_the_second_pictures(run, folders):
     figures = json.loads(done.stdout)
     small = read(folders / "sketches", folders / "faces").images
     data = token_dataset.tokenize(small, PAIRS)
-    bits = run.sampler.bits(data).mean()
+    bits = paired_run.sampler.bits(data).mean()
     assert np.isclose(figures["bits_per_pixel"], bits, atol=1e-3)
 
 
-def test_a_published_run_names_no_folder_of_the_second_pictures(run, folders):
-    content = hub._public_config(run.path).decode()
+def test_a_published_run_names_no_folder_of_the_second_pictures(
+    paired_run, folders
+):
+    content = hub._public_config(paired_run.path).decode()
     assert str(folders) not in content
     assert json.loads(content)["arguments"]["pairs"] == "faces"
