@@ -204,7 +204,9 @@ def test_pairs_that_share_a_picture_lie_on_one_side(is_pixel_art):
     images = np.concatenate([firsts, seconds], axis=1)
     none = [""] * 400
     series = [None] * 400 if is_pixel_art else None
-    small = sources.SmallImages(images, none, none, [], [], series, True)
+    small = sources.SmallImages(
+        images, none, none, [], series=series, are_pairs=True
+    )
     sides = small.in_train().reshape(200, 2)
     np.testing.assert_array_equal(sides[:, 0], sides[:, 1])
     assert 0.85 < sides.mean() < 0.99
@@ -359,6 +361,8 @@ def test_complete_paints_the_second_picture(paired_run, folders):
         {"cover": "top"},
         {"mask": np.ones((8, 8), bool)},
         {"given": "value"},
+        {"vary": 0.5},
+        {"seamless": True},
     ],
     ids=str,
 )
@@ -378,6 +382,8 @@ def test_a_growing_picture_is_the_second_one(paired_run, folders):
 
 def test_new_images_are_whole_pairs(paired_run):
     assert generate(paired_run, count=2).shape == (1, 2, 16, 8, 3)
+    with pytest.raises(UserError, match="Leave out seamless"):
+        generate(paired_run, count=2, seamless=True)
 
 
 def test_the_command_writes_second_pictures_of_their_own_size(

@@ -211,9 +211,12 @@ class Request:
 
     def check_hides_nothing(self) -> None:
         """Raise UserError if the request says what to paint of an image."""
-        values = {name: getattr(self, name) for name in _HIDING}
-        hiding = [n for n, v in values.items() if v is not None and v is not False]
-        hiding += ["given"] if self.given else []
+        hiding = [
+            name
+            for name in (*_HIDING, "given")
+            # A mask may be an array.
+            if not any(getattr(self, name) is no for no in (None, False, ()))
+        ]
         if hiding:
             raise UserError(
                 "A run of pairs keeps the first picture, and paints all of the "
