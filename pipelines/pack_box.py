@@ -4,7 +4,8 @@ The weights are stored in float16, without the training pictures. The script
 adds sheets of unpicked pictures: new ones, completions of a few held-out ones,
 and the new pictures that come nearest to a training picture. With `--painted`,
 it completes new pictures instead, and no sheet shows a picture that was not
-painted. It prints the held-out bits per pixel for the card.
+painted; `--label` is that of the new pictures. It prints the held-out bits per
+pixel for the card.
 
 Command:  python pipelines/pack_box.py saved_models/NAME --card CARD.md
 Hardware: any
@@ -44,7 +45,11 @@ NUM_COUNTED = 6000
 @click.argument("run_path", metavar="RUN")
 @click.option("--card", required=True, type=click.Path(exists=True))
 @click.option("--painted", is_flag=True, help="Show painted pictures alone.")
-def main(run_path: str, card: str, painted: bool) -> None:
+@click.option("--label", help="Label of the new pictures.")
+@click.option("--guidance", default=1.0, help="How strongly to follow it.")
+def main(
+    run_path: str, card: str, painted: bool, label: str | None, guidance: float
+) -> None:
     """Write the box's copy of RUN; its CARD becomes README.md."""
     name = os.path.basename(os.path.abspath(run_path))
     target = pathlib.Path(BOX_DIR, name)
@@ -53,7 +58,8 @@ def main(run_path: str, card: str, painted: bool) -> None:
     shutil.copyfile(card, target / "README.md")
     whole, packed = load_run(run_path), load_run(str(target))
     painter = LocalPainter(packed)
-    (new,) = painter.generate(generation(NUM_COMPARED))
+    request = generation(NUM_COMPARED, label=label, guidance=guidance)
+    (new,) = painter.generate(request)
     examples = new[NUM_PANEL:][:NUM_EXAMPLES]
     if not painted:
         examples = LocalPainter(whole).examples(NUM_EXAMPLES)

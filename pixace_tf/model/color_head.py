@@ -62,10 +62,12 @@ class ColorHead(keras.layers.Layer, abc.ABC):
 
     Attributes:
         num_draws: Random numbers for each pixel.
+        alpha_draw: Which of them decides alpha alone, or None.
         copies_colors: Whether it tells new colors from copied ones.
     """
 
     num_draws: int
+    alpha_draw: int | None = None
     copies_colors = False
 
     @abc.abstractmethod
@@ -166,6 +168,7 @@ class ChainHead(ColorHead):
         self.first_draw = first_draw
         self.order = self.palette.chain_order
         self.num_draws = len(self.order)
+        self.alpha_draw = 0 if self.palette.has_alpha else None
         policy = self.dtype_policy
         self.norm = keras.layers.LayerNormalization(dtype=policy, name="norm")
         self.num_hidden = sum(c != ALPHA for c in self.order)

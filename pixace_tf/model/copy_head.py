@@ -111,6 +111,7 @@ class CopyHead(ColorHead):
             name="new",
         )
         self.num_draws = self.new.first_draw + self.new.num_draws
+        self.alpha_draw = 0 if self.num_alpha else None
         self.norm = keras.layers.LayerNormalization(dtype=policy, name="norm")
         self.routes = keras.layers.Dense(
             1 + len(NEIGHBORS), dtype="float32", name="routes"

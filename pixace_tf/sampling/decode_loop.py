@@ -338,6 +338,7 @@ class DecodeLoop:
             tf.unstack(tf.gather(drawing.noise, position, axis=1), axis=1),
             config,
             bool(self._model.labels),
+            head.alpha_draw,
         )
         sampled, costs = head.sample(
             hidden, given, free, choose, seen, position
@@ -362,6 +363,7 @@ class _Choose(NamedTuple):
     uniform: list[Tensor]
     config: dict[str, Tensor]
     has_labels: bool
+    alpha_draw: int | None
 
     def __call__(
         self,
@@ -378,10 +380,14 @@ class _Choose(NamedTuple):
         spent = cost(logits, choice, is_free, may_draw)
         if may_draw is not None:
             logits = tf.where(may_draw, logits, -np.inf)
+        # A shape begins with a pixel that is unlikely at any one place. Without
+        # such pixels, images would stay empty.
+        is_alpha = draw == self.alpha_draw
         if self.filters and self.has_labels:
-            logits = guide_pairs(logits, self.config["guidance"])
+            guidance = self.config["guidance"]
+            logits = guide_pairs(logits, guidance, keeps_rare=is_alpha)
         logits = logits / temperature
-        if self.filters:
+        if self.filters and not is_alpha:
             logits = filter_logits(logits, self.config)
         chosen = inverse_transform(logits, uniform)
         # A known channel decides what the later ones cost.

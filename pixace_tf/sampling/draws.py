@@ -4,6 +4,7 @@ Shapes: B batch, n choices of one draw.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -79,17 +80,24 @@ def cost(
     return tf.where(is_free, -tf.reduce_logsumexp(possible, axis=-1), spent)
 
 
-def guide(logits: Tensor, null_logits: Tensor, guidance: Tensor) -> Tensor:
+def guide(
+    logits: Tensor,
+    null_logits: Tensor,
+    guidance: Tensor,
+    keeps_rare: bool = False,
+) -> Tensor:
     """Move logits with a label further away from those without it.
 
     Choices that are nearly impossible given the label are removed, since their
-    ratio of probabilities may be huge (arXiv 2502.17437).
+    ratio of probabilities may be huge (arXiv 2502.17437). If `keeps_rare`, they
+    stay as likely as the label makes them, compared to the likeliest choice.
 
     Args:
         logits: float32 `(B, n)`, given a label.
         null_logits: float32 `(B, n)`, given the null label.
         guidance: float32 `(B,)`; 1 keeps the logits given the label, higher
             values move further.
+        keeps_rare: Whether no choice is removed.
 
     Returns:
         float32 `(B, n)`, minus infinity for removed choices.
@@ -97,16 +105,24 @@ def guide(logits: Tensor, null_logits: Tensor, guidance: Tensor) -> Tensor:
     given, null = tf.nn.log_softmax(logits), tf.nn.log_softmax(null_logits)
     top = tf.reduce_max(given, axis=-1, keepdims=True)
     guided = given + tf.expand_dims(guidance - 1, 1) * (given - null)
-    return tf.where(given >= top + math.log(MIN_GUIDED), guided, -np.inf)
+    is_rare = given < top + math.log(MIN_GUIDED)
+    rare: Any = -np.inf
+    if keeps_rare:
+        best = tf.reduce_max(tf.where(is_rare, rare, guided), -1, keepdims=True)
+        rare = given - top + best
+    return tf.where(is_rare, rare, guided)
 
 
-def guide_pairs(logits: Tensor, guidance: Tensor) -> Tensor:
+def guide_pairs(
+    logits: Tensor, guidance: Tensor, keeps_rare: bool = False
+) -> Tensor:
     """Guide pairs of rows, with a label and then with the null label.
 
     Args:
         logits: float32 `(R, n)`.
         guidance: float32 `(R,)`; rows with 1 keep their logits and need no
             partner.
+        keeps_rare: See `guide`.
 
     Returns:
         float32 `(R, n)`, the same for both rows of a pair.
@@ -116,7 +132,10 @@ def guide_pairs(logits: Tensor, guidance: Tensor) -> Tensor:
     first = row - row % 2
     second = tf.minimum(first + 1, tf.reduce_max(row))
     guided = guide(
-        tf.gather(logits, first), tf.gather(logits, second), guidance
+        tf.gather(logits, first),
+        tf.gather(logits, second),
+        guidance,
+        keeps_rare,
     )
     return tf.where(tf.expand_dims(guidance > 1, 1), guided, logits)
 

@@ -20,7 +20,7 @@ from pixace_tf.errors import UserError
 from pixace_tf.sampling.engine import ModelFacts
 from pixace_tf.storage import StrPath
 
-FORMAT = 5
+FORMAT = 6
 _META = "pixace.json"
 
 
