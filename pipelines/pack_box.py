@@ -13,6 +13,7 @@ Time:     5 minutes
 Expected: pixace_tf/box/NAME, at most 10 MB
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -47,8 +48,14 @@ NUM_COUNTED = 6000
 @click.option("--painted", is_flag=True, help="Show painted pictures alone.")
 @click.option("--label", help="Label of the new pictures.")
 @click.option("--guidance", default=1.0, help="How strongly to follow it.")
+@click.option("--symmetric", is_flag=True, help="For the panel alone.")
 def main(
-    run_path: str, card: str, painted: bool, label: str | None, guidance: float
+    run_path: str,
+    card: str,
+    painted: bool,
+    label: str | None,
+    guidance: float,
+    symmetric: bool,
 ) -> None:
     """Write the box's copy of RUN; its CARD becomes README.md."""
     name = os.path.basename(os.path.abspath(run_path))
@@ -60,13 +67,16 @@ def main(
     painter = LocalPainter(packed)
     request = generation(NUM_COMPARED, label=label, guidance=guidance)
     (new,) = painter.generate(request)
+    (panel,) = painter.generate(
+        dataclasses.replace(request, samples=NUM_PANEL, symmetric=symmetric)
+    )
     examples = new[NUM_PANEL:][:NUM_EXAMPLES]
     if not painted:
         examples = LocalPainter(whole).examples(NUM_EXAMPLES)
     done = painter.complete(Request(list(examples), samples=4))
     for image, file in (
         (sheets.strip(new[:NUM_SAMPLES]), run_config.SAMPLES_FILE),
-        (sheets.grid(new[:NUM_PANEL], scale=2), "panel.png"),
+        (sheets.grid(panel, scale=2), "panel.png"),
         (done.sheet(), run_config.COMPLETED_FILE),
         (sheets.strip(examples), run_config.EXAMPLES_FILE),
     ):

@@ -23,6 +23,7 @@ from pixace_tf.sampling import (
     MAX_GUIDANCE,
     MAX_SERVED_PARTICLES,
     NUM_PARTICLES,
+    NUM_SECOND_PARTICLES,
 )
 
 if TYPE_CHECKING:
@@ -269,6 +270,12 @@ def complete(
     is_flag=True,
     help="Paint tiles that fit to themselves on all sides, such as floors and "
     "walls; the sheet shows them three times three.",
+)
+@click.option(
+    "--particles",
+    type=click.IntRange(1),
+    help="Ways to paint what --symmetric and --seamless leave open, weighed by "
+    f"how they fit.  [default: {NUM_SECOND_PARTICLES}]",
 )
 @labels
 @sampling

@@ -21,7 +21,7 @@ from pixace_tf.painting.sheets import Completions, cut_strip, hide
 from pixace_tf.painting.small_mask import small_mask
 from pixace_tf.runs.run_config import EXAMPLES_FILE, TOKENS_FILE
 from pixace_tf.runs.run_folder import Run
-from pixace_tf.sampling import NUM_PARTICLES
+from pixace_tf.sampling import NUM_PARTICLES, NUM_SECOND_PARTICLES
 from pixace_tf.sampling.sampler import Watch
 
 
@@ -200,6 +200,8 @@ class LocalPainter:
         size = self._run.tokenizer.image_size
         mask = is_hidden.reshape(len(is_hidden), -1)
 
+        default = NUM_PARTICLES if len(request.images) else NUM_SECOND_PARTICLES
+
         def unrolled(pixels: np.ndarray) -> np.ndarray:
             return roll_half(pixels, size, -1) if is_rolled else pixels
 
@@ -210,7 +212,7 @@ class LocalPainter:
             mask,
             seeds,
             request.sampling_config(len(seeds) // request.columns),
-            request.particles or NUM_PARTICLES,
+            request.particles or default,
             progress,
             watch and (lambda *pixels: watch(*map(unrolled, pixels))),
             labels=request.label_number(self.labels),

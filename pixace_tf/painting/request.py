@@ -74,7 +74,8 @@ class Request:
             or `"alpha"`; see `Palette.channel_names`.
         particles: Number of fillings that are weighed by the kept pixels behind
             the hidden ones; see `sampling.particles`. None is `NUM_PARTICLES`,
-            or the most that a server can weigh.
+            or the most that a server can weigh; `NUM_SECOND_PARTICLES` for new
+            images, which need them if they are symmetric or seamless.
         samples: Completions per image and temperature, or new images per
             temperature; the k-th one has the seed `seed + k`.
         best: Number of images to draw for each sample; the likeliest, given

@@ -13,3 +13,5 @@ MAX_SERVED_PARTICLES = 16
 MAX_GUIDANCE = 100
 # Most colors to which sampling can be limited: 256 and transparency.
 NUM_CODES = 257
+# The same for the second pass of new images: more of them fit little better.
+NUM_SECOND_PARTICLES = 8
