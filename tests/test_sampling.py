@@ -222,3 +222,15 @@ def test_progress_reaches_its_end(sampler):
     sampler.generate(np.arange(20), progress=lambda *a: told.append(a))
     assert told[-1][0] == told[-1][1]
     assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_guidance_may_keep_rare_choices_as_likely_as_the_label_makes_them():
+    given = np.log(np.array([[0.9, 0.095, 0.005]], np.float32))
+    null = np.log(np.array([[0.6, 0.395, 0.005]], np.float32))
+    two = np.array([2.0], np.float32)
+    removed = np.exp(draws.guide(given, null, two)[0])
+    assert removed[2] == 0
+    kept = np.exp(draws.guide(given, null, two, keeps_rare=True)[0])
+    np.testing.assert_allclose(kept[:2], removed[:2], rtol=1e-5)
+    # Compared to the likeliest choice.
+    np.testing.assert_allclose(kept[2] / kept[0], 0.005 / 0.9, rtol=1e-4)
