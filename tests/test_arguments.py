@@ -132,9 +132,10 @@ def test_the_devices_of_another_machine_are_not_taken_over():
     assert TrainingArguments().settled(begun, "It", "").devices == "1"
 
 
-@pytest.mark.parametrize("path", sorted(glob.glob(os.path.join(BOX_DIR, "*/"))))
-def test_a_run_from_before_all_arguments_were_kept_can_go_on(path):
-    """The runs in the box keep some arguments in tokenizer and model only."""
+@pytest.mark.parametrize("name", ["animals", "emoji"])
+def test_a_run_from_before_all_arguments_were_kept_can_go_on(name):
+    """These keep some arguments in tokenizer and model only."""
+    path = os.path.join(BOX_DIR, name)
     config = run_config.read_config(path)
     assert "dropout" not in config["arguments"]
     arguments = TrainingArguments.of_run(config)

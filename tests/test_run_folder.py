@@ -41,8 +41,8 @@ def test_a_run_keeps_what_was_given_and_what_is_in_force(trained_run):
         "labels": True,
     }
     in_force = TrainingArguments.of_run(config)
-    # Epochs were given, and the pictures are whole.
-    still_open = {"max_minutes", "tiles"}
+    # Epochs were given, and the pictures are whole and no pairs.
+    still_open = {"max_minutes", "tiles", "pairs"}
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
     assert fields - in_force.given.keys() == still_open
     assert (in_force.head, in_force.learning_rate) == ("chain", 3e-3)

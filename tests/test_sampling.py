@@ -98,6 +98,8 @@ def test_settings_do_not_retrace(sampler):
         sampler.generate(np.arange(count), filters)
     for codes in ([0], [0, 512, 1024]):
         sampler.generate([1], only_codes=codes)
+    nothing = np.zeros((1, sampler.facts.sequence_length), int)
+    sampler.fill(nothing, nothing == 0, [1], num_particles=1, given=["value"])
     loop = sampler._engine._loop(1)
     for program in loop._programs.values():
         assert program.experimental_get_tracing_count() == 1

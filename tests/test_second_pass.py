@@ -23,6 +23,8 @@ SIZE = 6, 8
 class StandInRun:
     """A model with random weights, as painters take it."""
 
+    are_pairs = False
+
     def __init__(self, palette):
         tf.keras.utils.set_random_seed(0)
         config = decoder_config("pico", "multiscale", SIZE[1])

@@ -30,7 +30,7 @@ _ADVICE = {
 # The libraries that raise these errors.
 _LIBRARIES = ("tensorflow", "jax", "jaxlib")
 # Options that reduce the memory of a command, the most useful one first.
-_SMALLER = ("--batch-size", "--particles", "--samples", "--count")
+_SMALLER = ("--batch-size", "--count", "--particles", "--samples")
 
 
 class Commands(click.Group):
