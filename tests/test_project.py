@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -164,12 +165,19 @@ def workplace(tmp_path, monkeypatch):
         sprite.paste((0, 0, 0, 0), (0, 0, 3, 8))
         sprite.save(f"data/sprites/{i}.png")
     pathlib.Path("dusk.gpl").write_text("GIMP Palette\n0 0 0 Ink\n9 9 99\n")
-    # A page asks for a model of this name and one of its labels.
+    # Pages ask for models of these names and some of their labels.
     for i, group in enumerate(("Flags", "Smileys and Emotion") * 4):
         os.makedirs(f"data/emoji/{group}", exist_ok=True)
         cartoons.draw("pig", str(i)).save(f"data/emoji/{group}/{i}.png")
-    command = ["fit", "data/emoji", "--runs-dir", "box"]
-    assert not CliRunner().invoke(main, quickly(command)).exit_code
+    for label in ("floor", "monster"):
+        shutil.copytree("data/sprites", f"data/tiles/{label}")
+    for command in (
+        ["fit", "data/emoji"],
+        ["fit", "data/tiles", "--name", "sprites", "--pixel-art"],
+    ):
+        words = [*command, "--runs-dir", "box"]
+        done = CliRunner().invoke(main, quickly(words))
+        assert not done.exit_code, done.output
 
 
 def _paint_little(previews, *_, **__):
