@@ -86,7 +86,7 @@ def test_the_right_half_gets_the_alpha_of_the_left(text, width):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 3, width, 4), dtype=np.uint8)
     tokens = tokenizer.tokenize(images)
-    mirrored = second_pass.mirror_alpha(tokens, (3, width), tokenizer.palette)
+    mirrored = second_pass.mirror(tokens, (3, width))
     before = tokenizer.detokenize(tokens)
     after = tokenizer.detokenize(mirrored)
     left = slice(0, (width + 1) // 2)

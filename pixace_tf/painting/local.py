@@ -155,8 +155,8 @@ class LocalPainter:
         if self.are_pairs:
             request.check_hides_nothing()
         size = self._run.tokenizer.image_size
-        palette = self._run.tokenizer.palette
-        if request.symmetric and not palette.has_alpha:
+        has_alpha = self._run.tokenizer.palette.has_alpha
+        if request.symmetric and not has_alpha:
             raise UserError(
                 "symmetric needs a run with transparency, whose shape it "
                 "mirrors; see --alpha and --pixel-art of fit."
@@ -169,7 +169,7 @@ class LocalPainter:
         everything = np.ones((len(seeds), *size), bool)
         sampled = self._fill(request, nothing, everything, seeds, first, show)
         if request.symmetric:
-            sampled = second_pass.mirror_alpha(sampled, size, palette)
+            sampled = second_pass.mirror(sampled, size)
             is_right = everything & second_pass.right_half(*size)
             alpha = ("alpha",)
             sampled = self._fill(
@@ -199,7 +199,6 @@ class LocalPainter:
         """
         size = self._run.tokenizer.image_size
         mask = is_hidden.reshape(len(is_hidden), -1)
-
         default = NUM_PARTICLES if len(request.images) else NUM_SECOND_PARTICLES
 
         def unrolled(pixels: np.ndarray) -> np.ndarray:

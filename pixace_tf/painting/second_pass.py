@@ -6,31 +6,24 @@ Shapes: B images, H height, W width, T = H * W pixels.
 import numpy as np
 
 from pixace_tf.console import ProgressCallback
-from pixace_tf.data.palette import ALPHA, Palette
 
 _STEPS = 1000
 
 
-def mirror_alpha(
-    token_ids: np.ndarray, image_size: tuple[int, int], palette: Palette
-) -> np.ndarray:
-    """Give the right half of images the alpha of the left half.
+def mirror(token_ids: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Replace the right half of images by the mirrored left half.
 
     Args:
-        token_ids: int32 `(B, T)`, canonical codes of a palette with alpha.
+        token_ids: int32 `(B, T)`.
         image_size: `(H, W)`.
-        palette: The palette of the tokens.
 
     Returns:
-        int32 `(B, T)`. In the right half, only alpha is set.
+        int32 `(B, T)`.
     """
+    images = token_ids.reshape(-1, *image_size)
     is_right = right_half(*image_size)
-    levels = palette.unpack(token_ids.reshape(-1, *image_size))
-    mirrored = [np.where(is_right, 0, level) for level in levels]
-    mirrored[ALPHA] = np.where(
-        is_right, levels[ALPHA][..., ::-1], levels[ALPHA]
-    )
-    return palette.pack(mirrored).reshape(token_ids.shape).astype(np.int32)
+    mirrored = np.where(is_right, images[..., ::-1], images)
+    return mirrored.reshape(token_ids.shape)
 
 
 def right_half(height: int, width: int) -> np.ndarray:

@@ -159,7 +159,7 @@ class Completions:
             are_pairs=True,
         )
 
-    def repeated(self) -> "Completions":
+    def repeated(self) -> Self:
         """Return the same images, three times three of each; see `repeat`."""
         return dataclasses.replace(
             self,

@@ -8,10 +8,10 @@ computes bits per pixel.
 
 # Default number of particles per image; see `particles`.
 NUM_PARTICLES = 64
+# The default for the second pass over new images; more fit little better.
+NUM_SECOND_PARTICLES = 8
 # Rows of a block of an exported model, hence its largest number of particles.
 MAX_SERVED_PARTICLES = 16
 MAX_GUIDANCE = 100
 # Most colors to which sampling can be limited: 256 and transparency.
 NUM_CODES = 257
-# The same for the second pass of new images: more of them fit little better.
-NUM_SECOND_PARTICLES = 8
